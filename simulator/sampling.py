@@ -1,0 +1,186 @@
+"""Random fault maps: how many PEs are faulty, where they lie, and what is broken in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.config import ArrayConfig
+from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
+
+Pattern = Literal["uniform", "clustered", "lines"]
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
+
+PE_SITES = tuple(site for site in Site if site is not Site.ACCUMULATOR)
+
+
+def _every_pe_site() -> dict[Site, float]:
+    return dict.fromkeys(PE_SITES, 1.0)
+
+
+def _both_stuck_values() -> dict[Kind, float]:
+    return {Kind.STUCK_AT_0: 1.0, Kind.STUCK_AT_1: 1.0}
+
+
+@dataclass(frozen=True)
+class FaultModel:
+    """What random faults look like. Weights are relative; they need not add up to 1.
+
+    Args:
+        rate: fraction of PEs that have a fault, 0..1; rounded to a whole number of PEs, so every map of one
+            size has the same number. Column accumulators, if `sites` names them, are components of their own:
+            the same fraction of them is faulty.
+        sites: weight of each site; every site inside a PE equally by default.
+        kinds: weight of each kind; both stuck values equally by default.
+        bits: weight of each bit of a site's net, least significant first; a site left out has equal weights.
+        pattern: `uniform` (PEs independent of each other), `clustered` (each tile of `cluster_side` PEs has a defect
+            density drawn from a gamma distribution of shape `cluster_alpha`, so faults per tile are
+            negative-binomial as in the yield model of Stapper, 1983), or `lines` (whole rows and columns broken
+            alike, as a broken shared wire does; the last line is cut where the rate is reached).
+        cluster_alpha: clustering parameter of `clustered`, > 0; smaller clusters more.
+        cluster_side: side of the tiles of `clustered`, in PEs, >= 1.
+        cycles: number of clock cycles that FLIP faults are drawn from; required when `kinds` has FLIP.
+
+    Raises:
+        ValueError: a rate outside 0..1, weights that are negative or all zero, too many bit weights, and so on.
+    """
+
+    rate: float
+    sites: Mapping[Site, float] = field(default_factory=_every_pe_site)
+    kinds: Mapping[Kind, float] = field(default_factory=_both_stuck_values)
+    bits: Mapping[Site, Sequence[float]] = field(default_factory=dict)
+    pattern: Pattern = "uniform"
+    cluster_alpha: float = 0.5
+    cluster_side: int = 8
+    cycles: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate <= 1.0:
+            raise ValueError(f"fault rate is {self.rate}: expected a fraction of PEs, 0..1")
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"pattern is {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
+        _check_weights("sites", list(self.sites.values()))
+        _check_weights("kinds", list(self.kinds.values()))
+        for site, weights in self.bits.items():
+            _check_weights(f"bits of {Site(site).name}", weights)
+        if not (self.cluster_alpha > 0 and np.isfinite(self.cluster_alpha)):
+            raise ValueError(f"cluster_alpha is {self.cluster_alpha}: expected a finite number above 0")
+        if self.cluster_side < 1:
+            raise ValueError(f"cluster_side is {self.cluster_side}: expected at least 1 PE")
+        if self.kinds.get(Kind.FLIP, 0) > 0 and (self.cycles is None or self.cycles < 1):
+            raise ValueError(f"cycles is {self.cycles}: FLIP faults need the number of clock cycles to draw from")
+
+
+def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.SeedSequence) -> FaultMap:
+    """Draw one random fault map; the same config, model and seed give the same map.
+
+    Args:
+        config: the array.
+        model: what the faults look like.
+        seed: an integer >= 0 or a `numpy.random.SeedSequence`.
+
+    Returns:
+        A map with `round(rate * rows * cols)` faulty PEs, one fault each.
+
+    Raises:
+        ValueError: `model.bits` has more weights than a net has bits.
+    """
+    random = np.random.default_rng(seed)
+    pe_sites = {site: weight for site, weight in model.sites.items() if site is not Site.ACCUMULATOR and weight > 0}
+    parts = []
+    if pe_sites:
+        cells, shared = _place(config, model, round(model.rate * config.pe_count), random)
+        parts.append(_draw_faults(config, model, pe_sites, cells, shared, random))
+    if model.sites.get(Site.ACCUMULATOR, 0) > 0:
+        columns = random.choice(config.cols, round(model.rate * config.cols), replace=False, shuffle=False)
+        own = np.arange(len(columns))
+        parts.append(_draw_faults(config, model, {Site.ACCUMULATOR: 1.0}, columns, own, random))
+    return FaultMap(config, np.concatenate(parts))
+
+
+def _check_weights(name: str, weights: Sequence[float]) -> None:
+    values = np.asarray(weights, float)
+    if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
+        raise ValueError(f"weights of {name} are {list(weights)}: expected numbers >= 0, at least one above 0")
+
+
+def _place(
+    config: ArrayConfig, model: FaultModel, count: int, random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Flat indices of `count` distinct PEs and, for each, the number of the defect it belongs to."""
+    if model.pattern == "lines":
+        return _place_lines(config, count, random)
+    if model.pattern == "clustered":
+        cells = _place_clustered(config, model, count, random)
+    else:
+        cells = random.choice(config.pe_count, count, replace=False, shuffle=False)
+    return cells, np.arange(count)
+
+
+def _place_clustered(
+    config: ArrayConfig, model: FaultModel, count: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    side = model.cluster_side
+    shift_rows, shift_cols = random.integers(side, size=2)
+    tiles = (config.rows // side + 2, config.cols // side + 2)
+    # Logarithms keep densities apart that would underflow to 0: log Gamma(a) = log Gamma(a + 1) + log(U) / a.
+    log_density = np.log(random.standard_gamma(model.cluster_alpha + 1, tiles))
+    log_density += np.log1p(-random.random(tiles)) / model.cluster_alpha
+    row_tile = (np.arange(config.rows) + shift_rows) // side
+    col_tile = (np.arange(config.cols) + shift_cols) // side
+    # The `count` largest Gumbel-shifted log densities are a weighted draw without replacement.
+    score = log_density[row_tile[:, None], col_tile] + random.gumbel(size=(config.rows, config.cols))
+    return np.argsort(-score, axis=None, kind="stable")[:count]
+
+
+def _place_lines(
+    config: ArrayConfig, count: int, random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    rank = random.permutation(config.rows + config.cols)
+    first_line = np.minimum(rank[: config.rows, None], rank[config.rows :]).ravel()
+    cells = np.argsort(first_line, kind="stable")[:count]
+    return cells, first_line[cells]
+
+
+def _draw_faults(
+    config: ArrayConfig,
+    model: FaultModel,
+    sites: Mapping[Site, float],
+    cells: npt.NDArray[np.int64],
+    defect: npt.NDArray[np.int64],
+    random: np.random.Generator,
+) -> npt.NDArray[np.void]:
+    """One fault per cell; cells of one defect (numbers 0..) share site, bit, kind and cycle."""
+    defects = int(defect.max(initial=-1)) + 1
+    site = _draw(list(sites), list(sites.values()), defects, random)
+    bit = np.empty(defects, np.int64)
+    for one_site in sites:
+        width = one_site.bits(config)
+        weights = np.zeros(width)
+        given = model.bits.get(one_site, [1.0] * width)
+        if len(given) > width:
+            raise ValueError(f"{len(given)} bit weights for {one_site.name}: its net has {width} bits")
+        weights[: len(given)] = given
+        chosen = site == one_site
+        bit[chosen] = _draw(range(width), weights, int(chosen.sum()), random)
+    kind = _draw(list(model.kinds), list(model.kinds.values()), defects, random)
+    cycle = np.full(defects, PERMANENT)
+    flips = kind == Kind.FLIP
+    cycle[flips] = random.integers(model.cycles or 1, size=int(flips.sum()))
+
+    table = np.empty(len(cells), FAULT_DTYPE)
+    table["row"], table["col"] = np.divmod(cells, config.cols)
+    for name, values in (("site", site), ("bit", bit), ("kind", kind), ("cycle", cycle)):
+        table[name] = values[defect]
+    return table
+
+
+def _draw(
+    values: Sequence[int], weights: Sequence[float] | npt.NDArray[np.float64], count: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    probabilities = np.asarray(weights, float) / np.sum(weights)
+    return np.asarray(values, np.int64)[random.choice(len(values), count, p=probabilities)]
