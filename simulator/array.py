@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int32Array
+from simulator.bits import Int32Array, wrap
 from simulator.config import ArrayConfig
-from simulator.faults import BoolArray, FaultMap, Kind
-from simulator.mapping import fold_count
-from simulator.timing import Timing, gemm_timing
+from simulator.faults import BoolArray, FaultMap, Site
+from simulator.mapping import Fold, folds
+from simulator.masks import Flips, Int16Array, PeMasks, pe_masks, stuck_masks
+from simulator.timing import Timing, gemm_timing, load_cycles, stream_cycles
 from simulator.trace import Trace, check_window
+
+if TYPE_CHECKING:
+    from simulator.cycle import Tape
 
 
 @dataclass(frozen=True)
@@ -61,4 +69,156 @@ def simulate_gemm(
         ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
             cycle that the GEMM does not have, or an impossible `record` window.
     """
-    raise RuntimeError("engine under construction")
+    acts = _operand("x", x, config.act_range, "M, K")
+    weights = _operand("w", w, config.weight_range, "K, N")
+    if acts.shape[1] != weights.shape[0]:
+        raise ValueError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
+    faults = FaultMap(config) if faults is None else faults
+    if faults.config != config:
+        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
+    bypassed = _bypass_mask(bypass, config)
+    workers = _worker_count(threads)
+    (m, k), n = acts.shape, weights.shape[1]
+    timing = gemm_timing(config, m, k, n)
+    trace = _empty_trace(config, check_window(config, record, timing.serial)) if record is not None else None
+    run = _GemmRun(
+        config=config,
+        acts=np.ascontiguousarray(acts.T, np.int16),
+        weights=weights.astype(np.int16),
+        masks=pe_masks(faults, bypassed),
+        flips=Flips(faults, timing.cycles_per_fold, timing.serial),
+        trace=trace,
+    )
+    sums = np.zeros((n, m), np.int32)
+    keep, force = (masks[0].astype(np.int32)[:, None] for masks in stuck_masks(faults, Site.ACCUMULATOR))
+    cycles = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for fold, outputs, stepped in run.folds(pool, workers):
+            cycles += stepped
+            columns = slice(0, fold.used_cols)
+            stored = sums[fold.n_start : fold.n_stop]
+            stored += outputs
+            upset_column, upset_row, upset_mask = run.flips.of_accumulators(fold.index, m)
+            used = upset_column < fold.used_cols
+            np.bitwise_xor.at(stored, (upset_column[used], upset_row[used]), upset_mask[used])
+            stored &= keep[columns]
+            stored |= force[columns]
+    if trace is not None:
+        trace = _wrap_trace(trace, config)
+    return GemmResult(wrap(np.ascontiguousarray(sums.T), config.acc_bits), cycles, timing, trace)
+
+
+@dataclass(frozen=True)
+class _GemmRun:
+    """The operands and faults of one GEMM, ready for the engine."""
+
+    config: ArrayConfig
+    acts: Int16Array
+    weights: Int16Array
+    masks: PeMasks
+    flips: Flips
+    trace: Trace | None
+
+    def folds(self, pool: Executor, workers: int) -> Iterator[tuple[Fold, Int32Array, int]]:
+        """Step all folds, several at a time; yields, in the order of time, outputs [used columns, M] and cycles."""
+        listed = list(folds(self.config, *self.weights.shape))
+        for start in range(0, len(listed), workers):
+            group = listed[start : start + workers]
+            segments = self._segments(workers // len(group))
+            started = [(fold, *self._start(pool, fold, segments)) for fold in group]
+            for fold, outputs, futures in started:
+                yield fold, outputs, load_cycles(self.config) + sum(future.result() for future in futures)
+
+    def _segments(self, wanted: int) -> list[tuple[int, int, int]]:
+        """Streaming cycles (first, collect, stop) of parts of a fold that can be stepped at the same time.
+
+        A part starts early enough for all values in flight at its first collected cycle to have entered the array.
+        """
+        total = stream_cycles(self.config, self.acts.shape[1])
+        warm_up = self.config.rows + self.config.cols - 2
+        parts = 1 if self.trace is not None else max(1, min(wanted, total // (4 * warm_up + 1)))
+        bounds = np.linspace(0, total, parts + 1).astype(int).tolist()
+        return [(max(0, begin - warm_up), begin, end) for begin, end in zip(bounds, bounds[1:], strict=False)]
+
+    def _start(
+        self, pool: Executor, fold: Fold, segments: list[tuple[int, int, int]]
+    ) -> tuple[Int32Array, list[Future[int]]]:
+        # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
+        from simulator.cycle import load_weights, stream
+
+        columns = fold.used_cols if self.trace is None else self.config.cols
+        flips = self.flips.of_fold(fold.index)
+        tape = self._tape(fold)
+        tile = np.ascontiguousarray(self.weights[fold.k_start : fold.k_stop, fold.n_start : fold.n_stop])
+        weights = load_weights(tile, columns, self.masks, flips, tape)
+        acts = self.acts[fold.k_start : fold.k_stop]
+        outputs = np.zeros((fold.used_cols, acts.shape[1]), np.int32)
+        futures = [
+            pool.submit(stream, acts, weights, columns, self.masks, flips, tape, *segment, outputs)
+            for segment in segments
+        ]
+        return outputs, futures
+
+    def _tape(self, fold: Fold) -> Tape:
+        from simulator.cycle import Tape
+
+        if self.trace is None:
+            nothing = np.empty((0, 0, 0), np.int32)
+            return Tape(0, nothing, nothing, nothing, nothing, nothing)
+        per_fold = load_cycles(self.config) + stream_cycles(self.config, self.acts.shape[1])
+        offset = fold.index * per_fold - self.trace.first_cycle
+        window = slice(max(0, offset), max(0, offset + per_fold))
+        return Tape(
+            max(0, -offset),
+            self.trace.shift[window],
+            self.trace.weight[window],
+            self.trace.east[window],
+            self.trace.product[window],
+            self.trace.south[window],
+        )
+
+
+def _operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
+    array = np.asarray(values)
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name} holds {array.dtype}: expected integers; quantise it first")
+    low, high = limits
+    if array.size and not (array.min() >= low and array.max() <= high):
+        outside = array[(array < low) | (array > high)][0]
+        raise ValueError(f"{name} holds {outside}: expected {low}..{high} for this array's widths")
+    return array
+
+
+def _bypass_mask(bypass: npt.ArrayLike | None, config: ArrayConfig) -> BoolArray:
+    shape = (config.rows, config.cols)
+    if bypass is None:
+        return np.zeros(shape, np.bool_)
+    mask = np.asarray(bypass)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"bypass holds {mask.dtype}: expected bool")
+    if mask.shape != shape:
+        raise ValueError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
+    return mask
+
+
+def _worker_count(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads is {threads}: expected at least 1")
+    return threads
+
+
+def _empty_trace(config: ArrayConfig, window: tuple[int, int]) -> Trace:
+    first, stop = window
+    arrays = [np.zeros((stop - first, config.rows, config.cols), np.int32) for _ in range(5)]
+    return Trace(first, *arrays)
+
+
+def _wrap_trace(trace: Trace, config: ArrayConfig) -> Trace:
+    """The trace with partial sums, which the engine holds modulo 2^32, read in `acc_bits`."""
+    return Trace(
+        trace.first_cycle, trace.shift, trace.weight, trace.east, trace.product, wrap(trace.south, config.acc_bits)
+    )

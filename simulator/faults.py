@@ -121,7 +121,9 @@ class FaultMap:
         listed = list(faults)
         for fault in listed:
             if (fault.kind == Kind.FLIP) != (fault.cycle is not None):
-                expected = "FLIP needs the clock cycle it happens in" if fault.cycle is None else "only FLIP has a cycle"
+                expected = (
+                    "FLIP needs the clock cycle it happens in" if fault.cycle is None else "only FLIP has a cycle"
+                )
                 raise ValueError(f"{fault}: {expected}")
         return cls.from_arrays(
             config,
