@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +92,7 @@ def simulate_gemm(
     )
     sums = np.zeros((n, m), np.int32)
     keep, force = (masks[0].astype(np.int32)[:, None] for masks in stuck_masks(faults, Site.ACCUMULATOR))
+    accumulators_stuck = len(faults.unusable_columns()) > 0
     cycles = 0
     with ThreadPoolExecutor(workers) as pool:
         for fold, outputs, stepped in run.folds(pool, workers):
@@ -101,8 +103,9 @@ def simulate_gemm(
             upset_column, upset_row, upset_mask = run.flips.of_accumulators(fold.index, m)
             used = upset_column < fold.used_cols
             np.bitwise_xor.at(stored, (upset_column[used], upset_row[used]), upset_mask[used])
-            stored &= keep[columns]
-            stored |= force[columns]
+            if accumulators_stuck:
+                stored &= keep[columns]
+                stored |= force[columns]
     if trace is not None:
         trace = _wrap_trace(trace, config)
     return GemmResult(wrap(np.ascontiguousarray(sums.T), config.acc_bits), cycles, timing, trace)
@@ -138,7 +141,7 @@ class _GemmRun:
         warm_up = self.config.rows + self.config.cols - 2
         parts = 1 if self.trace is not None else max(1, min(wanted, total // (4 * warm_up + 1)))
         bounds = np.linspace(0, total, parts + 1).astype(int).tolist()
-        return [(max(0, begin - warm_up), begin, end) for begin, end in zip(bounds, bounds[1:], strict=False)]
+        return [(max(0, begin - warm_up), begin, end) for begin, end in pairwise(bounds)]
 
     def _start(
         self, pool: Executor, fold: Fold, segments: list[tuple[int, int, int]]

@@ -43,4 +43,7 @@ def wrap(values: npt.NDArray[np.integer], bits: int) -> Int32Array:
     >>> wrap(np.array([127, 128, -129]), 8).tolist()
     [127, -128, 127]
     """
-    return as_number(values, bits, signed=True).astype(np.int32)
+    low = np.asarray(values).astype(np.int32)
+    low <<= 32 - bits
+    low >>= 32 - bits
+    return low

@@ -32,7 +32,7 @@ from simulator.masks import BYPASSED, CLEAN, FoldFlips, Int16Array, PeMasks
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 BLOCK_CYCLES = 1024
-"""Cycles evaluated per visit of a PE: long enough to amortise the visit, short enough for the lines to stay in cache."""
+"""Cycles evaluated per visit of a PE: enough to amortise the visit, few enough for the lines to stay in cache."""
 
 _WEIGHT = int(Site.WEIGHT)
 _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)

@@ -237,7 +237,7 @@ class FaultMap:
         return bool((self._table["kind"] == Kind.FLIP).any())
 
     def faulty_pes(self) -> BoolArray:
-        """bool [rows, cols]: PEs with any fault of their own (column accumulators are not PEs)."""
+        """Mark the PEs with any fault of their own, bool [rows, cols]; column accumulators are not PEs."""
         return self._marked(self._table["site"] != Site.ACCUMULATOR)
 
     def required_bypass(self) -> BoolArray:
@@ -262,7 +262,7 @@ class FaultMap:
         )
 
     def unusable_columns(self) -> npt.NDArray[np.int64]:
-        """int64 [columns]: columns whose accumulator has a permanent fault; no output may be mapped there."""
+        """List the columns, int64 [columns], whose accumulator has a permanent fault; no output may be mapped there."""
         broken = (self._table["site"] == Site.ACCUMULATOR) & (self._table["kind"] != Kind.FLIP)
         return np.unique(self._table["col"][broken]).astype(np.int64)
 
