@@ -23,11 +23,11 @@ def as_number(pattern: npt.NDArray[np.integer] | int, bits: int, *, signed: bool
     >>> as_number(np.array([255, 256, 127]), 8, signed=True).tolist()
     [-1, 0, 127]
     """
-    value = np.asarray(pattern, dtype=np.int64) & ((1 << bits) - 1)
-    if not signed:
-        return value
-    sign = np.int64(1 << (bits - 1))
-    return (value ^ sign) - sign
+    value: Int64Array = np.asarray(pattern, dtype=np.int64) & ((1 << bits) - 1)
+    if signed:
+        sign = np.int64(1 << (bits - 1))
+        value = (value ^ sign) - sign
+    return value
 
 
 def wrap(values: npt.NDArray[np.integer], bits: int) -> Int32Array:

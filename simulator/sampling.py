@@ -15,7 +15,7 @@ from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 Pattern = Literal["uniform", "clustered", "lines"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
-PE_SITES = tuple(site for site in Site if site is not Site.ACCUMULATOR)
+PE_SITES: tuple[Site, ...] = tuple(site for site in Site if site is not Site.ACCUMULATOR)
 
 
 def _every_pe_site() -> dict[Site, float]:
@@ -90,7 +90,9 @@ def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.
         ValueError: `model.bits` has more weights than a net has bits.
     """
     random = np.random.default_rng(seed)
-    pe_sites = {site: weight for site, weight in model.sites.items() if site is not Site.ACCUMULATOR and weight > 0}
+    pe_sites: dict[Site, float] = {
+        site: weight for site, weight in model.sites.items() if site is not Site.ACCUMULATOR and weight > 0
+    }
     parts = []
     if pe_sites:
         cells, shared = _place(config, model, round(model.rate * config.pe_count), random)
