@@ -1,0 +1,130 @@
+"""The chip a layer's integer GEMM runs on, and the engines that compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from simulator import ArrayConfig, FaultMap, simulate_gemm
+from training.quantization import wrap
+
+Engine = Literal["exact", "cycle"]
+
+_BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Accelerator:
+    """One chip: an array, what is broken in it, and the engine that computes what it would.
+
+    Args:
+        config: the array.
+        faults: what is broken in it; None for nothing.
+        bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
+        engine: `cycle` steps every register of every PE (`simulator.simulate_gemm`); `exact` is the plain integer
+            GEMM of a chip without faults and without bypass, wrapped to `acc_bits`.
+        threads: threads of the cycle engine; None for one per available core. Results do not depend on it.
+
+    Raises:
+        TypeError: `bypass` is not boolean.
+        ValueError: an unknown engine, faults of another array, a bypass of another shape, fewer than one thread, or
+            faults or bypass with the `exact` engine.
+    """
+
+    config: ArrayConfig
+    faults: FaultMap | None = None
+    bypass: npt.NDArray[np.bool_] | None = None
+    engine: Engine = "cycle"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine {self.engine!r} is unknown: choose one of {', '.join(ENGINES)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: expected 1 or more, or None for one per core")
+        if self.faults is not None and self.faults.config != self.config:
+            raise ValueError(f"the faults are of another array: {self.faults.config}, expected {self.config}")
+        if self.bypass is not None:
+            bypass = np.array(self.bypass)
+            expected = (self.config.rows, self.config.cols)
+            if bypass.dtype != np.bool_:
+                raise TypeError(f"bypass holds {bypass.dtype}: expected bool")
+            if bypass.shape != expected:
+                raise ValueError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
+            bypass.flags.writeable = False
+            object.__setattr__(self, "bypass", bypass)
+        if self.engine == "exact" and (self.faults or (self.bypass is not None and self.bypass.any())):
+            raise ValueError("engine 'exact' is without faults and bypass: use engine 'cycle', or leave them out")
+
+    def gemm(self, x: Tensor, w: Tensor) -> Tensor:
+        """Multiply integers on the chip.
+
+        Args:
+            x: integer activations [M, K], within `config.act_range`.
+            w: integer weights [K, N], within `config.weight_range`.
+
+        Returns:
+            int32 [M, N], read out of the column accumulators, on the device of `x`.
+
+        Raises:
+            TypeError: `x` or `w` does not hold integers.
+            ValueError: shapes that do not fit, K = 0 or N = 0, or values out of range.
+        """
+        if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in w.shape:
+            raise ValueError(
+                f"GEMM of {list(x.shape)} by {list(w.shape)}: expected [M, K] by [K, N] with K >= 1 and N >= 1"
+            )
+        _check_values("x", x, self.config.act_range)
+        _check_values("w", w, self.config.weight_range)
+        return ENGINES[self.engine](self, x, w).to(x.device)
+
+
+def _check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool:
+        raise TypeError(f"{name} holds {values.dtype}: expected integers")
+    if values.numel():
+        least, greatest = (int(value) for value in torch.aminmax(values))
+        if least < limits[0] or greatest > limits[1]:
+            raise ValueError(f"{name} holds values from {least} to {greatest}: expected {limits[0]}..{limits[1]}")
+
+
+def _cycle_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
+    result = simulate_gemm(
+        x.cpu().numpy(),
+        w.cpu().numpy(),
+        accelerator.config,
+        accelerator.faults,
+        bypass=accelerator.bypass,
+        threads=accelerator.threads,
+    )
+    return torch.from_numpy(result.outputs)
+
+
+def _exact_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
+    """Float matrix products are exact while every partial sum fits in the mantissa, in whatever order they add up."""
+    config = accelerator.config
+    k, n = w.shape
+    largest_sum = k * max(map(abs, config.act_range)) * max(map(abs, config.weight_range))
+    dtype = torch.float32 if largest_sum <= 1 << 24 else torch.float64
+    weights = w.to(dtype)
+    outputs = torch.empty(len(x), n, dtype=torch.int32, device=x.device)
+    rows = max(1, _BLOCK_ELEMENTS // max(k, n))
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows].to(dtype) @ weights
+        outputs[start : start + rows] = wrap(block.to(torch.int64), config.acc_bits)
+    return outputs
+
+
+ENGINES: dict[str, Callable[[Accelerator, Tensor, Tensor], Tensor]] = {
+    "exact": _exact_gemm,
+    "cycle": _cycle_gemm,
+}
+"""Engines by name. Each takes the chip, x [M, K] and w [K, N], already checked, and returns int32 [M, N]."""
+
+assert set(ENGINES) == set(get_args(Engine))
