@@ -95,7 +95,8 @@ def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
         psum_keep=psum_keep.astype(np.int32),
         psum_force=psum_force.astype(np.int32),
         load_stuck=load_stuck,
-        bypass=np.ascontiguousarray(bypass),
+        # A copy: Numba compiles anew for arrays that are read-only.
+        bypass=np.array(bypass, order="C"),
         role=role,
     )
 

@@ -1,0 +1,86 @@
+"""Every command and every Python example in the README and in docs/ is run."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in CODE_BLOCK.findall(page.read_text()) if found == language]
+
+
+def commands(block: str) -> list[str]:
+    """Lines after a `$ ` prompt, with their continuation lines."""
+    joined = block.replace("\\\n", " ")
+    return [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def make_recipe(target: str) -> str:
+    """What make would run for a target, without running it."""
+    listed = run(f"make --dry-run --always-make {target}", ROOT)
+    assert listed.returncode == 0, listed.stderr
+    return listed.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "console"):
+        for command in commands(block):
+            words = shlex.split(command)
+            if words[0] == "make":
+                assert make_recipe(words[1]).strip()
+            else:
+                done = run(command, tmp_path)
+                assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_demo_runs(tmp_path: Path) -> None:
+    demo = [line for line in make_recipe("demo").splitlines() if "/efat " in line]
+    assert demo, "make demo runs no efat command"
+    for line in demo:
+        command = line.lstrip("@").replace(".venv/bin/efat", "efat")
+        done = run(command, tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "digits-cnn" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for number, block in enumerate(blocks(page, "python")):
+        if ">>>" in block:
+            example = doctest.DocTestParser().get_doctest(block, {}, f"{page.name}[{number}]", str(page), 0)
+            runner.run(example)
+        else:
+            script = tmp_path / f"example{number}.py"
+            script.write_text(block)
+            done = run(f"{shlex.quote(sys.executable)} {script.name}", tmp_path)
+            assert done.returncode == 0, f"{page.name}: {done.stderr}"
+    assert runner.summarize().failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
