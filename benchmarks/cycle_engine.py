@@ -1,0 +1,167 @@
+"""How fast does the cycle engine step the array, and what limits it?
+
+Prints PE-cycles/s and multiply-accumulates/s over array size, fault rate and threads, beside a NumPy stepping of the
+same machine measured in the same run, the share of the time that the engine's inner loop takes, and images/s of a
+whole network. Run: python benchmarks/cycle_engine.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from efat.inference import classify, run_chip
+from simulator import ArrayConfig, FaultMap, FaultModel, GemmResult, sample_faults, simulate_gemm
+from simulator.faults import Site
+from simulator.masks import PeMasks, pe_masks, stuck_masks
+from simulator.timing import stream_cycles
+from training.convert import convert
+from training.layers import Accelerator
+from training.workloads import load_workload
+
+IntArray = npt.NDArray[np.int32]
+
+
+def numpy_gemm(x: IntArray, w: IntArray, faults: FaultMap) -> IntArray:
+    """The same machine stepped with whole-array NumPy operations, one clock cycle at a time: the baseline.
+
+    One fold (K <= rows, N <= cols), permanent faults, no bypass. Returns int32 [M, N].
+    """
+    config = faults.config
+    rows, cols = config.rows, config.cols
+    m, k = x.shape
+    n = w.shape[1]
+    pe: PeMasks = pe_masks(faults, np.zeros((rows, cols), np.bool_))
+    masks = {name: mask.astype(np.int32) for name, mask in pe._asdict().items()}
+
+    shift = np.zeros((rows, cols), np.int32)
+    tile = np.zeros((rows, cols), np.int32)
+    tile[:k, :n] = w
+    for cycle in range(rows):
+        arriving = np.vstack([tile[rows - 1 - cycle], shift[:-1]])
+        shift = (arriving & masks["load_keep"]) | masks["load_force"]
+    weight = (shift & masks["weight_keep"]) | masks["weight_force"]
+
+    accumulator_keep, accumulator_force = (mask[0].astype(np.int32) for mask in stuck_masks(faults, Site.ACCUMULATOR))
+    east = np.zeros((rows, cols), np.int32)
+    south = np.zeros((rows, cols), np.int32)
+    outputs = np.zeros((m, cols), np.int32)
+    row, column = np.arange(rows), np.arange(cols)
+    for cycle in range(stream_cycles(config, m)):
+        fed = np.zeros((rows, 1), np.int32)
+        row_of_x = cycle - row
+        active = (row_of_x >= 0) & (row_of_x < m) & (row < k)
+        fed[active, 0] = x[row_of_x[active], row[active]]
+        act = (np.hstack([fed, east[:, :-1]]) & masks["act_keep"]) | masks["act_force"]
+        product = ((act * weight) & masks["product_keep"]) | masks["product_force"]
+        arriving = np.vstack([np.zeros((1, cols), np.int32), south[:-1]])
+        south = ((arriving + product) & masks["psum_keep"]) | masks["psum_force"]
+        east = act
+        leaving = cycle - (rows - 1) - column
+        written = (leaving >= 0) & (leaving < m)
+        outputs[leaving[written], column[written]] = south[-1, written]
+    return ((outputs & accumulator_keep) | accumulator_force)[:, :n]
+
+
+def best_of(function: Callable[[], object], repeats: int) -> float:
+    """Shortest wall-clock time of a call, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def gemm_rows(table: Table, sizes: list[int], rates: list[float], threads: list[int], m: int) -> None:
+    """One row per array size, fault rate and number of threads."""
+    random = np.random.default_rng(0)
+    for size in sizes:
+        config = ArrayConfig(size, size)
+        x = random.integers(-128, 128, (m, size), dtype=np.int32)
+        w = random.integers(-128, 128, (size, size), dtype=np.int32)
+        for rate in rates:
+            faults = sample_faults(config, FaultModel(rate), seed=1)
+            baseline_rows = min(m, 256)
+            baseline = best_of(lambda x=x, w=w, f=faults, b=baseline_rows: numpy_gemm(x[:b], w, f), 1)  # type: ignore[misc]
+            baseline_rate = config.pe_count * (config.rows + stream_cycles(config, baseline_rows)) / baseline
+            for count in threads:
+
+                def run(x: IntArray = x, w: IntArray = w, faults: FaultMap = faults, count: int = count) -> GemmResult:
+                    return simulate_gemm(x, w, faults.config, faults, threads=count)
+
+                result = run()
+                if not np.array_equal(result.outputs[:baseline_rows], numpy_gemm(x[:baseline_rows], w, faults)):
+                    raise SystemExit("the engine and the NumPy stepping disagree")
+                seconds = best_of(run, 7)
+                pe_cycles = config.pe_count * result.cycles / seconds
+                table.add_row(
+                    f"{size}x{size}",
+                    f"{rate:.1%}",
+                    str(count),
+                    f"{pe_cycles / 1e9:.2f}",
+                    f"{m * size * size / seconds / 1e9:.2f}",
+                    f"{baseline_rate / 1e9:.3f}",
+                    f"{pe_cycles / baseline_rate:.0f}x",
+                )
+
+
+def network_rows(table: Table, images: int) -> None:
+    """Images/s of the packaged network on chips of several sizes."""
+    workload = load_workload("digits-cnn")
+    data = workload.test
+    pictures, labels = data.images[:images], data.labels[:images]
+    for size in (16, 32, 64):
+        config = ArrayConfig(size, size)
+        network = convert(workload.network, config, workload.calibration)
+        faults = sample_faults(config, FaultModel(0.01), seed=1)
+        accelerator = Accelerator(config, faults)
+        fault_free = classify(network, pictures[:1], 1)
+        run_chip(network, accelerator, pictures[:1], labels[:1], fault_free, 1)
+        start = time.perf_counter()
+        report = run_chip(network, accelerator, pictures, labels, labels, len(pictures))
+        seconds = time.perf_counter() - start
+        table.add_row(
+            f"{size}x{size}",
+            f"{len(pictures) / seconds:.0f}",
+            f"{report.serial_cycles / seconds / 1e6:.2f}",
+        )
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rates")
+    quick = parser.parse_args().quick
+    cores = len(os.sched_getaffinity(0))
+    console = Console()
+    console.print(
+        f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}, "
+        f"torch {torch.__version__}, {numba.core.config.NUMBA_NUM_THREADS} threads, {platform.machine()}, {cores} cores"
+    )
+    m = 2048
+    table = Table(title=f"One GEMM of {m} x R by R x C on an R x C array, best of 7 (NumPy: one run of 256 rows)")
+    for heading in ("array", "faulty PEs", "threads", "G PE-cycles/s", "G MAC/s", "NumPy G PE-cycles/s", "ratio"):
+        table.add_column(heading, justify="right")
+    sizes, rates = ([128], [0.01]) if quick else ([8, 32, 128, 256], [0.0, 0.01, 0.1, 1.0])
+    gemm_rows(table, sizes, rates, sorted({1, cores}), m)
+    console.print(table)
+    networks = Table(title="digits-cnn with 1 % of PEs faulty, all threads")
+    for heading in ("array", "images/s", "M clock cycles/s"):
+        networks.add_column(heading, justify="right")
+    network_rows(networks, 60 if quick else 360)
+    console.print(networks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""`efat simulate`: a network classifies images on the chips of a lot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from efat.cli.boundary import input_errors_as_usage
+from efat.cli.options import check_new_file, json_output_option, write_json
+
+if TYPE_CHECKING:
+    from efat.simulation import Simulation
+
+NETWORKS = "digits-cnn, lenet5, vgg11, resnet20, resnet18, or package.module:function for your own"
+DEFAULT_CLOCK_MHZ = 700.0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat chips generate --array 32x32 --count 5 --fault-rate 0.01 -o lot.h5
+  efat simulate --network digits-cnn --lot lot.h5
+  efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
+  efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
+"""
+)
+@click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights: safetensors or a state dict."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
+)
+@click.option("--lot", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Lot of chips (HDF5).")
+@click.option("--chip", "chips", multiple=True, metavar="ID", help="Chip to simulate; repeatable.  [default: all]")
+@click.option(
+    "--engine",
+    type=click.Choice(["cycle"]),
+    default="cycle",
+    show_default=True,
+    help="cycle: every register of every PE in every clock cycle.",
+)
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to classify.  [default: all]")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per GEMM.")
+@click.option("--bypass", is_flag=True, help="Bypass the PEs that the faults require to be bypassed.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["max", "percentile", "mse"]),
+    default="max",
+    show_default=True,
+    help="How the activations' scales are chosen.",
+)
+@click.option(
+    "--clock-mhz",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULT_CLOCK_MHZ,
+    show_default=True,
+    help="Clock frequency that latencies are given for.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: one per core]")
+@json_output_option
+@input_errors_as_usage
+def simulate(
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    lot: Path,
+    chips: tuple[str, ...],
+    engine: str,
+    images: int | None,
+    batch: int,
+    bypass: bool,
+    calibration: str,
+    clock_mhz: float,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Classify images on faulty chips, and show what the faults change.
+
+    The network is quantised, and every GEMM of its convolutions and linear layers runs on the simulated array of each
+    chip. Shown are the accuracy in float, on a fault-free array and on each chip, and for each layer its GEMM, clock
+    cycles and the outputs that the faults changed.
+
+    An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
+    the run and still shows the chips that are done.
+    """
+    from efat.cli.render import progress_bar
+    from efat.cli.simulate_tables import show_simulation
+    from efat.simulation import prepare
+
+    if json_path is not None:
+        check_new_file(json_path)
+    simulation = prepare(
+        network=network,
+        weights=weights,
+        data=data,
+        lot=lot,
+        chips=chips,
+        engine=engine,
+        images=images,
+        batch=batch,
+        bypass=bypass,
+        calibration=calibration,
+        threads=threads,
+    )
+    interrupted = False
+    with progress_bar("images") as progress:
+        try:
+            _run(simulation, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+    show_simulation(simulation, clock_mhz)
+    if json_path is not None:
+        write_json(json_path, simulation.as_dict(clock_mhz))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _run(simulation: Simulation, progress: object) -> None: ...

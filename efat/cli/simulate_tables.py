@@ -1,0 +1,131 @@
+"""What `efat simulate` shows: accuracy by chip, a row for each layer, totals, and the result in a sentence."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from efat.inference import Accuracy, LayerReport
+from efat.simulation import Simulation
+
+MOST_CHIPS_SHOWN = 40
+
+
+def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) -> None:
+    """Print everything measured so far."""
+    console.print(_accuracy_table(simulation))
+    if simulation.reports:
+        console.print(_layer_table(simulation))
+        console.print(_totals(simulation, clock_mhz))
+        console.print(_verdict(simulation), style="bold")
+    left = len(simulation.chips) - len(simulation.reports)
+    if left:
+        console.print(f"Stopped early: {left} of {len(simulation.chips)} chips were not simulated.", style="yellow")
+
+
+def _accuracy_table(simulation: Simulation) -> Table:
+    config = simulation.config
+    table = Table(
+        title=f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
+        f"{config.rows}x{config.cols} array, {simulation.engine} engine",
+        title_justify="left",
+    )
+    table.add_column("runs on")
+    table.add_column("faulty PEs", justify="right")
+    table.add_column("bypassed PEs", justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("changed predictions", justify="right")
+    _add_accuracy(table, "float32", "", "", simulation.float_accuracy, "")
+    sign = "" if config.act_signed else "u"
+    widths = f"int{config.weight_bits} x {sign}int{config.act_bits}, fault-free array"
+    _add_accuracy(table, widths, "0", "0", simulation.fault_free_accuracy, "0", end_section=True)
+    done = list(zip(simulation.chips, simulation.reports, strict=False))
+    for chip, report in done[:MOST_CHIPS_SHOWN]:
+        faulty = int(chip.faults.faulty_pes().sum())
+        _add_accuracy(
+            table,
+            chip.id,
+            f"{faulty} ({faulty / config.pe_count:.2%})",
+            str(simulation.bypassed(chip)),
+            report.accuracy,
+            f"{report.changed_predictions} ({report.changed_predictions / len(simulation.images):.1%})",
+        )
+    if len(done) > MOST_CHIPS_SHOWN:
+        table.add_row(f"... and {len(done) - MOST_CHIPS_SHOWN} more chips: --json has them all")
+    return table
+
+
+def _add_accuracy(
+    table: Table,
+    name: str,
+    faulty: str,
+    bypassed: str,
+    accuracy: Accuracy | None,
+    changed: str,
+    *,
+    end_section: bool = False,
+) -> None:
+    if accuracy is not None:
+        low, high = accuracy.interval
+        interval = f"{low:.1%} - {high:.1%}"
+        table.add_row(name, faulty, bypassed, f"{accuracy.value:.1%}", interval, changed, end_section=end_section)
+
+
+def _layer_table(simulation: Simulation) -> Table:
+    chips = len(simulation.reports)
+    several = chips > 1
+    table = Table(title="Layers" + (f", changes over {chips} chips" if several else ""), title_justify="left")
+    table.add_column("layer")
+    table.add_column("GEMM MxKxN", justify="right")
+    table.add_column("GEMMs", justify="right")
+    table.add_column("folds", justify="right")
+    table.add_column("cycles, serial", justify="right")
+    table.add_column("double-buffered", justify="right")
+    table.add_column("utilisation", justify="right")
+    table.add_column("outputs changed", justify="right")
+    table.add_column("largest change", justify="right")
+    for of_chips in zip(*(report.layers for report in simulation.reports), strict=True):
+        layer: LayerReport = of_chips[0]
+        changed = sum(report.outputs_changed for report in of_chips)
+        outputs = sum(report.outputs for report in of_chips)
+        table.add_row(
+            layer.name,
+            f"{layer.m}x{layer.k}x{layer.n}",
+            str(layer.gemms),
+            str(layer.folds),
+            f"{layer.serial_cycles:,}",
+            f"{layer.double_buffered_cycles:,}",
+            f"{layer.utilisation(simulation.config):.1%}",
+            f"{changed:,} ({changed / outputs:.1%})",
+            f"{max(report.largest_change for report in of_chips):,}",
+        )
+    return table
+
+
+def _totals(simulation: Simulation, clock_mhz: float) -> str:
+    report = simulation.reports[0]
+    images = len(simulation.images)
+    parts = []
+    for name, cycles in (("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles)):
+        milliseconds = simulation.latency_ms(cycles, clock_mhz)
+        parts.append(f"{cycles:,} cycles {name} ({milliseconds:.4g} ms per image at {clock_mhz:g} MHz)")
+    return f"Total for {images} images in batches of {simulation.batch}, each chip: {', '.join(parts)}"
+
+
+def _verdict(simulation: Simulation) -> str:
+    reference = simulation.fault_free_accuracy
+    assert reference is not None
+    drops = [reference.value - report.accuracy.value for report in simulation.reports]
+    worst = max(range(len(drops)), key=drops.__getitem__)
+    mean = sum(report.accuracy.value for report in simulation.reports) / len(drops)
+    within = sum(drop <= 0.01 for drop in drops)
+    how = "with their broken PEs bypassed" if simulation.bypass else "as they are"
+    unusable = sum(len(chip.faults.unusable_columns()) > 0 for chip in simulation.chips[: len(drops)])
+    text = (
+        f"{within} of {len(drops)} chips, {how}, stay within 1 point of the fault-free {reference.value:.1%}; "
+        f"mean accuracy {mean:.1%}, worst {reference.value - drops[worst]:.1%} ({simulation.chips[worst].id})."
+    )
+    if simulation.bypass and unusable:
+        text += f" {unusable} chips have broken column accumulators, which no bypass hides."
+    return text

@@ -1,0 +1,199 @@
+"""A quantised network classifying images on a chip: accuracy, what the faults changed, and clock cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from simulator.config import ArrayConfig
+from simulator.timing import gemm_timing
+from training.convert import place, quantized_layers
+from training.layers import Accelerator, GemmRun
+
+Progress = Callable[[int], None]
+"""Called with the number of images just finished."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of the images were classified correctly.
+
+    Args:
+        correct: images classified correctly.
+        images: images classified, >= 1.
+    """
+
+    correct: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        """Fraction of images classified correctly."""
+        return self.correct / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval (Wilson 1927) of the accuracy on images like these."""
+        found = binomtest(self.correct, self.images).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
+
+
+@dataclass
+class LayerReport:
+    """What one layer's GEMMs did on the array, summed over all batches.
+
+    Attributes:
+        name: qualified name of the layer in the network.
+        gemms: GEMMs run: batches times groups.
+        m: rows of X of the largest GEMM.
+        k: reduction length.
+        n: outputs.
+        folds: folds of one GEMM.
+        multiply_accumulates: multiply-accumulates of all GEMMs.
+        serial_cycles: clock cycles of all GEMMs, one fold after the other.
+        double_buffered_cycles: clock cycles when weights load while the previous fold streams.
+        outputs: integer outputs compared.
+        outputs_changed: outputs that differ from the exact GEMM of the same inputs.
+        largest_change: largest absolute difference among them.
+    """
+
+    name: str
+    gemms: int = 0
+    m: int = 0
+    k: int = 0
+    n: int = 0
+    folds: int = 0
+    multiply_accumulates: int = 0
+    serial_cycles: int = 0
+    double_buffered_cycles: int = 0
+    outputs: int = 0
+    outputs_changed: int = 0
+    largest_change: int = 0
+
+    def add(self, run: GemmRun, exact: Tensor, config: ArrayConfig) -> None:
+        """Count one GEMM; `exact` is the fault-free int32 [M, N] of the same inputs."""
+        (m, k), n = run.x.shape, run.w.shape[1]
+        timing = gemm_timing(config, m, k, n)
+        self.gemms += 1
+        self.m, self.k, self.n = max(self.m, m), k, n
+        self.folds = timing.folds
+        self.multiply_accumulates += m * k * n
+        self.serial_cycles += timing.serial
+        self.double_buffered_cycles += timing.double_buffered
+        difference = (run.outputs.long() - exact.long()).abs()
+        self.outputs += difference.numel()
+        self.outputs_changed += int(difference.count_nonzero())
+        self.largest_change = max(self.largest_change, int(difference.max()) if difference.numel() else 0)
+
+    def utilisation(self, config: ArrayConfig) -> float:
+        """Multiply-accumulates done over those that all PEs could do in the serial cycles."""
+        return self.multiply_accumulates / (config.pe_count * self.serial_cycles)
+
+
+@dataclass(frozen=True)
+class ChipReport:
+    """How a network did on one chip.
+
+    Attributes:
+        predictions: int64 [images], the class predicted for each image.
+        accuracy: against the labels.
+        changed_predictions: images classified otherwise than by the fault-free quantised network.
+        layers: one report per layer, in the order they run.
+    """
+
+    predictions: Tensor
+    accuracy: Accuracy
+    changed_predictions: int
+    layers: list[LayerReport] = field(default_factory=list)
+
+    @property
+    def serial_cycles(self) -> int:
+        """Clock cycles of all layers and images, one fold after the other."""
+        return sum(layer.serial_cycles for layer in self.layers)
+
+    @property
+    def double_buffered_cycles(self) -> int:
+        """Clock cycles of all layers and images with double-buffered weights."""
+        return sum(layer.double_buffered_cycles for layer in self.layers)
+
+
+def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
+    """Predict the class of each image.
+
+    Args:
+        network: maps float32 [b, c, h, w] to logits [b, classes].
+        images: float32 [n, c, h, w].
+        batch: images per call of the network, >= 1.
+        progress: called after each batch.
+
+    Returns:
+        int64 [n].
+    """
+    predictions = []
+    with torch.inference_mode():
+        for part in images.split(batch):
+            predictions.append(network(part).argmax(1))
+            if progress is not None:
+                progress(len(part))
+    return torch.cat(predictions)
+
+
+def measure_accuracy(predictions: Tensor, labels: Tensor) -> Accuracy:
+    """Compare predicted classes int64 [n] with the labels int64 [n]."""
+    return Accuracy(int((predictions == labels).sum()), len(labels))
+
+
+def run_chip(
+    network: nn.Module,
+    accelerator: Accelerator,
+    images: Tensor,
+    labels: Tensor,
+    fault_free: Tensor,
+    batch: int,
+    progress: Progress | None = None,
+) -> ChipReport:
+    """Classify images on one chip.
+
+    Args:
+        network: a converted network; its layers are placed on `accelerator` and stay there.
+        accelerator: the chip and the engine that runs it.
+        images: float32 [n, c, h, w].
+        labels: int64 [n].
+        fault_free: int64 [n], predictions of the same network on a fault-free array.
+        batch: images per GEMM.
+        progress: called after each batch.
+    """
+    place(network, accelerator)
+    with _observed(network, accelerator.config) as layers:
+        predictions = classify(network, images, batch, progress)
+    return ChipReport(
+        predictions=predictions,
+        accuracy=measure_accuracy(predictions, labels),
+        changed_predictions=int((predictions != fault_free).sum()),
+        layers=list(layers.values()),
+    )
+
+
+@contextmanager
+def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, LayerReport]]:
+    """Reports by layer name, filled while the network runs."""
+    reports: dict[str, LayerReport] = {}
+    exact = Accelerator(config, engine="exact")
+
+    def observe(run: GemmRun) -> None:
+        report = reports.setdefault(run.layer, LayerReport(run.layer))
+        report.add(run, exact.gemm(run.x, run.w), config)
+
+    layers = quantized_layers(network).values()
+    for layer in layers:
+        layer.observer = observe
+    try:
+        yield reports
+    finally:
+        for layer in layers:
+            layer.observer = None

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efat.inference import Accuracy, classify, measure_accuracy, run_chip
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
+from training.convert import convert, place, quantized_layers
+from training.layers import Accelerator
+
+CONFIG = ArrayConfig(8, 4)
+FAULT_FREE = Accelerator(CONFIG, engine="exact")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(10, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def network(images: torch.Tensor) -> nn.Module:
+    torch.manual_seed(2)
+    float_network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
+    return convert(float_network, CONFIG, images)
+
+
+def test_wilson_interval_matches_the_formula_by_hand() -> None:
+    # Wilson (1927) for 8 of 10 with z = 1.959964: centre (8 + z^2/2) / (10 + z^2), half width
+    # z / (10 + z^2) * sqrt(8 * 2 / 10 + z^2 / 4).
+    low, high = Accuracy(8, 10).interval
+    assert low == pytest.approx(0.490162, abs=1e-5)
+    assert high == pytest.approx(0.943318, abs=1e-5)
+    assert Accuracy(8, 10).value == 0.8
+    assert Accuracy(10, 10).interval[1] == 1.0
+    assert Accuracy(0, 10).interval[0] == 0.0
+
+
+def test_measure_accuracy_counts() -> None:
+    assert measure_accuracy(torch.tensor([1, 2, 3]), torch.tensor([1, 0, 3])) == Accuracy(2, 3)
+
+
+def test_fault_free_chip_changes_nothing(network: nn.Module, images: torch.Tensor) -> None:
+    labels = torch.zeros(10, dtype=torch.int64)
+    expected = classify(place(network, FAULT_FREE), images, 10)
+    report = run_chip(network, Accelerator(CONFIG), images, labels, expected, batch=10)
+    assert report.changed_predictions == 0
+    assert torch.equal(report.predictions, expected)
+    assert report.accuracy == measure_accuracy(expected, labels)
+    assert [(layer.outputs_changed, layer.largest_change) for layer in report.layers] == [(0, 0), (0, 0)]
+
+
+def test_layers_report_shapes_and_cycles(network: nn.Module, images: torch.Tensor) -> None:
+    finished: list[int] = []
+    labels = torch.zeros(10, dtype=torch.int64)
+    report = run_chip(network, Accelerator(CONFIG), images, labels, labels, batch=4, progress=finished.append)
+    assert finished == [4, 4, 2]
+    convolution, linear = report.layers
+    assert (convolution.m, convolution.k, convolution.n, convolution.gemms) == (4 * 36, 9, 2, 3 * 2)
+    assert (linear.m, linear.k, linear.n, linear.gemms) == (4, 144, 5, 3)
+    timings = [gemm_timing(CONFIG, rows, 144, 5) for rows in (4, 4, 2)]
+    assert linear.serial_cycles == sum(timing.serial for timing in timings)
+    assert linear.double_buffered_cycles == sum(timing.double_buffered for timing in timings)
+    assert linear.multiply_accumulates == 10 * 144 * 5
+    assert linear.utilisation(CONFIG) == 10 * 144 * 5 / (32 * linear.serial_cycles)
+    assert report.serial_cycles == convolution.serial_cycles + linear.serial_cycles
+
+
+def test_a_fault_shows_in_the_layers_that_use_its_column(network: nn.Module, images: torch.Tensor) -> None:
+    # Bit 31 of the sums of column 3, stuck: the convolution's two outputs per group sit on columns 0 and 1, the linear
+    # layer's five on columns 0..3 and 0, so only output 3 of the linear layer changes.
+    faults = FaultMap.from_faults(CONFIG, [Fault(0, 3, Site.ACCUMULATOR, 31, Kind.STUCK_AT_1)])
+    labels = torch.zeros(10, dtype=torch.int64)
+    report = run_chip(network, Accelerator(CONFIG, faults), images, labels, labels, batch=10)
+    convolution, linear = report.layers
+    assert convolution.outputs_changed == 0
+    assert 0 < linear.outputs_changed <= 10
+    # Setting the sign bit of a sum that is not negative takes 2^31 from it.
+    assert linear.largest_change == 1 << 31
+
+
+def test_observers_are_taken_off_again(network: nn.Module, images: torch.Tensor) -> None:
+    labels = torch.zeros(10, dtype=torch.int64)
+    run_chip(network, Accelerator(CONFIG), images, labels, labels, batch=10)
+    assert all(layer.observer is None for layer in quantized_layers(network).values())
+
+
+def test_batch_size_changes_no_prediction_and_no_change_count(network: nn.Module, images: torch.Tensor) -> None:
+    seed = int(np.random.default_rng().integers(1 << 31))
+    print(f"seed {seed}")  # noqa: T201
+    faults = sample_faults(CONFIG, FaultModel(0.3), seed)
+    labels = torch.zeros(10, dtype=torch.int64)
+    reports = [
+        run_chip(network, Accelerator(CONFIG, faults), images, labels, labels, batch=batch) for batch in (1, 3, 10)
+    ]
+    for report in reports[1:]:
+        assert torch.equal(report.predictions, reports[0].predictions)
+        assert [layer.outputs_changed for layer in report.layers] == [
+            layer.outputs_changed for layer in reports[0].layers
+        ]
