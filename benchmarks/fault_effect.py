@@ -23,7 +23,7 @@ from training.workloads import load_workload
 
 SIZE = 32
 RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-MAPS = 5
+MAPS = 12
 COLORS = {
     Site.WEIGHT: "#4C78A8",
     Site.WEIGHT_LOAD: "#72B7B2",
@@ -60,13 +60,15 @@ def draw(
     from matplotlib import pyplot
     from matplotlib.colors import LogNorm
 
-    figure, (chip, outputs, network) = pyplot.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1, 1, 1.15))
+    figure, (chip, outputs, network) = pyplot.subplots(
+        1, 3, figsize=(13, 4.4), width_ratios=(1, 1.1, 1.15), layout="constrained"
+    )
     chip.set_title(f"a chip: {len(faults)} of {faults.config.pe_count} PEs are broken")
     for site, color in COLORS.items():
         rows = faults.table[faults.table["site"] == site]
         chip.scatter(rows["col"], rows["row"], s=34, marker="s", color=color, label=site.name)
     chip.set(xlim=(-0.5, SIZE - 0.5), ylim=(SIZE - 0.5, -0.5), xlabel="column", ylabel="row", aspect="equal")
-    chip.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+    figure.legend(*chip.get_legend_handles_labels(), fontsize=8, loc="outside lower left", ncols=5, frameon=False)
 
     outputs.set_title("a GEMM on it: error of each output")
     shown = outputs.imshow(
@@ -85,7 +87,6 @@ def draw(
     network.set(xlabel="faulty PEs (%)", ylabel="accuracy (%)", ylim=(0, 102))
     network.legend(frameon=False)
     network.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     random = np.random.default_rng(3)
     x = random.integers(0, 128, (64, 96))
     w = random.integers(-127, 128, (96, 64))
-    faults = sample_faults(config, FaultModel(0.01), seed=3)
+    faults = sample_faults(config, FaultModel(0.01), seed=8)
     changed = np.abs(simulate_gemm(x, w, config, faults).outputs.astype(np.int64) - x @ w)
 
     found = accuracies(arguments.images)
