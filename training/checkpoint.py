@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PARALLEL_PREFIX = "module."
@@ -73,7 +73,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({_first_line(error)}): is it complete?") from None
+        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)}): is it complete?") from None
 
 
 def _read_state_dict(path: Path) -> object:
@@ -82,15 +82,10 @@ def _read_state_dict(path: Path) -> object:
     except Exception as error:
         # torch.load raises nearly anything on a file that is no state dict, and nothing but the file can be wrong.
         raise InputError(
-            f"{path} is not a safetensors file or a state dict of tensors only ({_first_line(error)}): "
+            f"{path} is not a safetensors file or a state dict of tensors only ({first_line(error)}): "
             "save weights with safetensors or torch.save(network.state_dict(), ...)"
         ) from None
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120]
 
 
 def _differences(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 from simulator import ArrayConfig
 from training.accelerator import Accelerator
 from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
-from training.errors import ConversionError, InputError
-from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from training.errors import ConversionError, InputError, first_line
+from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
 from training.quantization import activation_limits
 
 __all__ = ["ConversionError", "convert", "place", "quantized_layers"]
@@ -160,6 +160,7 @@ def _check_convertible(module: nn.Module) -> None:
             )
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise ConversionError(f"layer {name!r} has forward hooks, which would be lost: remove them first")
+        float_parameters(layer, name)
 
 
 def _has_own_forward(layer: _FloatLayer) -> bool:
@@ -188,10 +189,9 @@ def _calibrate(network: nn.Module, calibration: Calibration, config: ArrayConfig
                 raise
             except Exception as error:
                 # Whatever the user's network raises on these inputs, it is the inputs or the network that must change.
-                reason = str(error).strip().splitlines() or [""]
                 raise ConversionError(
                     f"the network failed on calibration batch {count} of shape {list(batch.shape)}: "
-                    f"{type(error).__name__}: {reason[0]}"
+                    f"{type(error).__name__}: {first_line(error)}"
                 ) from error
             count += 1
     if not count:

@@ -77,19 +77,6 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, count: int) -> Dataset:
-        """At most `count` of the images, evenly spaced over the set, so that sorted classes are all there.
-
-        Raises:
-            InputError: `count` is less than 1.
-        """
-        if count < 1:
-            raise InputError(f"asked for {count} images: expected 1 or more")
-        if count >= len(self):
-            return self
-        chosen = torch.arange(count) * len(self) // count
-        return Dataset(self.name, self.images[chosen], self.labels[chosen], self.classes)
-
 
 @dataclass(frozen=True)
 class Normalization:

@@ -7,3 +7,9 @@ class InputError(ValueError):
 
 class ConversionError(InputError):
     """A network cannot be turned into a quantised one."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 160 characters; its type if it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

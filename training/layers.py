@@ -31,6 +31,7 @@ __all__ = [
     "QuantizedConv2d",
     "QuantizedLayer",
     "QuantizedLinear",
+    "float_parameters",
     "image_to_columns",
 ]
 
@@ -96,8 +97,7 @@ class QuantizedLayer(nn.Module):
         self.accelerator = accelerator
         self.observer: Observer | None = None
         config = accelerator.config
-        weight = _float_parameter(name, "weights", layer.weight)
-        bias = None if layer.bias is None else _float_parameter(name, "bias", layer.bias)
+        weight, bias = float_parameters(layer, name)
         input_scale = torch.as_tensor(activation_scale, dtype=torch.float32, device=weight.device)
         if not 0 < float(input_scale) < float("inf"):
             raise ConversionError(
@@ -304,15 +304,29 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
     return first, second
 
 
-def _float_parameter(layer: str, what: str, values: Tensor) -> Tensor:
-    values = values.detach()
-    if values.dtype != torch.float32:
-        raise ConversionError(
-            f"layer {layer!r}: {what} are {values.dtype}: expected torch.float32; call .float() first"
-        )
-    broken = int((~torch.isfinite(values)).sum())
-    if broken:
-        raise ConversionError(
-            f"layer {layer!r}: {broken} of {values.numel()} {what} are NaN or infinite: train it again or fix the file"
-        )
-    return values
+def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
+    """The weights and the bias of a float layer, detached.
+
+    Args:
+        layer: the float layer.
+        name: its name, for messages.
+
+    Returns:
+        float32 weights [outputs, ...], and float32 bias [outputs] or None.
+
+    Raises:
+        ConversionError: they are of another type, or not all finite.
+    """
+    for what, values in (("weights", layer.weight), ("bias values", layer.bias)):
+        if values is None:
+            continue
+        if values.dtype != torch.float32:
+            raise ConversionError(
+                f"layer {name!r}: {what} are {values.dtype}: expected torch.float32; call .float() first"
+            )
+        broken = int((~torch.isfinite(values)).sum())
+        if broken:
+            raise ConversionError(
+                f"layer {name!r}: {broken} of {values.numel()} {what} are NaN or infinite: fix or retrain the network"
+            )
+    return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 LARGEST_BYTES = 16 << 30
 _CHANNELS = (1, 3, 4)
@@ -71,8 +71,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     except InputError:
         raise
     except (ValueError, TypeError, SyntaxError, MemoryError) as error:
-        reason = str(error).splitlines() or [""]
-        raise InputError(f"array {name!r} cannot be read ({reason[0]}): is the file complete?") from None
+        raise InputError(f"array {name!r} cannot be read ({first_line(error)}): is the file complete?") from None
 
 
 def _channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:

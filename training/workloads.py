@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.checkpoint import load_weights
 from training.datasets import DIGITS, Dataset, Normalization, load_data
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
 
 CALIBRATION_IMAGES = 256
@@ -146,17 +146,17 @@ def _build_own(name: str) -> nn.Module:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except ImportError as error:
-        raise InputError(f"network {name!r} cannot be imported: {error}") from error
+        raise InputError(f"network {name!r} cannot be imported: {first_line(error)}") from error
     except AttributeError:
         raise InputError(f"network {name!r}: module {module_name!r} has no {function_name!r}") from None
     except Exception as error:
-        raise InputError(f"network {name!r}: importing it raised {type(error).__name__}: {error}") from error
+        raise InputError(f"network {name!r}: import raised {type(error).__name__}: {first_line(error)}") from error
     if not callable(function):
         raise InputError(f"network {name!r} is a {type(function).__name__}: expected a function that returns a network")
     try:
         network = function()
     except Exception as error:
-        raise InputError(f"network {name!r}: calling it raised {type(error).__name__}: {error}") from error
+        raise InputError(f"network {name!r}: the call raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"network {name!r} returned a {type(network).__name__}: expected a torch.nn.Module")
     return network
