@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 IMAGE_SHAPE = (3, 32, 32)
 CLASSES = 10
@@ -89,14 +90,16 @@ def interpret(data: bytes) -> Any:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # of text with escapes that Python does not write
+            for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+                machine.step(opcode.name, argument)
         return machine.pop()
     except InputError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, DeprecationWarning) as error:
         # What pickletools and the stack raise when the opcodes make no sense.
-        raise InputError(f"not a readable pickle ({error}): is the file complete?") from None
+        raise InputError(f"not a readable pickle ({first_line(error)}): is the file complete?") from None
 
 
 class _Machine:

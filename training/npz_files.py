@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,18 @@ from training.errors import InputError, first_line
 
 LARGEST_BYTES = 16 << 30
 _CHANNELS = (1, 3, 4)
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What `zipfile` raises on files that are cut short, overwritten in places, encrypted or packed in another way."""
 
 
 def read_npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -29,19 +42,19 @@ def read_npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         Images uint8 or float32 [n, c, h, w] and labels int64 [n].
 
     Raises:
+        FileNotFoundError: there is no such file.
         InputError: not such a file, cut short, or arrays of other shapes or types.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             images, labels = (_read_member(archive, name) for name in ("images", "labels"))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{path} is not a readable .npz file ({error}): is the file complete?") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    try:
         return _channels_first(images), _as_labels(labels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        raise InputError(f"{path} is not a readable .npz file ({first_line(error)}): is the file complete?") from None
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

@@ -1,0 +1,207 @@
+"""Workloads by name and the user's own, and names, weights and data that do not fit."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from simulator import ArrayConfig
+from training.accelerator import Accelerator
+from training.convert import convert
+from training.datasets import Dataset
+from training.digits import accuracy
+from training.errors import InputError
+from training.networks import LeNet5
+from training.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, load_workload
+
+
+def write_data(path, *shape, classes=10):
+    generator = np.random.default_rng()
+    np.savez(
+        path,
+        images=generator.integers(0, 256, (12, *shape), dtype=np.uint8),
+        labels=np.append(generator.integers(0, classes, 11), classes - 1),
+    )
+    return path
+
+
+def test_the_packaged_workload_needs_nothing():
+    network, calibration, test = load_workload("digits-cnn")
+    assert not network.training
+    assert [len(batch) for batch in calibration] == [CALIBRATION_BATCH] * (CALIBRATION_IMAGES // CALIBRATION_BATCH)
+    assert len(test) == 360
+    held_out = {image.numpy().tobytes() for image in test.images}
+    assert not any(image.numpy().tobytes() in held_out for batch in calibration for image in batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("lenet5", (28, 28), 10),
+        ("lenet5", (32, 32, 3), 26),
+        ("resnet20", (32, 32, 3), 10),
+        ("digits-cnn", (12, 12), 10),
+    ],
+)
+def test_networks_take_the_shape_of_the_data(tmp_path, name, shape, classes):
+    channels = shape[2] if len(shape) == 3 else 1
+    source = WORKLOADS[name].build(channels, shape[0], classes)
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    data = write_data(tmp_path / "data.npz", *shape, classes=classes)
+    network, calibration, test = load_workload(name, tmp_path / "weights.pt", data)
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in network.state_dict().items())
+    assert sum(map(len, calibration)) == len(test) == 12
+    assert network(test.images).shape == (12, classes)
+
+
+def test_pixels_are_normalised_as_the_network_wants_them(tmp_path):
+    data = write_data(tmp_path / "data.npz", 32, 32, 3)
+    torch.save(WORKLOADS["resnet20"].build(3, 32, 10).state_dict(), tmp_path / "weights.pt")
+    _, calibration, test = load_workload("resnet20", tmp_path / "weights.pt", data)
+    pixels = np.load(data)["images"].transpose(0, 3, 1, 2) / 255
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for images in (test.images, calibration[0]):
+        assert np.allclose(images.numpy(), (pixels - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "data", "message"),
+    [
+        (
+            "alexnet",
+            None,
+            None,
+            "'alexnet' is unknown: choose one of digits-cnn, lenet5, vgg11, resnet20, resnet18, or",
+        ),
+        ("resnet20", None, None, "'resnet20' comes without weights and data: give a path"),
+        ("resnet20", "weights.pt", None, "'resnet20' comes without data"),
+        ("resnet20", None, "data.npz", "'resnet20' comes without weights"),
+        ("lenet5", "weights.pt", "wide.npz", "wide.npz has images of 28x30 pixels: network 'lenet5' wants square ones"),
+        (
+            "lenet5",
+            "weights.pt",
+            "data.npz",
+            r"does not fit lenet5 for 1x28x28 images and 10 classes: 10 missing \(conv1",
+        ),
+        ("digits-cnn", None, "data.npz", "1 of another shape .linear1.weight is .48, 192., expected .48, 2352.."),
+        ("digits-cnn", None, "tiny.npz", "images of 3x3 pixels are too small for DigitsCnn"),
+    ],
+)
+def test_names_weights_and_data_that_do_not_fit(tmp_path, monkeypatch, name, weights, data, message):
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "data.npz", 28, 28)
+    write_data(tmp_path / "wide.npz", 28, 30)
+    write_data(tmp_path / "tiny.npz", 3, 3)
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=message) as caught:
+        load_workload(name, weights, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_train_and_test_images_must_have_one_shape(tmp_path):
+    write_data(tmp_path / "train.npz", 28, 28)
+    write_data(tmp_path / "test.npz", 32, 32)
+    with pytest.raises(InputError, match="expected the same shape"):
+        load_workload("lenet5", tmp_path / "weights.pt", tmp_path)
+
+
+def test_files_that_are_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such data"):
+        load_workload("lenet5", tmp_path / "weights.pt", tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_workload("lenet5", tmp_path / "weights.pt", write_data(tmp_path / "data.npz", 28, 28))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of the user's in the current folder."""
+    (tmp_path / "my_network_module.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(5)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))\n"
+        "def number():\n    return 7\n"
+        "def fails():\n    raise RuntimeError('two\\nlines')\n"
+        "constant = 3\n"
+    )
+    (tmp_path / "my_broken_module.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write_data(tmp_path / "data.npz", 6, 6, classes=4)
+    yield "my_network_module"
+    sys.modules.pop("my_network_module", None)
+
+
+def test_your_own_network(own_module, tmp_path):
+    network, calibration, test = load_workload(f"{own_module}:build", data="data.npz")
+    assert not network.training
+    assert network(test.images).shape == (12, 4)
+    assert torch.equal(calibration[0], test.images)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    torch.save(other.state_dict(), tmp_path / "weights.pt")
+    loaded = load_workload(f"{own_module}:build", "weights.pt", "data.npz").network
+    assert torch.equal(loaded[1].weight, other[1].weight)
+    assert not torch.equal(loaded[1].weight, network[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_network_module:build", "is your own and has no data"),
+        ("my_missing_module:build", "cannot be imported: No module named 'my_missing_module'"),
+        ("my_network_module:missing", "module 'my_network_module' has no 'missing'"),
+        ("my_network_module:constant", "is a int: expected a function"),
+        ("my_network_module:number", "returned a int: expected a torch.nn.Module"),
+        ("my_network_module:fails", "the call raised RuntimeError: two"),
+        ("my_broken_module:build", "import raised ZeroDivisionError"),
+        ("my_network_module:", "expected package.module:function"),
+        (":build", "expected package.module:function"),
+    ],
+)
+@pytest.mark.usefixtures("own_module")
+def test_your_own_network_that_does_not_work(name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_workload(name, data=None if "no data" in message else "data.npz")
+    assert "\n" not in str(caught.value)
+
+
+def shared_data():
+    folder = os.environ.get("EFAT_DATA")
+    if folder is None:
+        pytest.skip("EFAT_DATA names no folder with a pretrained ResNet-20 and CIFAR-10 in it")
+    return Path(folder)
+
+
+@pytest.mark.slow
+def test_a_published_resnet20_keeps_its_accuracy_in_8_bits(tmp_path):
+    folder = shared_data()
+    images = pytest.importorskip("PIL.Image")
+    stored = np.load(folder / "data" / "cifar10-jpeg" / "test.npz")
+    count = 500
+    decoded = [
+        np.asarray(images.open(io.BytesIO(stored["jpeg"][start:stop].tobytes())))
+        for start, stop in zip(stored["offsets"][:count], stored["offsets"][1 : count + 1], strict=True)
+    ]
+    np.savez(tmp_path / "data.npz", images=np.stack(decoded), labels=stored["labels"][:count])
+    weights = folder / "models" / "resnet20-12fca82f.th"
+    network, calibration, test = load_workload("resnet20", weights, tmp_path / "data.npz")
+    config = ArrayConfig(32, 32)
+    converted = convert(network, config, calibration, accelerator=Accelerator(config, engine="exact"))
+    in_float, in_int8 = accuracy(network, test), accuracy(converted, test)
+    print(f"ResNet-20 on {count} of CIFAR-10 (JPEG q75): {in_float:.1%} in float, {in_int8:.1%} in int8")  # noqa: T201
+    assert in_float > 0.76  # 81.0 % on all 10,000, and 500 give or take 5 %
+    assert abs(in_float - in_int8) <= 0.02
+
+
+def test_accuracy_counts_correct_predictions():
+    data = Dataset("four", torch.eye(4).view(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]), 4)
+    assert accuracy(nn.Flatten(), data) == 0.75
+
+
+def test_lenet5_is_the_builder_of_lenet5():
+    assert isinstance(WORKLOADS["lenet5"].build(1, 28, 10), LeNet5)
