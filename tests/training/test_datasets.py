@@ -194,9 +194,9 @@ def test_a_dataset_checks_itself(images, labels, message):
 
 @pytest.mark.slow
 def test_fashion_mnist_as_it_is_distributed():
-    folder = os.environ.get("EFAT_DATA")
-    if folder is None:
+    folder = Path(os.environ.get("EFAT_DATA", "")) / "data" / "fashion-mnist"
+    if not folder.is_dir():
         pytest.skip("EFAT_DATA names no folder with data/fashion-mnist in it")
-    data = load_data(Path(folder) / "data" / "fashion-mnist", "test")
+    data = load_data(folder, "test")
     assert data.images.shape == (10_000, 1, 28, 28)
     assert torch.bincount(data.labels).tolist() == [1000] * 10

@@ -170,25 +170,20 @@ def test_your_own_network_that_does_not_work(name, message):
     assert "\n" not in str(caught.value)
 
 
-def shared_data():
-    folder = os.environ.get("EFAT_DATA")
-    if folder is None:
-        pytest.skip("EFAT_DATA names no folder with a pretrained ResNet-20 and CIFAR-10 in it")
-    return Path(folder)
-
-
 @pytest.mark.slow
 def test_a_published_resnet20_keeps_its_accuracy_in_8_bits(tmp_path):
-    folder = shared_data()
+    folder = Path(os.environ.get("EFAT_DATA", ""))
+    weights, archive = folder / "models" / "resnet20-12fca82f.th", folder / "data" / "cifar10-jpeg" / "test.npz"
+    if not weights.is_file() or not archive.is_file():
+        pytest.skip("EFAT_DATA names no folder with a pretrained ResNet-20 and CIFAR-10 in it")
     images = pytest.importorskip("PIL.Image")
-    stored = np.load(folder / "data" / "cifar10-jpeg" / "test.npz")
+    stored = np.load(archive)
     count = 500
     decoded = [
         np.asarray(images.open(io.BytesIO(stored["jpeg"][start:stop].tobytes())))
         for start, stop in zip(stored["offsets"][:count], stored["offsets"][1 : count + 1], strict=True)
     ]
     np.savez(tmp_path / "data.npz", images=np.stack(decoded), labels=stored["labels"][:count])
-    weights = folder / "models" / "resnet20-12fca82f.th"
     network, calibration, test = load_workload("resnet20", weights, tmp_path / "data.npz")
     config = ArrayConfig(32, 32)
     converted = convert(network, config, calibration, accelerator=Accelerator(config, engine="exact"))
