@@ -1,0 +1,188 @@
+"""Fault lists as testers write them: CSV with a line for each fault.
+
+The header is `chip,row,col,site,bit,kind,cycle`, in any order. Site and kind are names, in upper or lower case; `cycle`
+is empty except for FLIPs (the column may be missing). A chip without faults is a line with its id and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.chips import Chip, LotError
+from simulator.config import ArrayConfig
+from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
+from simulator.files import replaced
+
+COLUMNS = ("chip", "row", "col", "site", "bit", "kind", "cycle")
+_REQUIRED = COLUMNS[:-1]
+_BLOCK_LINES = 4096
+_CODES = {"site": {site.name: int(site) for site in Site}, "kind": {kind.name: int(kind) for kind in Kind}}
+_NAMES = {field: {code: name for name, code in codes.items()} for field, codes in _CODES.items()}
+
+
+def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
+    """Read a fault list.
+
+    Args:
+        path: the CSV file, UTF-8.
+        config: the array the faults are of.
+
+    Returns:
+        The chips, in the order in which their ids first appear; lines of one chip need not be together.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        LotError: something in it cannot be; the line is named.
+    """
+    path = Path(path)
+    chips, lines, columns = _read_columns(path)
+    ids = list(dict.fromkeys(chips))
+    number = {chip_id: position for position, chip_id in enumerate(ids)}
+    owner = np.fromiter((number[chip_id] for chip_id in chips), np.int64, len(chips))
+    line = np.asarray(lines, np.int64)
+
+    kept = np.arange(len(chips))
+    if "" in columns["row"]:
+        empty = [not any(cells) for cells in zip(*columns.values(), strict=True)]
+        kept = np.flatnonzero(~np.asarray(empty))
+        columns = {name: [cells[i] for i in kept] for name, cells in columns.items()}
+    table = np.empty(len(kept), FAULT_DTYPE)
+    for name, cells in columns.items():
+        table[name] = (
+            _codes(path, name, cells, line[kept]) if name in _CODES else _numbers(path, name, cells, line[kept])
+        )
+    order = np.argsort(owner[kept], kind="stable")
+    bounds = np.searchsorted(owner[kept][order], np.arange(len(ids) + 1))
+    found = []
+    for i, chip_id in enumerate(ids):
+        mine = order[bounds[i] : bounds[i + 1]]
+        try:
+            found.append(Chip(chip_id, FaultMap(config, table[mine])))
+        except ValueError as error:
+            culprit = _first_bad_line(config, table[mine], line[kept][mine])
+            where = f"line {culprit}" if culprit is not None else f"chip {chip_id!r}"
+            raise LotError(f"{path}, {where}: {error}") from error
+    if not found:
+        raise LotError(f"{path} has a header but no chips")
+    return found
+
+
+def write_csv(path: str | Path, chips: Iterable[Chip]) -> int:
+    """Write a fault list; bypass masks are not part of it.
+
+    Args:
+        path: the file; it appears, or replaces an older one, only when it is complete.
+        chips: the chips, taken one by one.
+
+    Returns:
+        Number of faults written.
+    """
+    written = 0
+    with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for chip in chips:
+            writer.writerows(_csv_rows(chip))
+            written += len(chip.faults)
+    return written
+
+
+def _csv_rows(chip: Chip) -> Iterator[tuple[Any, ...]]:
+    if not len(chip.faults):
+        yield (chip.id, "", "", "", "", "", "")
+    sites, kinds = _NAMES["site"], _NAMES["kind"]
+    for row, col, site, bit, kind, cycle in chip.faults.table.tolist():
+        yield chip.id, row, col, sites[site], bit, kinds[kind], "" if cycle == PERMANENT else cycle
+
+
+def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]]]:
+    """Chip ids, line numbers, and the cells of every other column."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected a CSV file with the columns {','.join(COLUMNS)}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            missing = [name for name in _REQUIRED if name not in header]
+            unknown = [name for name in header if name not in COLUMNS]
+            if missing or unknown or len(set(header)) != len(header):
+                raise LotError(f"{path}, line 1: header is {','.join(header)!r}: expected {','.join(COLUMNS)}")
+            lines: list[int] = []
+            listed: list[list[str]] = [[] for _ in header]
+            while block := list(islice(_numbered(reader, path, len(header)), _BLOCK_LINES)):
+                # Block by block: a list for every line of a long file would keep the garbage collector busy.
+                numbers, *cells = zip(*block, strict=True)
+                lines.extend(numbers)
+                for whole, part in zip(listed, cells, strict=True):
+                    whole.extend(part)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LotError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    columns = dict(zip(header, listed, strict=True))
+    for name in ("chip", "site", "kind"):
+        stripped = {cell: cell.strip() for cell in set(columns[name])}
+        columns[name] = [stripped[cell] for cell in columns[name]]
+    chips = columns.pop("chip")
+    if "" in chips:
+        raise LotError(f"{path}, line {lines[chips.index('')]}: chip is empty: expected the id of a chip")
+    columns.setdefault("cycle", [""] * len(chips))
+    return chips, lines, {name: columns[name] for name in COLUMNS[1:]}
+
+
+def _numbered(reader: Any, path: Path, width: int) -> Iterator[tuple[Any, ...]]:
+    """Line number and cells of each line that is not empty."""
+    for cells in reader:
+        if len(cells) == width:
+            yield reader.line_num, *cells
+        elif cells:
+            raise LotError(f"{path}, line {reader.line_num}: {len(cells)} cells: expected {width}, as in the header")
+
+
+def _codes(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    known = _CODES[name]
+    codes = {cell: known.get(cell.upper(), -1) for cell in set(cells)}
+    values = np.fromiter((codes[cell] for cell in cells), np.int64, len(cells))
+    if (values < 0).any():
+        i = int(np.argmax(values < 0))
+        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(known)}")
+    return values
+
+
+def _numbers(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if name == "cycle":
+        if not any(cells):
+            return np.full(len(cells), PERMANENT)
+        cells = [cell or str(PERMANENT) for cell in cells]
+    limits = np.iinfo(FAULT_DTYPE[name])
+    try:
+        numbers = np.asarray(cells, np.str_).astype(np.int64)
+        wrong = (numbers < limits.min) | (numbers > limits.max)
+    except (ValueError, OverflowError):
+        numbers = np.empty(0, np.int64)
+        wrong = np.asarray([not _is_number(cell) for cell in cells], np.bool_)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else "a number, 0 or more"
+        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected {expected}")
+    return numbers
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip().removeprefix("-").isdecimal() and len(cell) < 19
+
+
+def _first_bad_line(config: ArrayConfig, table: npt.NDArray[np.void], lines: npt.NDArray[np.int64]) -> int | None:
+    """The line of the first fault that is wrong by itself, or None when only several together are."""
+    for i in range(len(table)):
+        with suppress(ValueError):
+            FaultMap(config, table[i : i + 1])
+            continue
+        return int(lines[i])
+    return None
