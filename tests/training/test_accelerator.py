@@ -47,7 +47,7 @@ def test_exact_is_the_product_of_integers_wrapped(gemm):
     assert np.array_equal(found.numpy(), exact_product(config, x, w).astype(np.int64))
 
 
-@pytest.mark.parametrize("k", [1024, 1025, 20_000])
+@pytest.mark.parametrize("k", [1024, 1025, 2047, 8191, 20_001])
 def test_exact_is_exact_at_the_largest_sums(k):
     config = ArrayConfig(4, 4)
     x, w = torch.full((3, k), -128), torch.full((k, 2), -128)
