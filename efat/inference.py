@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from simulator.config import ArrayConfig
@@ -39,8 +40,12 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval (Wilson 1927) of the accuracy on images like these."""
-        found = binomtest(self.correct, self.images).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
+        # scipy.stats has it, and takes 0.8 s to import; the tests compare the two.
+        z_squared = NormalDist().inv_cdf(0.975) ** 2
+        centre = (self.correct + z_squared / 2) / (self.images + z_squared)
+        wrong = self.images - self.correct
+        spread = math.sqrt(z_squared * (self.correct * wrong / self.images + z_squared / 4)) / (self.images + z_squared)
+        return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 @dataclass
@@ -136,7 +141,7 @@ def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress 
     """
     predictions = []
     with torch.inference_mode():
-        for part in images.split(batch):
+        for part in torch.split(images, batch):
             predictions.append(network(part).argmax(1))
             if progress is not None:
                 progress(len(part))

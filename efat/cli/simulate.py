@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.boundary import input_errors_as_usage
-from efat.cli.options import check_new_file, json_output_option, write_json
+from efat.cli.options import INPUT_FILE, check_output, write_json
 
 if TYPE_CHECKING:
-    from efat.simulation import Simulation
+    from training.calibration import Method
+    from training.layers import Engine
 
 NETWORKS = "digits-cnn, lenet5, vgg11, resnet20, resnet18, or package.module:function for your own"
 DEFAULT_CLOCK_MHZ = 700.0
@@ -27,16 +27,14 @@ Examples:
 """
 )
 @click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights: safetensors or a state dict."
-)
+@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights: safetensors or a state dict.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=INPUT_FILE,
     metavar="PATH",
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
-@click.option("--lot", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Lot of chips (HDF5).")
+@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 @click.option("--chip", "chips", multiple=True, metavar="ID", help="Chip to simulate; repeatable.  [default: all]")
 @click.option(
     "--engine",
@@ -63,8 +61,9 @@ Examples:
     help="Clock frequency that latencies are given for.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: one per core]")
-@json_output_option
-@input_errors_as_usage
+@click.option(
+    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything measured to this file, too."
+)
 def simulate(
     network: str,
     weights: Path | None,
@@ -89,36 +88,33 @@ def simulate(
     An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
     the run and still shows the chips that are done.
     """
-    from efat.cli.render import progress_bar
+    if json_path is not None:
+        check_output(json_path)
+    from efat.cli.render import console, progress_bar
     from efat.cli.simulate_tables import show_simulation
     from efat.simulation import prepare
 
-    if json_path is not None:
-        check_new_file(json_path)
     simulation = prepare(
         network=network,
         weights=weights,
         data=data,
         lot=lot,
         chips=chips,
-        engine=engine,
+        engine=cast("Engine", engine),
         images=images,
         batch=batch,
         bypass=bypass,
-        calibration=calibration,
+        calibration=cast("Method", calibration),
         threads=threads,
     )
     interrupted = False
-    with progress_bar("images") as progress:
+    with progress_bar("images", simulation.steps) as progress:
         try:
-            _run(simulation, progress)
+            simulation.run(progress)
         except KeyboardInterrupt:
             interrupted = True
-    show_simulation(simulation, clock_mhz)
+    show_simulation(simulation, clock_mhz, console())
     if json_path is not None:
         write_json(json_path, simulation.as_dict(clock_mhz))
     if interrupted:
         raise KeyboardInterrupt
-
-
-def _run(simulation: Simulation, progress: object) -> None: ...

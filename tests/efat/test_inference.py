@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 from torch import nn
 
 from efat.inference import Accuracy, classify, measure_accuracy, run_chip
@@ -28,15 +31,13 @@ def network(images: torch.Tensor) -> nn.Module:
     return convert(float_network, CONFIG, images)
 
 
-def test_wilson_interval_matches_the_formula_by_hand() -> None:
-    # Wilson (1927) for 8 of 10 with z = 1.959964: centre (8 + z^2/2) / (10 + z^2), half width
-    # z / (10 + z^2) * sqrt(8 * 2 / 10 + z^2 / 4).
-    low, high = Accuracy(8, 10).interval
-    assert low == pytest.approx(0.490162, abs=1e-5)
-    assert high == pytest.approx(0.943318, abs=1e-5)
-    assert Accuracy(8, 10).value == 0.8
-    assert Accuracy(10, 10).interval[1] == 1.0
-    assert Accuracy(0, 10).interval[0] == 0.0
+@given(st.integers(1, 2000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images))))
+def test_interval_is_that_of_scipy(counts: tuple[int, int]) -> None:
+    expected = binomtest(*counts).proportion_ci(0.95, method="wilson")
+    low, high = Accuracy(*counts).interval
+    assert low == pytest.approx(expected.low, abs=1e-12)
+    assert high == pytest.approx(expected.high, abs=1e-12)
+    assert low - 1e-12 <= Accuracy(*counts).value <= high + 1e-12
 
 
 def test_measure_accuracy_counts() -> None:

@@ -1,0 +1,34 @@
+"""The `efat` command. Commands are imported when they run, so that help and completion answer at once."""
+
+from __future__ import annotations
+
+import click
+
+from efat.cli.group import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    commands={
+        "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
+        "simulate": ("efat.cli.simulate:simulate", "Classify images on faulty chips, and show what the faults change."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Start here:
+  efat chips generate --array 32x32 --count 5 --fault-rate 0.001:0.05 -o lot.h5
+  efat chips show lot.h5
+  efat simulate --network digits-cnn --lot lot.h5
+
+\b
+Completion in the shell (bash; zsh and fish likewise):
+  eval "$(_EFAT_COMPLETE=bash_source efat)"
+""",
+)
+@click.version_option(package_name="efat", message="efat %(version)s")
+def main() -> None:
+    """Neural networks on accelerators with broken processing elements.
+
+    Chips with systolic arrays come back from test with broken processing elements (PEs). efat simulates such chips bit
+    by bit and shows what their faults do to a network.
+    """

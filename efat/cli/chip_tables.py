@@ -1,0 +1,155 @@
+"""What `efat chips show` prints: a lot as a table, one chip as a map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simulator import Kind, Site
+from simulator.chips import Chip, ChipLot
+
+MOST_CHIPS_SHOWN = 40
+MOST_FAULTS_LISTED = 24
+WIDEST_MAP = 64
+TALLEST_MAP = 32
+
+_SITE_STYLES = {
+    Site.WEIGHT: "blue",
+    Site.WEIGHT_LOAD: "cyan",
+    Site.ACTIVATION: "yellow",
+    Site.PRODUCT: "green",
+    Site.PSUM: "red",
+    Site.ACCUMULATOR: "magenta",
+}
+_SITE_LETTERS = {
+    Site.WEIGHT: "W",
+    Site.WEIGHT_LOAD: "L",
+    Site.ACTIVATION: "A",
+    Site.PRODUCT: "P",
+    Site.PSUM: "S",
+    Site.ACCUMULATOR: "C",
+}
+
+
+def chip_dict(chip: Chip) -> dict[str, Any]:
+    """A chip's summary, as JSON takes it."""
+    return {"chip": chip.id, **chip.faults.summary(), "digest": chip.faults.digest()}
+
+
+def show_lot(lot: ChipLot, console: Console) -> None:
+    """Print a row for each chip (the first ones of a long lot), and the lot's totals."""
+    config = lot.config
+    sign = "signed" if config.act_signed else "unsigned"
+    source = lot.provenance.get("source", "unknown source")
+    table = Table(
+        title=f"{len(lot)} chips of {config.rows}x{config.cols} PEs, {config.weight_bits}-bit weights, "
+        f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums; {source}",
+        title_justify="left",
+    )
+    table.add_column("chip")
+    for heading in ("faults", "faulty PEs", "rate", "must bypass", "unusable columns"):
+        table.add_column(heading, justify="right")
+    table.add_column("digest")
+    rates, bypasses = [], []
+    for position, chip in enumerate(lot):
+        summary = chip.faults.summary()
+        rates.append(summary["fault_rate"])
+        bypasses.append(summary["required_bypass_rate"])
+        if position < MOST_CHIPS_SHOWN:
+            table.add_row(
+                chip.id,
+                str(summary["faults"]),
+                str(summary["faulty_pes"]),
+                f"{summary['fault_rate']:.2%}",
+                f"{summary['required_bypass']} ({summary['required_bypass_rate']:.1%})",
+                str(summary["unusable_columns"]),
+                chip.faults.digest()[:12],
+            )
+    if len(lot) > MOST_CHIPS_SHOWN:
+        table.add_row(f"... and {len(lot) - MOST_CHIPS_SHOWN} more")
+    console.print(table)
+    if rates:
+        console.print(
+            f"Faulty PEs per chip: {min(rates):.2%} to {max(rates):.2%}, mean {np.mean(rates):.2%}. "
+            f"PEs that must be bypassed: {min(bypasses):.2%} to {max(bypasses):.2%}, mean {np.mean(bypasses):.2%}."
+        )
+
+
+def show_chip(chip: Chip, console: Console) -> None:
+    """Print a chip's fault map, a legend, and its faults if they are few."""
+    config = chip.faults.config
+    summary = chip.faults.summary()
+    console.print(
+        f"[bold]{chip.id}[/bold]: {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
+        f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
+        f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
+    )
+    for line in _map_lines(chip):
+        console.print(line)
+    legend = Text("  ")
+    for site, letter in _SITE_LETTERS.items():
+        if summary["by_site"][site.name]:
+            legend.append(f"{letter} ", style=f"bold {_SITE_STYLES[site]}")
+            legend.append(f"{site.name.lower()} {summary['by_site'][site.name]}   ")
+    legend.append("+ ", style="bold")
+    legend.append("several   ")
+    legend.append("\N{MIDDLE DOT} must be bypassed", style="dim")
+    console.print(legend)
+    if 0 < len(chip.faults) <= MOST_FAULTS_LISTED:
+        console.print(_fault_table(chip))
+
+
+def _map_lines(chip: Chip) -> list[Text]:
+    """The map, a character for one PE or, on large arrays, for a block of PEs."""
+    config = chip.faults.config
+    down = -(-config.rows // TALLEST_MAP)
+    across = -(-config.cols // WIDEST_MAP)
+    shape = (-(-config.rows // down), -(-config.cols // across))
+    table = chip.faults.table[chip.faults.table["site"] != Site.ACCUMULATOR]
+    sites: npt.NDArray[np.int64] = np.zeros(shape, np.int64)
+    np.bitwise_or.at(
+        sites, (table["row"] // down, table["col"] // across), np.int64(1) << table["site"].astype(np.int64)
+    )
+    required = np.zeros(shape, np.bool_)
+    rows, cols = np.nonzero(chip.faults.required_bypass())
+    required[rows // down, cols // across] = True
+    single = {1 << site: site for site in Site}
+    unusable = set((chip.faults.unusable_columns() // across).tolist())
+    scale = f", a character for {down}x{across} PEs" if down * across > 1 else ""
+    lines = [Text(f"  column 0 to {config.cols - 1}{scale}", style="dim")]
+    for row in range(shape[0]):
+        line = Text("  ")
+        for col in range(shape[1]):
+            code = int(sites[row, col])
+            if code in single:
+                line.append(_SITE_LETTERS[single[code]], style=f"bold {_SITE_STYLES[single[code]]}")
+            elif code:
+                line.append("+", style="bold")
+            else:
+                line.append("\N{MIDDLE DOT}" if required[row, col] else " ", style="dim")
+        line.append(f"  row {row * down}" if row % 4 == 0 else "", style="dim")
+        lines.append(line)
+    if unusable:
+        below = Text("  ")
+        for col in range(shape[1]):
+            below.append("C" if col in unusable else " ", style=f"bold {_SITE_STYLES[Site.ACCUMULATOR]}")
+        below.append("  accumulators", style="dim")
+        lines.append(below)
+    return lines
+
+
+def _fault_table(chip: Chip) -> Table:
+    table = Table()
+    for heading in ("row", "col", "site", "bit", "kind", "cycle"):
+        table.add_column(heading, justify="left" if heading in ("site", "kind") else "right")
+    for fault in chip.faults:
+        cycle = "" if fault.cycle is None else str(fault.cycle)
+        table.add_row(
+            str(fault.row), str(fault.col), Site(fault.site).name, str(fault.bit), Kind(fault.kind).name, cycle
+        )
+    return table

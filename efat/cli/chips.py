@@ -1,0 +1,257 @@
+"""`efat chips`: make, show, import and export lots of faulty chips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from efat.cli.options import (
+    INPUT_FILE,
+    KINDS,
+    SITES,
+    RateRange,
+    Weighted,
+    array_options,
+    check_output,
+    fail,
+    force_option,
+    input_errors,
+    output_option,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from simulator import ArrayConfig, FaultModel
+    from simulator.chips import Chip
+
+MOST_CHIPS = 1_000_000
+
+
+@click.group()
+def chips() -> None:
+    """Make, show, import and export lots of faulty chips."""
+
+
+@chips.command(
+    epilog="""\b
+Examples:
+  efat chips generate --array 64x64 --count 100 --fault-rate 0.01 -o lot.h5
+  efat chips generate --array 64x64 --count 100 --fault-rate 0.001:0.05 --pattern clustered -o lot.h5
+  efat chips generate --array 64x64 --count 10 --fault-rate 0.01 --site psum=3 --site weight --kind stuck-at-1 -o lot.h5
+"""
+)
+@array_options
+@click.option("--count", required=True, type=click.IntRange(1, MOST_CHIPS), metavar="N", help="Number of chips.")
+@click.option(
+    "--fault-rate",
+    required=True,
+    type=RateRange(),
+    help="Fraction of PEs that have a fault; from a range each chip's is drawn, evenly on a logarithmic scale "
+    "(on a linear one if the range starts at 0).",
+)
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    type=Weighted("site", SITES),
+    help=f"Net that breaks, with a relative weight; repeatable: {', '.join(name.lower() for name in SITES)}.  "
+    "[default: all but accumulator, equally]",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=Weighted("kind", KINDS),
+    help=f"How it breaks, with a relative weight; repeatable: {', '.join(name.lower() for name in KINDS)}.  "
+    "[default: both stuck values, equally]",
+)
+@click.option(
+    "--pattern",
+    type=click.Choice(["uniform", "clustered", "lines"]),
+    default="uniform",
+    show_default=True,
+    help="Where broken PEs lie: independently; in negative-binomial clusters; in whole rows and columns.",
+)
+@click.option("--cluster-alpha", type=float, default=0.5, show_default=True, help="Clustering: smaller clusters more.")
+@click.option("--cycles", type=click.IntRange(min=1), help="Clock cycles that flips are drawn from (--kind flip only).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed; each chip has its own.")
+@output_option("Lot to write (HDF5).")
+@force_option
+def generate(
+    array: tuple[int, int],
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    acc_bits: int,
+    count: int,
+    fault_rate: tuple[float, float],
+    sites: tuple[tuple[str, float], ...],
+    kinds: tuple[tuple[str, float], ...],
+    pattern: str,
+    cluster_alpha: float,
+    cycles: int | None,
+    seed: int,
+    output: Path,
+    force: bool,
+) -> None:
+    """Make a lot of chips with random faults.
+
+    The same options and seed give the same lot, and chip number i is the same in lots of any size.
+    """
+    check_output(output, force=force)
+    from efat.cli.render import progress_bar
+    from efat.lots import generate_chips, provenance
+    from simulator import FaultModel, Kind, Site
+    from simulator.chips import write_lot
+
+    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits)
+    low, high = fault_rate
+
+    def model(rate: float) -> FaultModel:
+        chosen: dict[str, object] = {}
+        if sites:
+            chosen["sites"] = {Site[name]: weight for name, weight in sites}
+        if kinds:
+            chosen["kinds"] = {Kind[name]: weight for name, weight in kinds}
+        return FaultModel(rate, pattern=pattern, cluster_alpha=cluster_alpha, cycles=cycles, **chosen)  # type: ignore[arg-type]
+
+    with input_errors():
+        model(low)
+    with progress_bar("chips", count) as progress:
+        write_lot(
+            output,
+            config,
+            generate_chips(config, model, count, (low, high), seed),
+            provenance=provenance(f"random, {pattern} pattern, rate {low:g}:{high:g}", seed),
+            progress=progress,
+        )
+    click.echo(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
+
+
+@chips.command(
+    epilog="""\b
+Examples:
+  efat chips show lot.h5
+  efat chips show lot.h5 --chip chip-0003 --png chip-0003.png
+"""
+)
+@click.argument("lot", type=INPUT_FILE)
+@click.option("--chip", "chip_id", metavar="ID", help="Show this chip's fault map instead of the whole lot.")
+@click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw the chip's fault map into this file.")
+@click.option(
+    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write what is shown to this file; - prints it."
+)
+def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | None) -> None:
+    """Show a LOT of chips as a table, or one chip's fault map as a picture."""
+    if png is not None:
+        if chip_id is None:
+            fail("--png draws one chip: name it with --chip ID")
+        check_output(png)
+    if json_path is not None and str(json_path) != "-":
+        check_output(json_path)
+    from efat.cli.chip_tables import chip_dict, show_chip, show_lot
+    from efat.cli.render import console
+    from simulator.chips import ChipLot
+
+    with ChipLot(lot) as opened:
+        if chip_id is None:
+            if json_path is not None:
+                rows = [chip_dict(chip) for chip in opened]
+                write_json(json_path, {"provenance": opened.provenance, "chips": rows})
+            if str(json_path) != "-":
+                show_lot(opened, console())
+            return
+        chip = opened[chip_id]
+    if json_path is not None:
+        write_json(json_path, chip_dict(chip))
+    if str(json_path) != "-":
+        show_chip(chip, console())
+    if png is not None:
+        _draw(chip, png)
+        click.echo(f"Wrote {png}")
+
+
+@chips.command(
+    name="import",
+    epilog="""\b
+Example:
+  efat chips import faults.csv --array 64x64 -o lot.h5
+
+\b
+The file starts with the line chip,row,col,site,bit,kind,cycle; one fault follows on each line:
+  chip-07,12,3,PSUM,20,STUCK_AT_1,
+cycle is empty except for FLIP. A chip without faults is a line with its id and six commas.
+""",
+)
+@click.argument("faults", type=INPUT_FILE)
+@array_options
+@output_option("Lot to write (HDF5).")
+@force_option
+def import_(
+    faults: Path,
+    array: tuple[int, int],
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    acc_bits: int,
+    output: Path,
+    force: bool,
+) -> None:
+    """Make a lot from a tester's list of FAULTS (CSV)."""
+    check_output(output, force=force)
+    from efat.lots import provenance
+    from simulator.chips import write_lot
+    from simulator.chips_csv import read_csv
+
+    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits)
+    found = read_csv(faults, config)
+    write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
+    total = sum(len(chip.faults) for chip in found)
+    click.echo(f"Wrote {len(found)} chips with {total} faults to {output}")
+
+
+@chips.command(
+    epilog="""\b
+Example:
+  efat chips export lot.h5 -o faults.csv
+"""
+)
+@click.argument("lot", type=INPUT_FILE)
+@output_option("File to write (CSV).")
+@force_option
+def export(lot: Path, output: Path, force: bool) -> None:
+    """Write the faults of a LOT as CSV, a line for each fault."""
+    check_output(output, force=force)
+    from efat.cli.render import progress_bar
+    from simulator.chips import ChipLot
+    from simulator.chips_csv import write_csv
+
+    with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
+
+        def counted() -> Iterator[Chip]:
+            for chip in opened:
+                yield chip
+                progress(1)
+
+        written = write_csv(output, counted())
+    click.echo(f"Wrote {written} faults to {output}")
+
+
+def _array_config(
+    array: tuple[int, int], weight_bits: int, act_bits: int, unsigned_acts: bool, acc_bits: int
+) -> ArrayConfig:
+    from simulator import ArrayConfig
+
+    with input_errors():
+        return ArrayConfig(*array, weight_bits, act_bits, not unsigned_acts, acc_bits)
+
+
+def _draw(chip: Chip, png: Path) -> None:
+    try:
+        from efat.fault_map_picture import draw_fault_map
+    except ImportError as error:
+        fail(f"pictures need {error.name}, which is not installed: pip install 'efat[plots]'")
+    draw_fault_map(chip, png)

@@ -1,0 +1,96 @@
+"""A click group that imports its commands late and turns input errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from typing import Any
+
+import click
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+
+_USER_MISTAKES = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileExistsError,
+)
+
+
+class InputProblem(click.ClickException):
+    """Something the user gave cannot be used: one line, exit code 2."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they are run or completed.
+
+    Args:
+        commands: for each command, where it is (`module:attribute`) and its help in a line.
+
+    Exit codes of all commands: 0 done; 1 the machine failed (a full disk, say); 2 the input cannot be used; 130 Ctrl-C.
+    An exception that is none of these is a bug, and shows its traceback.
+    """
+
+    def __init__(self, *args: Any, commands: dict[str, tuple[str, str]], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._places = commands
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return sorted(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in self._places:
+            return None
+        module, _, attribute = self._places[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._places[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and report what goes wrong as users should see it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except _USER_MISTAKES as error:
+            raise InputProblem(_describe(error)) from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            if error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL):
+                raise InputProblem(_describe(error)) from error
+            raise click.ClickException(_describe(error)) from error
+        except ValueError as error:
+            if not _is_input_error(error):
+                raise
+            raise InputProblem(" ".join(str(error).split())) from error
+
+
+def _describe(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def _is_input_error(error: ValueError) -> bool:
+    """Whether it is one of the errors that the packages raise for what a user gave."""
+    # Imported here, where the command that failed has long imported them.
+    from simulator.chips import LotError
+
+    if isinstance(error, LotError):
+        return True
+    from training.errors import InputError
+
+    return isinstance(error, InputError)

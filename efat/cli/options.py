@@ -1,0 +1,169 @@
+"""Option types and small helpers that the commands share."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from efat.cli.group import InputProblem
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+INPUT_FILE = click.Path(path_type=Path)
+"""A file to read; the command that reads it says what is wrong with it."""
+
+
+class ArraySize(click.ParamType[tuple[int, int]]):
+    """Rows and columns of an array, such as 64x64."""
+
+    name = "ROWSxCOLS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size: expected rows x columns, such as 64x64", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class RateRange(click.ParamType[tuple[float, float]]):
+    """A fraction, or a range of fractions LOW:HIGH."""
+
+    name = "RATE|LOW:HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = [float(part) for part in value.split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or not all(math.isfinite(number) for number in numbers):
+            self.fail(f"{value!r} is not a rate: expected a fraction such as 0.01, or a range 0.001:0.05", param, ctx)
+        low, high = numbers[0], numbers[-1]
+        if not 0 <= low <= high <= 1:
+            self.fail(f"{value!r}: expected fractions of all PEs within 0 to 1, the lower one first", param, ctx)
+        return low, high
+
+
+class Weighted(click.ParamType[tuple[str, float]]):
+    """A name, or a name and its relative weight NAME=WEIGHT.
+
+    Args:
+        what: what is named, for messages.
+        names: the names there are.
+    """
+
+    name = "NAME[=WEIGHT]"
+
+    def __init__(self, what: str, names: tuple[str, ...]) -> None:
+        self._what = what
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        given, equals, weight_text = value.partition("=")
+        name = given.strip().upper().replace("-", "_")
+        if name not in self._names:
+            known = ", ".join(known.lower() for known in self._names)
+            self.fail(f"{given!r} is no {self._what}: expected one of {known}", param, ctx)
+        try:
+            weight = float(weight_text) if equals else 1.0
+        except ValueError:
+            weight = -1.0
+        if not (math.isfinite(weight) and weight >= 0):
+            self.fail(f"{value!r}: expected a weight of 0 or more, such as {given}=2", param, ctx)
+        return name, weight
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Complete the names."""
+        import click.shell_completion as completion
+
+        names = (name.lower() for name in self._names)
+        return [completion.CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
+
+
+SITES = ("WEIGHT", "WEIGHT_LOAD", "ACTIVATION", "PRODUCT", "PSUM", "ACCUMULATOR")
+"""Names of `simulator.Site`, without importing NumPy for them; a test keeps the two equal."""
+
+KINDS = ("STUCK_AT_0", "STUCK_AT_1", "FLIP")
+"""Names of `simulator.Kind`, likewise."""
+
+force_option = click.option("--force", is_flag=True, help="Replace a file that is there already.")
+
+
+def output_option(help_text: str) -> Callable[[_Command], _Command]:
+    """The option `-o FILE`."""
+    return click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FILE", help=help_text)
+
+
+def array_options(command: _Command) -> _Command:
+    """The options that describe an array: its size and the widths of its nets."""
+    options = (
+        click.option("--array", required=True, type=ArraySize(), help="Size of the array, such as 64x64."),
+        click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
+        click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
+        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
+        click.option("--acc-bits", type=int, default=32, show_default=True, help="Width of partial sums, up to 32."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def check_output(path: Path, *, force: bool = True) -> None:
+    """Refuse an output file before any work is done, rather than after it.
+
+    Raises:
+        click.ClickException: it is there already and `force` is False, or its folder cannot be written to.
+    """
+    import os
+
+    if path.is_dir():
+        fail(f"{path} is a folder: expected the name of a file")
+    if path.exists() and not force:
+        fail(f"{path} is there already: choose another name, or replace it with --force")
+    if not path.parent.is_dir():
+        fail(f"{path.parent}: no such folder to write {path.name} into; make it first")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        fail(f"{path}: no permission to write it")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one piece; `-` is the terminal."""
+    from simulator.files import replaced
+
+    text = json.dumps(content, indent=2, allow_nan=False)
+    if str(path) == "-":
+        click.echo(text)
+        return
+    with replaced(path) as beside:
+        beside.write_text(text + "\n")
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Where values from the command line are checked by the libraries: their complaint is about the user's input."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    raise InputProblem(message)

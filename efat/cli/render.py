@@ -1,0 +1,41 @@
+"""Consoles and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+NARROWEST = 100
+"""Tables are not squeezed below this width where the output is no terminal."""
+
+
+def console() -> Console:
+    """Where results go: standard output, wide enough for the tables if it is a file or a pipe."""
+    found = Console(highlight=False, soft_wrap=False)
+    if not found.is_terminal and found.width < NARROWEST:
+        return Console(highlight=False, width=NARROWEST)
+    return found
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error; yields a function that takes the number of things just done.
+
+    Args:
+        what: what is counted, in plural.
+        total: how many there will be.
+    """
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, advance=done)
