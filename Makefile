@@ -7,7 +7,11 @@ DEMO := demo
 .PHONY: demo test test-all bench lint types clean
 
 demo: $(VENV)/.installed-plots
-	@sh benchmarks/demo.sh $(BIN)/efat $(DEMO)
+	mkdir -p $(DEMO)
+	$(BIN)/efat chips generate --array 32x32 --count 6 --fault-rate 0.001:0.05 --seed 7 --force -o $(DEMO)/lot.h5
+	$(BIN)/efat chips show $(DEMO)/lot.h5 --chip chip-0001 --png $(DEMO)/chip-0001.png
+	$(BIN)/efat simulate --network digits-cnn --lot $(DEMO)/lot.h5
+	$(BIN)/efat simulate --network digits-cnn --lot $(DEMO)/lot.h5 --bypass --json $(DEMO)/bypassed.json
 
 test: lint types
 	$(BIN)/python -m pytest -n auto

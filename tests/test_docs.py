@@ -55,13 +55,13 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
 
 
 def test_demo_runs(tmp_path: Path) -> None:
-    demo = [line for line in make_recipe("demo").splitlines() if "/efat " in line]
-    assert demo, "make demo runs no efat command"
+    demo = [line for line in make_recipe("demo").splitlines() if line.startswith((".venv/bin/efat ", "mkdir "))]
+    assert len(demo) > 1, "make demo runs no efat command"
     for line in demo:
-        command = line.lstrip("@").replace(".venv/bin/efat", "efat")
+        command = line.replace(".venv/bin/efat", "efat")
         done = run(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "digits-cnn" in done.stdout
+    assert "chips stay within 1 point of the fault-free" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

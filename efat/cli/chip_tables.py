@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulator import Kind, Site
+from efat.cli.render import results_table
+from simulator import Site
 from simulator.chips import Chip, ChipLot
 
 MOST_CHIPS_SHOWN = 40
@@ -46,15 +47,12 @@ def show_lot(lot: ChipLot, console: Console) -> None:
     config = lot.config
     sign = "signed" if config.act_signed else "unsigned"
     source = lot.provenance.get("source", "unknown source")
-    table = Table(
-        title=f"{len(lot)} chips of {config.rows}x{config.cols} PEs, {config.weight_bits}-bit weights, "
+    table = results_table(
+        f"{len(lot)} chips of {config.rows}x{config.cols} PEs: {config.weight_bits}-bit weights, "
         f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums; {source}",
-        title_justify="left",
+        left=["chip"],
+        right=["faults", "faulty PEs", "rate", "must bypass", "unusable columns", "digest"],
     )
-    table.add_column("chip")
-    for heading in ("faults", "faulty PEs", "rate", "must bypass", "unusable columns"):
-        table.add_column(heading, justify="right")
-    table.add_column("digest")
     rates, bypasses = [], []
     for position, chip in enumerate(lot):
         summary = chip.faults.summary()
@@ -90,7 +88,7 @@ def show_chip(chip: Chip, console: Console) -> None:
         f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
     )
     for line in _map_lines(chip):
-        console.print(line)
+        console.print(line, no_wrap=True, overflow="crop")
     legend = Text("  ")
     for site, letter in _SITE_LETTERS.items():
         if summary["by_site"][site.name]:
@@ -120,36 +118,41 @@ def _map_lines(chip: Chip) -> list[Text]:
     required[rows // down, cols // across] = True
     single = {1 << site: site for site in Site}
     unusable = set((chip.faults.unusable_columns() // across).tolist())
+    # On small arrays two characters for a PE come out about square.
+    width = 2 if config.cols * 2 <= WIDEST_MAP else 1
     scale = f", a character for {down}x{across} PEs" if down * across > 1 else ""
-    lines = [Text(f"  column 0 to {config.cols - 1}{scale}", style="dim")]
+    lines = [Text(f"  columns 0 to {config.cols - 1}{scale}", style="dim")]
+    edge = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (shape[1] * width)
+    side = "\N{BOX DRAWINGS LIGHT VERTICAL}"
+    top = f"\N{BOX DRAWINGS LIGHT DOWN AND RIGHT}{edge}\N{BOX DRAWINGS LIGHT DOWN AND LEFT}"
+    bottom = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{edge}\N{BOX DRAWINGS LIGHT UP AND LEFT}"
+    lines.append(Text(f"  {top}", style="dim"))
     for row in range(shape[0]):
         line = Text("  ")
+        line.append(side, style="dim")
         for col in range(shape[1]):
             code = int(sites[row, col])
             if code in single:
-                line.append(_SITE_LETTERS[single[code]], style=f"bold {_SITE_STYLES[single[code]]}")
+                line.append(_SITE_LETTERS[single[code]].ljust(width), style=f"bold {_SITE_STYLES[single[code]]}")
             elif code:
-                line.append("+", style="bold")
+                line.append("+".ljust(width), style="bold")
             else:
-                line.append("\N{MIDDLE DOT}" if required[row, col] else " ", style="dim")
-        line.append(f"  row {row * down}" if row % 4 == 0 else "", style="dim")
+                line.append(("\N{MIDDLE DOT}" if required[row, col] else " ").ljust(width), style="dim")
+        line.append(f"{side} row {row * down}" if row % 4 == 0 else side, style="dim")
         lines.append(line)
+    lines.append(Text(f"  {bottom}", style="dim"))
     if unusable:
-        below = Text("  ")
+        below = Text("   ")
         for col in range(shape[1]):
-            below.append("C" if col in unusable else " ", style=f"bold {_SITE_STYLES[Site.ACCUMULATOR]}")
-        below.append("  accumulators", style="dim")
+            below.append(("C" if col in unusable else " ").ljust(width), style=f"bold {_SITE_STYLES[Site.ACCUMULATOR]}")
+        below.append(" accumulators", style="dim")
         lines.append(below)
     return lines
 
 
 def _fault_table(chip: Chip) -> Table:
-    table = Table()
-    for heading in ("row", "col", "site", "bit", "kind", "cycle"):
-        table.add_column(heading, justify="left" if heading in ("site", "kind") else "right")
+    table = results_table("", left=["site", "kind"], right=["row", "column", "bit", "cycle"])
     for fault in chip.faults:
         cycle = "" if fault.cycle is None else str(fault.cycle)
-        table.add_row(
-            str(fault.row), str(fault.col), Site(fault.site).name, str(fault.bit), Kind(fault.kind).name, cycle
-        )
+        table.add_row(fault.site.name, fault.kind.name, str(fault.row), str(fault.col), str(fault.bit), cycle)
     return table

@@ -135,6 +135,8 @@ def check_output(path: Path, *, force: bool = True) -> None:
 
     if path.is_dir():
         fail(f"{path} is a folder: expected the name of a file")
+    if path.exists() and not path.is_file():
+        fail(f"{path} is not a regular file: expected the name of a file to write")
     if path.exists() and not force:
         fail(f"{path} is there already: choose another name, or replace it with --force")
     if not path.parent.is_dir():

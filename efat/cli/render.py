@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-NARROWEST = 100
+NARROWEST = 110
 """Tables are not squeezed below this width where the output is no terminal."""
 
 
@@ -20,6 +22,22 @@ def console() -> Console:
     if not found.is_terminal and found.width < NARROWEST:
         return Console(highlight=False, width=NARROWEST)
     return found
+
+
+def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty table in the style of all of them.
+
+    Args:
+        title: what it shows.
+        left: headings of the first columns, of text.
+        right: headings of the columns after them, of numbers.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in left:
+        table.add_column(heading, no_wrap=True)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 @contextmanager

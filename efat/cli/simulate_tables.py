@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from efat.cli.render import results_table
 from efat.inference import Accuracy, LayerReport
 from efat.simulation import Simulation
 
@@ -25,20 +26,15 @@ def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) 
 
 def _accuracy_table(simulation: Simulation) -> Table:
     config = simulation.config
-    table = Table(
-        title=f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
+    table = results_table(
+        f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
         f"{config.rows}x{config.cols} array, {simulation.engine} engine",
-        title_justify="left",
+        left=["runs on"],
+        right=["faulty\nPEs", "bypassed\nPEs", "accuracy", "95 %\ninterval", "changed\npredictions"],
     )
-    table.add_column("runs on")
-    table.add_column("faulty PEs", justify="right")
-    table.add_column("bypassed PEs", justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("changed predictions", justify="right")
     _add_accuracy(table, "float32", "", "", simulation.float_accuracy, "")
     sign = "" if config.act_signed else "u"
-    widths = f"int{config.weight_bits} x {sign}int{config.act_bits}, fault-free array"
+    widths = f"int{config.weight_bits} x {sign}int{config.act_bits}, fault-free"
     _add_accuracy(table, widths, "0", "0", simulation.fault_free_accuracy, "0", end_section=True)
     done = list(zip(simulation.chips, simulation.reports, strict=False))
     for chip, report in done[:MOST_CHIPS_SHOWN]:
@@ -68,36 +64,37 @@ def _add_accuracy(
 ) -> None:
     if accuracy is not None:
         low, high = accuracy.interval
-        interval = f"{low:.1%} - {high:.1%}"
+        interval = f"{low:.1%} .. {high:.1%}"
         table.add_row(name, faulty, bypassed, f"{accuracy.value:.1%}", interval, changed, end_section=end_section)
 
 
 def _layer_table(simulation: Simulation) -> Table:
     chips = len(simulation.reports)
-    several = chips > 1
-    table = Table(title="Layers" + (f", changes over {chips} chips" if several else ""), title_justify="left")
-    table.add_column("layer")
-    table.add_column("GEMM MxKxN", justify="right")
-    table.add_column("GEMMs", justify="right")
-    table.add_column("folds", justify="right")
-    table.add_column("cycles, serial", justify="right")
-    table.add_column("double-buffered", justify="right")
-    table.add_column("utilisation", justify="right")
-    table.add_column("outputs changed", justify="right")
-    table.add_column("largest change", justify="right")
+    table = results_table(
+        "Layers" + (f"; changes are those of all {chips} chips" if chips > 1 else ""),
+        left=["layer"],
+        right=[
+            "GEMM\nM x K x N",
+            "folds",
+            "cycles,\nserial",
+            "double-\nbuffered",
+            "utilisation",
+            "outputs\nchanged",
+            "largest\nchange",
+        ],
+    )
     for of_chips in zip(*(report.layers for report in simulation.reports), strict=True):
         layer: LayerReport = of_chips[0]
         changed = sum(report.outputs_changed for report in of_chips)
         outputs = sum(report.outputs for report in of_chips)
         table.add_row(
             layer.name,
-            f"{layer.m}x{layer.k}x{layer.n}",
-            str(layer.gemms),
+            f"{layer.m} x {layer.k} x {layer.n}",
             str(layer.folds),
             f"{layer.serial_cycles:,}",
             f"{layer.double_buffered_cycles:,}",
             f"{layer.utilisation(simulation.config):.1%}",
-            f"{changed:,} ({changed / outputs:.1%})",
+            f"{changed / outputs:.2%}",
             f"{max(report.largest_change for report in of_chips):,}",
         )
     return table
@@ -105,12 +102,19 @@ def _layer_table(simulation: Simulation) -> Table:
 
 def _totals(simulation: Simulation, clock_mhz: float) -> str:
     report = simulation.reports[0]
-    images = len(simulation.images)
     parts = []
     for name, cycles in (("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles)):
-        milliseconds = simulation.latency_ms(cycles, clock_mhz)
-        parts.append(f"{cycles:,} cycles {name} ({milliseconds:.4g} ms per image at {clock_mhz:g} MHz)")
-    return f"Total for {images} images in batches of {simulation.batch}, each chip: {', '.join(parts)}"
+        parts.append(f"{cycles:,} cycles {name} ({_duration(simulation.latency_ms(cycles, clock_mhz))} per image)")
+    return (
+        f"Each chip, {len(simulation.images)} images in batches of {simulation.batch}, at {clock_mhz:g} MHz:\n"
+        f"{', '.join(parts)}.\n"
+    )
+
+
+def _duration(milliseconds: float) -> str:
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.3g} s"
+    return f"{milliseconds:.3g} ms" if milliseconds >= 1 else f"{milliseconds * 1000:.3g} us"
 
 
 def _verdict(simulation: Simulation) -> str:
@@ -122,10 +126,12 @@ def _verdict(simulation: Simulation) -> str:
     within = sum(drop <= 0.01 for drop in drops)
     how = "with their broken PEs bypassed" if simulation.bypass else "as they are"
     unusable = sum(len(chip.faults.unusable_columns()) > 0 for chip in simulation.chips[: len(drops)])
+    chips = "chip stays" if len(drops) == 1 else "chips stay"
     text = (
-        f"{within} of {len(drops)} chips, {how}, stay within 1 point of the fault-free {reference.value:.1%}; "
-        f"mean accuracy {mean:.1%}, worst {reference.value - drops[worst]:.1%} ({simulation.chips[worst].id})."
+        f"{within} of {len(drops)} {chips} within 1 point of the fault-free {reference.value:.1%}, {how}.\n"
+        f"Accuracy on them: {mean:.1%} in the mean, {reference.value - drops[worst]:.1%} on the worst "
+        f"({simulation.chips[worst].id})."
     )
     if simulation.bypass and unusable:
-        text += f" {unusable} chips have broken column accumulators, which no bypass hides."
+        text += f"\n{unusable} chips have broken column accumulators, which no bypass hides."
     return text
