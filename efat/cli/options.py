@@ -16,7 +16,7 @@ from efat.cli.group import InputProblem
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-INPUT_FILE = click.Path(path_type=Path)
+INPUT_FILE = click.Path(path_type=Path, readable=False)
 """A file to read; the command that reads it says what is wrong with it."""
 
 

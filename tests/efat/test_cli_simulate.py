@@ -1,0 +1,226 @@
+"""`efat simulate`: what it measures is what the engine gives, and bad input is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+from torch import nn
+
+from efat import inference, simulation
+from efat.cli import main
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
+from simulator.chips import Chip, write_lot
+from training.convert import convert
+from training.layers import Accelerator
+from training.networks import LeNet5
+from training.workloads import load_workload
+
+CONFIG = ArrayConfig(32, 32)
+SIMULATE = ["simulate", "--network", "digits-cnn", "--lot", "lot.h5", "--images", "40"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def lot(folder: Path) -> Path:
+    """A fault-free chip, a ruined one, and a mildly damaged one with a broken accumulator that nothing uses."""
+    ruined = sample_faults(CONFIG, FaultModel(0.1), seed=1)
+    sign_bits = [Fault(0, col, Site.ACCUMULATOR, 30, Kind.STUCK_AT_1) for col in (30, 31)]
+    chips = [
+        Chip("good", FaultMap(CONFIG)),
+        Chip("ruined", ruined),
+        Chip("mild", FaultMap.from_faults(CONFIG, [Fault(5, 4, Site.WEIGHT, 1, Kind.STUCK_AT_0), *sign_bits])),
+    ]
+    write_lot(folder / "lot.h5", CONFIG, chips)
+    return folder / "lot.h5"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    before = sorted(Path.cwd().iterdir())
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert sorted(Path.cwd().iterdir()) == before
+    assert result.output.count("Error: ") == 1
+    message = result.output.splitlines()[-1]
+    assert message.startswith("Error: ")
+    return message.removeprefix("Error: ")
+
+
+def test_numbers_are_those_of_the_engine(lot: Path) -> None:
+    result = run(*SIMULATE, "--json", "result.json", "--batch", "16")
+    assert result.exit_code == 0, result.output
+    written = json.loads(Path("result.json").read_text())
+    assert [chip["chip"] for chip in written["chips"]] == ["good", "ruined", "mild"]
+    assert written["complete"] is True
+
+    workload = load_workload("digits-cnn")
+    images, labels = workload.test.images[:40], workload.test.labels[:40]
+    network = convert(workload.network, CONFIG, workload.calibration)
+    fault_free = inference.classify(network, images, 40)
+    assert written["fault_free"]["correct"] == int((fault_free == labels).sum())
+    assert written["float"]["correct"] == int((workload.network(images).argmax(1) == labels).sum())
+    ruined = written["chips"][1]
+    accelerator = Accelerator(CONFIG, sample_faults(CONFIG, FaultModel(0.1), seed=1))
+    report = inference.run_chip(network, accelerator, images, labels, fault_free, 40)
+    assert ruined["correct"] == report.accuracy.correct
+    assert ruined["changed_predictions"] == report.changed_predictions > 0
+    for layer, expected in zip(ruined["layers"], report.layers, strict=True):
+        assert layer["name"] == expected.name
+        assert layer["outputs_changed"] == expected.outputs_changed
+        assert layer["largest_change"] == expected.largest_change
+    assert written["chips"][0]["changed_predictions"] == 0
+
+
+def test_table_and_json_show_the_same_numbers(lot: Path) -> None:
+    result = run(*SIMULATE, "--json", "result.json", "--clock-mhz", "500")
+    written = json.loads(Path("result.json").read_text())
+    for chip in written["chips"]:
+        row = next(line for line in result.output.splitlines() if line.strip().startswith(chip["chip"]))
+        assert f"{chip['accuracy']:.1%}" in row
+        assert f"{chip['accuracy_95_low']:.1%} .. {chip['accuracy_95_high']:.1%}" in row
+        assert f"{chip['changed_predictions']} (" in row
+    for position, layer in enumerate(written["chips"][0]["layers"]):
+        row = next(line for line in result.output.splitlines() if line.strip().startswith(layer["name"]))
+        changed = sum(chip["layers"][position]["outputs_changed"] for chip in written["chips"])
+        assert f"{layer['m']} x {layer['k']} x {layer['n']}" in row
+        assert f"{changed / (3 * layer['outputs']):.2%}" in row
+        assert f"{layer['serial_cycles']:,}" in row
+    cycles = written["chips"][0]["serial_cycles"]
+    assert f"{cycles:,} cycles serial ({cycles / 500 / 40:.3g} us per image)" in result.output
+
+
+def test_cycles_are_those_of_the_timing_model(lot: Path) -> None:
+    run(*SIMULATE, "--chip", "good", "--json", "result.json", "--batch", "40")
+    (chip,) = json.loads(Path("result.json").read_text())["chips"]
+    assert chip["serial_cycles"] == sum(
+        gemm_timing(CONFIG, layer["m"], layer["k"], layer["n"]).serial for layer in chip["layers"]
+    )
+    first = chip["layers"][0]
+    assert (first["m"], first["gemms"], first["folds"]) == (40 * 64, 1, 1)
+    assert first["utilisation"] == pytest.approx(40 * 64 * 9 * 16 / (1024 * first["serial_cycles"]))
+
+
+def test_bypass_and_chip_selection(lot: Path) -> None:
+    result = run(*SIMULATE, "--chip", "mild", "--chip", "good", "--bypass", "--json", "result.json")
+    chips = json.loads(Path("result.json").read_text())["chips"]
+    assert [(chip["chip"], chip["bypassed_pes"]) for chip in chips] == [("mild", 1), ("good", 0)]
+    assert "1 chips have broken column accumulators, which no bypass hides" in result.output
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+def test_calibration_methods(lot: Path, method: str) -> None:
+    assert run(*SIMULATE, "--chip", "good", "--calibration", method, "--json", "result.json").exit_code == 0
+    assert json.loads(Path("result.json").read_text())["fault_free"]["accuracy"] >= 0.95
+
+
+def test_own_weights_data_and_network(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (24, 28, 28), dtype=np.uint8)
+    np.savez("images.npz", images=images, labels=random.integers(0, 10, 24))
+    torch.manual_seed(0)
+    save_file(LeNet5().state_dict(), "lenet5.safetensors")
+    named = run(
+        *["simulate", "--network", "lenet5", "--weights", "lenet5.safetensors", "--data", "images.npz"],
+        *["--lot", "lot.h5", "--chip", "ruined", "--json", "named.json"],
+    )
+    assert named.exit_code == 0, named.output
+    Path("my_networks.py").write_text("from training.networks import LeNet5\n\ndef lenet():\n    return LeNet5()\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    own = run(
+        *["simulate", "--network", "my_networks:lenet", "--weights", "lenet5.safetensors", "--data", "images.npz"],
+        *["--lot", "lot.h5", "--chip", "ruined", "--json", "own.json"],
+    )
+    assert own.exit_code == 0, own.output
+    assert json.loads(Path("own.json").read_text())["chips"] == json.loads(Path("named.json").read_text())["chips"]
+
+
+def test_bad_input_is_refused(lot: Path) -> None:
+    base = SIMULATE[:3]
+    assert "missing.h5: no such file" in refused(*base, "--lot", "missing.h5")
+    Path("text.h5").write_text("text")
+    assert "text.h5 is not an HDF5 file" in refused(*base, "--lot", "text.h5")
+    assert "no chip 'rooined' among its 3 chips; did you mean ruined" in refused(*SIMULATE, "--chip", "rooined")
+    assert "network 'alexnet' is unknown" in refused("simulate", "--network", "alexnet", "--lot", "lot.h5")
+    assert "comes without weights and data" in refused("simulate", "--network", "lenet5", "--lot", "lot.h5")
+    assert "0 is not in the range" in refused(*base, "--lot", "lot.h5", "--images", "0")
+    assert "images is 5000: expected 1..360" in refused(*base, "--lot", "lot.h5", "--images", "5000")
+    assert "0 is not in the range" in refused(*SIMULATE, "--batch", "0")
+    assert "'fpga' is not 'cycle'" in refused(*SIMULATE, "--engine", "fpga")
+    assert "nowhere: no such folder" in refused(*SIMULATE, "--json", "nowhere/result.json")
+    assert "nothing.npz" in refused(*SIMULATE, "--data", "nothing.npz")
+    assert "nothing.safetensors" in refused(*SIMULATE, "--weights", "nothing.safetensors")
+
+
+def test_weights_that_do_not_fit_are_refused(lot: Path) -> None:
+    save_file(nn.Linear(3, 2).state_dict(), "small.safetensors")
+    message = refused(*SIMULATE, "--weights", "small.safetensors")
+    assert "small.safetensors" in message
+    assert re.search(r"missing|unexpected", message)
+    Path("broken.safetensors").write_bytes(b"\x00" * 50)
+    assert "broken.safetensors" in refused(*SIMULATE, "--weights", "broken.safetensors")
+
+
+def test_a_chip_with_flips_is_refused(folder: Path) -> None:
+    flips = FaultMap.from_faults(CONFIG, [Fault(1, 1, Site.PSUM, 3, Kind.FLIP, cycle=7)])
+    write_lot("lot.h5", CONFIG, [Chip("hit", flips)])
+    assert "chip hit has FLIP faults" in refused(*SIMULATE)
+
+
+def test_output_that_cannot_be_written_is_refused_before_the_run(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr(simulation, "prepare", None)
+    assert "no permission to write it" in refused(*SIMULATE, "--json", "result.json")
+
+
+def test_interrupt_keeps_the_chips_that_are_done(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    original = simulation.run_chip
+
+    def interrupted(*arguments: object, **named: object) -> inference.ChipReport:
+        if done:
+            raise KeyboardInterrupt
+        done.append("one")
+        return original(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(simulation, "run_chip", interrupted)
+    result = run(*SIMULATE, "--json", "result.json")
+    assert result.exit_code == 130
+    assert "Stopped early: 2 of 3 chips were not simulated." in result.output
+    assert result.output.splitlines()[-1] == "Interrupted."
+    written = json.loads(Path("result.json").read_text())
+    assert written["complete"] is False
+    assert [chip["chip"] for chip in written["chips"]] == ["good"]
+
+
+def test_interrupt_before_the_first_chip(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "classify", interrupted)
+    result = run(*SIMULATE)
+    assert result.exit_code == 130
+    assert "Stopped early: 3 of 3 chips" in result.output
+
+
+def test_module_runs_as_a_program(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["efat", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
