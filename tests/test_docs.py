@@ -17,8 +17,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return [text for found, text in CODE_BLOCK.findall(page.read_text()) if found == language]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return CODE_BLOCK.findall(page.read_text())
 
 
 def commands(block: str) -> list[str]:
@@ -42,16 +43,30 @@ def make_recipe(target: str) -> str:
     return listed.stdout
 
 
+def run_shown(command: str, folder: Path) -> None:
+    done = run(command, folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page: Path, tmp_path: Path) -> None:
-    for block in blocks(page, "console"):
-        for command in commands(block):
-            words = shlex.split(command)
-            if words[0] == "make":
-                assert make_recipe(words[1]).strip()
-            else:
-                done = run(command, tmp_path)
-                assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}\n{done.stderr}"
+def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
+    """Commands and Python examples, from top to bottom in one folder."""
+    for number, (language, block) in enumerate(blocks(page)):
+        if language == "console":
+            for command in commands(block):
+                words = shlex.split(command)
+                if words[0] == "make":
+                    assert make_recipe(words[1]).strip()
+                else:
+                    run_shown(command, tmp_path)
+        elif language == "python" and ">>>" not in block:
+            (tmp_path / f"example{number}.py").write_text(block)
+            run_shown(f"{shlex.quote(sys.executable)} -W error example{number}.py", tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sessions_give_what_they_show(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 def test_demo_runs(tmp_path: Path) -> None:
@@ -62,21 +77,6 @@ def test_demo_runs(tmp_path: Path) -> None:
         done = run(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert "chips stay within 1 point of the fault-free" in done.stdout
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(page: Path, tmp_path: Path) -> None:
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for number, block in enumerate(blocks(page, "python")):
-        if ">>>" in block:
-            example = doctest.DocTestParser().get_doctest(block, {}, f"{page.name}[{number}]", str(page), 0)
-            runner.run(example)
-        else:
-            script = tmp_path / f"example{number}.py"
-            script.write_text(block)
-            done = run(f"{shlex.quote(sys.executable)} {script.name}", tmp_path)
-            assert done.returncode == 0, f"{page.name}: {done.stderr}"
-    assert runner.summarize().failed == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
