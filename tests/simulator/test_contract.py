@@ -1,0 +1,216 @@
+"""The contract: every implementation of the array gives what the oracle gives, bit for bit.
+
+An implementation is a function with the signature of `simulate_gemm` that returns the outputs; add one to
+`IMPLEMENTATIONS` and everything here runs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import oracle_gemm
+from strategies import GemmCase, gemm_cases
+
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults, simulate_gemm
+from simulator.bits import wrap
+
+PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
+
+Implementation = Callable[..., npt.NDArray[np.int32]]
+
+
+def cycle_engine(*arguments: object, **named: object) -> npt.NDArray[np.int32]:
+    return simulate_gemm(*arguments, **named).outputs  # type: ignore[arg-type]
+
+
+IMPLEMENTATIONS = [pytest.param(cycle_engine, id="cycle")]
+
+every_implementation = pytest.mark.parametrize("gemm", IMPLEMENTATIONS)
+
+
+@every_implementation
+@settings(max_examples=600)
+@given(case=gemm_cases())
+def test_outputs_are_those_of_the_oracle(gemm: Implementation, case: GemmCase) -> None:
+    outputs = gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
+    expected = oracle_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
+    assert outputs.dtype == np.int32
+    assert outputs.shape == expected.outputs.shape
+    assert outputs.tolist() == expected.outputs.tolist()
+
+
+@every_implementation
+@pytest.mark.parametrize("site", Site)
+@pytest.mark.parametrize("kind", Kind)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_each_site_and_kind_by_itself(gemm: Implementation, site: Site, kind: Kind, data: st.DataObject) -> None:
+    case = data.draw(gemm_cases(kinds=(), bypassing=False, least_rows_of_x=1))
+    config = case.config
+    cycles = gemm_timing(config, len(case.x), *case.w.shape).serial
+    fault = Fault(
+        row=0 if site == Site.ACCUMULATOR else data.draw(st.integers(0, config.rows - 1)),
+        col=data.draw(st.integers(0, config.cols - 1)),
+        site=site,
+        bit=data.draw(st.integers(0, site.bits(config) - 1)),
+        kind=kind,
+        cycle=data.draw(st.integers(0, cycles - 1)) if kind == Kind.FLIP else None,
+    )
+    faults = FaultMap.from_faults(config, [fault])
+    outputs = gemm(case.x, case.w, config, faults)
+    assert outputs.tolist() == oracle_gemm(case.x, case.w, config, faults).outputs.tolist()
+
+
+@every_implementation
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (64, 64), (130, 70)])
+def test_fault_free_arrays_multiply(gemm: Implementation, size: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for acc_bits in (16, 23, 32):
+        config = ArrayConfig(*size, acc_bits=acc_bits)
+        m, k, n = random.integers(1, 300, 3)
+        x, w = random.integers(-128, 128, (m, k)), random.integers(-128, 128, (k, n))
+        assert np.array_equal(gemm(x, w, config), wrap(x @ w, acc_bits))
+
+
+@every_implementation
+def test_long_streams_cross_the_engine_s_blocks(gemm: Implementation, seed: int) -> None:
+    # 2,500 rows of X: fault-free columns stay exact, and rows far apart see the same permanent faults.
+    random = np.random.default_rng(seed)
+    config = ArrayConfig(5, 7, acc_bits=24)
+    x, w = random.integers(-128, 128, (50, 9)), random.integers(-128, 128, (9, 12))
+    faults = sample_faults(config, FaultModel(0.4, sites=dict.fromkeys(Site, 1.0)), seed)
+    expected = oracle_gemm(x, w, config, faults).outputs
+    assert np.array_equal(gemm(np.tile(x, (50, 1)), w, config, faults), np.tile(expected, (50, 1)))
+
+
+@every_implementation
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_flips_late_in_a_long_fold(gemm: Implementation, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    config = ArrayConfig(2, 2)
+    x, w = random.integers(-128, 128, (1100, 3)), random.integers(-128, 128, (3, 2))
+    cycles = gemm_timing(config, 1100, 3, 2).serial
+    flips = [
+        Fault(
+            0 if site == Site.ACCUMULATOR else int(random.integers(2)),
+            int(random.integers(2)),
+            site,
+            int(random.integers(8)),
+            Kind.FLIP,
+            int(random.integers(cycles)),
+        )
+        for site in Site
+    ]
+    faults = FaultMap.from_faults(config, flips)
+    assert np.array_equal(gemm(x, w, config, faults), oracle_gemm(x, w, config, faults).outputs)
+
+
+@every_implementation
+@settings(max_examples=150)
+@given(case=gemm_cases(kinds=PERMANENT, bypassing=False))
+def test_required_bypass_leaves_exact_sums(gemm: Implementation, case: GemmCase) -> None:
+    config = case.config
+    table = case.faults.table
+    faults = FaultMap(config, table[table["site"] != Site.ACCUMULATOR])
+    bypass = faults.required_bypass()
+    outputs = gemm(case.x, case.w, config, faults, bypass=bypass)
+    k, n = case.w.shape
+    used = ~bypass[np.arange(k)[:, None] % config.rows, np.arange(n) % config.cols]
+    assert np.array_equal(outputs, wrap(case.x @ np.where(used, case.w, 0), config.acc_bits))
+
+
+@every_implementation
+@settings(max_examples=100)
+@given(data=st.data())
+def test_required_bypass_is_the_smallest(gemm: Implementation, data: st.DataObject) -> None:
+    """One fault; let one PE of the mask back in, and some operands come out wrong."""
+    case = data.draw(gemm_cases(kinds=(), bypassing=False))
+    config = case.config
+    site = data.draw(st.sampled_from([site for site in Site if site != Site.ACCUMULATOR]))
+    kind = data.draw(st.sampled_from(PERMANENT))
+    row, col = data.draw(st.integers(0, config.rows - 1)), data.draw(st.integers(0, config.cols - 1))
+    bit = data.draw(st.integers(0, site.bits(config) - 1))
+    faults = FaultMap.from_faults(config, [Fault(row, col, site, bit, kind)])
+    bypass = faults.required_bypass()
+    r, c = data.draw(st.sampled_from(np.argwhere(bypass).tolist()))
+    bypass[r, c] = False
+    # All pairs of one activation and one weight on the PE let back in show every value its nets can have.
+    acts, weights = np.arange(config.act_range[0], config.act_range[1] + 1), [*config.weight_range, 0, 1, -1]
+    x = np.zeros((len(acts), config.rows), np.int64)
+    x[:, r] = acts
+    for weight in weights:
+        w = np.zeros((config.rows, config.cols), np.int64)
+        w[r, c] = weight
+        exact = wrap(x @ w, config.acc_bits)
+        if not np.array_equal(gemm(x, w, config, faults, bypass=bypass), exact):
+            return
+    pytest.fail(f"PE ({r}, {c}) need not be bypassed for {next(iter(faults))}")
+
+
+@every_implementation
+@settings(max_examples=60)
+@given(case=gemm_cases(kinds=PERMANENT))
+def test_a_stuck_bit_ignores_flips(gemm: Implementation, case: GemmCase) -> None:
+    cycles = gemm_timing(case.config, len(case.x), *case.w.shape).serial
+    random = np.random.default_rng(0)
+    flips = [
+        Fault(fault.row, fault.col, fault.site, fault.bit, Kind.FLIP, int(random.integers(cycles)))
+        for fault in case.faults
+        if cycles
+    ]
+    both = FaultMap.from_faults(case.config, [*case.faults, *flips])
+    assert np.array_equal(
+        gemm(case.x, case.w, case.config, both, bypass=case.bypass),
+        gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass),
+    )
+
+
+@every_implementation
+def test_a_repeated_flip_is_one_flip(gemm: Implementation) -> None:
+    config = ArrayConfig(1, 1)
+    flip = Fault(0, 0, Site.PRODUCT, 3, Kind.FLIP, cycle=1)
+    once = gemm([[1]], [[1]], config, FaultMap.from_faults(config, [flip]))
+    assert once.tolist() == [[1 + 8]]
+    assert gemm([[1]], [[1]], config, FaultMap.from_faults(config, [flip, flip])).tolist() == once.tolist()
+
+
+@every_implementation
+def test_empty_input_gives_empty_output(gemm: Implementation) -> None:
+    config = ArrayConfig(4, 4)
+    assert gemm(np.zeros((0, 3), int), np.ones((3, 5), int), config).shape == (0, 5)
+
+
+@every_implementation
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"x": [[0.5]]}, TypeError, "x holds float64: expected integers"),
+        ({"w": [[True]]}, TypeError, "w holds bool: expected integers"),
+        ({"x": [[300]]}, ValueError, "x holds 300: expected -128..127"),
+        ({"w": [[-129]]}, ValueError, "w holds -129: expected -128..127"),
+        ({"x": [1]}, ValueError, "expected two dimensions"),
+        ({"x": [[1, 2]]}, ValueError, "with the same K"),
+        ({"w": np.zeros((1, 0), int)}, ValueError, "N >= 1"),
+        ({"x": np.zeros((2, 0), int), "w": np.zeros((0, 2), int)}, ValueError, "K >= 1"),
+        ({"faults": FaultMap(ArrayConfig(2, 3))}, ValueError, "faults are of another array"),
+        ({"bypass": np.zeros((3, 3), bool)}, ValueError, "expected \\(2, 2\\)"),
+        ({"bypass": np.zeros((2, 2), int)}, TypeError, "bypass holds int64: expected bool"),
+        (
+            {"faults": FaultMap.from_faults(ArrayConfig(2, 2), [Fault(0, 0, Site.PSUM, 0, Kind.FLIP, cycle=5)])},
+            ValueError,
+            "cycle 5, outside this GEMM of 5 cycles",
+        ),
+    ],
+)
+def test_bad_input_is_refused(
+    gemm: Implementation, change: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    arguments = {"x": [[1]], "w": [[1]], "config": ArrayConfig(2, 2), "faults": None, "bypass": None, **change}
+    with pytest.raises(kind, match=message):
+        gemm(**arguments)

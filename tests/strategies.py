@@ -1,0 +1,115 @@
+"""Random machines, operands and faults for differential tests; they shrink towards one small PE with one fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
+
+LARGEST_SIDE = 5
+LONGEST = 11
+
+
+@dataclass(frozen=True)
+class GemmCase:
+    """Everything one GEMM takes."""
+
+    config: ArrayConfig
+    x: npt.NDArray[np.int64]
+    w: npt.NDArray[np.int64]
+    faults: FaultMap
+    bypass: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        faults = "\n    ".join(str(fault) for fault in self.faults)
+        return (
+            f"{self.config}\nx={self.x.tolist()} {self.x.shape}\nw={self.w.tolist()} {self.w.shape}\n"
+            f"bypass={self.bypass.astype(int).tolist()}\nfaults:\n    {faults}"
+        )
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ArrayConfig:
+    """Every legal width, signed and unsigned activations, small arrays down to one PE."""
+    weight_bits, act_bits = draw(st.integers(2, 8)), draw(st.integers(2, 8))
+    return ArrayConfig(
+        rows=draw(st.integers(1, LARGEST_SIDE)),
+        cols=draw(st.integers(1, LARGEST_SIDE)),
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        act_signed=draw(st.booleans()),
+        acc_bits=draw(st.integers(weight_bits + act_bits, 32)),
+    )
+
+
+@st.composite
+def operands(draw: st.DrawFn, shape: tuple[int, int], limits: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Random, extreme, alternating or sparse integers."""
+    low, high = limits
+    rows, cols = shape
+    style = draw(st.sampled_from(["random", "lowest", "highest", "alternating", "sparse"]))
+    if style == "lowest":
+        return np.full(shape, low)
+    if style == "highest":
+        return np.full(shape, high)
+    if style == "alternating":
+        return np.where(np.add.outer(np.arange(rows), np.arange(cols)) % 2 == 0, low, high)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = random.integers(low, high + 1, shape)
+    return np.where(random.random(shape) < 0.15, values, 0) if style == "sparse" else values
+
+
+@st.composite
+def fault_maps(
+    draw: st.DrawFn, config: ArrayConfig, cycles: int, kinds: tuple[Kind, ...] = tuple(Kind), most: int = 12
+) -> FaultMap:
+    """A few faults anywhere, or many on one PE, row or column; never both stuck values on one bit."""
+    row_choice = st.integers(0, config.rows - 1)
+    col_choice = st.integers(0, config.cols - 1)
+    crowd = draw(st.sampled_from(["anywhere", "one row", "one column", "one PE"]))
+    if crowd in ("one row", "one PE"):
+        row_choice = st.just(draw(row_choice))
+    if crowd in ("one column", "one PE"):
+        col_choice = st.just(draw(col_choice))
+    if cycles == 0:
+        kinds = tuple(kind for kind in kinds if kind != Kind.FLIP)
+    chosen: dict[tuple[int, ...], Fault] = {}
+    for _ in range(draw(st.integers(0, most)) if kinds else 0):
+        site = draw(st.sampled_from(Site))
+        row = 0 if site == Site.ACCUMULATOR else draw(row_choice)
+        col = draw(col_choice)
+        bit = draw(st.integers(0, site.bits(config) - 1))
+        kind = draw(st.sampled_from(kinds))
+        cycle = draw(st.integers(0, cycles - 1)) if kind == Kind.FLIP else None
+        # One key for both stuck values of a bit, one for each flip.
+        key = (row, col, site, bit, -1 if cycle is None else cycle)
+        chosen[key] = Fault(row, col, site, bit, kind, cycle)
+    return FaultMap.from_faults(config, chosen.values())
+
+
+@st.composite
+def gemm_cases(
+    draw: st.DrawFn, kinds: tuple[Kind, ...] = tuple(Kind), *, bypassing: bool = True, least_rows_of_x: int = 0
+) -> GemmCase:
+    """A whole GEMM on a faulty array: empty, single-row and several-fold shapes, with and without bypass."""
+    config = draw(configs())
+    m, k, n = draw(st.integers(least_rows_of_x, 7)), draw(st.integers(1, LONGEST)), draw(st.integers(1, LONGEST))
+    faults = draw(fault_maps(config, gemm_timing(config, m, k, n).serial, kinds))
+    bypass = np.zeros((config.rows, config.cols), np.bool_)
+    if bypassing:
+        style = draw(st.sampled_from(["none", "random", "required"]))
+        if style == "random":
+            bypass = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(bypass.shape) < 0.3
+        elif style == "required":
+            bypass = faults.required_bypass()
+    return GemmCase(
+        config,
+        draw(operands((m, k), config.act_range)),
+        draw(operands((k, n), config.weight_range)),
+        faults,
+        bypass,
+    )
