@@ -22,10 +22,12 @@ def replaced(path: Path, *, copy: bool = False) -> Iterator[Path]:
         The file to write into.
 
     Raises:
-        OSError: the folder is missing or cannot be written to, or `path` is a folder.
+        OSError: the folder is missing or cannot be written to, or `path` is a folder or device.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected the name of a file")
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(f"{path} is not a regular file: expected the name of a file to write")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into; make it first")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()

@@ -1,0 +1,72 @@
+"""Array parameters: what is allowed, and what a wrong one says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator import ArrayConfig
+
+
+def test_derived_numbers() -> None:
+    config = ArrayConfig(4, 6, weight_bits=4, act_bits=3, acc_bits=9)
+    assert (config.product_bits, config.pe_count) == (7, 24)
+    assert config.weight_range == (-8, 7)
+    assert config.act_range == (-4, 3)
+    assert ArrayConfig(1, 1, act_signed=False).act_range == (0, 255)
+
+
+def test_defaults_are_int8_with_32_bit_sums() -> None:
+    assert ArrayConfig(2, 3) == ArrayConfig(2, 3, 8, 8, True, 32)
+
+
+def test_it_is_frozen_and_hashable() -> None:
+    config = ArrayConfig(2, 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rows = 5  # type: ignore[misc]
+    assert len({config, ArrayConfig(2, 3), ArrayConfig(3, 2)}) == 2
+
+
+def test_numpy_integers_become_integers() -> None:
+    assert type(ArrayConfig(np.int64(2), 3).rows) is int  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 0}, r"rows is 0: expected 1\.\.1024"),
+        ({"cols": 1025}, r"cols is 1025: expected 1\.\.1024"),
+        ({"weight_bits": 1}, r"weight_bits is 1: expected 2\.\.8"),
+        ({"weight_bits": 9}, r"weight_bits is 9: expected 2\.\.8"),
+        ({"act_bits": 1}, r"act_bits is 1: expected 2\.\.8"),
+        ({"act_bits": 9}, r"act_bits is 9: expected 2\.\.8"),
+        ({"acc_bits": 15}, r"acc_bits is 15: expected 16\.\.32 \(weight_bits \+ act_bits is the least\)"),
+        ({"acc_bits": 33}, r"acc_bits is 33: expected 16\.\.32"),
+    ],
+)
+def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ArrayConfig(**{"rows": 4, "cols": 4, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 2.0}, "rows is 2.0: expected an integer"),
+        ({"cols": "8"}, "cols is '8': expected an integer"),
+        ({"act_signed": 1}, "act_signed is 1: expected True or False"),
+    ],
+)
+def test_values_of_other_types_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ArrayConfig(**{"rows": 4, "cols": 4, **change})
+
+
+@pytest.mark.parametrize("weight_bits", range(2, 9))
+@pytest.mark.parametrize("act_bits", range(2, 9))
+def test_every_legal_width_is_accepted(weight_bits: int, act_bits: int) -> None:
+    for acc_bits in range(weight_bits + act_bits, 33):
+        assert ArrayConfig(1, 1, weight_bits, act_bits, False, acc_bits).product_bits <= acc_bits
