@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -101,11 +102,13 @@ class ChipLot:
         self.path = Path(path)
         self._file = _open(self.path)
         try:
-            self.config = _read_config(self._file, self.path)
-            self._faults, self._bypass, self._offsets, self.chip_ids = _read_index(self._file, self.path, self.config)
+            with _damage_reported(self.path):
+                self.config = _read_config(self._file, self.path)
+                index = _read_index(self._file, self.path, self.config)
         except BaseException:
             self._file.close()
             raise
+        self._faults, self._bypass, self._offsets, self.chip_ids = index
         self._position = {chip_id: position for position, chip_id in enumerate(self.chip_ids)}
 
     chip_ids: list[str]
@@ -151,11 +154,9 @@ class ChipLot:
 
     def _read(self, start: int, stop: int) -> Iterator[Chip]:
         offsets = self._offsets[start : stop + 1]
-        try:
+        with _damage_reported(self.path):
             table = self._faults[offsets[0] : offsets[-1]]
             masks = self._bypass[start:stop]
-        except OSError as error:
-            raise LotError(f"{self.path} is damaged: {_first_line(error)}") from error
         bits = np.unpackbits(masks, axis=1, count=self.config.pe_count).astype(np.bool_)
         for i in range(stop - start):
             chip_id = self.chip_ids[start + i]
@@ -270,6 +271,17 @@ def _append(dataset: h5py.Dataset, values: npt.NDArray[Any]) -> None:
     dataset[start:] = values
 
 
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 says of a damaged file, in errors of many types, into a `LotError`."""
+    try:
+        yield
+    except LotError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise LotError(f"{path} is damaged: {_first_line(error)}") from error
+
+
 def _open(path: Path) -> h5py.File:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; make a lot with `efat chips generate` or `efat chips import`")
@@ -327,11 +339,8 @@ def _read_index(
             f"{path}: offsets {found['offsets'].shape} and bypass {found['bypass'].shape} do not fit "
             f"{chips} chips of {config.rows}x{config.cols} PEs"
         )
-    try:
-        offsets = found["offsets"][:]
-        names = found["chip_ids"][:].tolist()
-    except OSError as error:
-        raise LotError(f"{path} is damaged: {_first_line(error)}") from error
+    offsets = found["offsets"][:]
+    names = found["chip_ids"][:].tolist()
     if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(found["faults"]):
         raise LotError(f"{path}: offsets do not divide its {len(found['faults'])} faults among {chips} chips")
     most = config.pe_count * _MOST_FAULTS_PER_PE
