@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -18,12 +17,12 @@ settings.register_profile(
 settings.load_profile("fresh")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed of hypothesis, unless one is given; workers of one run share it."""
-    if config.getoption("hypothesis_seed", None) is None:
+    """Choose the seed of hypothesis before it looks for one, unless one is given; workers of one run share it."""
+    if config.option.hypothesis_seed is None:
         worker_input = getattr(config, "workerinput", {})
-        seed = worker_input.get("seed", random.SystemRandom().randrange(1 << 32))
-        config.option.hypothesis_seed = str(seed)
+        config.option.hypothesis_seed = str(worker_input.get("seed", random.SystemRandom().randrange(1 << 32)))
 
 
 def pytest_configure_node(node: object) -> None:
@@ -31,11 +30,9 @@ def pytest_configure_node(node: object) -> None:
     node.workerinput["seed"] = int(node.config.option.hypothesis_seed)  # type: ignore[attr-defined]
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how to repeat the run."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return ""
-    return f"repeat with --hypothesis-seed={config.option.hypothesis_seed}"
+    terminalreporter.write_line(f"random inputs: repeat with --hypothesis-seed={config.option.hypothesis_seed}")
 
 
 @pytest.fixture
