@@ -7,7 +7,7 @@ is empty except for FLIPs (the column may be missing). A chip without faults is 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -115,14 +115,19 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
             unknown = [name for name in header if name not in COLUMNS]
             if missing or unknown or len(set(header)) != len(header):
                 raise LotError(f"{path}, line 1: header is {','.join(header)!r}: expected {','.join(COLUMNS)}")
+            first_line, read = reader.line_num, 0
             lines: list[int] = []
             listed: list[list[str]] = [[] for _ in header]
-            while block := list(islice(_numbered(reader, path, len(header)), _BLOCK_LINES)):
-                # Block by block: a list for every line of a long file would keep the garbage collector busy.
-                numbers, *cells = zip(*block, strict=True)
+            # Block by block: a list for every line of a long file would keep the garbage collector busy.
+            while block := list(islice(reader, _BLOCK_LINES)):
+                read += len(block)
+                numbers: Sequence[int] = range(reader.line_num - len(block) + 1, reader.line_num + 1)
+                numbers, block = _checked(path, len(header), numbers, block)
                 lines.extend(numbers)
-                for whole, part in zip(listed, cells, strict=True):
+                for whole, part in zip(listed, zip(*block, strict=True), strict=False):
                     whole.extend(part)
+            if reader.line_num != first_line + read:
+                raise LotError(f"{path}: a cell has a line break in it: expected one line for each fault")
     except (UnicodeDecodeError, csv.Error) as error:
         raise LotError(f"{path} is not a CSV file in UTF-8: {error}") from error
     columns = dict(zip(header, listed, strict=True))
@@ -136,13 +141,18 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
     return chips, lines, {name: columns[name] for name in COLUMNS[1:]}
 
 
-def _numbered(reader: Any, path: Path, width: int) -> Iterator[tuple[Any, ...]]:
-    """Line number and cells of each line that is not empty."""
-    for cells in reader:
-        if len(cells) == width:
-            yield reader.line_num, *cells
-        elif cells:
-            raise LotError(f"{path}, line {reader.line_num}: {len(cells)} cells: expected {width}, as in the header")
+def _checked(
+    path: Path, width: int, lines: Sequence[int], block: list[list[str]]
+) -> tuple[Sequence[int], list[list[str]]]:
+    """Lines without the empty ones; all must have as many cells as the header."""
+    widths = set(map(len, block))
+    if widths == {width}:
+        return lines, block
+    kept = [(line, cells) for line, cells in zip(lines, block, strict=True) if cells]
+    for line, cells in kept:
+        if len(cells) != width:
+            raise LotError(f"{path}, line {line}: {len(cells)} cells: expected {width}, as in the header")
+    return [line for line, _ in kept], [cells for _, cells in kept]
 
 
 def _codes(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

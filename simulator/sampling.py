@@ -18,6 +18,9 @@ PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 PE_SITES: tuple[Site, ...] = tuple(site for site in Site if site is not Site.ACCUMULATOR)
 
 
+_NO_PES = np.empty(0, np.int64)
+
+
 def _every_pe_site() -> dict[Site, float]:
     return dict.fromkeys(PE_SITES, 1.0)
 
@@ -136,7 +139,7 @@ def _place_clustered(
     col_tile = (np.arange(config.cols) + shift_cols) // side
     # The `count` largest Gumbel-shifted log densities are a weighted draw without replacement.
     score = log_density[row_tile[:, None], col_tile] + random.gumbel(size=(config.rows, config.cols))
-    return np.argsort(-score, axis=None, kind="stable")[:count]
+    return np.argpartition(score, config.pe_count - count, axis=None)[config.pe_count - count :] if count else _NO_PES
 
 
 def _place_lines(

@@ -111,6 +111,11 @@ def test_files_that_are_no_csv_are_refused(tmp_path: Path, content: bytes) -> No
         chips_of(tmp_path, content)
 
 
+def test_a_line_break_inside_a_cell_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LotError, match="a cell has a line break in it"):
+        chips_of(tmp_path, f'{HEADER}\n"a\nb",1,1,PSUM,3,STUCK_AT_0,\n')
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; expected a CSV file"):
         read_csv(tmp_path / "nothing.csv", CONFIG)
