@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from efat.fault_map_picture import SITE_COLORS
 from efat.inference import classify, run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
 from training.convert import convert, place
@@ -24,13 +25,6 @@ from training.workloads import load_workload
 SIZE = 32
 RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 MAPS = 12
-COLORS = {
-    Site.WEIGHT: "#4C78A8",
-    Site.WEIGHT_LOAD: "#72B7B2",
-    Site.ACTIVATION: "#F58518",
-    Site.PRODUCT: "#54A24B",
-    Site.PSUM: "#E45756",
-}
 
 
 def accuracies(images: int) -> dict[bool, npt.NDArray[np.float64]]:
@@ -64,7 +58,9 @@ def draw(
         1, 3, figsize=(13, 4.4), width_ratios=(1, 1.1, 1.15), layout="constrained"
     )
     chip.set_title(f"a chip: {len(faults)} of {faults.config.pe_count} PEs are broken")
-    for site, color in COLORS.items():
+    for site, color in SITE_COLORS.items():
+        if site is Site.ACCUMULATOR:
+            continue
         rows = faults.table[faults.table["site"] == site]
         chip.scatter(rows["col"], rows["row"], s=34, marker="s", color=color, label=site.name)
     chip.set(xlim=(-0.5, SIZE - 0.5), ylim=(SIZE - 0.5, -0.5), xlabel="column", ylabel="row", aspect="equal")

@@ -1,4 +1,7 @@
-"""Option types and small helpers that the commands share."""
+"""Option types and small helpers that the commands share.
+
+`click.ParamType` can be subscripted only from click 8.5 on; hence the unsubscripted base classes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ INPUT_FILE = click.Path(path_type=Path, readable=False)
 """A file to read; the command that reads it says what is wrong with it."""
 
 
-class ArraySize(click.ParamType[tuple[int, int]]):
+class ArraySize(click.ParamType):  # type: ignore[type-arg]
     """Rows and columns of an array, such as 64x64."""
 
     name = "ROWSxCOLS"
@@ -35,7 +38,7 @@ class ArraySize(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-class RateRange(click.ParamType[tuple[float, float]]):
+class RateRange(click.ParamType):  # type: ignore[type-arg]
     """A fraction, or a range of fractions LOW:HIGH."""
 
     name = "RATE|LOW:HIGH"
@@ -56,7 +59,7 @@ class RateRange(click.ParamType[tuple[float, float]]):
         return low, high
 
 
-class Weighted(click.ParamType[tuple[str, float]]):
+class Weighted(click.ParamType):  # type: ignore[type-arg]
     """A name, or a name and its relative weight NAME=WEIGHT.
 
     Args:

@@ -13,9 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command import refused, run
 
-from efat.cli import main
 from simulator import FaultMap, Kind, Site
 from simulator.chips import Chip, ChipLot
 
@@ -32,23 +31,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lot(folder: Path) -> Path:
     assert run(*GENERATE).exit_code == 0
     return folder / "lot.h5"
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
-
-
-def refused(*arguments: str) -> str:
-    """The one line that a command ends with that cannot be carried out."""
-    before = sorted(Path.cwd().iterdir())
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert sorted(Path.cwd().iterdir()) == before
-    errors = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert result.output.splitlines()[-1] == errors[0]
-    return errors[0].removeprefix("Error: ")
 
 
 def chips(path: Path) -> list[Chip]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command import refused, run
 from safetensors.torch import save_file
 from torch import nn
 
@@ -45,22 +45,6 @@ def lot(folder: Path) -> Path:
     ]
     write_lot(folder / "lot.h5", CONFIG, chips)
     return folder / "lot.h5"
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
-
-
-def refused(*arguments: str) -> str:
-    before = sorted(Path.cwd().iterdir())
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert sorted(Path.cwd().iterdir()) == before
-    assert result.output.count("Error: ") == 1
-    message = result.output.splitlines()[-1]
-    assert message.startswith("Error: ")
-    return message.removeprefix("Error: ")
 
 
 def test_numbers_are_those_of_the_engine(lot: Path) -> None:

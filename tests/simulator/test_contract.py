@@ -72,7 +72,8 @@ def test_fault_free_arrays_multiply(gemm: Implementation, size: tuple[int, int],
     random = np.random.default_rng(seed)
     for acc_bits in (16, 23, 32):
         config = ArrayConfig(*size, acc_bits=acc_bits)
-        m, k, n = random.integers(1, 300, 3)
+        # Up to five folds each way: 300 by 300 weights on one PE would be 90,000 folds.
+        m, k, n = random.integers(1, (300, 4 * config.rows + 2, 4 * config.cols + 2))
         x, w = random.integers(-128, 128, (m, k)), random.integers(-128, 128, (k, n))
         assert np.array_equal(gemm(x, w, config), wrap(x @ w, acc_bits))
 
