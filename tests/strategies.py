@@ -36,13 +36,15 @@ class GemmCase:
 def configs(draw: st.DrawFn) -> ArrayConfig:
     """Every legal width, signed and unsigned activations, small arrays down to one PE."""
     weight_bits, act_bits = draw(st.integers(2, 8)), draw(st.integers(2, 8))
+    least_acc_bits = weight_bits + act_bits
     return ArrayConfig(
         rows=draw(st.integers(1, LARGEST_SIDE)),
         cols=draw(st.integers(1, LARGEST_SIDE)),
         weight_bits=weight_bits,
         act_bits=act_bits,
         act_signed=draw(st.booleans()),
-        acc_bits=draw(st.integers(weight_bits + act_bits, 32)),
+        # Sums wrap often only in the narrowest accumulators.
+        acc_bits=draw(st.sampled_from([least_acc_bits, 32]) | st.integers(least_acc_bits, 32)),
     )
 
 
@@ -67,19 +69,22 @@ def operands(draw: st.DrawFn, shape: tuple[int, int], limits: tuple[int, int]) -
 def fault_maps(
     draw: st.DrawFn, config: ArrayConfig, cycles: int, kinds: tuple[Kind, ...] = tuple(Kind), most: int = 12
 ) -> FaultMap:
-    """A few faults anywhere, or many on one PE, row or column; never both stuck values on one bit."""
+    """A few faults anywhere, or many on one row, column, PE or net; never both stuck values on one bit."""
+    site_choice = st.sampled_from(Site)
     row_choice = st.integers(0, config.rows - 1)
     col_choice = st.integers(0, config.cols - 1)
-    crowd = draw(st.sampled_from(["anywhere", "one row", "one column", "one PE"]))
-    if crowd in ("one row", "one PE"):
+    crowd = draw(st.sampled_from(["anywhere", "one row", "one column", "one PE", "one net"]))
+    if crowd in ("one row", "one PE", "one net"):
         row_choice = st.just(draw(row_choice))
-    if crowd in ("one column", "one PE"):
+    if crowd in ("one column", "one PE", "one net"):
         col_choice = st.just(draw(col_choice))
+    if crowd == "one net":
+        site_choice = st.just(draw(site_choice))
     if cycles == 0:
         kinds = tuple(kind for kind in kinds if kind != Kind.FLIP)
     chosen: dict[tuple[int, ...], Fault] = {}
     for _ in range(draw(st.integers(0, most)) if kinds else 0):
-        site = draw(st.sampled_from(Site))
+        site = draw(site_choice)
         row = 0 if site == Site.ACCUMULATOR else draw(row_choice)
         col = draw(col_choice)
         bit = draw(st.integers(0, site.bits(config) - 1))

@@ -156,10 +156,10 @@ def test_required_bypass_is_the_smallest(gemm: Implementation, data: st.DataObje
 
 @every_implementation
 @settings(max_examples=60)
-@given(case=gemm_cases(kinds=PERMANENT))
-def test_a_stuck_bit_ignores_flips(gemm: Implementation, case: GemmCase) -> None:
+@given(case=gemm_cases(kinds=PERMANENT), flip_seed=st.integers(0, 2**32 - 1))
+def test_a_stuck_bit_ignores_flips(gemm: Implementation, case: GemmCase, flip_seed: int) -> None:
     cycles = gemm_timing(case.config, len(case.x), *case.w.shape).serial
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(flip_seed)
     flips = [
         Fault(fault.row, fault.col, fault.site, fault.bit, Kind.FLIP, int(random.integers(cycles)))
         for fault in case.faults

@@ -44,6 +44,9 @@ def test_weight_flip_lasts_to_the_end_of_the_fold() -> None:
     assert outputs(Fault(0, 0, Site.WEIGHT, 0, FLIP, cycle=3)) == [[19, 22], [40, 50]]
     # From cycle 2 on both rows: 1*4 + 14 = 18.
     assert outputs(Fault(0, 0, Site.WEIGHT, 0, FLIP, cycle=2)) == [[18, 22], [40, 50]]
+    # A second flip of the same bit brings the 5 back: row 0 meets 4, row 1 meets 5.
+    twice = [Fault(0, 0, Site.WEIGHT, 0, FLIP, cycle=cycle) for cycle in (2, 3)]
+    assert outputs(*twice) == [[18, 22], [43, 50]]
     # Cycle 1 is the last load cycle, which overwrites the register at its end; cycle 4 is after both rows have passed.
     assert outputs(Fault(0, 0, Site.WEIGHT, 0, FLIP, cycle=1)) == [[19, 22], [43, 50]]
     assert outputs(Fault(0, 0, Site.WEIGHT, 0, FLIP, cycle=4)) == [[19, 22], [43, 50]]
@@ -164,6 +167,10 @@ def test_sums_wrap() -> None:
     # Four products of 127 * 127 = 16129 make 64516, in 16 bits 64516 - 65536 = -1020.
     narrow = ArrayConfig(2, 2, acc_bits=16)
     assert simulate_gemm([[127] * 4], [[127]] * 4, narrow).outputs.tolist() == [[-1020]]
+    # 2 * 128 * 128 = 32768 is -32768, in the south register of PE (1, 0) after cycle 2 + 1.
+    trace = simulate_gemm([[-128, -128]], [[-128], [-128]], narrow, record=(3, 4)).trace
+    assert trace is not None
+    assert trace.south.tolist() == [[[0, 0], [-32768, 0]]]
 
 
 def test_unsigned_activations() -> None:
