@@ -69,27 +69,31 @@ def operands(draw: st.DrawFn, shape: tuple[int, int], limits: tuple[int, int]) -
 def fault_maps(
     draw: st.DrawFn, config: ArrayConfig, cycles: int, kinds: tuple[Kind, ...] = tuple(Kind), most: int = 12
 ) -> FaultMap:
-    """A few faults anywhere, or many on one row, column, PE or net; never both stuck values on one bit."""
-    site_choice = st.sampled_from(Site)
+    """A few faults anywhere, or many on one row, column, PE, net or bit; never both stuck values on one bit."""
+    site_choice, bit_choices = st.sampled_from(Site), {site: st.integers(0, site.bits(config) - 1) for site in Site}
     row_choice = st.integers(0, config.rows - 1)
     col_choice = st.integers(0, config.cols - 1)
-    crowd = draw(st.sampled_from(["anywhere", "one row", "one column", "one PE", "one net"]))
-    if crowd in ("one row", "one PE", "one net"):
+    crowd = draw(st.sampled_from(["anywhere", "one row", "one column", "one PE", "one net", "one bit"]))
+    if crowd not in ("anywhere", "one column"):
         row_choice = st.just(draw(row_choice))
-    if crowd in ("one column", "one PE", "one net"):
+    if crowd not in ("anywhere", "one row"):
         col_choice = st.just(draw(col_choice))
-    if crowd == "one net":
+    if crowd in ("one net", "one bit"):
         site_choice = st.just(draw(site_choice))
+    if crowd == "one bit":
+        bit_choices = {site: st.just(draw(choice)) for site, choice in bit_choices.items()}
     if cycles == 0:
         kinds = tuple(kind for kind in kinds if kind != Kind.FLIP)
+    first_flip = draw(st.integers(0, max(0, cycles - 1)))
+    last_flip = draw(st.sampled_from([cycles - 1, min(first_flip + 5, cycles - 1)]))
     chosen: dict[tuple[int, ...], Fault] = {}
     for _ in range(draw(st.integers(0, most)) if kinds else 0):
         site = draw(site_choice)
         row = 0 if site == Site.ACCUMULATOR else draw(row_choice)
         col = draw(col_choice)
-        bit = draw(st.integers(0, site.bits(config) - 1))
+        bit = draw(bit_choices[site])
         kind = draw(st.sampled_from(kinds))
-        cycle = draw(st.integers(0, cycles - 1)) if kind == Kind.FLIP else None
+        cycle = draw(st.integers(first_flip, last_flip)) if kind == Kind.FLIP else None
         # One key for both stuck values of a bit, one for each flip.
         key = (row, col, site, bit, -1 if cycle is None else cycle)
         chosen[key] = Fault(row, col, site, bit, kind, cycle)
