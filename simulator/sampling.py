@@ -139,7 +139,10 @@ def _place_clustered(
     col_tile = (np.arange(config.cols) + shift_cols) // side
     # The `count` largest Gumbel-shifted log densities are a weighted draw without replacement.
     score = log_density[row_tile[:, None], col_tile] + random.gumbel(size=(config.rows, config.cols))
-    return np.argpartition(score, config.pe_count - count, axis=None)[config.pe_count - count :] if count else _NO_PES
+    if not count:
+        return _NO_PES
+    # Sorted, because the order that a partition leaves depends on the processor's vector instructions.
+    return np.sort(np.argpartition(score, config.pe_count - count, axis=None)[config.pe_count - count :])
 
 
 def _place_lines(

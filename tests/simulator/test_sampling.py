@@ -31,6 +31,17 @@ def test_a_seed_gives_one_map(pattern: Any) -> None:
     assert sample_faults(CONFIG, model, np.random.SeedSequence(7)) == sample_faults(CONFIG, model, 7)
 
 
+def test_a_seed_gives_one_map_on_every_processor(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    def other_partition(values: Any, kth: int, axis: None) -> Any:
+        order = np.argsort(values, axis=axis)
+        return np.concatenate([order[:kth][::-1], order[kth : kth + 1], order[kth + 1 :][::-1]])
+
+    model = FaultModel(0.05, pattern="clustered")
+    faults = sample_faults(CONFIG, model, seed)
+    monkeypatch.setattr(np, "argpartition", other_partition)
+    assert sample_faults(CONFIG, model, seed) == faults
+
+
 def counts(faults: FaultMap, field: str) -> dict[int, int]:
     values, number = np.unique(faults.table[field], return_counts=True)
     return dict(zip(values.tolist(), number.tolist(), strict=True))
