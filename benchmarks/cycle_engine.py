@@ -52,7 +52,7 @@ def numpy_gemm(x: IntArray, w: IntArray, faults: FaultMap) -> IntArray:
         shift = (arriving & masks["load_keep"]) | masks["load_force"]
     weight = (shift & masks["weight_keep"]) | masks["weight_force"]
 
-    accumulator_keep, accumulator_force = (mask[0].astype(np.int32) for mask in stuck_masks(faults, Site.ACCUMULATOR))
+    accumulator_keep, accumulator_force = (mask[0] for mask in stuck_masks(faults, Site.ACCUMULATOR, np.int32))
     east = np.zeros((rows, cols), np.int32)
     south = np.zeros((rows, cols), np.int32)
     outputs = np.zeros((m, cols), np.int32)

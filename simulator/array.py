@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,24 +91,36 @@ def simulate_gemm(
         trace=trace,
     )
     sums = np.zeros((n, m), np.int32)
-    keep, force = (masks[0].astype(np.int32)[:, None] for masks in stuck_masks(faults, Site.ACCUMULATOR))
+    keep, force = (masks[0, :, None] for masks in stuck_masks(faults, Site.ACCUMULATOR, np.int32))
     accumulators_stuck = len(faults.unusable_columns()) > 0
     cycles = 0
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) if workers > 1 else _SameThread() as pool:
         for fold, outputs, stepped in run.folds(pool, workers):
             cycles += stepped
             columns = slice(0, fold.used_cols)
             stored = sums[fold.n_start : fold.n_stop]
             stored += outputs
-            upset_column, upset_row, upset_mask = run.flips.of_accumulators(fold.index, m)
-            used = upset_column < fold.used_cols
-            np.bitwise_xor.at(stored, (upset_column[used], upset_row[used]), upset_mask[used])
+            if run.flips.on_accumulators:
+                column, row_of_x, mask = run.flips.of_accumulators(fold.index, m)
+                used = column < fold.used_cols
+                np.bitwise_xor.at(stored, (column[used], row_of_x[used]), mask[used])
             if accumulators_stuck:
                 stored &= keep[columns]
                 stored |= force[columns]
     if trace is not None:
         trace = _wrap_trace(trace, config)
-    return GemmResult(wrap(np.ascontiguousarray(sums.T), config.acc_bits), cycles, timing, trace)
+    if config.acc_bits < 32:
+        sums = wrap(sums, config.acc_bits)
+    return GemmResult(np.ascontiguousarray(sums.T), cycles, timing, trace)
+
+
+class _SameThread(Executor):
+    """Runs what is submitted at once: with one worker, a thread of its own would cost more than a small fold."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments, **named))
+        return future
 
 
 @dataclass(frozen=True)

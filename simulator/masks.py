@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from simulator.faults import BoolArray, FaultMap, Kind, Site
 from simulator.timing import load_cycles
 
 Int16Array = npt.NDArray[np.int16]
+_Integer = TypeVar("_Integer", np.int16, np.int32)
 
 CLEAN, MASKED, BYPASSED = 0, 1, 2
 """What the datapath of a PE does: multiply and add; the same with stuck bits; pass the partial sum on."""
@@ -48,19 +49,22 @@ def is_signed(site: Site, config: ArrayConfig) -> bool:
     return site is not Site.ACTIVATION or config.act_signed
 
 
-def stuck_masks(faults: FaultMap, site: Site) -> tuple[Int64Array, Int64Array]:
-    """The `keep` and `force` masks of one site's permanent faults, int64 [rows, cols] (row 0 for ACCUMULATOR)."""
+def stuck_masks(
+    faults: FaultMap, site: Site, dtype: type[_Integer]
+) -> tuple[npt.NDArray[_Integer], npt.NDArray[_Integer]]:
+    """The `keep` and `force` masks of one site's permanent faults, [rows, cols] (row 0 for ACCUMULATOR)."""
     config = faults.config
-    table = faults.table[faults.table["site"] == site]
-    patterns = []
-    for kind in (Kind.STUCK_AT_0, Kind.STUCK_AT_1):
-        stuck = table[table["kind"] == kind]
-        pattern = np.zeros((config.rows, config.cols), np.int64)
-        np.bitwise_or.at(pattern, (stuck["row"], stuck["col"]), np.int64(1) << stuck["bit"].astype(np.int64))
-        patterns.append(pattern)
-    stuck_at_0, stuck_at_1 = patterns
     bits, signed = site.bits(config), is_signed(site, config)
-    return as_number(~stuck_at_0, bits, signed=signed), as_number(stuck_at_1, bits, signed=signed)
+    shape = (config.rows, config.cols)
+    keep = np.full(shape, as_number(-1, bits, signed=signed), dtype)
+    force = np.zeros(shape, dtype)
+    table = faults.table[faults.table["site"] == site]
+    if len(table):
+        bit = as_number(np.int64(1) << table["bit"].astype(np.int64), bits, signed=signed).astype(dtype)
+        at_0, at_1 = table["kind"] == Kind.STUCK_AT_0, table["kind"] == Kind.STUCK_AT_1
+        np.bitwise_and.at(keep, (table["row"][at_0], table["col"][at_0]), ~bit[at_0])
+        np.bitwise_or.at(force, (table["row"][at_1], table["col"][at_1]), bit[at_1])
+    return keep, force
 
 
 def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
@@ -70,11 +74,11 @@ def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
         faults: faults of the array; FLIPs are left out.
         bypass: bool [rows, cols].
     """
-    load_keep, load_force = stuck_masks(faults, Site.WEIGHT_LOAD)
-    weight_keep, weight_force = stuck_masks(faults, Site.WEIGHT)
-    act_keep, act_force = stuck_masks(faults, Site.ACTIVATION)
-    product_keep, product_force = stuck_masks(faults, Site.PRODUCT)
-    psum_keep, psum_force = stuck_masks(faults, Site.PSUM)
+    load_keep, load_force = stuck_masks(faults, Site.WEIGHT_LOAD, np.int16)
+    weight_keep, weight_force = stuck_masks(faults, Site.WEIGHT, np.int16)
+    act_keep, act_force = stuck_masks(faults, Site.ACTIVATION, np.int16)
+    product_keep, product_force = stuck_masks(faults, Site.PRODUCT, np.int16)
+    psum_keep, psum_force = stuck_masks(faults, Site.PSUM, np.int32)
     role = np.full(bypass.shape, CLEAN, np.uint8)
     permanent = faults.table[faults.table["kind"] != Kind.FLIP]
     datapath = permanent[np.isin(permanent["site"], (Site.ACTIVATION, Site.PRODUCT, Site.PSUM))]
@@ -84,16 +88,16 @@ def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
     load = permanent[permanent["site"] == Site.WEIGHT_LOAD]
     load_stuck[load["row"], load["col"]] = True
     return PeMasks(
-        load_keep=load_keep.astype(np.int16),
-        load_force=load_force.astype(np.int16),
-        weight_keep=weight_keep.astype(np.int16),
-        weight_force=weight_force.astype(np.int16),
-        act_keep=act_keep.astype(np.int16),
-        act_force=act_force.astype(np.int16),
-        product_keep=product_keep.astype(np.int16),
-        product_force=product_force.astype(np.int16),
-        psum_keep=psum_keep.astype(np.int32),
-        psum_force=psum_force.astype(np.int32),
+        load_keep=load_keep,
+        load_force=load_force,
+        weight_keep=weight_keep,
+        weight_force=weight_force,
+        act_keep=act_keep,
+        act_force=act_force,
+        product_keep=product_keep,
+        product_force=product_force,
+        psum_keep=psum_keep,
+        psum_force=psum_force,
         load_stuck=load_stuck,
         # A copy: Numba compiles anew for arrays that are read-only.
         bypass=np.array(bypass, order="C"),
@@ -111,6 +115,9 @@ class FoldFlips(NamedTuple):
     """Clock cycle within the fold; the first `rows` cycles load."""
     mask: Int32Array
     """The bit to invert, as a number of its net."""
+
+
+NO_FLIPS = FoldFlips(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int32))
 
 
 class Flips:
@@ -142,6 +149,8 @@ class Flips:
 
     def of_fold(self, fold: int) -> FoldFlips:
         """The flips inside PEs during fold number `fold`."""
+        if not len(self._pe_flips):
+            return NO_FLIPS
         table = self._in_fold(self._pe_flips, fold)
         # A weight register upset while weights load is overwritten before it is used.
         overwritten = (table["site"] == Site.WEIGHT) & (self._cycle_in_fold(table) < load_cycles(self._config))
@@ -152,8 +161,15 @@ class Flips:
             chosen = table["site"] == site
             pattern = np.int64(1) << table["bit"][chosen].astype(np.int64)
             mask[chosen] = as_number(pattern, site.bits(self._config), signed=is_signed(site, self._config))
-        first = np.searchsorted(pe, np.arange(self._config.pe_count + 1)) if len(pe) else np.empty(0, np.int64)
-        return FoldFlips(first.astype(np.int64), table["site"].copy(), self._cycle_in_fold(table), mask)
+        if not len(pe):
+            return NO_FLIPS
+        first = np.searchsorted(pe, np.arange(self._config.pe_count + 1)).astype(np.int64)
+        return FoldFlips(first, table["site"].copy(), self._cycle_in_fold(table), mask)
+
+    @property
+    def on_accumulators(self) -> bool:
+        """Whether any flip is of a column accumulator."""
+        return len(self._accumulator_flips) > 0
 
     def of_accumulators(self, fold: int, m: int) -> tuple[Int64Array, Int64Array, Int32Array]:
         """Column, row of X and bit mask of each accumulator write that a flip spoils in fold number `fold`."""
