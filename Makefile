@@ -26,6 +26,7 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/cycle_engine.py

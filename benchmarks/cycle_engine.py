@@ -1,8 +1,10 @@
 """How fast does the cycle engine step the array, and what limits it?
 
 Prints PE-cycles/s and multiply-accumulates/s over array size, fault rate and threads, beside a NumPy stepping of the
-same machine measured in the same run, the share of the time that the engine's inner loop takes, and images/s of a
-whole network. Run: python benchmarks/cycle_engine.py [--quick]
+same machine measured in the same run; the engine's parts by themselves, down to a fault-free PE on data in the
+first-level cache, which is the limit; and images/s of a whole network.
+
+Run: python benchmarks/cycle_engine.py [--quick]
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from rich.table import Table
 
 from efat.inference import classify, run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, GemmResult, sample_faults, simulate_gemm
+from simulator.cycle import BLOCK_CYCLES, Tape, _kernel, _step_clean, load_weights, stream
 from simulator.faults import Site
-from simulator.masks import PeMasks, pe_masks, stuck_masks
+from simulator.masks import NO_FLIPS, PeMasks, pe_masks, stuck_masks
 from simulator.timing import stream_cycles
 from training.convert import convert
 from training.layers import Accelerator
@@ -70,7 +73,8 @@ def numpy_gemm(x: IntArray, w: IntArray, faults: FaultMap) -> IntArray:
         leaving = cycle - (rows - 1) - column
         written = (leaving >= 0) & (leaving < m)
         outputs[leaving[written], column[written]] = south[-1, written]
-    return ((outputs & accumulator_keep) | accumulator_force)[:, :n]
+    outputs = (outputs & accumulator_keep) | accumulator_force
+    return outputs[:, :n]
 
 
 def best_of(function: Callable[[], object], repeats: int) -> float:
@@ -116,6 +120,43 @@ def gemm_rows(table: Table, sizes: list[int], rates: list[float], threads: list[
                 )
 
 
+@_kernel
+def step_one_pe(act: npt.NDArray[np.int16], psum: IntArray, weight: int, visits: int) -> None:
+    """Visit one fault-free PE again and again: its lines never leave the first-level cache."""
+    for _ in range(visits):
+        _step_clean(act, psum, weight)
+
+
+def limit_rows(table: Table, m: int) -> None:
+    """One 128x128 fold on one core: one PE alone, the streaming kernel, the whole call."""
+    config = ArrayConfig(128, 128)
+    random = np.random.default_rng(0)
+    x = random.integers(-128, 128, (m, 128), dtype=np.int32)
+    w = random.integers(-128, 128, (128, 128), dtype=np.int32)
+    faults = sample_faults(config, FaultModel(0.01), seed=1)
+    cycles = stream_cycles(config, m)
+    nothing = np.empty((0, 0, 0), np.int32)
+    tape = Tape(0, nothing, nothing, nothing, nothing, nothing)
+    acts, outputs = np.ascontiguousarray(x.T, np.int16), np.zeros((128, m), np.int32)
+    masks = pe_masks(faults, np.zeros((128, 128), np.bool_))
+    weights = load_weights(w.astype(np.int16), 128, masks, NO_FLIPS, tape)
+    act, psum = np.ones(BLOCK_CYCLES, np.int16), np.zeros(BLOCK_CYCLES, np.int32)
+    step_one_pe(act, psum, 3, 1)
+    one_pe = best_of(lambda: step_one_pe(act, psum, 3, 10_000), 7)
+    streaming = best_of(
+        lambda: stream(acts, weights, 128, masks, NO_FLIPS, tape, 0, 0, cycles, outputs),
+        7,
+    )
+    whole = best_of(lambda: simulate_gemm(x, w, config, faults, threads=1), 7)
+    limit = 10_000 * BLOCK_CYCLES / one_pe
+    for name, rate in (
+        ("one fault-free PE, lines in first-level cache", limit),
+        ("streaming kernel, 1 % faulty", config.pe_count * cycles / streaming),
+        ("simulate_gemm, 1 % faulty", config.pe_count * (config.rows + cycles) / whole),
+    ):
+        table.add_row(name, f"{rate / 1e9:.2f}", f"{rate / limit:.0%}")
+
+
 def network_rows(table: Table, images: int) -> None:
     """Images/s of the packaged network on chips of several sizes."""
     workload = load_workload("digits-cnn")
@@ -147,7 +188,7 @@ def main() -> None:
     console = Console()
     console.print(
         f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}, "
-        f"torch {torch.__version__}, {numba.core.config.NUMBA_NUM_THREADS} threads, {platform.machine()}, {cores} cores"
+        f"torch {torch.__version__}, {platform.machine()}, {cores} cores"
     )
     m = 2048
     table = Table(title=f"One GEMM of {m} x R by R x C on an R x C array, best of 7 (NumPy: one run of 256 rows)")
@@ -156,6 +197,12 @@ def main() -> None:
     sizes, rates = ([128], [0.01]) if quick else ([8, 32, 128, 256], [0.0, 0.01, 0.1, 1.0])
     gemm_rows(table, sizes, rates, sorted({1, cores}), m)
     console.print(table)
+    limits = Table(title="128x128, one core: the parts and the limit")
+    limits.add_column("part")
+    limits.add_column("G PE-cycles/s", justify="right")
+    limits.add_column("of the limit", justify="right")
+    limit_rows(limits, m)
+    console.print(limits)
     networks = Table(title="digits-cnn with 1 % of PEs faulty, all threads")
     for heading in ("array", "images/s", "M clock cycles/s"):
         networks.add_column(heading, justify="right")
