@@ -73,7 +73,8 @@ def numpy_gemm(x: IntArray, w: IntArray, faults: FaultMap) -> IntArray:
         leaving = cycle - (rows - 1) - column
         written = (leaving >= 0) & (leaving < m)
         outputs[leaving[written], column[written]] = south[-1, written]
-    outputs = (outputs & accumulator_keep) | accumulator_force
+    outputs &= accumulator_keep
+    outputs |= accumulator_force
     return outputs[:, :n]
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from simulator.cycle import Tape
 
 
+_WORK_PER_THREAD = 8_000_000
+"""PE-cycles, about a millisecond's, below which another thread costs more than it does."""
+
+
 @dataclass(frozen=True)
 class GemmResult:
     """What one GEMM on the array gave.
@@ -60,7 +64,7 @@ def simulate_gemm(
         faults: what is broken in it; None for nothing.
         bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
         record: window of clock cycles (first, one past the last) whose registers to return.
-        threads: threads to work in parallel; None for one per available core. Results do not depend on it.
+        threads: most threads to work in parallel; None for one per available core. Results do not depend on it.
 
     Returns:
         Outputs, cycle counts and, if asked for, the trace.
@@ -78,9 +82,9 @@ def simulate_gemm(
     if faults.config != config:
         raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
     bypassed = _bypass_mask(bypass, config)
-    workers = _worker_count(threads)
     (m, k), n = acts.shape, weights.shape[1]
     timing = gemm_timing(config, m, k, n)
+    workers = min(_worker_count(threads), 1 + config.rows * min(config.cols, n) * timing.serial // _WORK_PER_THREAD)
     trace = _empty_trace(config, check_window(config, record, timing.serial)) if record is not None else None
     run = _GemmRun(
         config=config,

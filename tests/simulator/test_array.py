@@ -53,7 +53,10 @@ def test_trace_crosses_the_engine_s_blocks(seed: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3000, 4, 4), (3000, 30, 4), (50, 40, 40), (2200, 9, 20)])
-def test_results_do_not_depend_on_the_number_of_threads(shape: tuple[int, int, int], seed: int) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(
+    shape: tuple[int, int, int], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulator.array._WORK_PER_THREAD", 1)
     random = np.random.default_rng(seed)
     m, k, n = shape
     config = ArrayConfig(8, 6)
