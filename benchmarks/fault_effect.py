@@ -24,10 +24,9 @@ from training.workloads import load_workload
 
 SIZE = 32
 RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-MAPS = 12
 
 
-def accuracies(images: int) -> dict[bool, npt.NDArray[np.float64]]:
+def accuracies(images: int, maps: int) -> dict[bool, npt.NDArray[np.float64]]:
     """Accuracy [rates, maps] of digits-cnn, by whether the required PEs are bypassed."""
     workload = load_workload("digits-cnn")
     config = ArrayConfig(SIZE, SIZE)
@@ -35,9 +34,9 @@ def accuracies(images: int) -> dict[bool, npt.NDArray[np.float64]]:
     pictures, labels = workload.test.images[:images], workload.test.labels[:images]
     place(network, Accelerator(config, engine="exact"))
     fault_free = classify(network, pictures, images)
-    found = {bypass: np.zeros((len(RATES), MAPS)) for bypass in (False, True)}
+    found = {bypass: np.zeros((len(RATES), maps)) for bypass in (False, True)}
     for i, rate in track(list(enumerate(RATES)), description="chips"):
-        for j in range(MAPS):
+        for j in range(maps):
             faults = sample_faults(config, FaultModel(rate), np.random.SeedSequence(1, spawn_key=(i, j)))
             for bypass, values in found.items():
                 mask = faults.required_bypass() if bypass else None
@@ -91,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--png", type=Path, help="draw the picture into this file")
     parser.add_argument("--images", type=int, default=360, help="test images (default: 360)")
+    parser.add_argument("--maps", type=int, default=12, help="fault maps per rate (default: 12)")
     arguments = parser.parse_args()
 
     config = ArrayConfig(SIZE, SIZE)
@@ -100,8 +100,10 @@ def main() -> None:
     faults = sample_faults(config, FaultModel(0.01), seed=8)
     changed = np.abs(simulate_gemm(x, w, config, faults).outputs.astype(np.int64) - x @ w)
 
-    found = accuracies(arguments.images)
-    table = Table(title=f"digits-cnn, {SIZE}x{SIZE}, {MAPS} uniform fault maps per rate, {arguments.images} images")
+    found = accuracies(arguments.images, arguments.maps)
+    table = Table(
+        title=f"digits-cnn, {SIZE}x{SIZE}, {arguments.maps} uniform fault maps per rate, {arguments.images} images"
+    )
     for heading in ("faulty PEs", "as they are: mean", "min", "max", "bypassed: mean", "min", "max"):
         table.add_column(heading, justify="right")
     for i, rate in enumerate(RATES):

@@ -1,0 +1,26 @@
+"""Benchmarks run and print their tables; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+RUNS = {
+    "cycle_engine.py": (["--quick"], ["G PE-cycles/s", "images/s", "of the limit"]),
+    "fault_effect.py": (["--images", "20", "--maps", "1", "--png", "effect.png"], ["as they are", "wrote effect.png"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
+def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
+    arguments, expected = RUNS[name]
+    command = [sys.executable, str(BENCHMARKS / name), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for text in expected:
+        assert text in done.stdout
