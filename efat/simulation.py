@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from efat.inference import Accuracy, ChipReport, LayerReport, Progress, classify, measure_accuracy, run_chip
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
+from simulator.faults import BoolArray
 from training.calibration import Method
 from training.convert import convert, place
 from training.errors import InputError
@@ -29,7 +29,7 @@ class Simulation:
         data_name: name of the data set.
         config: the array of the lot.
         engine: the engine that runs the chips.
-        bypass: whether the PEs that the faults require to be bypassed are.
+        bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
@@ -79,8 +79,12 @@ class Simulation:
         mask = self._bypass_mask(chip)
         return 0 if mask is None else int(mask.sum())
 
-    def _bypass_mask(self, chip: Chip) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        return chip.faults.required_bypass() if self.bypass else None
+    def _bypass_mask(self, chip: Chip) -> BoolArray | None:
+        """What the chip's fuses bypass and, if asked for, what its faults require."""
+        if not self.bypass:
+            return chip.bypass
+        required = chip.faults.required_bypass()
+        return required if chip.bypass is None else required | chip.bypass
 
     def as_dict(self, clock_mhz: float) -> dict[str, Any]:
         """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
@@ -161,7 +165,7 @@ def prepare(
         engine: engine that runs the chips.
         images: number of test images; None for all.
         batch: images per GEMM.
-        bypass: bypass the PEs that the faults require to be bypassed.
+        bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
         calibration: how the activations' scales are chosen.
         threads: threads of the cycle engine; None for one per core.
 
@@ -170,7 +174,7 @@ def prepare(
         ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
     """
     with ChipLot(lot) as opened:
-        chosen = [opened[chip_id] for chip_id in (chips or opened.chip_ids)]
+        chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
         config = opened.config
     if not chosen:
         raise InputError(f"{lot} has no chips: generate or import some first")

@@ -39,7 +39,8 @@ _SITE_LETTERS = {
 
 def chip_dict(chip: Chip) -> dict[str, Any]:
     """A chip's summary, as JSON takes it."""
-    return {"chip": chip.id, **chip.faults.summary(), "digest": chip.faults.digest()}
+    fused = 0 if chip.bypass is None else int(chip.bypass.sum())
+    return {"chip": chip.id, **chip.faults.summary(), "bypassed_by_fuses": fused, "digest": chip.faults.digest()}
 
 
 def show_lot(lot: ChipLot, console: Console) -> None:
@@ -86,6 +87,7 @@ def show_chip(chip: Chip, console: Console) -> None:
         f"[bold]{chip.id}[/bold]: {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
         f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
         f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
+        + ("" if chip.bypass is None else f"; fuses bypass {int(chip.bypass.sum())} PEs")
     )
     for line in _map_lines(chip):
         console.print(line, no_wrap=True, overflow="crop")

@@ -45,7 +45,11 @@ Examples:
 )
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to classify.  [default: all]")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per GEMM.")
-@click.option("--bypass", is_flag=True, help="Bypass the PEs that the faults require to be bypassed.")
+@click.option(
+    "--bypass",
+    is_flag=True,
+    help="Bypass the PEs that the faults require, beside those that a chip's fuses bypass already.",
+)
 @click.option(
     "--calibration",
     type=click.Choice(["max", "percentile", "mse"]),

@@ -108,6 +108,22 @@ def test_bypass_and_chip_selection(lot: Path) -> None:
     assert "1 chips have broken column accumulators, which no bypass hides" in result.output
 
 
+def test_what_a_chips_fuses_bypass_is_bypassed(folder: Path) -> None:
+    faults = FaultMap.from_faults(CONFIG, [Fault(3, 2, Site.PSUM, 30, Kind.STUCK_AT_1)])
+    fused = np.zeros((32, 32), bool)
+    fused[3, 2] = True
+    more = fused.copy()
+    more[0, 0] = True
+    write_lot("lot.h5", CONFIG, [Chip("bare", faults), Chip("fused", faults, fused), Chip("more", faults, more)])
+    run(*SIMULATE, "--json", "plain.json")
+    run(*SIMULATE, "--json", "bypassed.json", "--bypass")
+    plain, bypassed = (json.loads(Path(name).read_text())["chips"] for name in ("plain.json", "bypassed.json"))
+    assert [chip["bypassed_pes"] for chip in plain] == [0, 1, 2]
+    assert [chip["bypassed_pes"] for chip in bypassed] == [1, 1, 2]
+    assert plain[1]["layers"] == bypassed[0]["layers"] == bypassed[1]["layers"] != plain[0]["layers"]
+    assert plain[2]["layers"] == bypassed[2]["layers"] != plain[1]["layers"]
+
+
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 def test_calibration_methods(lot: Path, method: str) -> None:
     assert run(*SIMULATE, "--chip", "good", "--calibration", method, "--json", "result.json").exit_code == 0
