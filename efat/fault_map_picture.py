@@ -35,7 +35,8 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
     config = chip.faults.config
     table = chip.faults.table
     required = chip.faults.required_bypass()
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    height = float(np.clip(5.5 * config.rows / config.cols, 2, 11))
+    figure = Figure(figsize=(8, height + 1.3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     background = np.ones((config.rows, config.cols, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from efat.cli.render import results_table
+from efat.cli.render import counted, results_table
 from simulator import Site
 from simulator.chips import Chip, ChipLot
 
@@ -43,8 +44,8 @@ def chip_dict(chip: Chip) -> dict[str, Any]:
     return {"chip": chip.id, **chip.faults.summary(), "bypassed_by_fuses": fused, "digest": chip.faults.digest()}
 
 
-def show_lot(lot: ChipLot, console: Console) -> None:
-    """Print a row for each chip (the first ones of a long lot), and the lot's totals."""
+def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) -> None:
+    """Print a row for each chip (the first ones of a long lot), and the lot's totals; `progress` counts chips."""
     config = lot.config
     sign = "signed" if config.act_signed else "unsigned"
     source = lot.provenance.get("source", "unknown source")
@@ -55,7 +56,7 @@ def show_lot(lot: ChipLot, console: Console) -> None:
         right=["faults", "faulty PEs", "rate", "must bypass", "unusable columns", "digest"],
     )
     rates, bypasses = [], []
-    for position, chip in enumerate(lot):
+    for position, chip in enumerate(counted(lot, progress)):
         summary = chip.faults.summary()
         rates.append(summary["fault_rate"])
         bypasses.append(summary["required_bypass_rate"])

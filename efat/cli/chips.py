@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,16 +152,18 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
     if json_path is not None and str(json_path) != "-":
         check_output(json_path)
     from efat.cli.chip_tables import chip_dict, show_chip, show_lot
-    from efat.cli.render import console
+    from efat.cli.render import console, counted, progress_bar
     from simulator.chips import ChipLot
 
     with ChipLot(lot) as opened:
         if chip_id is None:
             if json_path is not None:
-                rows = [chip_dict(chip) for chip in opened]
+                with progress_bar("chips", len(opened)) as progress:
+                    rows = [chip_dict(chip) for chip in counted(opened, progress)]
                 write_json(json_path, {"provenance": opened.provenance, "chips": rows})
             if str(json_path) != "-":
-                show_lot(opened, console())
+                with progress_bar("chips", len(opened)) as progress:
+                    show_lot(opened, console(), progress)
             return
         chip = opened[chip_id]
     if json_path is not None:
@@ -225,18 +226,12 @@ Example:
 def export(lot: Path, output: Path, force: bool) -> None:
     """Write the faults of a LOT as CSV, a line for each fault."""
     check_output(output, force=force)
-    from efat.cli.render import progress_bar
+    from efat.cli.render import counted, progress_bar
     from simulator.chips import ChipLot
     from simulator.chips_csv import write_csv
 
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
-
-        def counted() -> Iterator[Chip]:
-            for chip in opened:
-                yield chip
-                progress(1)
-
-        written = write_csv(output, counted())
+        written = write_csv(output, counted(opened, progress))
     click.echo(f"Wrote {written} faults to {output}")
 
 

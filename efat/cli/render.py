@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+_Thing = TypeVar("_Thing")
 
 NARROWEST = 110
 """Tables are not squeezed below this width where the output is no terminal."""
@@ -57,3 +59,10 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, advance=done)
+
+
+def counted(things: Iterable[_Thing], progress: Callable[[int], None]) -> Iterator[_Thing]:
+    """Hand things on, and tell `progress` of each one that has been dealt with."""
+    for thing in things:
+        yield thing
+        progress(1)
