@@ -22,12 +22,6 @@ GENERATE = ["chips", "generate", "--array", "8x6", "--count", "4", "--fault-rate
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def lot(folder: Path) -> Path:
     assert run(*GENERATE).exit_code == 0
     return folder / "lot.h5"

@@ -28,12 +28,6 @@ SIMULATE = ["simulate", "--network", "digits-cnn", "--lot", "lot.h5", "--images"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def lot(folder: Path) -> Path:
     """A fault-free chip, a ruined one, and a mildly damaged one with a broken accumulator that nothing uses."""
     ruined = sample_faults(CONFIG, FaultModel(0.1), seed=1)
