@@ -33,6 +33,9 @@ MOST_CHIPS = 10_000_000
 _ID_DTYPE = np.dtype(f"S{LONGEST_ID_BYTES}")
 _BLOCK_CHIPS = 256
 _CHUNK_FAULTS = 1 << 14
+_HDF5_VERSION = "v110"
+"""Files of HDF5 1.10 (2016) and later have checksums on all but the data, which get theirs from a filter, and texts of
+variable length, which are not used here. On damage that no checksum covers, the HDF5 library can loop for ever."""
 _MOST_FAULTS_PER_PE = 1 << 10
 
 Progress = Callable[[int], None]
@@ -117,11 +120,9 @@ class ChipLot:
     @property
     def provenance(self) -> dict[str, str]:
         """Where the lot comes from, as its writer described it."""
-        return {
-            name.removeprefix("provenance."): str(value)
-            for name, value in self._file.attrs.items()
-            if name.startswith("provenance.")
-        }
+        with _damage_reported(self.path):
+            names = [name for name in self._file.attrs if name.startswith("provenance.")]
+            return {name.removeprefix("provenance."): _text_attribute(self._file, name) or "" for name in names}
 
     def __enter__(self) -> ChipLot:
         return self
@@ -193,22 +194,19 @@ def write_lot(
         LotError: a chip is of another array, or two have the same id.
         OSError: the file cannot be written.
     """
-    with replaced(Path(path)) as beside, h5py.File(beside, "w") as file:
-        file.attrs["format"] = FORMAT
+    with replaced(Path(path)) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["version"] = VERSION
         for name, value in asdict(config).items():
             file.attrs[name] = value
         for name, text in (provenance or {}).items():
-            file.attrs[f"provenance.{name}"] = text
-        file.create_dataset(
-            "faults", (0,), FAULT_DTYPE, maxshape=(None,), chunks=(_CHUNK_FAULTS,), compression=1, shuffle=True
-        )
-        file.create_dataset("offsets", data=np.zeros(1, np.int64), maxshape=(None,), chunks=(1024,))
-        file.create_dataset("chip_ids", (0,), _ID_DTYPE, maxshape=(None,), chunks=(1024,))
+            file.attrs[f"provenance.{name}"] = np.bytes_(text.encode())
         packed = -(-config.pe_count // 8)
-        file.create_dataset(
-            "bypass", (0, packed), np.uint8, maxshape=(None, packed), chunks=(16, packed), compression=1
-        )
+        _create(file, "faults", (), FAULT_DTYPE, _CHUNK_FAULTS)
+        _create(file, "offsets", (), np.dtype(np.int64), 1024)
+        _create(file, "chip_ids", (), _ID_DTYPE, 1024)
+        _create(file, "bypass", (packed,), np.dtype(np.uint8), 16)
+        _append(file["offsets"], np.zeros(1, np.int64))
         return _extend(file, config, chips, set(), progress)
 
 
@@ -231,7 +229,7 @@ def append_chips(path: str | Path, chips: Iterable[Chip], *, progress: Progress 
     path = Path(path)
     with ChipLot(path) as lot:
         config, known = lot.config, set(lot.chip_ids)
-    with replaced(path, copy=True) as beside, h5py.File(beside, "r+") as file:
+    with replaced(path, copy=True) as beside, h5py.File(beside, "r+", libver=_HDF5_VERSION) as file:
         return _extend(file, config, chips, known, progress)
 
 
@@ -265,6 +263,20 @@ def _write_block(file: h5py.File, block: Sequence[Chip], progress: Progress | No
     return len(block)
 
 
+def _create(file: h5py.File, name: str, row: tuple[int, ...], dtype: np.dtype[Any], chunk: int) -> None:
+    """An empty dataset that grows by rows, compressed and with checksums."""
+    file.create_dataset(
+        name,
+        (0, *row),
+        dtype,
+        maxshape=(None, *row),
+        chunks=(chunk, *row),
+        compression=1,
+        shuffle=True,
+        fletcher32=True,
+    )
+
+
 def _append(dataset: h5py.Dataset, values: npt.NDArray[Any]) -> None:
     start = len(dataset)
     dataset.resize(start + len(values), axis=0)
@@ -296,7 +308,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _read_config(file: h5py.File, path: Path) -> ArrayConfig:
-    if file.attrs.get("format") != FORMAT:
+    if _text_attribute(file, "format") != FORMAT:
         raise LotError(f"{path} is an HDF5 file of another kind: expected attribute format={FORMAT!r}")
     version = file.attrs.get("version")
     if not isinstance(version, np.integer) or not 1 <= version <= VERSION:
@@ -311,6 +323,14 @@ def _read_config(file: h5py.File, path: Path) -> ArrayConfig:
         return ArrayConfig(**values)
     except (TypeError, ValueError) as error:
         raise LotError(f"{path}: {error}") from error
+
+
+def _text_attribute(file: h5py.File, name: str) -> str | None:
+    """A text of fixed length, None if there is none: those of variable length are kept in a heap without checksums."""
+    if name not in file.attrs or file.attrs.get_id(name).dtype.kind != "S":
+        return None
+    value = file.attrs[name]
+    return value.decode() if isinstance(value, bytes) else None
 
 
 def _read_index(
