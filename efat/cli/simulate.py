@@ -44,7 +44,9 @@ Examples:
     help="cycle: every register of every PE in every clock cycle.",
 )
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to classify.  [default: all]")
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images per GEMM.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="N", default=64, show_default=True, help="Images per GEMM."
+)
 @click.option(
     "--bypass",
     is_flag=True,
@@ -60,11 +62,14 @@ Examples:
 @click.option(
     "--clock-mhz",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="MHZ",
     default=DEFAULT_CLOCK_MHZ,
     show_default=True,
     help="Clock frequency that latencies are given for.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: one per core]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the engine.  [default: one per core]"
+)
 @click.option(
     "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything measured to this file, too."
 )
