@@ -69,7 +69,8 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
     handles.append(axes.scatter([], [], marker="s", color="#E0E0E0", label=f"must be bypassed ({int(required.sum())})"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     faulty = int(chip.faults.faulty_pes().sum())
-    axes.set_title(f"{chip.id}: {faulty} of {config.pe_count} PEs faulty ({faulty / config.pe_count:.2%})")
+    title = f"{chip.id}: {faulty} of {config.pe_count} PEs faulty ({faulty / config.pe_count:.2%})"
+    axes.set_title(title, parse_math=False)
     axes.set(xlabel="column (activations flow this way)", ylabel="row (partial sums flow this way)")
     lowest = config.rows + (0.8 if counts[Site.ACCUMULATOR] else -0.5)
     axes.set(xlim=(-0.5, config.cols - 0.5), ylim=(lowest, -0.5))

@@ -200,7 +200,7 @@ def write_lot(
         for name, value in asdict(config).items():
             file.attrs[name] = value
         for name, text in (provenance or {}).items():
-            file.attrs[f"provenance.{name}"] = np.bytes_(text.encode())
+            file.attrs[f"provenance.{name}"] = np.bytes_(text.encode(errors="backslashreplace"))
         packed = -(-config.pe_count // 8)
         _create(file, "faults", (), FAULT_DTYPE, _CHUNK_FAULTS)
         _create(file, "offsets", (), np.dtype(np.int64), 1024)
@@ -330,7 +330,12 @@ def _text_attribute(file: h5py.File, name: str) -> str | None:
     if name not in file.attrs or file.attrs.get_id(name).dtype.kind != "S":
         return None
     value = file.attrs[name]
-    return value.decode() if isinstance(value, bytes) else None
+    return _printable(value.decode()) if isinstance(value, bytes) else None
+
+
+def _printable(text: str) -> str:
+    """The text without what could steer the terminal it is shown on."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _read_index(
@@ -370,6 +375,8 @@ def _read_index(
         chip_ids = [name.decode() for name in names]
     except UnicodeDecodeError as error:
         raise LotError(f"{path}: a chip id is not UTF-8 text: {error.object!r}") from error
+    if not "".join(chip_ids).isprintable():
+        raise LotError(f"{path}: a chip id is not printable text")
     if len(set(chip_ids)) != chips:
         raise LotError(f"{path}: chip ids are not unique")
     return found["faults"], found["bypass"], offsets, chip_ids

@@ -171,21 +171,27 @@ def _numbers(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int6
             return np.full(len(cells), PERMANENT)
         cells = [cell or str(PERMANENT) for cell in cells]
     limits = np.iinfo(FAULT_DTYPE[name])
+    numbers = np.empty(0, np.int64)
     try:
+        if "_" in "".join(cells):
+            raise ValueError("Python and NumPy read 1_0 as 10, others do not")
         numbers = np.asarray(cells, np.str_).astype(np.int64)
         wrong = (numbers < limits.min) | (numbers > limits.max)
     except (ValueError, OverflowError):
-        numbers = np.empty(0, np.int64)
         wrong = np.asarray([not _is_number(cell) for cell in cells], np.bool_)
     if wrong.any():
         i = int(np.argmax(wrong))
-        expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else "a number, 0 or more"
+        whole = f"a whole number, {limits.min} to {limits.max}"
+        expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else whole
         raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected {expected}")
     return numbers
 
 
 def _is_number(cell: str) -> bool:
-    return cell.strip().removeprefix("-").isdecimal() and len(cell) < 19
+    try:
+        return "_" not in cell and abs(int(cell)) < 1 << 63
+    except ValueError:
+        return False
 
 
 def _first_bad_line(config: ArrayConfig, table: npt.NDArray[np.void], lines: npt.NDArray[np.int64]) -> int | None:

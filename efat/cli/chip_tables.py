@@ -85,10 +85,12 @@ def show_chip(chip: Chip, console: Console) -> None:
     config = chip.faults.config
     summary = chip.faults.summary()
     console.print(
-        f"[bold]{chip.id}[/bold]: {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
+        Text(chip.id, style="bold"),
+        f": {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
         f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
         f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
-        + ("" if chip.bypass is None else f"; fuses bypass {int(chip.bypass.sum())} PEs")
+        + ("" if chip.bypass is None else f"; fuses bypass {int(chip.bypass.sum())} PEs"),
+        sep="",
     )
     for line in _map_lines(chip):
         console.print(line, no_wrap=True, overflow="crop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,9 +149,9 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
     if png is not None:
         if chip_id is None:
             fail("--png draws one chip: name it with --chip ID")
-        check_output(png)
+        check_output(png, inputs=[lot])
     if json_path is not None and str(json_path) != "-":
-        check_output(json_path)
+        check_output(json_path, inputs=[lot])
     from efat.cli.chip_tables import chip_dict, show_chip, show_lot
     from efat.cli.render import console, counted, progress_bar
     from simulator.chips import ChipLot
@@ -160,7 +161,8 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
             if json_path is not None:
                 with progress_bar("chips", len(opened)) as progress:
                     rows = [chip_dict(chip) for chip in counted(opened, progress)]
-                write_json(json_path, {"provenance": opened.provenance, "chips": rows})
+                lot_dict = {"array": asdict(opened.config), "provenance": opened.provenance, "chips": rows}
+                write_json(json_path, lot_dict)
             if str(json_path) != "-":
                 with progress_bar("chips", len(opened)) as progress:
                     show_lot(opened, console(), progress)
@@ -202,7 +204,7 @@ def import_(
     force: bool,
 ) -> None:
     """Make a lot from a tester's list of FAULTS (CSV)."""
-    check_output(output, force=force)
+    check_output(output, force=force, inputs=[faults])
     from efat.lots import provenance
     from simulator.chips import write_lot
     from simulator.chips_csv import read_csv
@@ -225,7 +227,7 @@ Example:
 @force_option
 def export(lot: Path, output: Path, force: bool) -> None:
     """Write the faults of a LOT as CSV, a line for each fault."""
-    check_output(output, force=force)
+    check_output(output, force=force, inputs=[lot])
     from efat.cli.render import counted, progress_bar
     from simulator.chips import ChipLot
     from simulator.chips_csv import write_csv

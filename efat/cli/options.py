@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -128,11 +128,16 @@ def array_options(command: _Command) -> _Command:
     return command
 
 
-def check_output(path: Path, *, force: bool = True) -> None:
+def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output file before any work is done, rather than after it.
 
+    Args:
+        path: the file to write.
+        force: whether it may be there already.
+        inputs: files that the command reads; they are never replaced, not even with `force`.
+
     Raises:
-        click.ClickException: it is there already and `force` is False, or its folder cannot be written to.
+        click.ClickException: it is there already and must not be, or its folder cannot be written to.
     """
     import os
 
@@ -142,6 +147,8 @@ def check_output(path: Path, *, force: bool = True) -> None:
         fail(f"{path} is not a regular file: expected the name of a file to write")
     if path.exists() and not force:
         fail(f"{path} is there already: choose another name, or replace it with --force")
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        fail(f"{path} is the file to read: choose another name to write")
     if not path.parent.is_dir():
         fail(f"{path.parent}: no such folder to write {path.name} into; make it first")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):

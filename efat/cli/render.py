@@ -19,10 +19,13 @@ NARROWEST = 110
 
 
 def console() -> Console:
-    """Where results go: standard output, wide enough for the tables if it is a file or a pipe."""
-    found = Console(highlight=False, soft_wrap=False)
+    """Where results go: standard output, wide enough for the tables if it is a file or a pipe.
+
+    It prints texts as they are: ids of chips and names of files may have brackets and colons in them.
+    """
+    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not found.is_terminal and found.width < NARROWEST:
-        return Console(highlight=False, width=NARROWEST)
+        return Console(highlight=False, markup=False, emoji=False, width=NARROWEST)
     return found
 
 
@@ -59,6 +62,13 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, advance=done)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on standard error what is going on while it lasts and cannot be counted."""
+    with Console(file=sys.stderr).status(what):
+        yield
 
 
 def counted(things: Iterable[_Thing], progress: Callable[[int], None]) -> Iterator[_Thing]:

@@ -99,23 +99,25 @@ def simulate(
     """
     if json_path is not None:
         check_output(json_path)
-    from efat.cli.render import console, progress_bar
-    from efat.cli.simulate_tables import show_simulation
-    from efat.simulation import prepare
+    from efat.cli.render import console, progress_bar, working
 
-    simulation = prepare(
-        network=network,
-        weights=weights,
-        data=data,
-        lot=lot,
-        chips=chips,
-        engine=cast("Engine", engine),
-        images=images,
-        batch=batch,
-        bypass=bypass,
-        calibration=cast("Method", calibration),
-        threads=threads,
-    )
+    with working("Loading, quantising and calibrating"):
+        from efat.cli.simulate_tables import show_simulation
+        from efat.simulation import prepare
+
+        simulation = prepare(
+            network=network,
+            weights=weights,
+            data=data,
+            lot=lot,
+            chips=chips,
+            engine=cast("Engine", engine),
+            images=images,
+            batch=batch,
+            bypass=bypass,
+            calibration=cast("Method", calibration),
+            threads=threads,
+        )
     interrupted = False
     with progress_bar("images", simulation.steps) as progress:
         try:

@@ -133,9 +133,38 @@ def test_show_draws_a_picture(lot: Path) -> None:
     assert len(image) > 5000
 
 
+@pytest.mark.parametrize("name", ["[/bold]", "[red]x", "a$\\frac$", ":smile:", "100%"])
+def test_names_are_shown_as_they_are(folder: Path, name: str) -> None:
+    source = Path(f"{name.replace('/', '')}.csv")
+    source.write_text(f"chip,row,col,site,bit,kind,cycle\n{name},1,1,psum,3,stuck_at_0,\n")
+    assert run("chips", "import", str(source), "--array", "8x6", "-o", "lot.h5").exit_code == 0
+    table = run("chips", "show", "lot.h5").output
+    assert f" {name} " in table
+    assert f"imported from {source}" in table
+    result = run("chips", "show", "lot.h5", "--chip", name, "--png", "map.png")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"{name}: 1 faults on 1 of 48 PEs")
+
+
+def test_what_is_read_is_never_written_over(lot: Path) -> None:
+    Path("faults.csv").write_text("chip,row,col,site,bit,kind\na,1,1,psum,3,stuck_at_0\n")
+    Path("link.h5").symlink_to("lot.h5")
+    chip = ["chips", "show", "lot.h5", "--chip", "chip-0000"]
+    for command in (
+        ["chips", "show", "lot.h5", "--json", "lot.h5"],
+        ["chips", "show", "lot.h5", "--json", "link.h5"],
+        [*chip, "--json", "./lot.h5"],
+        [*chip, "--png", "lot.h5"],
+        ["chips", "export", "lot.h5", "-o", "lot.h5", "--force"],
+        ["chips", "import", "faults.csv", "--array", "8x6", "-o", "faults.csv", "--force"],
+    ):
+        assert "is the file to read: choose another name to write" in refused(*command)
+
+
 def test_show_writes_json(lot: Path) -> None:
     result = run("chips", "show", "lot.h5", "--json", "-")
     shown = json.loads(result.output)
+    assert (shown["array"]["rows"], shown["array"]["cols"], shown["array"]["acc_bits"]) == (8, 6, 32)
     assert [row["chip"] for row in shown["chips"]] == [chip.id for chip in chips(lot)]
     assert shown["chips"][0]["digest"] == chips(lot)[0].faults.digest()
     assert run("chips", "show", "lot.h5", "--chip", "chip-0003", "--json", "chip.json").exit_code == 0

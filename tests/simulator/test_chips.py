@@ -106,6 +106,14 @@ def test_provenance_is_kept(lot: Path) -> None:
         assert opened.provenance == {"source": "a test", "seed": "0"}
 
 
+def test_provenance_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    strange = {"source": "\x1b[2J[red]\udcff \N{GREEK SMALL LETTER ALPHA}", "note": ""}
+    write_lot(tmp_path / "lot.h5", CONFIG, [], provenance=strange)
+    with ChipLot(tmp_path / "lot.h5") as opened:
+        cleaned = "\N{REPLACEMENT CHARACTER}[2J[red]\\udcff \N{GREEK SMALL LETTER ALPHA}"
+        assert opened.provenance == {"source": cleaned, "note": ""}
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("write", ["new", "append"])
 def test_an_interrupted_write_leaves_what_was_there(lot: Path, error: type[BaseException], write: str) -> None:
@@ -256,6 +264,7 @@ def virtual(file: h5py.File) -> None:
         (retype("bypass", np.zeros((6, 2), np.uint8)), r"bypass \(6, 2\) do not fit"),
         (retype("chip_ids", np.array([b"a"] * 6, "S64")), "chip ids are not unique"),
         (retype("chip_ids", np.array([b"\xff"] * 6, "S64")), "a chip id is not UTF-8"),
+        (retype("chip_ids", np.array([b"a\x1b[2J", *b"bcdef"], "S64")), "a chip id is not printable"),
         (lambda file: file.__setitem__("x", 1) or file.move("x", "y"), None),
         (lambda file: file["offsets"].__setitem__(1, -4), "offsets do not divide"),
         (lambda file: file["offsets"].__setitem__(6, 1 << 50), "offsets do not divide"),

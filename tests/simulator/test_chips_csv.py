@@ -71,7 +71,10 @@ def test_a_chip_without_faults_is_a_line_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a,x,1,PSUM,3,STUCK_AT_0,"], "line 2: row is 'x': expected a number, 0 or more"),
+        (["a,x,1,PSUM,3,STUCK_AT_0,"], "line 2: row is 'x': expected a whole number, 0 to 65535"),
+        (["a,+1,1,PSUM,3,STUCK_AT_0,", "a,y,1,PSUM,3,STUCK_AT_0,"], "line 3: row is 'y'"),
+        (["a,1,1,PSUM,3,STUCK_AT_0,", "a,1,1,PSUM,1_0,STUCK_AT_0,"], "line 3: bit is '1_0'"),
+        (["a,70000,1,PSUM,3,STUCK_AT_0,"], "line 2: row is '70000': expected a whole number, 0 to 65535"),
         (["a,1,1,PSUM,3,STUCK_AT_0,", "a,-1,1,PSUM,3,STUCK_AT_0,"], "line 3: row is '-1'"),
         (["", "", "a,1,1.5,PSUM,3,STUCK_AT_0,"], "line 4: col is '1.5'"),
         (["a,1,,PSUM,3,STUCK_AT_0,"], "line 2: col is ''"),
