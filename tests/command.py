@@ -10,8 +10,8 @@ from efat.cli import main
 
 
 def run(*arguments: str) -> Result:
-    """Run a command."""
-    return CliRunner().invoke(main, list(arguments))
+    """Run a command, as on a terminal of the usual width."""
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, list(arguments))
 
 
 def refused(*arguments: str) -> str:
