@@ -1,0 +1,194 @@
+"""The emulation's kernel: a whole GEMM on a faulty array, for blocks of rows of X, in Numba.
+
+For `LANES` rows of X at a time the activations of a k-fold are gathered into words of two reduction indices, and the
+columns are visited from west to east. A column's stuck activation bits are forced in place, as the columns east of it
+see them too; healthy PEs are dot products between the PEs that are evaluated one by one. The block stays in the
+first-level cache; nothing of the size of an im2col matrix is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+from training.chip_faults import Int32Array, Int64Array
+from training.lowering import Layout
+from training.paired_dot import LANES, add_dot
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+_HALF = 0xFFFF
+_LONG_RUN = 4
+
+
+class Source(NamedTuple):
+    """Where X lies: `X[m, k]` is `memory[pixel[m] + offset[k]]`."""
+
+    memory: Any
+    """int8 or uint8, one dimension."""
+    pixel: Int64Array
+    """int64 [M]"""
+    offset: Int64Array
+    """int64 [K]"""
+
+
+class Target(NamedTuple):
+    """Where outputs go: output n of row m is `memory[start + (m // size) * stride + n * size + m % size]`."""
+
+    memory: Int32Array
+    """int32, one dimension."""
+    start: int
+    stride: int
+    size: int
+
+
+def _kernel(function: _Function) -> _Function:
+    return cast(_Function, njit(cache=True, nogil=True)(function))
+
+
+@_kernel
+def emulate(
+    source: Source,
+    layout: Layout,
+    words: Int32Array,
+    pe_weight: Int32Array,
+    rows: int,
+    cols: int,
+    acc_bits: int,
+    first: int,
+    stop: int,
+    target: Target,
+) -> None:
+    """Compute all outputs of rows `first` to `stop` of X.
+
+    Args:
+        source: X.
+        layout: PEs apart, and masks.
+        words: int32 [N, k-folds, pairs], weights of the dot products.
+        pe_weight: int32, weights of the PEs apart.
+        rows: rows of the array.
+        cols: columns of the array.
+        acc_bits: width of a partial sum.
+        first: first row of X.
+        stop: one past the last.
+        target: where outputs go.
+    """
+    n, depth, pairs = words.shape
+    k = len(source.offset)
+    stepped = len(layout.step_pair) > 0
+    folds_of_outputs = -(-n // cols)
+    block = np.zeros((pairs, LANES), np.int32)
+    fresh = np.zeros((pairs if stepped and folds_of_outputs > 1 else 0, LANES), np.int32)
+    sums = np.zeros((n, LANES), np.int32)
+    column_sum = np.zeros(LANES, np.int32)
+    for start in range(first, stop, LANES):
+        lanes = min(LANES, stop - start)
+        sums[:] = 0
+        for fold in range(depth):
+            k_start = fold * rows
+            k_stop = min(k, k_start + rows)
+            _gather(source, start, lanes, k_start, k_stop, block)
+            if len(fresh):
+                fresh[:] = block
+            used_pairs = (k_stop - k_start + 1) // 2
+            for output in range(n):
+                column = output % cols
+                if column == 0 and output and len(fresh):
+                    block[:] = fresh
+                if stepped:
+                    _force_activations(layout, column, block)
+                entry = output * depth + fold
+                begin, end = layout.first_pe[entry], layout.first_pe[entry + 1]
+                keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
+                if begin == end and keep == -1 and force == 0:
+                    add_dot(block, words[output, fold], 0, used_pairs, sums[output])
+                    continue
+                column_sum[:] = 0
+                done = 0
+                for pe in range(begin, end):
+                    pair = (layout.row[pe] + 1) // 2
+                    add_dot(block, words[output, fold], done, min(pair, used_pairs), column_sum)
+                    done = pair
+                    _evaluate(layout, pe, pe_weight[pe], block[layout.row[pe] // 2], column_sum)
+                add_dot(block, words[output, fold], done, used_pairs, column_sum)
+                for lane in range(LANES):
+                    sums[output, lane] = ((sums[output, lane] + column_sum[lane]) & keep) | force
+        _store(sums, start, lanes, 32 - acc_bits, target)
+
+
+@_kernel
+def _gather(source: Source, start: int, lanes: int, k_start: int, k_stop: int, block: Int32Array) -> None:
+    """Activations of a k-fold in pairs of reduction indices; pairs beyond the fold are 0."""
+    memory, pixel, offset = source
+    depth = k_stop - k_start
+    pairs, odd = depth // 2, depth % 2
+    block[pairs:] = 0
+    lane = 0
+    while lane < lanes:
+        base = pixel[start + lane]
+        run = 1
+        while lane + run < lanes and pixel[start + lane + run] == base + run:
+            run += 1
+        if run >= _LONG_RUN:
+            for pair in range(pairs):
+                _gather_run(
+                    memory[base + offset[k_start + 2 * pair] :],
+                    memory[base + offset[k_start + 2 * pair + 1] :],
+                    block[pair, lane : lane + run],
+                )
+        else:
+            for one in range(lane, lane + run):
+                place = pixel[start + one]
+                for pair in range(pairs):
+                    low = np.int32(memory[place + offset[k_start + 2 * pair]])
+                    high = np.int32(memory[place + offset[k_start + 2 * pair + 1]])
+                    block[pair, one] = (low & _HALF) | (high << 16)
+        if odd:
+            for one in range(lane, lane + run):
+                block[pairs, one] = np.int32(memory[pixel[start + one] + offset[k_stop - 1]]) & _HALF
+        lane += run
+
+
+@_kernel
+def _gather_run(low: Any, high: Any, words: Int32Array) -> None:
+    for lane in range(len(words)):
+        words[lane] = (np.int32(low[lane]) & _HALF) | (np.int32(high[lane]) << 16)
+
+
+@_kernel
+def _force_activations(layout: Layout, column: int, block: Int32Array) -> None:
+    for step in range(layout.first_step[column], layout.first_step[column + 1]):
+        keep, force = layout.step_keep[step], layout.step_force[step]
+        words = block[layout.step_pair[step]]
+        for lane in range(LANES):
+            words[lane] = (words[lane] & keep) | force
+
+
+@_kernel
+def _evaluate(layout: Layout, pe: int, weight: np.int32, words: Int32Array, column_sum: Int32Array) -> None:
+    """One PE: its product with stuck bits, added to the sum from the north, with stuck bits."""
+    product_keep, product_force = layout.product_keep[pe], layout.product_force[pe]
+    psum_keep, psum_force = layout.psum_keep[pe], layout.psum_force[pe]
+    shift = 0 if layout.row[pe] % 2 else 16
+    for lane in range(LANES):
+        activation = np.int32(words[lane] << shift) >> 16
+        product = (np.int32(activation * weight) & product_keep) | product_force
+        column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
+
+
+@_kernel
+def _store(sums: Int32Array, start: int, lanes: int, unused_bits: int, target: Target) -> None:
+    """Outputs of one block, wrapped to the accumulator's width."""
+    lane = 0
+    while lane < lanes:
+        image, pixel = divmod(start + lane, target.size)
+        run = min(lanes - lane, target.size - pixel)
+        place = target.start + image * target.stride + pixel
+        for output in range(len(sums)):
+            into = target.memory[place + output * target.size : place + output * target.size + run]
+            for i in range(run):
+                into[i] = np.int32(sums[output, lane + i] << unused_bits) >> unused_bits
+        lane += run
