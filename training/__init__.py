@@ -3,8 +3,11 @@
 from training.accelerator import Accelerator
 from training.convert import convert, place, quantized_layers
 from training.datasets import Dataset, load_data
+from training.emulation import faulty_gemm, run
 from training.errors import ConversionError, InputError
 from training.layers import GemmRun, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from training.lowering import Program, lower
+from training.operator import FaultyGemm
 from training.workloads import WORKLOADS, LoadedWorkload, Workload, load_workload
 
 __all__ = [
@@ -12,16 +15,21 @@ __all__ = [
     "Accelerator",
     "ConversionError",
     "Dataset",
+    "FaultyGemm",
     "GemmRun",
     "InputError",
     "LoadedWorkload",
+    "Program",
     "QuantizedConv2d",
     "QuantizedLayer",
     "QuantizedLinear",
     "Workload",
     "convert",
+    "faulty_gemm",
     "load_data",
     "load_workload",
+    "lower",
     "place",
     "quantized_layers",
+    "run",
 ]

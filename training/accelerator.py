@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap, simulate_gemm
+from training.emulation import check_values, faulty_gemm
 from training.quantization import wrap
 
-Engine = Literal["exact", "cycle"]
+Engine = Literal["emulation", "cycle", "exact"]
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -27,9 +28,11 @@ class Accelerator:
         config: the array.
         faults: what is broken in it; None for nothing.
         bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
-        engine: `cycle` steps every register of every PE (`simulator.simulate_gemm`); `exact` is the plain integer
-            GEMM of a chip without faults and without bypass, wrapped to `acc_bits`.
-        threads: threads of the cycle engine; None for one per available core. Results do not depend on it.
+        engine: `emulation` computes it on whole tensors (`training.faulty_gemm`); `cycle` steps every register of
+            every PE (`simulator.simulate_gemm`), with the same result; `exact` is the plain integer GEMM of a chip
+            without faults and without bypass, wrapped to `acc_bits`.
+        threads: threads of the cycle engine; None for one per available core. Results do not depend on it. The
+            emulation has as many as torch.
 
     Raises:
         TypeError: `bypass` is not boolean.
@@ -40,7 +43,7 @@ class Accelerator:
     config: ArrayConfig
     faults: FaultMap | None = None
     bypass: npt.NDArray[np.bool_] | None = None
-    engine: Engine = "cycle"
+    engine: Engine = "emulation"
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +63,9 @@ class Accelerator:
             bypass.flags.writeable = False
             object.__setattr__(self, "bypass", bypass)
         if self.engine == "exact" and (self.faults or (self.bypass is not None and self.bypass.any())):
-            raise ValueError("engine 'exact' is without faults and bypass: use engine 'cycle', or leave them out")
+            raise ValueError(
+                "engine 'exact' is without faults and bypass: use engine 'emulation' or 'cycle', or leave them out"
+            )
 
     def gemm(self, x: Tensor, w: Tensor) -> Tensor:
         """Multiply integers on the chip.
@@ -80,18 +85,13 @@ class Accelerator:
             raise ValueError(
                 f"GEMM of {list(x.shape)} by {list(w.shape)}: expected [M, K] by [K, N] with K >= 1 and N >= 1"
             )
-        _check_values("x", x, self.config.act_range)
-        _check_values("w", w, self.config.weight_range)
+        check_values("x", x, self.config.act_range)
+        check_values("w", w, self.config.weight_range)
         return ENGINES[self.engine](self, x, w).to(x.device)
 
 
-def _check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
-    if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool:
-        raise TypeError(f"{name} holds {values.dtype}: expected integers")
-    if values.numel():
-        least, greatest = (int(value) for value in torch.aminmax(values))
-        if least < limits[0] or greatest > limits[1]:
-            raise ValueError(f"{name} holds values from {least} to {greatest}: expected {limits[0]}..{limits[1]}")
+def _emulated_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
+    return faulty_gemm(x, w, accelerator.config, accelerator.faults, bypass=accelerator.bypass)
 
 
 def _cycle_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
@@ -122,7 +122,8 @@ def _exact_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
 
 
 ENGINES: dict[str, Callable[[Accelerator, Tensor, Tensor], Tensor]] = {
-    "exact": _exact_gemm,
+    "emulation": _emulated_gemm,
     "cycle": _cycle_gemm,
+    "exact": _exact_gemm,
 }
 """Engines by name. Each takes the chip, x [M, K] and w [K, N], already checked, and returns int32 [M, N]."""

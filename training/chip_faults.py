@@ -1,7 +1,7 @@
 """What a chip's permanent faults do to the algebra of a GEMM, whatever its weights: worked out once for each chip.
 
-Stuck bits along a chain of PEs compose to one pair of masks: after `keep1, force1` and then `keep2, force2` a value v is
-`(v & keep1 & keep2) | ((force1 & keep2) | force2)`.
+Stuck bits along a chain of PEs compose to one pair of masks: after `keep1, force1` and then `keep2, force2` a value v
+is `(v & keep1 & keep2) | ((force1 & keep2) | force2)`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Masks(NamedTuple):
     @property
     def any(self) -> BoolArray:
         """Where a bit is stuck."""
-        return (self.keep != -1) | (self.force != 0)
+        stuck: BoolArray = (self.keep != -1) | (self.force != 0)
+        return stuck
 
     def of(self, values: npt.NDArray[np.integer]) -> Int32Array:
         """Values with their stuck bits."""
@@ -45,7 +46,7 @@ class ChipFaults:
     Attributes:
         faults: all faults, FLIPs included.
         bypass: bool [rows, cols].
-        weight: from the weight that is fed to what the multiplier gets: load chain from row 0, then stationary register.
+        weight: from the weight that is fed to what the multiplier gets: load chain from row 0, then the register.
         activation: from what the feeder gives to what the multiplier gets: the operand nets of columns 0 to this one.
         activation_here: those of this PE's operand net alone.
         product: multiplier outputs.
@@ -70,13 +71,15 @@ class ChipFaults:
     @cached_property
     def apart(self) -> BoolArray:
         """PEs [rows, cols] whose product or sum is more than `a * w`: they are evaluated one by one."""
-        return (self.product.any | self.psum.any) & ~self.bypass
+        faulty: BoolArray = (self.product.any | self.psum.any) & ~self.bypass
+        return faulty
 
     @cached_property
     def apart_when_unused(self) -> BoolArray:
         """The same for rows without weights, where stuck bits can make a product of zeros."""
-        makes_a_product = (self.activation.force != 0) & (self.weight.force != 0) & ~self.bypass
-        return self.apart | makes_a_product
+        makes_a_product: BoolArray = (self.activation.force != 0) & (self.weight.force != 0) & ~self.bypass
+        makes_a_product |= self.apart
+        return makes_a_product
 
 
 def chip_faults(faults: FaultMap, bypass: BoolArray) -> ChipFaults:
@@ -123,9 +126,7 @@ def _stuck(faults: FaultMap, site: Site) -> Masks:
         # The sign bit of a net stands for all bits above it.
         sign = signed & (bit == site.bits(config) - 1)
         np.bitwise_or.at(pattern, (chosen["row"], chosen["col"]), np.where(sign, -1 << bit, 1 << bit))
-    return Masks(
-        (~stuck[Kind.STUCK_AT_0]).astype(np.int32), stuck[Kind.STUCK_AT_1].astype(np.int32)
-    )
+    return Masks((~stuck[Kind.STUCK_AT_0]).astype(np.int32), stuck[Kind.STUCK_AT_1].astype(np.int32))
 
 
 def _then(first: Masks, second: Masks) -> Masks:

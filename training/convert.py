@@ -60,7 +60,7 @@ def convert(
             are tuples or lists.
         method: how input scales are chosen from them: see `training.calibration`.
         percentile: for method `percentile`, in percent.
-        accelerator: the chip to run on; a fault-free one of `config` on the cycle engine if None.
+        accelerator: the chip to run on; a fault-free one of `config` in the emulation if None.
 
     Returns:
         A converted copy, in evaluation mode.

@@ -1,4 +1,4 @@
-"""The emulation: what a faulty array computes, on whole tensors and without cycles. docs/emulation.md has the algebra."""
+"""What a faulty array computes, on whole tensors and without cycles. docs/emulation.md has the algebra."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def faulty_gemm(
         int32 [M, N] on the device of `x`; its rows need not lie one after the other in memory.
 
     Raises:
-        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
+        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean. `FaultyGemm` takes floats.
         ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
             another array, or a FLIP in a cycle that the GEMM does not have.
     """

@@ -52,8 +52,9 @@ def recompute_touched(program: Program, source: Source, target: Target) -> None:
         columns = slice(start + upset.first_column, min(program.n, start + upset.stop_column))
         touched[columns, upset.first_m : upset.stop_m] = True
     table = np.array(sorted(listed, key=lambda upset: upset.fold), np.int64)
-    masks = (chip.weight, chip.activation, chip.product, chip.psum)
-    dense = Dense(*(np.stack(mask) for mask in masks), np.stack(chip.accumulator), np.array(chip.bypass))
+    masks = (chip.weight, chip.activation, chip.product, chip.psum, chip.accumulator)
+    weight, activation, product, psum, accumulator = (np.stack(mask) for mask in masks)
+    dense = Dense(weight, activation, product, psum, accumulator, np.array(chip.bypass))
     recompute(
         source, np.ascontiguousarray(program.w.T), dense, table, np.argwhere(touched), 32 - config.acc_bits, target
     )

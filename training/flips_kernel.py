@@ -79,16 +79,18 @@ def recompute(
                 weight = np.int32(w[n, index]) if index < k else np.int32(0)
                 activation = (activation & dense.activation[0, row, column]) | dense.activation[1, row, column]
                 weight = (weight & dense.weight[0, row, column]) | dense.weight[1, row, column]
-                activation ^= _inverted(upsets, begin, end, _ACTIVATION, row, column, m)
-                weight ^= _inverted(upsets, begin, end, _WEIGHT_LOAD, row, column, m)
-                weight ^= _inverted(upsets, begin, end, _WEIGHT, row, column, m)
+                activation ^= np.int32(_inverted(upsets, begin, end, _ACTIVATION, row, column, m))
+                weight ^= np.int32(_inverted(upsets, begin, end, _WEIGHT_LOAD, row, column, m))
+                weight ^= np.int32(_inverted(upsets, begin, end, _WEIGHT, row, column, m))
                 if dense.bypass[row, column]:
                     continue
-                product = np.int32(activation * weight) ^ _inverted(upsets, begin, end, _PRODUCT, row, column, m)
+                product = np.int32(activation * weight) ^ np.int32(
+                    _inverted(upsets, begin, end, _PRODUCT, row, column, m)
+                )
                 product = (product & dense.product[0, row, column]) | dense.product[1, row, column]
-                running = np.int32(running + product) ^ _inverted(upsets, begin, end, _PSUM, row, column, m)
+                running = np.int32(running + product) ^ np.int32(_inverted(upsets, begin, end, _PSUM, row, column, m))
                 running = (running & dense.psum[0, row, column]) | dense.psum[1, row, column]
-            total = np.int32(total + running) ^ _inverted(upsets, begin, end, _ACCUMULATOR, 0, column, m)
+            total = np.int32(total + running) ^ np.int32(_inverted(upsets, begin, end, _ACCUMULATOR, 0, column, m))
             total = (total & dense.accumulator[0, column]) | dense.accumulator[1, column]
         image, in_image = divmod(m, target.size)
         where = target.start + image * target.stride + n * target.size + in_image
@@ -96,11 +98,11 @@ def recompute(
 
 
 @_kernel
-def _inverted(upsets: Int64Array, begin: int, end: int, site: int, row: int, column: int, m: int) -> np.int32:
+def _inverted(upsets: Int64Array, begin: int, end: int, site: int, row: int, column: int, m: int) -> int:
     """Bits that upsets `begin` to `end` invert on one net while it carries what row `m` of X meets."""
-    mask = np.int64(0)
+    mask = 0
     for place in range(begin, end):
         upset = upsets[place]
         if upset[0] == site and upset[2] == row and upset[3] <= column < upset[4] and upset[5] <= m < upset[6]:
             mask ^= upset[7]
-    return np.int32(mask)
+    return mask

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from simulator import ArrayConfig
 from training.accelerator import ENGINES, Accelerator, Engine
+from training.emulated_convolution import emulated_convolution
 from training.errors import ConversionError, InputError
 from training.quantization import (
     activation_dtype,
@@ -232,14 +233,32 @@ class QuantizedConv2d(QuantizedLayer):
                 f"layer {self.name!r}: input of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than the kernel: "
                 "use larger images"
             )
+        accelerator = self.accelerator
+        if accelerator.engine == "emulation" and self.observer is None and images.device.type == "cpu":
+            accumulated = emulated_convolution(
+                images,
+                self.weight,
+                self.config,
+                accelerator.faults,
+                accelerator.bypass,
+                stride=self.stride,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
+        else:
+            accumulated = self._convolve(images, height, width)
+        result = dequantize(accumulated, self.bias, self.output_scale, channel_dim=1)
+        return result if x.ndim == 4 else result[0]
+
+    def _convolve(self, images: Tensor, height: int, width: int) -> Tensor:
+        """By im2col: one GEMM for each group, whose operands can be observed."""
         outputs = []
         weights = self.weight.flatten(1).chunk(self.groups)
         for group, channels in enumerate(images.chunk(self.groups, dim=1)):
             columns = image_to_columns(channels, self.kernel_size, self.stride, self.dilation)
             outputs.append(self._gemm(columns, weights[group].t(), group))
-        pixels = dequantize(torch.cat(outputs, dim=1), self.bias, self.output_scale)
-        result = pixels.view(len(images), height, width, self.out_channels).permute(0, 3, 1, 2).contiguous()
-        return result if x.ndim == 4 else result[0]
+        pixels = torch.cat(outputs, dim=1).view(len(images), height, width, self.out_channels)
+        return pixels.permute(0, 3, 1, 2).contiguous()
 
     def _pad_widths(self) -> list[int]:
         """Left, right, top, bottom, as `functional.pad` wants them."""

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import ArrayConfig, FaultMap, Site
-from simulator.faults import BoolArray
+from simulator import ArrayConfig, FaultMap
 from training.chip_faults import ChipFaults, Int16Array, Int32Array, Int64Array, chip_faults
 
 LANE_BITS = 16
@@ -85,12 +84,12 @@ class Program:
     @property
     def k(self) -> int:
         """Reduction length."""
-        return self.w.shape[0]
+        return len(self.w)
 
     @property
     def n(self) -> int:
         """Number of outputs."""
-        return self.w.shape[1]
+        return len(self.words)
 
     @property
     def weights_only(self) -> bool:
@@ -130,8 +129,8 @@ def lower(
 ) -> Program:
     """Work out what a chip does with a weight matrix.
 
-    What depends on faults and shape alone is remembered for the last few chips, so doing it again with other weights, as
-    a training loop does after every step, takes little more than a pass over them.
+    What depends on faults and shape alone is remembered for the last few chips, so doing it again with other weights,
+    as a training loop does after every step, takes little more than a pass over them.
 
     Args:
         w: integer weights [K, N] within `config.weight_range`: a NumPy array or a CPU tensor.

@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 LANES = 32
@@ -27,8 +27,7 @@ _WORDS = ir.VectorType(_INT32, _WIDTH)
 _HALVES = ir.VectorType(ir.IntType(16), 2 * _WIDTH)
 
 
-@intrinsic
-def add_dot(typing: Any, words: Any, weights: Any, begin: Any, end: Any, sums: Any) -> Any:
+def _add_dot(typing: Any, words: Any, weights: Any, begin: Any, end: Any, sums: Any) -> Any:
     """Add to `sums` the products of pairs `begin` to `end`.
 
     Args:
@@ -42,8 +41,12 @@ def add_dot(typing: Any, words: Any, weights: Any, begin: Any, end: Any, sums: A
     All arrays are contiguous. Indices are not checked.
     """
     contiguous = all(isinstance(array, types.Array) and array.layout == "C" for array in (words, weights, sums))
-    assert contiguous and begin == types.int64 and end == types.int64
-    return types.void(words, weights, begin, end, sums), _generate
+    if not contiguous or any(array.dtype != types.int32 for array in (words, weights, sums)):
+        raise errors.TypingError("add_dot takes contiguous arrays of int32")
+    return types.void(words, weights, types.int64, types.int64, sums), _generate
+
+
+add_dot: Any = intrinsic(_add_dot)
 
 
 def _generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -101,20 +104,13 @@ def _broadcast(builder: ir.IRBuilder, word: Any) -> Any:
 def _pair_sums(context: Any, builder: ir.IRBuilder, activations: Any, weight: Any) -> Any:
     """The sum of both products of each word, int32 [8]."""
     if has_pair_instruction(context):
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_WORDS, [_HALVES, _HALVES]), "llvm.x86.avx2.pmadd.wd"
-        )
-        return builder.call(
-            multiply_add, [builder.bitcast(activations, _HALVES), builder.bitcast(weight, _HALVES)]
-        )
+        kind = ir.FunctionType(_WORDS, [_HALVES, _HALVES])
+        insert: Any = cgutils.get_or_insert_function
+        multiply_add = insert(builder.module, kind, "llvm.x86.avx2.pmadd.wd")
+        return builder.call(multiply_add, [builder.bitcast(activations, _HALVES), builder.bitcast(weight, _HALVES)])
     half = ir.Constant(_WORDS, [16] * _WIDTH)
-    low, high = (
-        [shift(word) for word in (activations, weight)]
-        for shift in (
-            lambda word: builder.ashr(builder.shl(word, half), half),
-            lambda word: builder.ashr(word, half),
-        )
-    )
+    low = [builder.ashr(builder.shl(word, half), half) for word in (activations, weight)]
+    high = [builder.ashr(word, half) for word in (activations, weight)]
     return builder.add(builder.mul(*low), builder.mul(*high))
 
 

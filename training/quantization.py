@@ -21,6 +21,7 @@ The scheme is that of Jacob et al. 2018, arXiv 1712.05877, without zero points, 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,17 +148,24 @@ def wrap(values: Tensor, bits: int) -> Tensor:
     return (((values + sign) & ((1 << bits) - 1)) - sign).to(torch.int32)
 
 
-def dequantize(accumulated: Tensor, bias: Tensor | None, output_scale: Tensor) -> Tensor:
+def dequantize(accumulated: Tensor, bias: Tensor | None, output_scale: Tensor, *, channel_dim: int = -1) -> Tensor:
     """Add the bias in 32 wrapping bits and turn accumulators into numbers.
 
     Args:
-        accumulated: int32 [..., outputs].
+        accumulated: int32 [..., outputs], or with the outputs in another dimension.
         bias: int32 [outputs] or None.
         output_scale: float32 [outputs], the value of one accumulator step.
+        channel_dim: dimension of the outputs.
 
     Returns:
-        float32 [..., outputs].
+        float32, same shape as `accumulated`.
     """
+    shape = [1] * accumulated.ndim
+    shape[channel_dim] = len(output_scale)
     if bias is not None:
-        accumulated = wrap(accumulated.to(torch.int64) + bias, 32)
-    return accumulated.to(torch.float32) * output_scale
+        if accumulated.device.type == "cpu":
+            # NumPy defines that int32 sums wrap, which saves a passage through 64 bits.
+            accumulated = torch.from_numpy(np.add(accumulated.numpy(), bias.view(shape).numpy()))
+        else:
+            accumulated = wrap(accumulated.to(torch.int64) + bias.view(shape), 32)
+    return accumulated.to(torch.float32).mul_(output_scale.view(shape))

@@ -26,7 +26,8 @@ def run_on_tensors(program: Program, x: Tensor) -> Tensor:
     Returns:
         int32 [M, N] on the same device.
     """
-    outputs = torch.empty(len(x), program.n, dtype=torch.int32, device=x.device)
+    # Laid out as the CPU's outputs are.
+    outputs = torch.empty(program.n, len(x), dtype=torch.int32, device=x.device).t()
     folds = [_Fold(program, fold, x.device) for fold in range(program.words.shape[1])]
     columns = torch.arange(program.n, device=x.device) % program.config.cols
     keep, force = (torch.tensor(mask, device=x.device)[columns] for mask in program.chip.accumulator)

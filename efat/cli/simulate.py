@@ -38,10 +38,10 @@ Examples:
 @click.option("--chip", "chips", multiple=True, metavar="ID", help="Chip to simulate; repeatable.  [default: all]")
 @click.option(
     "--engine",
-    type=click.Choice(["cycle"]),
+    type=click.Choice(["cycle", "emulation"]),
     default="cycle",
     show_default=True,
-    help="cycle: every register of every PE in every clock cycle.",
+    help="cycle: every register of every PE in every clock cycle; emulation: the same numbers in closed form, faster.",
 )
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to classify.  [default: all]")
 @click.option(

@@ -156,7 +156,7 @@ def test_bad_input_is_refused(lot: Path) -> None:
     assert "0 is not in the range" in refused(*base, "--lot", "lot.h5", "--images", "0")
     assert "images is 5000: expected 1..360" in refused(*base, "--lot", "lot.h5", "--images", "5000")
     assert "0 is not in the range" in refused(*SIMULATE, "--batch", "0")
-    assert "'fpga' is not 'cycle'" in refused(*SIMULATE, "--engine", "fpga")
+    assert "'fpga' is not one of 'cycle', 'emulation'" in refused(*SIMULATE, "--engine", "fpga")
     assert "nowhere: no such folder" in refused(*SIMULATE, "--json", "nowhere/result.json")
     assert "nothing.npz" in refused(*SIMULATE, "--data", "nothing.npz")
     assert "nothing.safetensors" in refused(*SIMULATE, "--weights", "nothing.safetensors")
