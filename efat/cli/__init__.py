@@ -12,6 +12,7 @@ from efat.cli.group import LazyGroup
     commands={
         "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
         "simulate": ("efat.cli.simulate:simulate", "Classify images on faulty chips, and show what the faults change."),
+        "validate": ("efat.cli.validate:validate", "Compare the emulation with the cycle engine, bit for bit."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -62,6 +63,32 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, advance=done)
+
+
+@contextmanager
+def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar with things per second on standard error; yields a function that takes the number done so far.
+
+    Args:
+        what: what is counted, in plural.
+        total: how many there will be, or None if time decides.
+    """
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="")
+        begun = time.perf_counter()
+
+        def show(done: int) -> None:
+            rate = done / max(time.perf_counter() - begun, 1e-9)
+            progress.update(task, completed=done, rate=f"{rate:,.0f}/s")
+
+        yield show
 
 
 @contextmanager

@@ -1,0 +1,190 @@
+"""`efat validate`: the emulation against the cycle engine."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_output, fail, input_errors, write_json
+
+if TYPE_CHECKING:
+    from efat.validation.campaign import Mismatch, Validation
+
+DEFAULT_CASES = 2000
+DEFAULT_IMAGES = 64
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat validate
+  efat validate --array 16x16 --sites psum,activation --minutes 5 --seed 1
+  efat validate --lot lot.h5 --network digits-cnn
+  efat validate --replay mismatch-1-17.json
+"""
+)
+@click.option("--array", type=ArraySize(), help="Size of the arrays.  [default: many sizes up to 24x24]")
+@click.option("--sites", metavar="SITE,...", help="Nets that may be faulty.  [default: all]")
+@click.option("--cases", type=click.IntRange(min=1), metavar="N", help=f"Random cases.  [default: {DEFAULT_CASES}]")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), metavar="T", help="Go on for this long instead."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="S", help="Seed of the cases.  [default: a fresh one]")
+@click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Compare a network on these chips instead.")
+@click.option("--network", metavar="NAME", help="Network to run on the chips, as for efat simulate.")
+@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.")
+@click.option("--data", type=INPUT_FILE, metavar="PATH", help="Its images.")
+@click.option(
+    "--images", type=click.IntRange(min=1), metavar="N", help=f"Images for each chip.  [default: {DEFAULT_IMAGES}]"
+)
+@click.option("--replay", type=INPUT_FILE, metavar="FILE", help="Run one saved case instead.")
+@click.option("--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write what was counted to this file, too.")
+def validate(
+    array: tuple[int, int] | None,
+    sites: str | None,
+    cases: int | None,
+    minutes: float | None,
+    seed: int | None,
+    lot: Path | None,
+    network: str | None,
+    weights: Path | None,
+    data: Path | None,
+    images: int | None,
+    replay: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Compare the emulation with the cycle engine, bit for bit.
+
+    Random faulty GEMMs run on both: fresh sizes, widths, faults and operands, extreme ones among them. The first case
+    on which they differ is made as small as it gets, shown, and saved for --replay.
+
+    With --lot and --network, a whole network runs on both, and every logit is compared, chip by chip.
+
+    Exit code 1 if there is any difference.
+    """
+    of_cases = {"--array": array, "--sites": sites, "--cases": cases, "--minutes": minutes, "--seed": seed}
+    of_networks = {"--lot": lot, "--network": network, "--weights": weights, "--data": data, "--images": images}
+    if replay is not None:
+        _refuse_together("--replay", {**of_cases, **of_networks, "--json": json_path})
+        _replay(replay)
+        return
+    if json_path is not None:
+        check_output(json_path)
+    if any(value is not None for value in of_networks.values()):
+        given = next(name for name, value in of_networks.items() if value is not None)
+        _refuse_together(given, of_cases)
+        if lot is None or network is None:
+            fail(
+                f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both"
+            )
+        _compare_networks(network, lot, weights, data, images, json_path)
+        return
+    if cases is not None and minutes is not None:
+        fail("--cases and --minutes are both given: choose one")
+    if cases is None and minutes is None:
+        cases = DEFAULT_CASES
+    _compare_cases(
+        array, _chosen_sites(sites), cases, minutes, secrets.randbelow(1 << 32) if seed is None else seed, json_path
+    )
+
+
+def _refuse_together(option: str, others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            fail(f"{name} does not go with {option}: leave one of them out")
+
+
+def _chosen_sites(listed: str | None) -> list[str]:
+    if listed is None:
+        return list(SITES)
+    names = [name.strip().upper().replace("-", "_") for name in listed.split(",")]
+    for name in names:
+        if name not in SITES:
+            fail(f"{name.lower()!r} is no site: expected some of {', '.join(site.lower() for site in SITES)}")
+    return names
+
+
+def _compare_cases(
+    array: tuple[int, int] | None,
+    sites: list[str],
+    cases: int | None,
+    minutes: float | None,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    from efat.cli.render import console, rate_bar, working
+
+    with working("Loading"):
+        from efat.cli.validate_tables import show_cases
+        from efat.validation.campaign import Validation
+        from simulator import ArrayConfig, Site
+
+        if array is not None:
+            with input_errors():
+                ArrayConfig(*array)
+        validation = Validation(seed, array, [Site[name] for name in sites])
+    interrupted = False
+    seconds = None if minutes is None else minutes * 60
+    with rate_bar("cases", cases) as progress:
+        try:
+            validation.run(cases=cases, seconds=seconds, progress=progress)
+        except KeyboardInterrupt:
+            interrupted = True
+    show_cases(validation, console())
+    if json_path is not None:
+        write_json(json_path, validation.as_dict())
+    if validation.mismatch is not None:
+        _report_mismatch(validation, validation.mismatch)
+        raise SystemExit(1)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _report_mismatch(validation: Validation, mismatch: Mismatch) -> None:
+    from efat.validation.replay import save_case
+
+    path = Path(f"mismatch-{validation.seed}-{mismatch.number}.json")
+    save_case(path, mismatch.case)
+    click.echo(f"Case {mismatch.number} of seed {validation.seed} differs. Made small:\n{mismatch.case}")
+    for answer in mismatch.answers:
+        click.echo(str(answer))
+    click.echo(f"Saved: efat validate --replay {path}")
+
+
+def _replay(path: Path) -> None:
+    from efat.validation.campaign import answers, differ
+    from efat.validation.replay import load_case
+
+    case = load_case(path)
+    click.echo(str(case))
+    for answer in answers(case):
+        click.echo(str(answer))
+    if differ(case):
+        click.echo("They differ.")
+        raise SystemExit(1)
+    click.echo("They agree.")
+
+
+def _compare_networks(
+    network: str, lot: Path, weights: Path | None, data: Path | None, images: int | None, json_path: Path | None
+) -> None:
+    from efat.cli.render import console, counted, progress_bar, working
+
+    with working("Loading, quantising and calibrating"):
+        from efat.cli.validate_tables import show_chips
+        from efat.validation.networks import NetworkValidation
+
+        validation = NetworkValidation(network, lot, weights, data, images)
+    with progress_bar("chips", len(validation.chips)) as progress:
+        comparisons = list(counted(validation.run(), progress))
+    images = validation.images_per_chip
+    show_chips(network, images, comparisons, console())
+    if json_path is not None:
+        from dataclasses import asdict
+
+        write_json(json_path, {"network": network, "images": images, "chips": [asdict(one) for one in comparisons]})
+    if any(comparison.mismatches for comparison in comparisons):
+        raise SystemExit(1)

@@ -1,0 +1,168 @@
+"""Random cases one after the other, until one differs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from efat.validation.cases import Case, random_case
+from efat.validation.shrinking import shrink
+from simulator import Site, simulate_gemm
+from training import faulty_gemm
+
+Engine = Callable[[Case], npt.NDArray[np.integer]]
+
+
+def cycle_outputs(case: Case) -> npt.NDArray[np.integer]:
+    """What the cycle engine gives, int32 [M, N]."""
+    return simulate_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass, threads=1).outputs
+
+
+def emulated_outputs(case: Case) -> npt.NDArray[np.integer]:
+    """What the emulation gives, int32 [M, N]."""
+    x, w = torch.from_numpy(case.x), torch.from_numpy(case.w)
+    outputs: npt.NDArray[np.integer] = faulty_gemm(x, w, case.config, case.faults, bypass=case.bypass).numpy()
+    return outputs
+
+
+ENGINES: Mapping[str, Engine] = {"cycle": cycle_outputs, "emulation": emulated_outputs}
+"""What is compared, the reference first."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one engine says to a case: outputs, or the error it ended with."""
+
+    engine: str
+    outputs: list[list[int]] | None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.engine:>10}: {self.outputs if self.error is None else self.error}"
+
+
+@dataclass
+class SiteCount:
+    """Cases with a fault at one site (a case with several sites counts for each)."""
+
+    cases: int = 0
+    outputs: int = 0
+    mismatches: int = 0
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A case on which engines differ, made small.
+
+    Attributes:
+        number: of the case in its campaign.
+        case: the small case.
+        answers: what each engine says to it.
+    """
+
+    number: int
+    case: Case
+    answers: list[Answer]
+
+
+def answers(case: Case) -> list[Answer]:
+    """What every engine says to a case."""
+    return [_answer(name, engine, case) for name, engine in ENGINES.items()]
+
+
+def _answer(name: str, engine: Engine, case: Case) -> Answer:
+    try:
+        return Answer(name, engine(case).tolist())
+    except Exception as error:
+        # An engine that fails where another answers is a difference to report like any other.
+        return Answer(name, None, type(error).__name__)
+
+
+def differ(case: Case) -> bool:
+    """Whether the engines give different answers. A case that all of them refuse alike is no difference."""
+    reference, *others = answers(case)
+    return any((other.outputs, other.error) != (reference.outputs, reference.error) for other in others)
+
+
+@dataclass
+class Validation:
+    """A campaign of random cases.
+
+    Attributes:
+        seed: case i is drawn from it and i, whatever else is run.
+        size: rows and columns of the arrays; None for any.
+        sites: nets that may be faulty.
+        counts: by site; key None for cases without faults.
+        cases: done so far.
+        outputs: compared so far.
+        seconds: spent so far.
+        mismatch: what was found, or None.
+    """
+
+    seed: int
+    size: tuple[int, int] | None = None
+    sites: Sequence[Site] = tuple(Site)
+    counts: dict[Site | None, SiteCount] = field(default_factory=dict)
+    cases: int = 0
+    outputs: int = 0
+    seconds: float = 0.0
+    mismatch: Mismatch | None = None
+
+    def case(self, number: int) -> Case:
+        """Case `number` of this campaign."""
+        random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
+        return random_case(random, self.size, self.sites)
+
+    def run(self, *, cases: int | None, seconds: float | None, progress: Callable[[int], None] | None = None) -> None:
+        """Compare until `cases` are done, `seconds` are over, or one differs.
+
+        Args:
+            cases: number of cases in all; None for no limit.
+            seconds: time in all; None for no limit.
+            progress: called after each case with the number done.
+        """
+        begun = time.perf_counter() - self.seconds
+        while self.mismatch is None and (cases is None or self.cases < cases):
+            case = self.case(self.cases)
+            found = differ(case)
+            self._count(case, found)
+            if found:
+                small = shrink(case, differ)
+                self.mismatch = Mismatch(self.cases, small, answers(small))
+            self.cases += 1
+            self.seconds = time.perf_counter() - begun
+            if progress is not None:
+                progress(self.cases)
+            if seconds is not None and self.seconds >= seconds:
+                break
+
+    def _count(self, case: Case, found: bool) -> None:
+        size = len(case.x) * case.w.shape[1]
+        self.outputs += size
+        present: set[Site | None] = {Site(code) for code in np.unique(case.faults.table["site"]).tolist()}
+        for site in present or {None}:
+            count = self.counts.setdefault(site, SiteCount())
+            count.cases += 1
+            count.outputs += size
+            count.mismatches += found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything counted, as JSON takes it."""
+        named = {"none" if site is None else site.name: asdict(count) for site, count in self.counts.items()}
+        return {
+            "engines": list(ENGINES),
+            "seed": self.seed,
+            "array": None if self.size is None else list(self.size),
+            "sites": [site.name for site in self.sites],
+            "cases": self.cases,
+            "outputs": self.outputs,
+            "seconds": self.seconds,
+            "by_site": named,
+            "mismatching_case": None if self.mismatch is None else self.mismatch.number,
+        }

@@ -1,0 +1,130 @@
+"""Random faulty GEMMs, chosen to find differences between implementations of the array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator import ArrayConfig, FaultMap, Kind, Site, gemm_timing
+from simulator.config import SMALLEST_OPERAND_BITS
+from simulator.faults import PERMANENT, BoolArray
+
+_SMALL_SIDE, _LARGE_SIDE = 6, 24
+_LONGEST_X = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One GEMM on one chip.
+
+    Attributes:
+        config: the array.
+        x: int64 [M, K].
+        w: int64 [K, N].
+        faults: of the array.
+        bypass: bool [rows, cols].
+    """
+
+    config: ArrayConfig
+    x: npt.NDArray[np.int64]
+    w: npt.NDArray[np.int64]
+    faults: FaultMap
+    bypass: BoolArray
+
+    def __str__(self) -> str:
+        faults = "\n".join(f"  {fault}" for fault in self.faults) or "  none"
+        bypassed = [tuple(place) for place in np.argwhere(self.bypass).tolist()] or "none"
+        return (
+            f"{self.config}\nx = {self.x.tolist()}\nw = {self.w.tolist()}\nfaults:\n{faults}\n"
+            f"bypassed PEs (row, col): {bypassed}"
+        )
+
+
+def random_case(
+    random: np.random.Generator, size: tuple[int, int] | None = None, sites: Sequence[Site] = tuple(Site)
+) -> Case:
+    """Draw a case: any widths, several folds, all kinds of faults, adversarial numbers.
+
+    Args:
+        random: where from.
+        size: rows and columns of the array; None for any, mostly small ones.
+        sites: nets that may be faulty.
+    """
+    config = _config(random, size)
+    m = int(random.integers(0, _LONGEST_X if random.random() < 0.1 else 8))
+    k = int(random.integers(1, 2 * config.rows + 4))
+    n = int(random.integers(1, 2 * config.cols + 4))
+    faults = _faults(random, config, gemm_timing(config, m, k, n).serial if m else 0, sites)
+    return Case(
+        config,
+        _numbers(random, (m, k), config.act_range),
+        _numbers(random, (k, n), config.weight_range),
+        faults,
+        _bypass(random, faults),
+    )
+
+
+def _config(random: np.random.Generator, size: tuple[int, int] | None) -> ArrayConfig:
+    if size is None:
+        largest = _SMALL_SIDE if random.random() < 0.8 else _LARGE_SIDE
+        rows, cols = (int(side) for side in random.integers(1, largest + 1, 2))
+    else:
+        rows, cols = size
+    weight_bits, act_bits = 8, 8
+    if random.random() < 0.5:
+        weight_bits, act_bits = (int(bits) for bits in random.integers(SMALLEST_OPERAND_BITS, 9, 2))
+    least = weight_bits + act_bits
+    acc_bits = (least, 32, int(random.integers(least, 33)))[random.integers(3)]
+    return ArrayConfig(rows, cols, weight_bits, act_bits, bool(random.random() < 0.5), acc_bits)
+
+
+def _numbers(random: np.random.Generator, shape: tuple[int, int], limits: tuple[int, int]) -> npt.NDArray[np.int64]:
+    low, high = limits
+    style = random.integers(6)
+    if style == 0:
+        return np.full(shape, low, np.int64)
+    if style == 1:
+        return np.full(shape, high, np.int64)
+    if style == 2:
+        even = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 2 == 0
+        return np.where(even, low, high).astype(np.int64)
+    values = random.integers(low, high + 1, shape)
+    if style == 3:
+        values[random.random(shape) > 0.15] = 0
+    return values
+
+
+def _faults(random: np.random.Generator, config: ArrayConfig, cycles: int, sites: Sequence[Site]) -> FaultMap:
+    """A few faults or many; anywhere, in one row, in one column or in one PE."""
+    count = int(random.integers(0, 9 if random.random() < 0.7 else 2 + config.pe_count))
+    row = random.integers(config.rows, size=count)
+    col = random.integers(config.cols, size=count)
+    site = random.choice(np.array([int(site) for site in sites]), count)
+    crowd = random.integers(5)
+    if crowd in (0, 2):
+        row[:] = row[:1]
+    if crowd in (1, 2):
+        col[:] = col[:1]
+    row[site == Site.ACCUMULATOR] = 0
+    widths = np.array([site.bits(config) for site in Site])
+    bit = random.integers(widths[np.searchsorted([int(site) for site in Site], site)])
+    transient = random.random(count) < (random.choice([0.0, 0.3, 1.0]) if cycles else 0.0)
+    kind = np.where(transient, int(Kind.FLIP), random.integers(2, size=count))
+    cycle = np.where(transient, random.integers(max(cycles, 1), size=count), PERMANENT)
+    # No bit is stuck at both values: of all permanent faults of one bit the first stays.
+    table = np.stack([row, col, site, bit, cycle, kind])
+    _, first = np.unique(table[:5], axis=1, return_index=True)
+    row, col, site, bit, cycle, kind = table[:, first]
+    return FaultMap.from_arrays(config, row=row, col=col, site=site, bit=bit, kind=kind, cycle=cycle)
+
+
+def _bypass(random: np.random.Generator, faults: FaultMap) -> BoolArray:
+    style = random.integers(4)
+    if style == 0:
+        return faults.required_bypass()
+    shape = (faults.config.rows, faults.config.cols)
+    mask: BoolArray = random.random(shape) < (0.3 if style == 1 else 0.0)
+    return mask

@@ -1,0 +1,83 @@
+"""Whole networks on both engines: every logit compared, chip by chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from efat.simulation import prepare
+from simulator.chips import Chip
+from training import Accelerator, place
+
+BATCH = 64
+DEFAULT_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class ChipComparison:
+    """Logits of one chip under the emulation and the cycle engine.
+
+    Attributes:
+        chip: its id.
+        logits: how many were compared.
+        mismatches: how many differ in any bit.
+    """
+
+    chip: str
+    logits: int
+    mismatches: int
+
+
+@dataclass
+class NetworkValidation:
+    """A network and chips to compare it on; everything is loaded and checked when it is made.
+
+    Args:
+        network: as for `efat simulate`.
+        lot: HDF5 file of chips.
+        weights: file of weights, or None.
+        data: images, or None.
+        images: test images to use; None for the first 64, or all if there are fewer.
+    """
+
+    network: str
+    lot: Path
+    weights: Path | None = None
+    data: Path | None = None
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        self._simulation = prepare(
+            network=self.network, lot=self.lot, weights=self.weights, data=self.data, images=self.images
+        )
+
+        if self.images is None:
+            self._simulation.images = self._simulation.images[:DEFAULT_IMAGES]
+
+    @property
+    def images_per_chip(self) -> int:
+        """Images that each chip classifies."""
+        return len(self._simulation.images)
+
+    @property
+    def chips(self) -> list[Chip]:
+        """The chips, in order."""
+        return self._simulation.chips
+
+    def run(self) -> Iterator[ChipComparison]:
+        """Compare chip by chip, as the chips are: with the PEs that their fuses bypass."""
+        simulation = self._simulation
+        for chip in simulation.chips:
+            logits = {}
+            for engine in ("emulation", "cycle"):
+                accelerator = Accelerator(simulation.config, chip.faults, chip.bypass, engine=engine)
+                network = place(simulation._network, accelerator)
+                with torch.inference_mode():
+                    parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
+                # Bits rather than values: NaNs and signed zeros count as well.
+                logits[engine] = torch.cat(parts).view(torch.int32)
+            difference = logits["emulation"] != logits["cycle"]
+            yield ChipComparison(chip.id, difference.numel(), int(difference.sum()))
