@@ -163,7 +163,7 @@ def lower(
         halves[:, full, : k - full * rows] = together[:, full * rows :]
     pe_weight = np.where(places.source >= 0, seen.ravel()[places.source], places.unused).astype(np.int32)
     program = Program(
-        chip, np.ascontiguousarray(weights, np.int8), effective.T, halves.view(np.int32), pe_weight, layout
+        chip, np.array(weights, np.int8, order="C"), effective.T, halves.view(np.int32), pe_weight, layout
     )
     for array in (program.w, program.effective_weights, program.words, program.pe_weight):
         array.flags.writeable = False

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from simulator import ArrayConfig
+from simulator import ArrayConfig, FaultModel, Site, sample_faults
 from training.accelerator import Accelerator
 from training.errors import ConversionError, InputError
 from training.layers import QuantizedConv2d, QuantizedLinear, image_to_columns
@@ -77,6 +77,27 @@ def test_convolution_is_that_of_torch_over_integers(convolution, signed, weight_
     )
     assert found.is_contiguous()
     assert np.array_equal(found.numpy(), expected_output(accumulated, quantized))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@settings(deadline=None, max_examples=100)
+@given(convolutions(), st.booleans(), st.sampled_from([16, 21, 32]), st.integers(0, 2**32 - 1))
+def test_convolution_on_a_faulty_chip_is_the_same_on_every_engine(convolution, signed, acc_bits, seed):
+    layer, images = convolution
+    config = ArrayConfig(7, 3, act_signed=signed, acc_bits=acc_bits)
+    faults = sample_faults(config, FaultModel(0.3, sites=dict.fromkeys(Site, 1.0)), seed)
+    bypass = np.random.default_rng(seed).random((7, 3)) < 0.2
+    outputs = {}
+    for engine in ("emulation", "cycle"):
+        quantized = QuantizedConv2d(layer, 0.02, Accelerator(config, faults, bypass, engine))
+        outputs[engine] = quantized(images)
+    assert torch.equal(outputs["emulation"], outputs["cycle"])
+    # Observed, the layer lays its operands out by im2col.
+    runs = []
+    quantized = QuantizedConv2d(layer, 0.02, Accelerator(config, faults, bypass))
+    quantized.observer = runs.append
+    assert torch.equal(quantized(images), outputs["cycle"])
+    assert len(runs) == layer.groups
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
