@@ -46,14 +46,14 @@ def _simpler(case: Case) -> Iterator[Case]:
 
 
 def _with_fewer_faults(case: Case) -> Iterator[Case]:
-    """Without some of the faults; with numbers whose nets carry ones in every bit, too, which show most faults."""
-    table = case.faults.table
+    """Without some of the faults: with the numbers there are, and with some on every PE that show most faults."""
+    table, (rows, cols) = case.faults.table, case.bypass.shape
+    all_ones = -1 if case.config.act_signed else case.config.act_range[1]
     for part in _parts(len(table)):
         fewer = FaultMap(case.config, np.delete(table, part))
         yield replace(case, faults=fewer)
-        all_ones = -1 if case.config.act_signed else case.config.act_range[1]
-        for x, w in ((1, -1), (all_ones, 1), (all_ones, -1)):
-            yield replace(case, faults=fewer, x=np.full_like(case.x, x), w=np.full_like(case.w, w))
+        for x, w in ((1, -1), (all_ones, 1), (all_ones, -1), (0, -1), (all_ones, 0)):
+            yield replace(case, faults=fewer, x=np.full((1, rows), x), w=np.full((rows, cols), w))
 
 
 def _with_smaller_operands(case: Case) -> Iterator[Case]:
@@ -67,6 +67,8 @@ def _with_smaller_operands(case: Case) -> Iterator[Case]:
     for part in _parts(k):
         if part.stop - part.start < k:
             yield replace(case, x=np.delete(case.x, part, 1), w=np.delete(case.w, part, 0))
+    for index in range(k if k > 1 else 0):
+        yield replace(case, x=case.x[:, [index]], w=case.w[[index]])
 
 
 def _without_line(case: Case, axis: int, line: int) -> Case:
