@@ -138,8 +138,8 @@ def run_on_memory(
     Args:
         program: from `training.lower`.
         memory: int8, or uint8 if activations are unsigned, one dimension; values within range.
-        pixel: int64 [M].
-        offset: int64 [K].
+        pixel: int64 [M], strictly increasing.
+        offset: int64 [K], strictly increasing.
         outputs: int32, one dimension; the outputs are written here.
         place: `start, stride, size`: output n of row m goes to `start + (m // size) * stride + n * size + m % size`.
 

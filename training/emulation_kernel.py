@@ -17,15 +17,15 @@ from numba import njit
 from training.chip_faults import Int32Array, Int64Array
 from training.lowering import Layout
 from training.paired_dot import LANES, add_dot
+from training.paired_loads import PAIRS, ROWS, load_run, transpose_rows
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 _HALF = 0xFFFF
-_LONG_RUN = 4
 
 
 class Source(NamedTuple):
-    """Where X lies: `X[m, k]` is `memory[pixel[m] + offset[k]]`."""
+    """Where X lies: `X[m, k]` is `memory[pixel[m] + offset[k]]`; both increase strictly."""
 
     memory: Any
     """int8 or uint8, one dimension."""
@@ -99,7 +99,8 @@ def emulate(
                 if column == 0 and output and len(fresh):
                     block[:] = fresh
                 if stepped:
-                    _force_activations(layout, column, block)
+                    for step in range(layout.first_step[column], layout.first_step[column + 1]):
+                        _force(block[layout.step_pair[step]], layout.step_keep[step], layout.step_force[step])
                 entry = output * depth + fold
                 begin, end = layout.first_pe[entry], layout.first_pe[entry + 1]
                 keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
@@ -109,10 +110,20 @@ def emulate(
                 column_sum[:] = 0
                 done = 0
                 for pe in range(begin, end):
-                    pair = (layout.row[pe] + 1) // 2
+                    row = layout.row[pe]
+                    pair = (row + 1) // 2
                     add_dot(block, words[output, fold], done, min(pair, used_pairs), column_sum)
                     done = pair
-                    _evaluate(layout, pe, pe_weight[pe], block[layout.row[pe] // 2], column_sum)
+                    _evaluate(
+                        block[row // 2],
+                        row % 2 == 1,
+                        pe_weight[pe],
+                        layout.product_keep[pe],
+                        layout.product_force[pe],
+                        layout.psum_keep[pe],
+                        layout.psum_force[pe],
+                        column_sum,
+                    )
                 add_dot(block, words[output, fold], done, used_pairs, column_sum)
                 for lane in range(LANES):
                     sums[output, lane] = ((sums[output, lane] + column_sum[lane]) & keep) | force
@@ -122,61 +133,91 @@ def emulate(
 @_kernel
 def _gather(source: Source, start: int, lanes: int, k_start: int, k_stop: int, block: Int32Array) -> None:
     """Activations of a k-fold in pairs of reduction indices; pairs beyond the fold are 0."""
-    memory, pixel, offset = source
     depth = k_stop - k_start
-    pairs, odd = depth // 2, depth % 2
-    block[pairs:] = 0
+    block[depth // 2 :] = 0
     lane = 0
-    while lane < lanes:
-        base = pixel[start + lane]
-        run = 1
-        while lane + run < lanes and pixel[start + lane + run] == base + run:
-            run += 1
-        if run >= _LONG_RUN:
-            for pair in range(pairs):
-                _gather_run(
-                    memory[base + offset[k_start + 2 * pair] :],
-                    memory[base + offset[k_start + 2 * pair + 1] :],
-                    block[pair, lane : lane + run],
-                )
+    while lane + ROWS <= lanes:
+        if source.pixel[start + lane + ROWS - 1] == source.pixel[start + lane] + ROWS - 1:
+            _gather_run(source, start, lane, k_start, depth, block)
         else:
-            for one in range(lane, lane + run):
-                place = pixel[start + one]
-                for pair in range(pairs):
-                    low = np.int32(memory[place + offset[k_start + 2 * pair]])
-                    high = np.int32(memory[place + offset[k_start + 2 * pair + 1]])
-                    block[pair, one] = (low & _HALF) | (high << 16)
-        if odd:
-            for one in range(lane, lane + run):
-                block[pairs, one] = np.int32(memory[pixel[start + one] + offset[k_stop - 1]]) & _HALF
-        lane += run
+            _gather_rows(source, start, lane, k_start, depth, block)
+        lane += ROWS
+    while lane < lanes:
+        _gather_row(source, start, lane, k_start, 0, depth, block)
+        lane += 1
 
 
 @_kernel
-def _gather_run(low: Any, high: Any, words: Int32Array) -> None:
-    for lane in range(len(words)):
-        words[lane] = (np.int32(low[lane]) & _HALF) | (np.int32(high[lane]) << 16)
+def _gather_run(source: Source, start: int, lane: int, k_start: int, depth: int, block: Int32Array) -> None:
+    """Eight rows of X whose activations lie side by side."""
+    base = source.pixel[start + lane]
+    for pair in range(depth // 2):
+        low, high = source.offset[k_start + 2 * pair], source.offset[k_start + 2 * pair + 1]
+        load_run(source.memory, base + low, base + high, block, pair, lane)
+    if depth % 2:
+        for one in range(lane, lane + ROWS):
+            _gather_row(source, start, one, k_start, depth - 1, depth, block)
 
 
 @_kernel
-def _force_activations(layout: Layout, column: int, block: Int32Array) -> None:
-    for step in range(layout.first_step[column], layout.first_step[column + 1]):
-        keep, force = layout.step_keep[step], layout.step_force[step]
-        words = block[layout.step_pair[step]]
-        for lane in range(LANES):
-            words[lane] = (words[lane] & keep) | force
+def _gather_rows(source: Source, start: int, lane: int, k_start: int, depth: int, block: Int32Array) -> None:
+    """Eight rows of X apart: sixteen reduction indices at a time where they lie side by side."""
+    done = 0
+    while done + 2 * PAIRS <= depth:
+        first = source.offset[k_start + done]
+        if source.offset[k_start + done + 2 * PAIRS - 1] != first + 2 * PAIRS - 1:
+            break
+        transpose_rows(source.memory, source.pixel, start + lane, first, block, done // 2, lane)
+        done += 2 * PAIRS
+    for one in range(lane, lane + ROWS):
+        _gather_row(source, start, one, k_start, done, depth, block)
 
 
 @_kernel
-def _evaluate(layout: Layout, pe: int, weight: np.int32, words: Int32Array, column_sum: Int32Array) -> None:
-    """One PE: its product with stuck bits, added to the sum from the north, with stuck bits."""
-    product_keep, product_force = layout.product_keep[pe], layout.product_force[pe]
-    psum_keep, psum_force = layout.psum_keep[pe], layout.psum_force[pe]
-    shift = 0 if layout.row[pe] % 2 else 16
+def _gather_row(source: Source, start: int, lane: int, k_start: int, done: int, depth: int, block: Int32Array) -> None:
+    """One row of X, from reduction index `done` (even, or the last) of the k-fold on."""
+    memory, offset = source.memory, source.offset
+    base = source.pixel[start + lane]
+    for pair in range(done // 2, depth // 2):
+        low = np.int32(memory[base + offset[k_start + 2 * pair]])
+        high = np.int32(memory[base + offset[k_start + 2 * pair + 1]])
+        block[pair, lane] = (low & _HALF) | (high << 16)
+    if depth % 2:
+        block[depth // 2, lane] = np.int32(memory[base + offset[k_start + depth - 1]]) & _HALF
+
+
+# Small functions get what they need by itself: all of a layout is 13 arrays, whose handing over would cost more than
+# their work.
+
+
+@_kernel
+def _force(words: Int32Array, keep: np.int32, force: np.int32) -> None:
+    """Stuck bits of one activation net, for this column and those east of it."""
     for lane in range(LANES):
-        activation = np.int32(words[lane] << shift) >> 16
-        product = (np.int32(activation * weight) & product_keep) | product_force
-        column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
+        words[lane] = (words[lane] & keep) | force
+
+
+@_kernel
+def _evaluate(
+    words: Int32Array,
+    high: bool,
+    weight: np.int32,
+    product_keep: np.int32,
+    product_force: np.int32,
+    psum_keep: np.int32,
+    psum_force: np.int32,
+    column_sum: Int32Array,
+) -> None:
+    """One PE: its product with stuck bits, added to the sum from the north, with stuck bits."""
+    # Two loops, so that shifts are by constants: others would be done in 64 bits.
+    if high:
+        for lane in range(LANES):
+            product = (np.int32((words[lane] >> 16) * weight) & product_keep) | product_force
+            column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
+    else:
+        for lane in range(LANES):
+            product = (np.int32((np.int32(words[lane] << 16) >> 16) * weight) & product_keep) | product_force
+            column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
 
 
 @_kernel
