@@ -110,24 +110,23 @@ def check(x: Tensor, w: Tensor, config: ArrayConfig, faults: FaultMap | None, by
         sys.exit("the emulation and the cycle engine disagree")
 
 
-def against_cycles(m: int, side: int, rounds: int) -> None:
-    """Products per second of both engines on the same GEMM."""
-    config = ArrayConfig(side, side)
-    x, w = operands(m, side, side, 4)
-    faults = sample_faults(config, FaultModel(0.01), 5)
+def against_cycles(gemms: Sequence[tuple[int, int, int, int]], rounds: int) -> None:
+    """Products per second of both engines on the same GEMMs."""
+    print("\nAgainst the cycle engine, 1 % mixed faults, lowering included, products/s (bar 8x)")
     threads = torch.get_num_threads()
-    xn, wn = x.numpy(), w.numpy()
-    emulated, stepped = interleaved(
-        [
-            lambda: run(lower(w, config, faults), x),
-            lambda: simulate_gemm(xn, wn, config, faults, threads=threads),
-        ],
-        rounds,
-    )
-    print(
-        f"\nAgainst the cycle engine, M={m}, K=N={side}, 1 % mixed faults, lowering included: "
-        f"{median_ratio(stepped, emulated):.1f}x its products/s (bar 8x)"
-    )
+    for m, k, n, side in gemms:
+        config = ArrayConfig(side, side)
+        x, w = operands(m, k, n, 4)
+        faults = sample_faults(config, FaultModel(0.01), 5)
+        xn, wn = x.numpy(), w.numpy()
+        emulated, stepped = interleaved(
+            [
+                lambda: run(lower(w, config, faults), x),  # noqa: B023
+                lambda: simulate_gemm(xn, wn, config, faults, threads=threads),  # noqa: B023
+            ],
+            rounds,
+        )
+        print(f"M={m}, K={k}, N={n} on {side}x{side}: {median_ratio(stepped, emulated):.1f}x")
 
 
 def layer_shapes(batch: int) -> list[tuple[str, int, int, int]]:
@@ -195,11 +194,11 @@ def main() -> None:
     rates = (0.0, 0.001, 0.01, 0.05)
     if given.quick:
         one_size(256, 64, (0.0, 0.01), 3)
-        against_cycles(256, 64, 3)
+        against_cycles([(256, 64, 64, 64)], 3)
         resnet20_layers(1, 64, (0.01,), 2)
         return
     one_size(4096, 256, rates, 15)
-    against_cycles(4096, 256, 5)
+    against_cycles([(4096, 256, 256, 256), (4096, 256, 256, 64), (32768, 144, 32, 64), (32768, 144, 32, 256)], 5)
     for side in (64, 256):
         resnet20_layers(128, side, rates, 5)
 

@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 RUNS = {
     "cycle_engine.py": (["--quick"], ["G PE-cycles/s", "images/s", "of the limit"]),
-    "emulation.py": (["--quick"], ["x float32", "its products/s", "Lowering all 20 layers"]),
+    "emulation.py": (["--quick"], ["x float32", "Against the cycle engine", "Lowering all 20 layers"]),
     "fault_effect.py": (["--images", "20", "--maps", "1", "--png", "effect.png"], ["as they are", "wrote effect.png"]),
 }
 

@@ -162,15 +162,27 @@ def _gather_run(source: Source, start: int, lane: int, k_start: int, depth: int,
 @_kernel
 def _gather_rows(source: Source, start: int, lane: int, k_start: int, depth: int, block: Int32Array) -> None:
     """Eight rows of X apart: sixteen reduction indices at a time where they lie side by side."""
+    offset, at_once = source.offset, 2 * PAIRS
     done = 0
-    while done + 2 * PAIRS <= depth:
-        first = source.offset[k_start + done]
-        if source.offset[k_start + done + 2 * PAIRS - 1] != first + 2 * PAIRS - 1:
-            break
-        transpose_rows(source.memory, source.pixel, start + lane, first, block, done // 2, lane)
-        done += 2 * PAIRS
-    for one in range(lane, lane + ROWS):
-        _gather_row(source, start, one, k_start, done, depth, block)
+    while done + at_once <= depth and offset[k_start + done + at_once - 1] == offset[k_start + done] + at_once - 1:
+        transpose_rows(source.memory, source.pixel, start + lane, offset[k_start + done], block, done // 2, lane)
+        done += at_once
+    # The last ones, again sixteen at a time: some for the second time, and with an odd depth one too many.
+    again = depth + depth % 2 - at_once
+    if (
+        done < depth
+        and again >= 0
+        and offset[k_start + depth - 1] - offset[k_start + again] == depth - 1 - again
+        and source.pixel[start + lane + ROWS - 1] + offset[k_start + again] + at_once <= len(source.memory)
+    ):
+        transpose_rows(source.memory, source.pixel, start + lane, offset[k_start + again], block, again // 2, lane)
+        if depth % 2:
+            for one in range(lane, lane + ROWS):
+                block[depth // 2, one] &= _HALF
+        done = depth
+    if done < depth:
+        for one in range(lane, lane + ROWS):
+            _gather_row(source, start, one, k_start, done, depth, block)
 
 
 @_kernel

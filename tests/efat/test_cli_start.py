@@ -46,7 +46,7 @@ def test_unknown_command_is_a_usage_error() -> None:
 
 def test_every_listed_command_is_there_and_has_examples() -> None:
     assert isinstance(main, LazyGroup)
-    assert main.list_commands(None) == ["chips", "simulate"]  # type: ignore[arg-type]
+    assert main.list_commands(None) == ["chips", "simulate", "validate"]  # type: ignore[arg-type]
     for arguments in (["simulate"], ["chips", "generate"], ["chips", "show"], ["chips", "import"], ["chips", "export"]):
         result = CliRunner().invoke(main, [*arguments, "--help"])
         assert result.exit_code == 0
