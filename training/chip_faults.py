@@ -76,10 +76,10 @@ class ChipFaults:
 
     @cached_property
     def apart_when_unused(self) -> BoolArray:
-        """The same for rows without weights, where stuck bits can make a product of zeros."""
-        makes_a_product: BoolArray = (self.activation.force != 0) & (self.weight.force != 0) & ~self.bypass
-        makes_a_product |= self.apart
-        return makes_a_product
+        """The same for rows without weights, where everything is 0 but what stuck bits make of it."""
+        product = self.product.of(self.activation.force * self.weight.force)
+        apart: BoolArray = (self.psum.any | (product != 0)) & ~self.bypass
+        return apart
 
 
 def chip_faults(faults: FaultMap, bypass: BoolArray) -> ChipFaults:

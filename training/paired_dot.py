@@ -16,8 +16,8 @@ from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
-LANES = 32
-"""Rows of X that are summed at once: four vectors of eight, whose additions overlap without filling the registers."""
+LANES = 64
+"""Rows of X that are summed at once: eight vectors of eight fill half the registers of AVX2, the rest work on them."""
 
 _WIDTH = 8
 _VECTORS = LANES // _WIDTH

@@ -41,6 +41,17 @@ def lot(folder: Path) -> Path:
     return folder / "lot.h5"
 
 
+def test_both_engines_give_the_same_report(lot: Path) -> None:
+    reports = []
+    for engine in ("cycle", "emulation"):
+        result = run(*SIMULATE, "--engine", engine, "--json", "result.json")
+        assert result.exit_code == 0, result.output
+        written = json.loads(Path("result.json").read_text())
+        assert written.pop("engine") == engine
+        reports.append(written)
+    assert reports[0] == reports[1]
+
+
 def test_numbers_are_those_of_the_engine(lot: Path) -> None:
     result = run(*SIMULATE, "--json", "result.json", "--batch", "16")
     assert result.exit_code == 0, result.output
