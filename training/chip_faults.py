@@ -92,7 +92,7 @@ def chip_faults(faults: FaultMap, bypass: BoolArray) -> ChipFaults:
     return _chip_faults(faults, np.packbits(bypass).tobytes())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _chip_faults(faults: FaultMap, packed_bypass: bytes) -> ChipFaults:
     config = faults.config
     count = config.pe_count

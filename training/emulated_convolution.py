@@ -56,7 +56,7 @@ def emulated_convolution(
     return torch.from_numpy(outputs)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _places(
     images: tuple[int, int, int, int], kernel: tuple[int, int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], tuple[int, int]]:

@@ -91,16 +91,6 @@ class Program:
         """Number of outputs."""
         return len(self.words)
 
-    @property
-    def weights_only(self) -> bool:
-        """Whether faults and bypass change weights and nothing else."""
-        return not (
-            len(self.layout.row)
-            or len(self.layout.step_pair)
-            or len(self.chip.faults.unusable_columns())
-            or self.chip.faults.has_flips
-        )
-
     def summary(self) -> dict[str, int]:
         """How much there is to do.
 
@@ -203,7 +193,7 @@ def checked_chip(config: ArrayConfig, faults: FaultMap | None, bypass: npt.Array
     return chip_faults(FaultMap(config) if faults is None else faults, mask)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
     config = chip.config
     rows, cols = config.rows, config.cols

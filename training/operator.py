@@ -147,7 +147,7 @@ def _fault_map(config: ArrayConfig, faults: Tensor) -> FaultMap:
     return _remembered_fault_map(config, faults.cpu().numpy().tobytes())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _remembered_fault_map(config: ArrayConfig, table: bytes) -> FaultMap:
     rows = np.frombuffer(table, np.int64).reshape(-1, len(_FIELDS))
     return FaultMap.from_arrays(config, **{name: rows[:, place] for place, name in enumerate(_FIELDS)})

@@ -118,6 +118,11 @@ def simulate(
             calibration=cast("Method", calibration),
             threads=threads,
         )
+    if threads is not None:
+        import torch
+
+        # The emulation has as many threads as torch.
+        torch.set_num_threads(threads)
     interrupted = False
     with progress_bar("images", simulation.steps) as progress:
         try:
