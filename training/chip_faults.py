@@ -75,6 +75,11 @@ class ChipFaults:
         return faulty
 
     @cached_property
+    def has_flips(self) -> bool:
+        """Whether any fault is transient."""
+        return self.faults.has_flips
+
+    @cached_property
     def apart_when_unused(self) -> BoolArray:
         """The same for rows without weights, where everything is 0 but what stuck bits make of it."""
         product = self.product.of(self.activation.force * self.weight.force)

@@ -109,7 +109,7 @@ def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
 
 
 def _run(program: Program, x: Tensor) -> Tensor:
-    if x.device.type != "cpu" and not program.chip.faults.has_flips:
+    if x.device.type != "cpu" and not program.chip.has_flips:
         return run_on_tensors(program, x)
     m, k = x.shape
     activations = x.detach().to("cpu", activation_dtype(program.config)).contiguous()
@@ -148,6 +148,7 @@ def run_on_memory(
     """
     # Numba takes 0.4 s to import.
     from training.emulation_kernel import Source, Target, emulate
+    from training.lanes import LANES
 
     source = Source(memory, pixel, offset)
     target = Target(outputs, *place)
@@ -169,19 +170,19 @@ def run_on_memory(
             target,
         )
 
-    _in_parallel(part, m, m * program.k * program.n)
-    if program.chip.faults.has_flips:
+    _in_parallel(part, m, LANES, m * program.k * program.n)
+    if program.chip.has_flips:
         recompute_touched(program, source, target)
 
 
-def _in_parallel(part: Callable[[int, int], None], m: int, work: int) -> None:
-    """Call `part(first, stop)` on ranges of rows, on as many threads as torch uses and the work is worth."""
+def _in_parallel(part: Callable[[int, int], None], m: int, block: int, work: int) -> None:
+    """Call `part(first, stop)` on ranges of whole blocks of rows, on as many threads as torch uses and it is worth."""
     threads = max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
     if threads == 1:
         part(0, m)
         return
-    # Ranges start at multiples of 64 rows, so that only the last has a block that is not full.
-    bounds = [min(m, -(-m * i // threads) // 64 * 64) for i in range(threads)] + [m]
+    blocks = -(-m // block)
+    bounds = [min(m, (blocks * i // threads) * block) for i in range(threads + 1)]
     pool = _pool(threads - 1)
     others = [pool.submit(part, bounds[i], bounds[i + 1]) for i in range(1, threads)]
     part(bounds[0], bounds[1])

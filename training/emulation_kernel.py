@@ -1,9 +1,9 @@
 """The emulation's kernel: a whole GEMM on a faulty array, for blocks of rows of X, in Numba.
 
-For `LANES` rows of X at a time the activations of a k-fold are gathered into words of two reduction indices, and the
-columns are visited from west to east. A column's stuck activation bits are forced in place, as the columns east of it
-see them too; healthy PEs are dot products between the PEs that are evaluated one by one. The block stays in the
-first-level cache; nothing of the size of an im2col matrix is ever made.
+For `LANES` rows of X at a time the activations of some k-folds are gathered into words of two reduction indices, and
+the columns are visited from west to east. A column's stuck activation bits are forced in place, as the columns east of
+it see them too. Healthy PEs are one dot product; in columns whose adders have stuck bits, one between each two PEs that
+are evaluated one by one. The block stays in the first-level cache; nothing of the size of an im2col matrix is made.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import numpy as np
 from numba import njit
 
 from training.chip_faults import Int32Array, Int64Array
+from training.lanes import LANES, WIDTH, add_dot, add_product, force_bits, store_wrapped
 from training.lowering import Layout
-from training.paired_dot import LANES, add_dot
 from training.paired_loads import PAIRS, ROWS, load_run, transpose_rows
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 _HALF = 0xFFFF
+
+_PAIRS_IN_CACHE = 128
+"""Of `LANES` words each: 24 KiB, which leaves room for weights and sums in a first-level cache of 32 KiB."""
 
 
 class Source(NamedTuple):
@@ -49,6 +52,11 @@ def _kernel(function: _Function) -> _Function:
     return cast(_Function, njit(cache=True, nogil=True)(function))
 
 
+def _inlined(function: _Function) -> _Function:
+    """Part of a kernel: handing over all arrays of a layout would cost more than the part's work."""
+    return cast(_Function, njit(inline="always")(function))
+
+
 @_kernel
 def emulate(
     source: Source,
@@ -67,7 +75,7 @@ def emulate(
     Args:
         source: X.
         layout: PEs apart, and masks.
-        words: int32 [N, k-folds, pairs], weights of the dot products.
+        words: int32 [N, k-folds, pairs], weights of the dot products, 0 for the PEs apart.
         pe_weight: int32, weights of the PEs apart.
         rows: rows of the array.
         cols: columns of the array.
@@ -77,57 +85,89 @@ def emulate(
         target: where outputs go.
     """
     n, depth, pairs = words.shape
+    weights = words.reshape(-1)
     k = len(source.offset)
-    stepped = len(layout.step_pair) > 0
-    folds_of_outputs = -(-n // cols)
-    block = np.zeros((pairs, LANES), np.int32)
-    fresh = np.zeros((pairs if stepped and folds_of_outputs > 1 else 0, LANES), np.int32)
+    at_once = max(1, min(depth, _PAIRS_IN_CACHE // pairs))
+    block = np.zeros((at_once * pairs, LANES), np.int32)
+    fresh = np.zeros((at_once * pairs if len(layout.step_pair) and n > cols else 0, LANES), np.int32)
     sums = np.zeros((n, LANES), np.int32)
-    column_sum = np.zeros(LANES, np.int32)
+    column_sum = np.zeros((1, LANES), np.int32)
     for start in range(first, stop, LANES):
         lanes = min(LANES, stop - start)
         sums[:] = 0
-        for fold in range(depth):
-            k_start = fold * rows
-            k_stop = min(k, k_start + rows)
-            _gather(source, start, lanes, k_start, k_stop, block)
+        for first_fold in range(0, depth, at_once):
+            folds = min(at_once, depth - first_fold)
+            used_pairs = 0
+            for fold in range(folds):
+                k_start = (first_fold + fold) * rows
+                k_stop = min(k, k_start + rows)
+                used_pairs = (k_stop - k_start + 1) // 2
+                _gather(source, start, lanes, k_start, k_stop, block[fold * pairs : (fold + 1) * pairs])
             if len(fresh):
-                fresh[:] = block
-            used_pairs = (k_stop - k_start + 1) // 2
+                _copy(block.reshape(-1), fresh.reshape(-1))
             for output in range(n):
                 column = output % cols
                 if column == 0 and output and len(fresh):
-                    block[:] = fresh
-                if stepped:
-                    for step in range(layout.first_step[column], layout.first_step[column + 1]):
-                        _force(block[layout.step_pair[step]], layout.step_keep[step], layout.step_force[step])
-                entry = output * depth + fold
-                begin, end = layout.first_pe[entry], layout.first_pe[entry + 1]
-                keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
-                if begin == end and keep == -1 and force == 0:
-                    add_dot(block, words[output, fold], 0, used_pairs, sums[output])
-                    continue
-                column_sum[:] = 0
-                done = 0
-                for pe in range(begin, end):
-                    row = layout.row[pe]
-                    pair = (row + 1) // 2
-                    add_dot(block, words[output, fold], done, min(pair, used_pairs), column_sum)
-                    done = pair
-                    _evaluate(
-                        block[row // 2],
-                        row % 2 == 1,
-                        pe_weight[pe],
-                        layout.product_keep[pe],
-                        layout.product_force[pe],
-                        layout.psum_keep[pe],
-                        layout.psum_force[pe],
-                        column_sum,
-                    )
-                add_dot(block, words[output, fold], done, used_pairs, column_sum)
-                for lane in range(LANES):
-                    sums[output, lane] = ((sums[output, lane] + column_sum[lane]) & keep) | force
-        _store(sums, start, lanes, 32 - acc_bits, target)
+                    _copy(fresh.reshape(-1), block.reshape(-1))
+                for step in range(layout.first_step[column], layout.first_step[column + 1]):
+                    keep, force = layout.step_keep[step], layout.step_force[step]
+                    for fold in range(folds):
+                        force_bits(block, fold * pairs + layout.step_pair[step], keep, force)
+                entry = output * depth + first_fold
+                if layout.in_order[output]:
+                    for fold in range(folds):
+                        here = used_pairs if fold == folds - 1 else pairs
+                        at = fold * pairs
+                        _sum_in_order(block, at, here, weights, layout, pe_weight, entry + fold, column_sum)
+                        keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
+                        for lane in range(LANES):
+                            sums[output, lane] = ((sums[output, lane] + column_sum[0, lane]) & keep) | force
+                else:
+                    add_dot(block, 0, (folds - 1) * pairs + used_pairs, weights, entry * pairs, sums, output)
+                    for fold in range(folds):
+                        for pe in range(layout.first_pe[entry + fold], layout.first_pe[entry + fold + 1]):
+                            _add_pe(block, fold * pairs, layout, pe_weight, pe, sums, output)
+        _store(sums, start, lanes, acc_bits, target)
+
+
+@_kernel
+def _copy(source: Int32Array, target: Int32Array) -> None:
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@_inlined
+def _sum_in_order(
+    block: Int32Array,
+    at: int,
+    pairs: int,
+    weights: Int32Array,
+    layout: Layout,
+    pe_weight: Int32Array,
+    entry: int,
+    column_sum: Int32Array,
+) -> None:
+    """What one k-fold sends down a column, from the north: dot products between PEs apart."""
+    first = entry * layout.fold_rows // 2
+    column_sum[:] = 0
+    done = 0
+    for pe in range(layout.first_pe[entry], layout.first_pe[entry + 1]):
+        pair = min((layout.row[pe] + 1) // 2, pairs)
+        add_dot(block, at + done, pair - done, weights, first + done, column_sum, 0)
+        done = pair
+        _add_pe(block, at, layout, pe_weight, pe, column_sum, 0)
+        force_bits(column_sum, 0, layout.psum_keep[pe], layout.psum_force[pe])
+    add_dot(block, at + done, pairs - done, weights, first + done, column_sum, 0)
+
+
+@_inlined
+def _add_pe(
+    block: Int32Array, at: int, layout: Layout, pe_weight: Int32Array, pe: int, sums: Int32Array, output: int
+) -> None:
+    """The product of a PE apart, its weight in one half of a pair beside 0."""
+    row = layout.row[pe]
+    word = np.int32((pe_weight[pe] & _HALF) << (16 * (row % 2)))
+    add_product(block, at + row // 2, word, layout.product_keep[pe], layout.product_force[pe], sums, output)
 
 
 @_kernel
@@ -198,50 +238,20 @@ def _gather_row(source: Source, start: int, lane: int, k_start: int, done: int, 
         block[depth // 2, lane] = np.int32(memory[base + offset[k_start + depth - 1]]) & _HALF
 
 
-# Small functions get what they need by itself: all of a layout is 13 arrays, whose handing over would cost more than
-# their work.
-
-
 @_kernel
-def _force(words: Int32Array, keep: np.int32, force: np.int32) -> None:
-    """Stuck bits of one activation net, for this column and those east of it."""
-    for lane in range(LANES):
-        words[lane] = (words[lane] & keep) | force
-
-
-@_kernel
-def _evaluate(
-    words: Int32Array,
-    high: bool,
-    weight: np.int32,
-    product_keep: np.int32,
-    product_force: np.int32,
-    psum_keep: np.int32,
-    psum_force: np.int32,
-    column_sum: Int32Array,
-) -> None:
-    """One PE: its product with stuck bits, added to the sum from the north, with stuck bits."""
-    # Two loops, so that shifts are by constants: others would be done in 64 bits.
-    if high:
-        for lane in range(LANES):
-            product = (np.int32((words[lane] >> 16) * weight) & product_keep) | product_force
-            column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
-    else:
-        for lane in range(LANES):
-            product = (np.int32((np.int32(words[lane] << 16) >> 16) * weight) & product_keep) | product_force
-            column_sum[lane] = ((column_sum[lane] + product) & psum_keep) | psum_force
-
-
-@_kernel
-def _store(sums: Int32Array, start: int, lanes: int, unused_bits: int, target: Target) -> None:
+def _store(sums: Int32Array, start: int, lanes: int, acc_bits: int, target: Target) -> None:
     """Outputs of one block, wrapped to the accumulator's width."""
+    sign = np.int32(-1 << (acc_bits - 1))
+    mask = np.int32(~(sign << 1))
     lane = 0
     while lane < lanes:
         image, pixel = divmod(start + lane, target.size)
         run = min(lanes - lane, target.size - pixel)
         place = target.start + image * target.stride + pixel
         for output in range(len(sums)):
-            into = target.memory[place + output * target.size : place + output * target.size + run]
-            for i in range(run):
-                into[i] = np.int32(sums[output, lane + i] << unused_bits) >> unused_bits
+            for i in range(0, run - WIDTH + 1, WIDTH):
+                store_wrapped(sums, output, lane + i, mask, sign, target.memory, place + i)
+            for i in range(run - run % WIDTH, run):
+                target.memory[place + i] = ((sums[output, lane + i] & mask) ^ sign) - sign
+            place += target.size
         lane += run

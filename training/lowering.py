@@ -24,6 +24,8 @@ class Layout(NamedTuple):
 
     fold_rows: int
     """Rows of the array that take part, even: those with weights, and those below whose faults still make a product."""
+    in_order: npt.NDArray[np.bool_]
+    """bool [N]: adders or the accumulator of the output's column have stuck bits, so its sum is made from the north."""
     first_pe: Int64Array
     """int64 [N * F + 1]: PEs of an entry are `first_pe[entry]:first_pe[entry + 1]`, from the north."""
     row: Int64Array
@@ -215,21 +217,27 @@ def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
     index = fold * rows + row
     source = np.where(index < k, output * k + index, -1)
 
+    psum_keep, psum_force = chip.psum.keep[row, col], chip.psum.force[row, col]
+    accumulator_keep, accumulator_force = chip.accumulator
+    in_order = ((accumulator_keep != -1) | (accumulator_force != 0))[np.arange(n) % cols]
+    in_order[output[(psum_keep != -1) | (psum_force != 0)]] = True
+
     first_step, step_pair, step_keep, step_force = _activation_steps(chip, fold_rows, width)
     layout = Layout(
         fold_rows=fold_rows,
+        in_order=in_order,
         first_pe=np.concatenate([[0], np.cumsum(entries)]),
         row=row,
         product_keep=chip.product.keep[row, col],
         product_force=chip.product.force[row, col],
-        psum_keep=chip.psum.keep[row, col],
-        psum_force=chip.psum.force[row, col],
+        psum_keep=psum_keep,
+        psum_force=psum_force,
         first_step=first_step,
         step_pair=step_pair,
         step_keep=step_keep,
         step_force=step_force,
-        accumulator_keep=chip.accumulator.keep,
-        accumulator_force=chip.accumulator.force,
+        accumulator_keep=accumulator_keep,
+        accumulator_force=accumulator_force,
     )
     together = ~(chip.bypass | chip.apart)
     weights = LayoutWeights(

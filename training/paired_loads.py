@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from training.paired_dot import LANES
+from training.lanes import LANES
 
 ROWS = 8
 """Rows of X that are gathered at once."""

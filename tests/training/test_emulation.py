@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import GemmCase, gemm_cases
 
-import training.paired_dot
+import training.lanes
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
 from training import faulty_gemm, lower, run
 from training.tensor_emulation import run_on_tensors
@@ -141,17 +141,16 @@ def test_pairs_of_products_are_summed_modulo_2_to_the_32(
 ) -> None:
     """Both forms of the loop: with the processor's instruction, if it has one, and with multiplications."""
     random = np.random.default_rng(seed)
-    lanes = training.paired_dot.LANES
+    lanes = training.lanes.LANES
     x = random.integers(-(2**15), 2**15, (pairs, lanes, 2)).astype(np.int16)
     w = random.integers(-(2**15), 2**15, (pairs, 2)).astype(np.int16)
     # The one sum of two products that 32 bits do not hold; operands of 8 bits cannot come near.
     x[x == -(2**15)] = 0
-    sums = random.integers(-(2**31), 2**31, lanes).astype(np.int32)
+    sums = random.integers(-(2**31), 2**31, (2, lanes)).astype(np.int32)
     begin = min(begin, pairs)
-    expected = sums + (x[begin:].astype(np.int64) * w[begin:, None]).sum((0, 2))
-    kernels[with_instruction](
-        x.view(np.int32).reshape(pairs, lanes), w.view(np.int32).reshape(pairs), begin, pairs, sums
-    )
+    expected = sums.astype(np.int64)
+    expected[1] += (x[begin:].astype(np.int64) * w[begin:, None]).sum((0, 2))
+    kernels[with_instruction](x.view(np.int32).reshape(pairs, lanes), begin, w.view(np.int32).reshape(pairs), sums)
     assert np.array_equal(sums, expected.astype(np.int32))
 
 
@@ -161,17 +160,17 @@ def kernels() -> dict[bool, object]:
     from numba import njit
 
     def compiled(*, instruction: bool) -> object:
-        add_dot = training.paired_dot.add_dot
+        add_dot = training.lanes.add_dot
 
         @njit
-        def kernel(words, weights, begin, end, sums):
-            add_dot(words, weights, begin, end, sums)
+        def kernel(words, begin, weights, sums):
+            add_dot(words, begin, len(weights) - begin, weights, begin, sums, 1)
 
         with pytest.MonkeyPatch.context() as patch:
             if not instruction:
-                patch.setattr(training.paired_dot, "has_pair_instruction", lambda _context: False)
-            empty = np.zeros((0, training.paired_dot.LANES), np.int32)
-            kernel(empty, np.zeros(0, np.int32), 0, 0, np.zeros(training.paired_dot.LANES, np.int32))
+                patch.setattr(training.lanes, "has_pair_instruction", lambda _context: False)
+            empty = np.zeros((0, training.lanes.LANES), np.int32)
+            kernel(empty, 0, np.zeros(0, np.int32), np.zeros((2, training.lanes.LANES), np.int32))
         return kernel
 
     return {True: compiled(instruction=True), False: compiled(instruction=False)}

@@ -1,0 +1,225 @@
+"""What the emulation does to many rows of X at once, written for vector registers: its inner loops.
+
+Activations and weights are 16-bit numbers in pairs, two to an int32 word: reduction index 2p in the low half, 2p + 1 in
+the high half. One vector instruction of AVX2 (VPMADDWD) multiplies both halves of eight words and adds the two products
+in 32 bits, which makes twice the multiplications of a float32 instruction, and exactly: nothing is rounded, and sums
+wrap modulo 2^32 as the array's do. Compilers do not find this instruction by themselves, so the loops are built here.
+Processors without it run the same loops on shifts and multiplications.
+
+All arrays are contiguous and of int32. Indices are not checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, errors
+from numba.extending import intrinsic
+
+LANES = 48
+"""Rows of X at once: six vectors of sums fit in registers, and 256 reduction indices in the first-level cache."""
+
+WIDTH = 8
+"""Rows of X in one vector register."""
+
+_VECTORS = LANES // WIDTH
+_INT32 = ir.IntType(32)
+_INDEX = ir.IntType(64)
+_WORDS = ir.VectorType(_INT32, WIDTH)
+_HALVES = ir.VectorType(ir.IntType(16), 2 * WIDTH)
+
+
+def _add_dot(typing: Any, words: Any, begin: Any, count: Any, weights: Any, first: Any, sums: Any, row: Any) -> Any:
+    """Add to `sums[row]` the products of pairs `begin` to `begin + count` and the weights from `first` on.
+
+    Args:
+        typing: Numba's context.
+        words: [pairs, LANES], two activations each.
+        begin: first pair.
+        count: number of pairs.
+        weights: one dimension, two weights each.
+        first: weights of the first pair.
+        sums: [any, LANES].
+        row: which of them.
+    """
+    _check(words, weights, sums)
+    index = types.int64
+    return types.void(words, index, index, weights, index, sums, index), _generate_dot
+
+
+def _add_product(typing: Any, words: Any, pair: Any, weight: Any, keep: Any, force: Any, sums: Any, row: Any) -> Any:
+    """Add to `sums[row]` the products of one pair, with stuck bits.
+
+    Args:
+        typing: Numba's context.
+        words: [pairs, LANES], two activations each.
+        pair: which of them.
+        weight: two weights; the sum of both products is one product if one of them is 0.
+        keep: bits of the product that are kept.
+        force: bits that are set.
+        sums: [any, LANES].
+        row: which of them.
+    """
+    _check(words, sums)
+    index, word = types.int64, types.int32
+    return types.void(words, index, word, word, word, sums, index), _generate_product
+
+
+def _force_bits(typing: Any, words: Any, row: Any, keep: Any, force: Any) -> Any:
+    """Stuck bits of `words[row]`.
+
+    Args:
+        typing: Numba's context.
+        words: [any, LANES].
+        row: which of them.
+        keep: bits that are kept.
+        force: bits that are set.
+    """
+    _check(words)
+    return types.void(words, types.int64, types.int32, types.int32), _generate_force
+
+
+def _store_wrapped(typing: Any, words: Any, row: Any, lane: Any, mask: Any, sign: Any, memory: Any, place: Any) -> Any:
+    """Write `WIDTH` sums to memory, wrapped to fewer bits.
+
+    Args:
+        typing: Numba's context.
+        words: [any, LANES].
+        row: which of them.
+        lane: first lane.
+        mask: bits that are kept.
+        sign: the sign bit and all bits above it.
+        memory: one dimension.
+        place: where the first goes.
+    """
+    _check(words, memory)
+    index, word = types.int64, types.int32
+    return types.void(words, index, index, word, word, memory, index), _generate_store
+
+
+add_dot: Any = intrinsic(_add_dot)
+add_product: Any = intrinsic(_add_product)
+force_bits: Any = intrinsic(_force_bits)
+store_wrapped: Any = intrinsic(_store_wrapped)
+
+
+def _check(*arrays: Any) -> None:
+    for array in arrays:
+        if not isinstance(array, types.Array) or array.layout != "C" or array.dtype != types.int32:
+            raise errors.TypingError(f"{array}: expected a contiguous array of int32")
+
+
+def _generate_dot(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    _, begin, count, _, first, _, row = arguments
+    words = _rows(context, builder, signature, arguments, 0)
+    weights = _data(context, builder, signature, arguments, 3)
+    sums = _vectors(builder, _rows(context, builder, signature, arguments, 5), row)
+    before = [_load(builder, address) for address in sums]
+    entry = builder.block
+    loop = builder.append_basic_block("pairs")
+    done = builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", count, _INDEX(0)), loop, done)
+
+    builder.position_at_end(loop)
+    pair = builder.phi(_INDEX)
+    running = [builder.phi(_WORDS) for _ in range(_VECTORS)]
+    weight = _broadcast(builder, _load(builder, builder.gep(weights, [builder.add(first, pair)])))
+    after = []
+    for address, sum_before in zip(_vectors(builder, words, builder.add(begin, pair)), running, strict=True):
+        after.append(builder.add(sum_before, _pair_sums(context, builder, _load(builder, address), weight)))
+    following = builder.add(pair, _INDEX(1))
+    pair.add_incoming(_INDEX(0), entry)
+    pair.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+
+    builder.position_at_end(done)
+    results = [builder.phi(_WORDS) for _ in range(_VECTORS)]
+    for into in (running, results):
+        for value, at_first, afterwards in zip(into, before, after, strict=True):
+            value.add_incoming(at_first, entry)
+            value.add_incoming(afterwards, loop)
+    for result, address in zip(results, sums, strict=True):
+        builder.store(result, address).align = 4
+    return context.get_dummy_value()
+
+
+def _generate_product(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    _, pair, *operands, _, row = arguments
+    weight, keep, force = (_broadcast(builder, word) for word in operands)
+    words = _vectors(builder, _rows(context, builder, signature, arguments, 0), pair)
+    for activations, address in zip(
+        words, _vectors(builder, _rows(context, builder, signature, arguments, 5), row), strict=True
+    ):
+        product = _pair_sums(context, builder, _load(builder, activations), weight)
+        stuck = builder.or_(builder.and_(product, keep), force)
+        builder.store(builder.add(_load(builder, address), stuck), address).align = 4
+    return context.get_dummy_value()
+
+
+def _generate_force(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    keep, force = (_broadcast(builder, word) for word in arguments[2:])
+    for address in _vectors(builder, _rows(context, builder, signature, arguments, 0), arguments[1]):
+        builder.store(builder.or_(builder.and_(_load(builder, address), keep), force), address).align = 4
+    return context.get_dummy_value()
+
+
+def _generate_store(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    _, row, lane, *operands, _, place = arguments
+    mask, sign = (_broadcast(builder, word) for word in operands)
+    words, memory = (_data(context, builder, signature, arguments, number) for number in (0, 5))
+    first = builder.add(builder.mul(row, _INDEX(LANES)), lane)
+    source, target = (
+        builder.bitcast(builder.gep(start, [index]), ir.PointerType(_WORDS))
+        for start, index in ((words, first), (memory, place))
+    )
+    kept = builder.and_(_load(builder, source), mask)
+    builder.store(builder.sub(builder.xor(kept, sign), sign), target).align = 4
+    return context.get_dummy_value()
+
+
+def _data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
+    return context.make_array(signature.args[number])(context, builder, arguments[number]).data
+
+
+def _rows(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
+    return builder.bitcast(_data(context, builder, signature, arguments, number), ir.PointerType(_WORDS))
+
+
+def _vectors(builder: ir.IRBuilder, rows: Any, row: Any) -> list[Any]:
+    """Addresses of a row's vectors."""
+    first = builder.gep(rows, [builder.mul(row, _INDEX(_VECTORS))])
+    return [builder.gep(first, [_INDEX(vector)]) for vector in range(_VECTORS)]
+
+
+def _load(builder: ir.IRBuilder, address: Any) -> Any:
+    value = builder.load(address)
+    value.align = 4
+    return value
+
+
+def _broadcast(builder: ir.IRBuilder, word: Any) -> Any:
+    unset = ir.Constant(_WORDS, ir.Undefined)
+    return builder.shuffle_vector(
+        builder.insert_element(unset, word, _INT32(0)), unset, ir.Constant(_WORDS, [0] * WIDTH)
+    )
+
+
+def _pair_sums(context: Any, builder: ir.IRBuilder, activations: Any, weight: Any) -> Any:
+    """The sum of both products of each word, int32 [8]."""
+    if has_pair_instruction(context):
+        kind = ir.FunctionType(_WORDS, [_HALVES, _HALVES])
+        insert: Any = cgutils.get_or_insert_function
+        multiply_add = insert(builder.module, kind, "llvm.x86.avx2.pmadd.wd")
+        return builder.call(multiply_add, [builder.bitcast(activations, _HALVES), builder.bitcast(weight, _HALVES)])
+    half = ir.Constant(_WORDS, [16] * WIDTH)
+    low = [builder.ashr(builder.shl(word, half), half) for word in (activations, weight)]
+    high = [builder.ashr(word, half) for word in (activations, weight)]
+    return builder.add(builder.mul(*low), builder.mul(*high))
+
+
+def has_pair_instruction(context: Any) -> bool:
+    """Whether the processor that Numba compiles for has VPMADDWD on 256 bits (AVX2)."""
+    _, _, features = context.codegen().magic_tuple()
+    return "+avx2" in features.split(",")
