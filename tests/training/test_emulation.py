@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import GemmCase, gemm_cases
 
 import training.lanes
-from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
 from training import faulty_gemm, lower, run
 from training.tensor_emulation import run_on_tensors
 
@@ -71,6 +71,24 @@ def test_many_callers_at_once(seed: int) -> None:
         caller.join()
     assert len(found) == 4
     assert all(torch.equal(outputs, expected) for outputs in found)
+
+
+@pytest.mark.parametrize("k", range(15, 36))
+def test_rows_without_weights_get_activation_0(k: int, seed: int) -> None:
+    """Activations are gathered sixteen at a time; none beyond K reaches a PE whose stuck bits make it a weight."""
+    config = ArrayConfig(40, 3)
+    x, w = random_gemm(seed, config, 20, k, 3)
+    faults = FaultMap.from_faults(
+        config,
+        [
+            Fault(row, col, site, 6, Kind.STUCK_AT_1)
+            for row in range(k, 40)
+            for col in range(3)
+            for site in (Site.WEIGHT, Site.PSUM if col else Site.PRODUCT)
+        ],
+    )
+    expected = simulate_gemm(x, w, config, faults).outputs
+    assert run(lower(w, config, faults), x).tolist() == expected.tolist()
 
 
 FORKS = """
