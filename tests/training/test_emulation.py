@@ -91,6 +91,21 @@ def test_rows_without_weights_get_activation_0(k: int, seed: int) -> None:
     assert run(lower(w, config, faults), x).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("site", [Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION])
+@pytest.mark.parametrize("cycle", range(12))
+def test_an_upset_ends_at_a_stuck_bit(site: Site, cycle: int, seed: int) -> None:
+    config = ArrayConfig(3, 4)
+    x, w = random_gemm(seed, config, 5, 3, 4)
+    for stuck in (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION):
+        faults = FaultMap.from_faults(
+            config,
+            [Fault(1, 1, site, 3, Kind.FLIP, cycle), Fault(1, 2, stuck, 3, Kind.STUCK_AT_0)]
+            + [Fault(row, 1, stuck, 3, Kind.STUCK_AT_1) for row in (1, 2)],
+        )
+        expected = simulate_gemm(x, w, config, faults).outputs
+        assert run(lower(w, config, faults), x).tolist() == expected.tolist()
+
+
 FORKS = """
 import os, sys
 import numpy as np, torch
