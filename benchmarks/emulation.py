@@ -76,6 +76,14 @@ def operands(m: int, k: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x), torch.from_numpy(w)
 
 
+def broken(config: ArrayConfig, name: str, rate: float, seed: int) -> tuple[FaultMap | None, np.ndarray | None]:
+    """Faults and bypass of a chip with one of `SITES`."""
+    if name == "bypass":
+        return None, np.random.default_rng(seed).random((config.rows, config.cols)) < rate
+    sites = SITES[name]
+    return sample_faults(config, FaultModel(rate, sites=dict.fromkeys(sites, 1.0)), seed) if sites else None, None
+
+
 def one_size(m: int, side: int, rates: Sequence[float], rounds: int) -> None:
     """Every site and rate on one array that the weights fill."""
     config = ArrayConfig(side, side)
@@ -86,13 +94,12 @@ def one_size(m: int, side: int, rates: Sequence[float], rounds: int) -> None:
     print(f"M={m}, K=N={side}, {side}x{side} array; torch._int_mm: {work / min(integer) / 1e9:.1f} G products/s")
     print(f"{'faults':<13}{'rate':>7}{'G products/s':>14}{'x float32':>11}{'bar':>6}{'lower ms':>10}")
     for rate in rates:
-        for name, sites in SITES.items():
+        for name in SITES:
             if not rate and name != "no faults":
                 continue
             if rate and name == "no faults":
                 continue
-            faults = sample_faults(config, FaultModel(rate, sites=dict.fromkeys(sites, 1.0)), 2) if sites else None
-            bypass = np.random.default_rng(3).random((side, side)) < rate if name == "bypass" else None
+            faults, bypass = broken(config, name, rate, 2)
             program = lower(w, config, faults, bypass=bypass)
             check(x[:64], w, config, faults, bypass)
             emulated, product = interleaved([lambda: run(program, x), lambda: xf @ wf], rounds)  # noqa: B023
@@ -152,27 +159,33 @@ def layer_shapes(batch: int) -> list[tuple[str, int, int, int]]:
 
 
 def resnet20_layers(batch: int, side: int, rates: Sequence[float], rounds: int) -> None:
-    """Each layer's GEMM with mixed faults, and the lowering of all of them."""
+    """The GEMM of each layer with mixed faults, all layers with each kind of fault, and the lowering of all of them."""
     config = ArrayConfig(side, side)
     shapes = layer_shapes(batch)
     print(
         f"\nResNet-20, batch {batch}, {side}x{side} array, mixed faults: times the float32 product of the layer's shape"
     )
-    print(f"{'layer':<22}{'M':>8}{'K':>5}{'N':>4}" + "".join(f"{rate:>8.1%}" for rate in rates))
-    maps = [sample_faults(config, FaultModel(rate), 6) for rate in rates]
-    totals = [[0.0, 0.0] for _ in rates]
-    for name, m, k, n in shapes:
+    heads = "".join(f"{rate:>8.1%}" for rate in rates)
+    print(f"{'layer':<22}{'M':>8}{'K':>5}{'N':>4}{heads}{'_int_mm':>9}")
+    chips = {name: [broken(config, name, rate, 6) for rate in rates] for name in SITES if name != "no faults"}
+    totals = {name: [[0.0, 0.0] for _ in rates] for name in chips}
+    for layer, m, k, n in shapes:
         x, w = operands(m, k, n, 7)
         xf, wf = x.float(), w.float()
-        line = f"{name:<22}{m:>8}{k:>5}{n:>4}"
-        for faults, total in zip(maps, totals, strict=True):
-            program = lower(w, config, faults)
-            emulated, product = interleaved([lambda: run(program, x), lambda: xf @ wf], rounds)  # noqa: B023
-            total[0] += statistics.median(emulated)
-            total[1] += statistics.median(product)
-            line += f"{median_ratio(emulated, product):>8.2f}"
-        print(line)
-    print(f"{'all':<39}" + "".join(f"{emulated / product:>8.2f}" for emulated, product in totals))
+        line = f"{layer:<22}{m:>8}{k:>5}{n:>4}"
+        for name, of_rates in chips.items():
+            for (faults, bypass), total in zip(of_rates, totals[name], strict=True):
+                program = lower(w, config, faults, bypass=bypass)
+                emulated, product = interleaved([lambda: run(program, x), lambda: xf @ wf], rounds)  # noqa: B023
+                total[0] += statistics.median(emulated)
+                total[1] += statistics.median(product)
+                if name == "mixed":
+                    line += f"{median_ratio(emulated, product):>8.2f}"
+        integer, product = interleaved([lambda: torch._int_mm(x, w), lambda: xf @ wf], 1)  # noqa: B023
+        print(f"{line}{median_ratio(integer, product):>9.1f}")
+    print(f"\n{'all layers, by site':<39}{heads}")
+    for name, times in totals.items():
+        print(f"{name:<39}" + "".join(f"{emulated / product:>8.2f}" for emulated, product in times))
     weights = [operands(1, k, n, 8)[1] for _, _, k, n in shapes]
     fresh = [sample_faults(config, FaultModel(0.01), 100 + number) for number in range(rounds)]
     first = [seconds(lambda: [lower(w, config, faults) for w in weights]) for faults in fresh]  # noqa: B023

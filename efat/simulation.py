@@ -34,6 +34,7 @@ class Simulation:
         images: float32 [n, c, h, w].
         labels: int64 [n].
         chips: the chips to run.
+        network: the quantised network; which chip it runs on changes while this runs.
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`.
         fault_free_accuracy: of the quantised network on a fault-free array; None before `run`.
@@ -49,7 +50,7 @@ class Simulation:
     labels: Tensor
     chips: list[Chip]
     _float_network: nn.Module = field(repr=False)
-    _network: nn.Module = field(repr=False)
+    network: nn.Module = field(repr=False)
     _threads: int | None = None
     reports: list[ChipReport] = field(default_factory=list)
     float_accuracy: Accuracy | None = None
@@ -63,15 +64,15 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> None:
         """Run all chips. Interrupted, it keeps the reports of the chips that are done."""
         self.float_accuracy = measure_accuracy(classify(self._float_network, self.images, self.batch), self.labels)
-        place(self._network, Accelerator(self.config, engine="exact"))
-        fault_free = classify(self._network, self.images, self.batch)
+        place(self.network, Accelerator(self.config, engine="exact"))
+        fault_free = classify(self.network, self.images, self.batch)
         self.fault_free_accuracy = measure_accuracy(fault_free, self.labels)
         for chip in self.chips[len(self.reports) :]:
             accelerator = Accelerator(
                 self.config, chip.faults, self._bypass_mask(chip), engine=self.engine, threads=self._threads
             )
             self.reports.append(
-                run_chip(self._network, accelerator, self.images, self.labels, fault_free, self.batch, progress)
+                run_chip(self.network, accelerator, self.images, self.labels, fault_free, self.batch, progress)
             )
 
     def bypassed(self, chip: Chip) -> int:
@@ -201,6 +202,6 @@ def prepare(
         labels=workload.test.labels[:count],
         chips=chosen,
         _float_network=workload.network,
-        _network=quantised,
+        network=quantised,
         _threads=threads,
     )

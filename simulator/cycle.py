@@ -19,17 +19,15 @@ them, so narrower accumulators are wrapped only where values are read out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from simulator import masks
 from simulator.bits import Int32Array
 from simulator.faults import Site
+from simulator.kernels import kernels
 from simulator.masks import BYPASSED, CLEAN, FoldFlips, Int16Array, PeMasks
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 BLOCK_CYCLES = 1024
 """Cycles evaluated per visit of a PE: enough to amortise the visit, few enough for the lines to stay in cache."""
@@ -52,8 +50,7 @@ class Tape(NamedTuple):
     south: Int32Array
 
 
-def _kernel(function: _Function) -> _Function:
-    return cast(_Function, njit(cache=True, nogil=True)(function))
+_kernel = kernels(masks)
 
 
 @_kernel

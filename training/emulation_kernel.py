@@ -8,18 +8,17 @@ are evaluated one by one. The block stays in the first-level cache; nothing of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import njit
 
+from simulator.kernels import Function, kernels
+from training import lanes, paired_loads
 from training.chip_faults import Int32Array, Int64Array
 from training.lanes import LANES, WIDTH, add_dot, add_product, force_bits, store_wrapped
 from training.lowering import Layout
 from training.paired_loads import PAIRS, ROWS, load_run, transpose_rows
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 _HALF = 0xFFFF
 
@@ -48,13 +47,12 @@ class Target(NamedTuple):
     size: int
 
 
-def _kernel(function: _Function) -> _Function:
-    return cast(_Function, njit(cache=True, nogil=True)(function))
+_kernel = kernels(lanes, paired_loads)
 
 
-def _inlined(function: _Function) -> _Function:
+def _inlined(function: Function) -> Function:
     """Part of a kernel: handing over all arrays of a layout would cost more than the part's work."""
-    return cast(_Function, njit(inline="always")(function))
+    return cast(Function, njit(inline="always")(function))
 
 
 @_kernel

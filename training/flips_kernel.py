@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from simulator import Site
+from simulator.kernels import kernels
 from training.chip_faults import Int32Array, Int64Array
 from training.emulation_kernel import Source, Target
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 _WEIGHT = int(Site.WEIGHT)
 _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)
@@ -35,8 +32,7 @@ class Dense(NamedTuple):
     bypass: npt.NDArray[np.bool_]
 
 
-def _kernel(function: _Function) -> _Function:
-    return cast(_Function, njit(cache=True, nogil=True)(function))
+_kernel = kernels()
 
 
 @_kernel

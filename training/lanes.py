@@ -114,7 +114,7 @@ def _check(*arrays: Any) -> None:
 def _generate_dot(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     _, begin, count, _, first, _, row = arguments
     words = _rows(context, builder, signature, arguments, 0)
-    weights = _data(context, builder, signature, arguments, 3)
+    weights = array_data(context, builder, signature, arguments, 3)
     sums = _vectors(builder, _rows(context, builder, signature, arguments, 5), row)
     before = [_load(builder, address) for address in sums]
     entry = builder.block
@@ -168,7 +168,7 @@ def _generate_force(context: Any, builder: ir.IRBuilder, signature: Any, argumen
 def _generate_store(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     _, row, lane, *operands, _, place = arguments
     mask, sign = (_broadcast(builder, word) for word in operands)
-    words, memory = (_data(context, builder, signature, arguments, number) for number in (0, 5))
+    words, memory = (array_data(context, builder, signature, arguments, number) for number in (0, 5))
     first = builder.add(builder.mul(row, _INDEX(LANES)), lane)
     source, target = (
         builder.bitcast(builder.gep(start, [index]), ir.PointerType(_WORDS))
@@ -179,12 +179,13 @@ def _generate_store(context: Any, builder: ir.IRBuilder, signature: Any, argumen
     return context.get_dummy_value()
 
 
-def _data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
+def array_data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
+    """Where the numbers of an intrinsic's argument begin."""
     return context.make_array(signature.args[number])(context, builder, arguments[number]).data
 
 
 def _rows(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
-    return builder.bitcast(_data(context, builder, signature, arguments, number), ir.PointerType(_WORDS))
+    return builder.bitcast(array_data(context, builder, signature, arguments, number), ir.PointerType(_WORDS))
 
 
 def _vectors(builder: ir.IRBuilder, rows: Any, row: Any) -> list[Any]:

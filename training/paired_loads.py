@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from training.lanes import LANES
+from training.lanes import LANES, array_data
 
 ROWS = 8
 """Rows of X that are gathered at once."""
@@ -71,7 +71,7 @@ load_run: Any = intrinsic(_load_run)
 
 
 def _generate_transpose(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    memory, pixel, words = (_data(context, builder, signature, arguments, number) for number in (0, 1, 4))
+    memory, pixel, words = (array_data(context, builder, signature, arguments, number) for number in (0, 1, 4))
     _, _, first, place, _, pair, lane = arguments
     rows = []
     for number in range(ROWS):
@@ -92,7 +92,7 @@ def _generate_transpose(context: Any, builder: ir.IRBuilder, signature: Any, arg
 
 
 def _generate_run(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    memory, words = (_data(context, builder, signature, arguments, number) for number in (0, 3))
+    memory, words = (array_data(context, builder, signature, arguments, number) for number in (0, 3))
     _, low, high, _, pair, lane = arguments
     extend = builder.sext if signature.args[0].dtype.signed else builder.zext
     low_half, high_half = (
@@ -108,10 +108,6 @@ def _interleaving(begin: int) -> ir.Constant:
     """Mask that takes four items of each of two vectors of eight in turns."""
     picked = [begin + number // 2 + number % 2 * 8 for number in range(8)]
     return ir.Constant(ir.VectorType(_WORD, 8), picked)
-
-
-def _data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
-    return context.make_array(signature.args[number])(context, builder, arguments[number]).data
 
 
 def _load(builder: ir.IRBuilder, address: Any, kind: ir.VectorType) -> Any:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_output, fail, input_errors, write_json
+from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES
 
 if TYPE_CHECKING:
     from efat.validation.campaign import Mismatch, Validation
-
-DEFAULT_CASES = 2000
-DEFAULT_IMAGES = 64
+    from efat.validation.networks import ChipComparison
 
 
 @click.command(
@@ -126,6 +125,8 @@ def _compare_cases(
             with input_errors():
                 ArrayConfig(*array)
         validation = Validation(seed, array, [Site[name] for name in sites])
+    with working("Compiling"):
+        validation.warm_up()
     interrupted = False
     seconds = None if minutes is None else minutes * 60
     with rate_bar("cases", cases) as progress:
@@ -178,13 +179,23 @@ def _compare_networks(
         from efat.validation.networks import NetworkValidation
 
         validation = NetworkValidation(network, lot, weights, data, images)
+    comparisons: list[ChipComparison] = []
+    interrupted = False
     with progress_bar("chips", len(validation.chips)) as progress:
-        comparisons = list(counted(validation.run(), progress))
+        try:
+            comparisons.extend(counted(validation.run(), progress))
+        except KeyboardInterrupt:
+            interrupted = True
     images = validation.images_per_chip
-    show_chips(network, images, comparisons, console())
+    if comparisons:
+        show_chips(network, images, comparisons, console())
     if json_path is not None:
         from dataclasses import asdict
 
-        write_json(json_path, {"network": network, "images": images, "chips": [asdict(one) for one in comparisons]})
+        chips = [asdict(comparison) for comparison in comparisons]
+        complete = len(chips) == len(validation.chips)
+        write_json(json_path, {"network": network, "images": images, "complete": complete, "chips": chips})
     if any(comparison.mismatches for comparison in comparisons):
         raise SystemExit(1)
+    if interrupted:
+        raise KeyboardInterrupt

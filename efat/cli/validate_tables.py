@@ -37,5 +37,9 @@ def show_chips(network: str, images: int, comparisons: Sequence[ChipComparison],
         table.add_row(comparison.chip, f"{comparison.logits:,}", f"{comparison.mismatches:,}")
     console.print(table)
     different = sum(comparison.mismatches > 0 for comparison in comparisons)
-    verdict = "All logits are identical." if not different else f"{different} chips differ."
-    console.print(f"{len(comparisons)} chips. {verdict}")
+    verdict = "All logits are identical." if not different else f"{_chips(different)} differ{'s' * (different == 1)}."
+    console.print(f"{_chips(len(comparisons))}. {verdict}")
+
+
+def _chips(count: int) -> str:
+    return f"{count} chip" if count == 1 else f"{count} chips"

@@ -16,6 +16,9 @@ from efat.validation.shrinking import shrink
 from simulator import Site, simulate_gemm
 from training import faulty_gemm
 
+_WARM_UP_CASES = 10
+"""Enough that some have what each kernel is for."""
+
 Engine = Callable[[Case], npt.NDArray[np.integer]]
 
 
@@ -118,6 +121,11 @@ class Validation:
         """Case `number` of this campaign."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
         return random_case(random, self.size, self.sites)
+
+    def warm_up(self) -> None:
+        """Have all kernels compiled, so that their compilation is not counted as time for cases."""
+        for number in range(_WARM_UP_CASES):
+            answers(self.case(number))
 
     def run(self, *, cases: int | None, seconds: float | None, progress: Callable[[int], None] | None = None) -> None:
         """Compare until `cases` are done, `seconds` are over, or one differs.

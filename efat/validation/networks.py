@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from efat.simulation import prepare
+from efat.validation import DEFAULT_IMAGES
 from simulator.chips import Chip
 from training import Accelerator, place
 
 BATCH = 64
-DEFAULT_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class NetworkValidation:
         self._simulation = prepare(
             network=self.network, lot=self.lot, weights=self.weights, data=self.data, images=self.images
         )
-
         if self.images is None:
             self._simulation.images = self._simulation.images[:DEFAULT_IMAGES]
 
@@ -74,7 +73,7 @@ class NetworkValidation:
             logits = {}
             for engine in ("emulation", "cycle"):
                 accelerator = Accelerator(simulation.config, chip.faults, chip.bypass, engine=engine)
-                network = place(simulation._network, accelerator)
+                network = place(simulation.network, accelerator)
                 with torch.inference_mode():
                     parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
                 # Bits rather than values: NaNs and signed zeros count as well.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from command import refused, run
 
 import training.chip_faults
+from efat.validation.networks import ChipComparison, NetworkValidation
 from training.chip_faults import _chip_faults, _stuck
 
 
@@ -74,6 +76,22 @@ def test_whole_networks_give_identical_logits(lot: str) -> None:
     assert "All logits are identical." in result.output
     written = json.loads(Path("r.json").read_text())
     assert [chip["logits"] for chip in written["chips"]] == [50, 50]
+
+
+def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = NetworkValidation.run
+
+    def interrupted(validation: NetworkValidation) -> Iterator[ChipComparison]:
+        yield next(compared(validation))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetworkValidation, "run", interrupted)
+    result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
+    assert result.exit_code == 130, result.output
+    assert "1 chip. All logits are identical." in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert not written["complete"]
+    assert [chip["chip"] for chip in written["chips"]] == ["chip-0000"]
 
 
 def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
