@@ -18,6 +18,7 @@ SITE_COLORS = {
     Site.ACTIVATION: "#F58518",
     Site.PRODUCT: "#54A24B",
     Site.PSUM: "#E45756",
+    Site.MULTIPLIER: "#9D755D",
     Site.ACCUMULATOR: "#B279A2",
 }
 """One colour per site, the same in every picture."""

@@ -188,11 +188,11 @@ def run_chip(
 def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, LayerReport]]:
     """Reports by layer name, filled while the network runs."""
     reports: dict[str, LayerReport] = {}
-    exact = Accelerator(config, engine="exact")
+    fault_free = Accelerator.fault_free(config)
 
     def observe(run: GemmRun) -> None:
         report = reports.setdefault(run.layer, LayerReport(run.layer))
-        report.add(run, exact.gemm(run.x, run.w), config)
+        report.add(run, fault_free.gemm(run.x, run.w), config)
 
     layers = quantized_layers(network).values()
     for layer in layers:

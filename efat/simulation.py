@@ -64,16 +64,19 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> None:
         """Run all chips. Interrupted, it keeps the reports of the chips that are done."""
         self.float_accuracy = measure_accuracy(classify(self._float_network, self.images, self.batch), self.labels)
-        place(self.network, Accelerator(self.config, engine="exact"))
+        # The emulation is as good without faults; it takes multipliers that are not exact, too.
+        place(self.network, Accelerator.fault_free(self.config))
         fault_free = classify(self.network, self.images, self.batch)
         self.fault_free_accuracy = measure_accuracy(fault_free, self.labels)
         for chip in self.chips[len(self.reports) :]:
-            accelerator = Accelerator(
-                self.config, chip.faults, self._bypass_mask(chip), engine=self.engine, threads=self._threads
-            )
+            accelerator = self.accelerator(chip)
             self.reports.append(
                 run_chip(self.network, accelerator, self.images, self.labels, fault_free, self.batch, progress)
             )
+
+    def accelerator(self, chip: Chip) -> Accelerator:
+        """The chip with what is bypassed in it, and the engine that runs it."""
+        return Accelerator(self.config, chip.faults, self._bypass_mask(chip), engine=self.engine, threads=self._threads)
 
     def bypassed(self, chip: Chip) -> int:
         """Number of PEs of the chip that are bypassed."""
@@ -97,7 +100,7 @@ class Simulation:
             "engine": self.engine,
             "bypass": self.bypass,
             "clock_mhz": clock_mhz,
-            "array": asdict(self.config),
+            "array": self.config.as_dict(),
             "complete": len(self.reports) == len(self.chips),
             "float": _accuracy_dict(self.float_accuracy),
             "fault_free": _accuracy_dict(self.fault_free_accuracy),

@@ -21,7 +21,8 @@ from simulator.timing import Timing, gemm_timing, load_cycles, stream_cycles
 from simulator.trace import Trace, check_window
 
 if TYPE_CHECKING:
-    from simulator.cycle import Tape
+    from simulator.cycle import FoldProducts, Tape
+    from simulator.pe_products import PeProducts
 
 
 _WORK_PER_THREAD = 8_000_000
@@ -74,6 +75,9 @@ def simulate_gemm(
         ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
             cycle that the GEMM does not have, or an impossible `record` window.
     """
+    # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
+    from simulator.pe_products import pe_products
+
     acts = _operand("x", x, config.act_range, "M, K")
     weights = _operand("w", w, config.weight_range, "K, N")
     if acts.shape[1] != weights.shape[0]:
@@ -91,6 +95,7 @@ def simulate_gemm(
         acts=np.ascontiguousarray(acts.T, np.int16),
         weights=weights.astype(np.int16),
         masks=pe_masks(faults, bypassed),
+        products=pe_products(faults),
         flips=Flips(faults, timing.cycles_per_fold, timing.serial),
         trace=trace,
     )
@@ -135,6 +140,7 @@ class _GemmRun:
     acts: Int16Array
     weights: Int16Array
     masks: PeMasks
+    products: PeProducts
     flips: Flips
     trace: Trace | None
 
@@ -162,7 +168,6 @@ class _GemmRun:
     def _start(
         self, pool: Executor, fold: Fold, segments: list[tuple[int, int, int]]
     ) -> tuple[Int32Array, list[Future[int]]]:
-        # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
         from simulator.cycle import load_weights, stream
 
         columns = fold.used_cols if self.trace is None else self.config.cols
@@ -172,11 +177,30 @@ class _GemmRun:
         weights = load_weights(tile, columns, self.masks, flips, tape)
         acts = self.acts[fold.k_start : fold.k_stop]
         outputs = np.zeros((fold.used_cols, acts.shape[1]), np.int32)
+        tables = self._tables(weights, columns)
         futures = [
-            pool.submit(stream, acts, weights, columns, self.masks, flips, tape, *segment, outputs)
+            pool.submit(
+                stream, acts, weights, columns, self.masks, self.products, tables, flips, tape, *segment, outputs
+            )
             for segment in segments
         ]
         return outputs, futures
+
+    def _tables(self, weights: Int16Array, columns: int) -> FoldProducts:
+        """What the PEs that do not multiply exactly make of a fold's weights."""
+        from simulator.cycle import FoldProducts
+        from simulator.pe_products import EXACT, rows_of_products
+
+        behaviour = self.products.behaviour[:, :columns]
+        row_of = np.zeros(self.products.behaviour.shape, np.int32)
+        if not self.products.any:
+            return FoldProducts(np.empty((0, 1), np.int16), row_of)
+        used = (weights & self.masks.weight_keep) | self.masks.weight_force
+        place = np.nonzero(behaviour != EXACT)
+        rows, row_of[place] = rows_of_products(
+            self.products, behaviour[place], used[place], self.config.weight_bits, self.config.act_bits
+        )
+        return FoldProducts(rows, row_of)
 
     def _tape(self, fold: Fold) -> Tape:
         from simulator.cycle import Tape

@@ -1,8 +1,8 @@
 """Lots of chips in one HDF5 file: the array they share, and each chip's faults and bypass mask.
 
 Layout of a file (docs/formats.md says it field by field): attributes `format`, `version`, the fields of
-`ArrayConfig`, and the provenance; `faults`, one table of all chips' faults, chip after chip; `offsets` [chips + 1] into
-it; `chip_ids` [chips]; `bypass` [chips, bytes], packed bits of each chip's bypass mask.
+`ArrayConfig` (`simulator.chips_array`), and the provenance; `faults`, one table of all chips' faults, chip after chip;
+`offsets` [chips + 1] into it; `chip_ids` [chips]; `bypass` [chips, bytes], packed bits of each chip's bypass mask.
 
 Nothing in a file is trusted: format, version, shapes, sizes and every index are checked before use.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,14 +21,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from simulator.chips_array import LotError, own_dataset, read_array, text_attribute, write_array
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, BoolArray, FaultMap
 from simulator.files import replaced
 
-FORMAT = "efat-chips"
-VERSION = 1
 LONGEST_ID_BYTES = 64
 MOST_CHIPS = 10_000_000
+
+__all__ = ["Chip", "ChipLot", "LotError", "append_chips", "write_lot"]
 
 _ID_DTYPE = np.dtype(f"S{LONGEST_ID_BYTES}")
 _BLOCK_CHIPS = 256
@@ -40,10 +41,6 @@ _MOST_FAULTS_PER_PE = 1 << 10
 
 Progress = Callable[[int], None]
 """Called with the number of chips just written."""
-
-
-class LotError(ValueError):
-    """A file of chips cannot be read or written as asked; one line says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +103,7 @@ class ChipLot:
         self._file = _open(self.path)
         try:
             with _damage_reported(self.path):
-                self.config = _read_config(self._file, self.path)
+                self.config = read_array(self._file, self.path)
                 index = _read_index(self._file, self.path, self.config)
         except BaseException:
             self._file.close()
@@ -122,7 +119,7 @@ class ChipLot:
         """Where the lot comes from, as its writer described it."""
         with _damage_reported(self.path):
             names = [name for name in self._file.attrs if name.startswith("provenance.")]
-            return {name.removeprefix("provenance."): _text_attribute(self._file, name) or "" for name in names}
+            return {name.removeprefix("provenance."): text_attribute(self._file, name) or "" for name in names}
 
     def __enter__(self) -> ChipLot:
         return self
@@ -195,10 +192,7 @@ def write_lot(
         OSError: the file cannot be written.
     """
     with replaced(Path(path)) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
-        for name, value in asdict(config).items():
-            file.attrs[name] = value
+        write_array(file, config)
         for name, text in (provenance or {}).items():
             file.attrs[f"provenance.{name}"] = np.bytes_(text.encode(errors="backslashreplace"))
         packed = -(-config.pe_count // 8)
@@ -307,37 +301,6 @@ def _open(path: Path) -> h5py.File:
         raise LotError(f"{path} is not an HDF5 file, or is cut short: {_first_line(error)}") from error
 
 
-def _read_config(file: h5py.File, path: Path) -> ArrayConfig:
-    if _text_attribute(file, "format") != FORMAT:
-        raise LotError(f"{path} is an HDF5 file of another kind: expected attribute format={FORMAT!r}")
-    version = file.attrs.get("version")
-    if not isinstance(version, np.integer) or not 1 <= version <= VERSION:
-        raise LotError(f"{path} has format version {version}: this program reads 1 to {VERSION}; update it")
-    values: dict[str, Any] = {}
-    for item in fields(ArrayConfig):
-        value = file.attrs.get(item.name)
-        if not isinstance(value, np.integer | np.bool_):
-            raise LotError(f"{path}: attribute {item.name} is {value!r}: expected a number")
-        values[item.name] = value.item()
-    try:
-        return ArrayConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise LotError(f"{path}: {error}") from error
-
-
-def _text_attribute(file: h5py.File, name: str) -> str | None:
-    """A text of fixed length, None if there is none: those of variable length are kept in a heap without checksums."""
-    if name not in file.attrs or file.attrs.get_id(name).dtype.kind != "S":
-        return None
-    value = file.attrs[name]
-    return _printable(value.decode()) if isinstance(value, bytes) else None
-
-
-def _printable(text: str) -> str:
-    """The text without what could steer the terminal it is shown on."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def _read_index(
     file: h5py.File, path: Path, config: ArrayConfig
 ) -> tuple[h5py.Dataset, h5py.Dataset, npt.NDArray[np.int64], list[str]]:
@@ -351,7 +314,7 @@ def _read_index(
     }
     found: dict[str, h5py.Dataset] = {}
     for name, (dtype, dimensions) in expected.items():
-        dataset = _own_dataset(file, name)
+        dataset = own_dataset(file, name)
         if dataset is None or dataset.dtype != dtype or dataset.ndim != dimensions:
             what = f"{dataset.dtype} with {dataset.ndim} dimensions" if dataset is not None else "missing"
             raise LotError(f"{path}: dataset {name!r} is {what}: expected {dtype} with {dimensions}")
@@ -380,15 +343,6 @@ def _read_index(
     if len(set(chip_ids)) != chips:
         raise LotError(f"{path}: chip ids are not unique")
     return found["faults"], found["bypass"], offsets, chip_ids
-
-
-def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
-    """A dataset stored in this very file: links and storage that lead to other files are not followed."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        return None
-    dataset = file[name]
-    outside = not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external is not None
-    return None if outside else dataset
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulator.multiplier import Multiplier
 
 LARGEST_SIDE = 1024
 SMALLEST_OPERAND_BITS = 2
 LARGEST_OPERAND_BITS = 8
 LARGEST_ACCUMULATOR_BITS = 32
+DESIGNS = ("array", "wallace", "dadda")
+"""Built-in multipliers (`simulator.multiplier_designs`): rows of adders, and the trees of Wallace and of Dadda."""
+DEFAULT_MULTIPLIER = "array"
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,12 @@ class ArrayConfig:
         act_bits: width of an activation, 2..8.
         act_signed: whether activations are signed two's complement or unsigned.
         acc_bits: width of a partial sum (signed, wrapping), `weight_bits + act_bits`..32.
+        multiplier: what every PE multiplies with: one of `DESIGNS`, which all multiply exactly and differ in where their
+            gates can be faulty, or a `simulator.multiplier.Multiplier`.
 
     Raises:
-        TypeError: a size or width is not an integer, or `act_signed` is not a bool.
-        ValueError: a size or width is out of its range.
+        TypeError: a size or width is not an integer, `act_signed` is not a bool, or `multiplier` is something else.
+        ValueError: a size or width is out of its range, an unknown design, or a multiplier of other widths.
     """
 
     rows: int
@@ -36,10 +45,13 @@ class ArrayConfig:
     act_bits: int = 8
     act_signed: bool = True
     acc_bits: int = 32
+    multiplier: str | Multiplier = DEFAULT_MULTIPLIER
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "multiplier":
+                continue
             if field.name == "act_signed":
                 if not isinstance(value, bool):
                     raise TypeError(f"act_signed is {value!r}: expected True or False")
@@ -53,12 +65,50 @@ class ArrayConfig:
         self._check_range("weight_bits", SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS)
         self._check_range("act_bits", SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS)
         self._check_range("acc_bits", self.product_bits, LARGEST_ACCUMULATOR_BITS)
+        self._check_multiplier()
 
     def _check_range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
             because = " (weight_bits + act_bits is the least)" if name == "acc_bits" else ""
             raise ValueError(f"{name} is {value}: expected {low}..{high}{because}")
+
+    def _check_multiplier(self) -> None:
+        multiplier = self.multiplier
+        if isinstance(multiplier, str):
+            if multiplier not in DESIGNS:
+                raise ValueError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}")
+            return
+        if not hasattr(multiplier, "locations"):
+            raise TypeError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")
+        found = (multiplier.weight_bits, multiplier.act_bits, multiplier.act_signed)
+        expected = (self.weight_bits, self.act_bits, self.act_signed)
+        if found != expected:
+            raise ValueError(
+                f"multiplier {multiplier.name} has (weight_bits, act_bits, act_signed) = {found}: expected {expected}, "
+                "those of the array"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them; a multiplier that is not built in by its name and digest."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not isinstance(self.multiplier, str):
+            values["multiplier"] = f"{self.multiplier.name} {self.multiplier.digest}"
+        return values
+
+    @property
+    def pe_multiplier(self) -> Multiplier:
+        """What every PE multiplies with; built-in designs are made when they are asked for."""
+        from simulator.multiplier import built_in
+
+        if isinstance(self.multiplier, str):
+            return built_in(self.multiplier, self.weight_bits, self.act_bits, act_signed=self.act_signed)
+        return self.multiplier
+
+    @property
+    def multiplies_exactly(self) -> bool:
+        """Whether PEs without faults multiply exactly."""
+        return isinstance(self.multiplier, str) or self.multiplier.exact
 
     @property
     def product_bits(self) -> int:

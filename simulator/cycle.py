@@ -19,15 +19,19 @@ them, so narrower accumulators are wrapped only where values are read out.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from simulator import masks
+from simulator import masks, netlist, netlist_kernel
 from simulator.bits import Int32Array
 from simulator.faults import Site
 from simulator.kernels import kernels
-from simulator.masks import BYPASSED, CLEAN, FoldFlips, Int16Array, PeMasks
+from simulator.masks import BYPASSED, CLEAN, MASKED, FoldFlips, Int16Array, PeMasks
+from simulator.netlist_kernel import single_product
+
+if TYPE_CHECKING:
+    from simulator.pe_products import PeProducts
 
 BLOCK_CYCLES = 1024
 """Cycles evaluated per visit of a PE: enough to amortise the visit, few enough for the lines to stay in cache."""
@@ -37,6 +41,7 @@ _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)
 _ACTIVATION = int(Site.ACTIVATION)
 _PRODUCT = int(Site.PRODUCT)
 _PSUM = int(Site.PSUM)
+_MULTIPLIER = int(Site.MULTIPLIER)
 
 
 class Tape(NamedTuple):
@@ -50,7 +55,16 @@ class Tape(NamedTuple):
     south: Int32Array
 
 
-_kernel = kernels(masks)
+class FoldProducts(NamedTuple):
+    """The PEs that look their products up, with the weights of one fold."""
+
+    rows: Int16Array
+    """int16 [tables, 2**act_bits], products by the activation's bit pattern."""
+    row_of: Int32Array
+    """int32 [rows, cols]: the table of each PE that has one."""
+
+
+_kernel = kernels(masks, netlist, netlist_kernel)
 
 
 @_kernel
@@ -98,6 +112,8 @@ def stream(
     weights: Int16Array,
     columns: int,
     pe: PeMasks,
+    products: PeProducts,
+    tables: FoldProducts,
     flips: FoldFlips,
     tape: Tape,
     first: int,
@@ -112,6 +128,8 @@ def stream(
         weights: int16 [rows, cols], the stationary weight registers.
         columns: columns to step, from the west.
         pe: masks of all PEs.
+        products: which PEs do not multiply exactly.
+        tables: what those make of this fold's weights.
         flips: the fold's flips.
         tape: what to record.
         first: first streaming cycle to step. Values in flight last at most rows + cols - 2 cycles, so registers are
@@ -149,13 +167,15 @@ def stream(
                 upset = len(flips.first) > 0 and flips.first[r * cols + c] < flips.first[r * cols + c + 1]
                 if recorded or upset:
                     _place_upsets(flips, r * cols + c, rows + start, length, upsets)
-                    _step_watched(act, psum, weights[r, c], pe, r, c, upsets, tape, rows + start)
+                    _step_watched(act, psum, weights[r, c], pe, r, c, products, flips, upsets, tape, rows + start)
                 elif pe.role[r, c] == CLEAN:
                     _step_clean(act, psum, weight)
                 elif pe.role[r, c] == BYPASSED:
                     _step_bypassed(act, pe.act_keep[r, c], pe.act_force[r, c])
-                else:
+                elif pe.role[r, c] == MASKED:
                     _step_masked(act, psum, weight, pe, r, c)
+                else:
+                    _step_tabled(act, psum, tables.rows[tables.row_of[r, c]], pe, r, c)
             if c < len(outputs):
                 # Row of X whose sum is on the last row's adder in the block's first cycle.
                 row_of_x = start - (rows - 1) - c
@@ -203,6 +223,19 @@ def _step_masked(act: Int16Array, psum: Int32Array, weight: int, pe: PeMasks, r:
 
 
 @_kernel
+def _step_tabled(act: Int16Array, psum: Int32Array, table: Int16Array, pe: PeMasks, r: int, c: int) -> None:
+    act_keep, act_force = pe.act_keep[r, c], pe.act_force[r, c]
+    product_keep, product_force = pe.product_keep[r, c], pe.product_force[r, c]
+    psum_keep, psum_force = pe.psum_keep[r, c], pe.psum_force[r, c]
+    pattern = len(table) - 1
+    for i in range(len(psum)):
+        a = np.int16((act[i] & act_keep) | act_force)
+        act[i] = a
+        product = np.int16((table[a & pattern] & product_keep) | product_force)
+        psum[i] = ((psum[i] + np.int32(product)) & psum_keep) | psum_force
+
+
+@_kernel
 def _place_upsets(flips: FoldFlips, pe_index: int, start: int, length: int, upsets: Int32Array) -> None:
     """Bits that flips invert on each net of a PE: int32 [site, cycle of the block]; `start` counts within the fold."""
     upsets[:, :length] = 0
@@ -214,7 +247,7 @@ def _place_upsets(flips: FoldFlips, pe_index: int, start: int, length: int, upse
             # What is stored stays inverted to the end of the fold.
             for i in range(max(cycle, 0), length):
                 upsets[_WEIGHT, i] ^= flips.mask[flip]
-        elif site != _WEIGHT_LOAD and 0 <= cycle < length:
+        elif site != _WEIGHT_LOAD and site != _MULTIPLIER and 0 <= cycle < length:
             upsets[site, cycle] ^= flips.mask[flip]
 
 
@@ -226,17 +259,35 @@ def _step_watched(
     pe: PeMasks,
     r: int,
     c: int,
+    products: PeProducts,
+    flips: FoldFlips,
     upsets: Int32Array,
     tape: Tape,
     start: int,
 ) -> None:
     """Step one PE with upsets on its nets, and write its registers down; `start` counts within the fold."""
+    behaviour = products.behaviour[r, c]
+    first, end = 0, 0
+    if len(flips.first):
+        pe_index = r * pe.bypass.shape[1] + c
+        first, end = flips.first[pe_index], flips.first[pe_index + 1]
+    inverted = np.empty(end - first, np.int32)
+    codes = np.zeros(products.circuit.first_pin[-1], np.uint8)
     for i in range(len(psum)):
         register = np.int16(stored ^ upsets[_WEIGHT, i])
         weight = (register & pe.weight_keep[r, c]) | pe.weight_force[r, c]
         a = np.int16(((act[i] ^ upsets[_ACTIVATION, i]) & pe.act_keep[r, c]) | pe.act_force[r, c])
         act[i] = a
-        product = np.int32(np.int16(a * weight)) ^ upsets[_PRODUCT, i]
+        upset = 0
+        for flip in range(first, end):
+            if flips.site[flip] == _MULTIPLIER and flips.cycle[flip] == start + i:
+                inverted[upset] = flips.mask[flip]
+                upset += 1
+        if behaviour >= 0 or upset > 0:
+            product = np.int32(single_product(products, behaviour, inverted[:upset], weight, a, codes))
+        else:
+            product = np.int32(np.int16(a * weight))
+        product ^= upsets[_PRODUCT, i]
         product = (product & np.int32(pe.product_keep[r, c])) | np.int32(pe.product_force[r, c])
         if not pe.bypass[r, c]:
             total = np.int32(psum[i] + product) ^ upsets[_PSUM, i]

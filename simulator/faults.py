@@ -6,19 +6,19 @@ import enum
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.config import ArrayConfig
+from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 class Site(enum.IntEnum):
-    """The net a fault sits on. Values are codes in files and never change (5 is kept for MULTIPLIER)."""
+    """The net a fault sits on. Values are codes in files and never change."""
 
     WEIGHT = 0
     """Output of the stationary weight register: this PE."""
@@ -30,11 +30,15 @@ class Site(enum.IntEnum):
     """Multiplier output: this PE."""
     PSUM = 4
     """Adder output: the column's running sum from row r down."""
+    MULTIPLIER = 5
+    """One gate output or input pin inside the multiplier, whose `bit` is a location of it: this PE."""
     ACCUMULATOR = 6
     """Write data of the column accumulator below the last row; `row` must be 0."""
 
     def bits(self, config: ArrayConfig) -> int:
-        """Width of this net in `config`, in bits."""
+        """Width of this net in `config`, in bits; for MULTIPLIER the number of locations in the multiplier."""
+        if self is Site.MULTIPLIER:
+            return config.pe_multiplier.locations
         if self in (Site.WEIGHT, Site.WEIGHT_LOAD):
             return config.weight_bits
         if self is Site.ACTIVATION:
@@ -68,7 +72,8 @@ class Fault:
         row: PE row, from 0 in the north (0 for `Site.ACCUMULATOR`).
         col: PE column, from 0 in the west.
         site: the net.
-        bit: bit of that net, 0 is least significant.
+        bit: bit of that net, 0 is least significant; for `Site.MULTIPLIER` a location in the multiplier, see
+            `simulator.multiplier.Multiplier`.
         kind: stuck-at-0, stuck-at-1 or flip.
         cycle: clock cycle of a `FLIP`, counted from 0 over one GEMM in serial timing; None otherwise.
     """
@@ -243,16 +248,16 @@ class FaultMap:
     def required_bypass(self) -> BoolArray:
         """The smallest bypass mask with which the array computes exact sums of the products that are left.
 
-        Bypass (FAP, Zhang et al. 2018, arXiv 1802.04657) hides WEIGHT, PRODUCT and PSUM faults of a PE. An ACTIVATION
-        fault spoils the rest of its row and a WEIGHT_LOAD fault the rest of its column, so all of those are
-        bypassed. Nothing hides an ACCUMULATOR fault: see `unusable_columns`. Looks at permanent faults only.
+        Bypass (FAP, Zhang et al. 2018, arXiv 1802.04657) hides WEIGHT, MULTIPLIER, PRODUCT and PSUM faults of a PE.
+        An ACTIVATION fault spoils the rest of its row and a WEIGHT_LOAD fault the rest of its column, so all of those
+        are bypassed. Nothing hides an ACCUMULATOR fault: see `unusable_columns`. Looks at permanent faults only.
 
         Returns:
             bool [rows, cols].
         """
         site = self._table["site"]
         permanent = self._table["kind"] != Kind.FLIP
-        own = np.isin(site, (Site.WEIGHT, Site.PRODUCT, Site.PSUM))
+        own = np.isin(site, (Site.WEIGHT, Site.MULTIPLIER, Site.PRODUCT, Site.PSUM))
         rest_of_row = self._marked(permanent & (site == Site.ACTIVATION))
         rest_of_column = self._marked(permanent & (site == Site.WEIGHT_LOAD))
         return (
@@ -284,7 +289,11 @@ class FaultMap:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the array's configuration and the faults: equal exactly for equal maps."""
-        header = repr(sorted(asdict(self._config).items())).encode()
+        fields = self._config.as_dict()
+        if fields["multiplier"] == DEFAULT_MULTIPLIER:
+            # As it was before there was a choice: digests of old lots stay what they are.
+            del fields["multiplier"]
+        header = repr(sorted(fields.items())).encode()
         return hashlib.sha256(header + b"\n" + self._table.tobytes()).hexdigest()
 
     def _marked(self, chosen: BoolArray) -> BoolArray:
@@ -327,9 +336,13 @@ def _check(config: ArrayConfig, table: npt.NDArray[np.void]) -> None:
         "an ACCUMULATOR fault is of a column, not of a PE: expected row 0",
     )
     widths = np.zeros(max(Site) + 1, np.int64)
-    for site in Site:
-        widths[site] = site.bits(config)
-    _reject(table, table["bit"] >= widths[table["site"]], "bit is beyond the width of its net")
+    # Building a multiplier takes milliseconds: only where it is faulty.
+    for site in np.unique(table["site"]).tolist():
+        widths[site] = Site(site).bits(config)
+    of_multiplier = table["site"] == Site.MULTIPLIER
+    beyond = table["bit"] >= widths[table["site"]]
+    _reject(table, beyond & of_multiplier, f"bit is beyond the {widths[Site.MULTIPLIER]} locations of the multiplier")
+    _reject(table, beyond, "bit is beyond the width of its net")
     flip = table["kind"] == Kind.FLIP
     _reject(table, flip & (table["cycle"] < 0), "a FLIP needs the clock cycle it happens in, 0 or later")
     _reject(table, ~flip & (table["cycle"] != PERMANENT), f"only a FLIP has a cycle: expected {PERMANENT}")
@@ -348,7 +361,7 @@ def _canonical(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 def _sort_order(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     """Stable order by the fields; one 64-bit key does for all but the cycle, which sorts far faster than a lexsort."""
     key = table["row"].astype(np.uint64)
-    for name, bits in (("col", 10), ("site", 3), ("bit", 5), ("kind", 2)):
+    for name, bits in (("col", 10), ("site", 3), ("bit", 16), ("kind", 2)):
         key = (key << np.uint64(bits)) | table[name]
     if (table["cycle"] == PERMANENT).all():
         return np.argsort(key, kind="stable")

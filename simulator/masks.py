@@ -15,8 +15,9 @@ from simulator.timing import load_cycles
 Int16Array = npt.NDArray[np.int16]
 _Integer = TypeVar("_Integer", np.int16, np.int32)
 
-CLEAN, MASKED, BYPASSED = 0, 1, 2
-"""What the datapath of a PE does: multiply and add; the same with stuck bits; pass the partial sum on."""
+CLEAN, MASKED, BYPASSED, TABLED = 0, 1, 2, 3
+"""What the datapath of a PE does: multiply and add; the same with stuck bits; pass the partial sum on; look the product
+up in a table and add, with stuck bits."""
 
 
 class PeMasks(NamedTuple):
@@ -41,7 +42,7 @@ class PeMasks(NamedTuple):
     bypass: BoolArray
     """bool [rows, cols]"""
     role: npt.NDArray[np.uint8]
-    """uint8 [rows, cols]: CLEAN, MASKED or BYPASSED."""
+    """uint8 [rows, cols]: CLEAN, MASKED, BYPASSED or TABLED."""
 
 
 def is_signed(site: Site, config: ArrayConfig) -> bool:
@@ -83,6 +84,10 @@ def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
     permanent = faults.table[faults.table["kind"] != Kind.FLIP]
     datapath = permanent[np.isin(permanent["site"], (Site.ACTIVATION, Site.PRODUCT, Site.PSUM))]
     role[datapath["row"], datapath["col"]] = MASKED
+    multipliers = permanent[permanent["site"] == Site.MULTIPLIER]
+    role[multipliers["row"], multipliers["col"]] = TABLED
+    if not faults.config.multiplies_exactly:
+        role[:] = TABLED
     role[bypass] = BYPASSED
     load_stuck = np.zeros(bypass.shape, np.bool_)
     load = permanent[permanent["site"] == Site.WEIGHT_LOAD]
@@ -114,7 +119,7 @@ class FoldFlips(NamedTuple):
     cycle: Int64Array
     """Clock cycle within the fold; the first `rows` cycles load."""
     mask: Int32Array
-    """The bit to invert, as a number of its net."""
+    """The bit to invert, as a number of its net; of a MULTIPLIER flip the location."""
 
 
 NO_FLIPS = FoldFlips(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.int64), np.empty(0, np.int32))
@@ -157,10 +162,14 @@ class Flips:
         table = table[~overwritten]
         pe = table["row"].astype(np.int64) * self._config.cols + table["col"]
         mask = np.zeros(len(table), np.int32)
-        for site in Site:
-            chosen = table["site"] == site
-            pattern = np.int64(1) << table["bit"][chosen].astype(np.int64)
-            mask[chosen] = as_number(pattern, site.bits(self._config), signed=is_signed(site, self._config))
+        for code in np.unique(table["site"]).tolist():
+            site, chosen = Site(code), table["site"] == code
+            bit = table["bit"][chosen].astype(np.int64)
+            if site is Site.MULTIPLIER:
+                mask[chosen] = bit
+            else:
+                pattern = np.int64(1) << bit
+                mask[chosen] = as_number(pattern, site.bits(self._config), signed=is_signed(site, self._config))
         if not len(pe):
             return NO_FLIPS
         first = np.searchsorted(pe, np.arange(self._config.pe_count + 1)).astype(np.int64)

@@ -15,14 +15,15 @@ from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 Pattern = Literal["uniform", "clustered", "lines"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
-PE_SITES: tuple[Site, ...] = tuple(site for site in Site if site is not Site.ACCUMULATOR)
-
+DEFAULT_SITES: tuple[Site, ...] = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.PRODUCT, Site.PSUM)
+"""The nets between a PE's parts. Faults inside the multiplier are left to those who ask for them: PRODUCT stands for
+them more coarsely."""
 
 _NO_PES = np.empty(0, np.int64)
 
 
-def _every_pe_site() -> dict[Site, float]:
-    return dict.fromkeys(PE_SITES, 1.0)
+def _default_sites() -> dict[Site, float]:
+    return dict.fromkeys(DEFAULT_SITES, 1.0)
 
 
 def _both_stuck_values() -> dict[Kind, float]:
@@ -37,7 +38,7 @@ class FaultModel:
         rate: fraction of PEs that have a fault, 0..1; rounded to a whole number of PEs, so every map of one
             size has the same number. Column accumulators, if `sites` names them, are components of their own:
             the same fraction of them is faulty.
-        sites: weight of each site; every site inside a PE equally by default.
+        sites: weight of each site; `DEFAULT_SITES` equally by default.
         kinds: weight of each kind; both stuck values equally by default.
         bits: weight of each bit of a site's net, least significant first; a site left out has equal weights.
         pattern: `uniform` (PEs independent of each other), `clustered` (each tile of `cluster_side` PEs has a defect
@@ -53,7 +54,7 @@ class FaultModel:
     """
 
     rate: float
-    sites: Mapping[Site, float] = field(default_factory=_every_pe_site)
+    sites: Mapping[Site, float] = field(default_factory=_default_sites)
     kinds: Mapping[Kind, float] = field(default_factory=_both_stuck_values)
     bits: Mapping[Site, Sequence[float]] = field(default_factory=dict)
     pattern: Pattern = "uniform"
@@ -90,7 +91,8 @@ def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.
         A map with `round(rate * rows * cols)` faulty PEs, one fault each.
 
     Raises:
-        ValueError: `model.bits` has more weights than a net has bits.
+        ValueError: `model.bits` has more weights than a net has bits, or the array's multiplier has no location that
+            could be faulty.
     """
     random = np.random.default_rng(seed)
     pe_sites: dict[Site, float] = {
@@ -168,6 +170,11 @@ def _draw_faults(
     bit = np.empty(defects, np.int64)
     for one_site in sites:
         width = one_site.bits(config)
+        if not width:
+            raise ValueError(
+                f"multiplier {config.pe_multiplier.name} has no location for MULTIPLIER faults: "
+                "expected gates, or a table for faulty PEs"
+            )
         weights = np.zeros(width)
         given = model.bits.get(one_site, [1.0] * width)
         if len(given) > width:

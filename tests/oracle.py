@@ -6,13 +6,17 @@ Registers hold numbers, nets are computed from registers, and every register cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from netlist_oracle import FUNCTIONS
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.multiplier import Multiplier
+from simulator.netlist import Gate, Netlist
 
 
 def read_bits(value: int, bits: int, *, signed: bool) -> int:
@@ -50,11 +54,75 @@ class Net:
         return self.stuck_at(self.flipped(value, cycle))
 
 
+@lru_cache(maxsize=64)
+def listed_gates(netlist: Netlist) -> list[tuple[Callable[..., int], int, list[int]]]:
+    """Function, first pin's location and inputs of each gate."""
+    first = len(netlist.gates)
+    listed = []
+    for code, inputs in zip(netlist.gates.tolist(), netlist.inputs.tolist(), strict=True):
+        listed.append((FUNCTIONS[Gate(code)], first, inputs[: Gate(code).pins]))
+        first += Gate(code).pins
+    return listed
+
+
+def gate_product(netlist: Netlist, weight: int, activation: int, drive: Mapping[int, tuple[int, int]]) -> int:
+    """What gates make of two numbers; `drive`: what faulty locations carry when 0 and when 1 is driven onto them."""
+    nets = [weight >> bit & 1 for bit in range(netlist.weight_bits)]
+    nets += [activation >> bit & 1 for bit in range(netlist.act_bits)]
+    for number, (function, first, inputs) in enumerate(listed_gates(netlist)):
+        pins = [nets[net] for net in inputs]
+        for pin in range(len(pins)):
+            if first + pin in drive:
+                pins[pin] = drive[first + pin][pins[pin]]
+        value = function(1, *pins, *[0] * (4 - len(pins)))
+        nets.append(drive[number][value] if number in drive else value)
+    product = sum(nets[net] << place for place, net in enumerate(netlist.outputs.tolist()))
+    return read_bits(product, netlist.product_bits, signed=True)
+
+
+class FaultyMultiplier:
+    """The multiplier of one PE, with faults at some locations of it."""
+
+    def __init__(self, config: ArrayConfig, faults: Sequence[Fault]) -> None:
+        self.act_bits = config.act_bits
+        self.weight_bits = config.weight_bits
+        # Without faults, gates multiply exactly: that is tested by itself for all built-in ones.
+        self.multiplier: Multiplier | None = None
+        if faults or not isinstance(config.multiplier, str):
+            self.multiplier = config.pe_multiplier
+        located: dict[int, list[Fault]] = {}
+        for fault in faults:
+            located.setdefault(fault.bit, []).append(replace(fault, bit=0))
+        self.nets = {location: Net(1, False, listed) for location, listed in located.items()}
+        self.known: dict[tuple[int, int, tuple[tuple[int, tuple[int, int]], ...]], int] = {}
+
+    def product(self, weight: int, activation: int, cycle: int) -> int:
+        """What comes out of it."""
+        if self.multiplier is None:
+            return weight * activation
+        # Locations are nets of one bit; what each does to it in this cycle.
+        drive = {location: (net.drive(0, cycle), net.drive(1, cycle)) for location, net in self.nets.items()}
+        faulty = tuple((location, carried) for location, carried in sorted(drive.items()) if carried != (0, 1))
+        key = (weight, activation, faulty)
+        if key not in self.known:
+            self.known[key] = self._evaluate(*key)
+        return self.known[key]
+
+    def _evaluate(self, weight: int, activation: int, faulty: tuple[tuple[int, tuple[int, int]], ...]) -> int:
+        assert self.multiplier is not None
+        if self.multiplier.netlist is not None:
+            return gate_product(self.multiplier.netlist, weight, activation, dict(faulty))
+        assert self.multiplier.tables is not None
+        table = max((location + 1 for location, _ in faulty), default=0)
+        return int(self.multiplier.tables[table, weight % (1 << self.weight_bits), activation % (1 << self.act_bits)])
+
+
 @dataclass
 class PE:
     """One processing element: four registers, and the nets between them."""
 
     nets: dict[Site, Net]
+    multiplier: FaultyMultiplier
     bypassed: bool
     shift: int = 0
     weight: int = 0
@@ -80,7 +148,7 @@ class PE:
         self.weight = self.nets[Site.WEIGHT].flipped(self.weight, cycle)
         weight = self.nets[Site.WEIGHT].stuck_at(self.weight)
         activation = self.nets[Site.ACTIVATION].drive(from_west, cycle)
-        self.product = self.nets[Site.PRODUCT].drive(activation * weight, cycle)
+        self.product = self.nets[Site.PRODUCT].drive(self.multiplier.product(weight, activation, cycle), cycle)
         total = self.nets[Site.PSUM].drive(from_north + self.product, cycle)
         self.pending = {"east": activation, "south": from_north if self.bypassed else total}
 
@@ -115,10 +183,12 @@ class Array:
             return Net(site.bits(config), signed, at.get((row, col, site), []))
 
         pe_sites = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.PRODUCT, Site.PSUM)
-        self.pes = [
-            [PE({site: net(r, c, site) for site in pe_sites}, bool(bypass[r, c])) for c in range(config.cols)]
-            for r in range(config.rows)
-        ]
+
+        def pe(row: int, col: int) -> PE:
+            multiplier = FaultyMultiplier(config, at.get((row, col, Site.MULTIPLIER), []))
+            return PE({site: net(row, col, site) for site in pe_sites}, multiplier, bool(bypass[row, col]))
+
+        self.pes = [[pe(r, c) for c in range(config.cols)] for r in range(config.rows)]
         self.accumulator_nets = [net(0, c, Site.ACCUMULATOR) for c in range(config.cols)]
         self.recorded: dict[int, dict[str, list[list[int]]]] = {}
 

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
+from simulator.config import DESIGNS
+from simulator.multiplier import Multiplier
 
 LARGEST_SIDE = 5
 LONGEST = 11
@@ -33,19 +35,34 @@ class GemmCase:
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> ArrayConfig:
-    """Every legal width, signed and unsigned activations, small arrays down to one PE."""
+def configs(draw: st.DrawFn, *, tables: bool = True) -> ArrayConfig:
+    """Every legal width, signed and unsigned activations, small arrays down to one PE, all multipliers."""
     weight_bits, act_bits = draw(st.integers(2, 8)), draw(st.integers(2, 8))
+    act_signed = draw(st.booleans())
     least_acc_bits = weight_bits + act_bits
+    multiplier: str | Multiplier = draw(st.sampled_from(DESIGNS))
+    if tables and draw(st.integers(0, 3)) == 3:
+        multiplier = draw(table_multipliers(weight_bits, act_bits, act_signed=act_signed))
     return ArrayConfig(
         rows=draw(st.integers(1, LARGEST_SIDE)),
         cols=draw(st.integers(1, LARGEST_SIDE)),
         weight_bits=weight_bits,
         act_bits=act_bits,
-        act_signed=draw(st.booleans()),
+        act_signed=act_signed,
         # Sums wrap often only in the narrowest accumulators.
         acc_bits=draw(st.sampled_from([least_acc_bits, 32]) | st.integers(least_acc_bits, 32)),
+        multiplier=multiplier,
     )
+
+
+@st.composite
+def table_multipliers(draw: st.DrawFn, weight_bits: int, act_bits: int, *, act_signed: bool) -> Multiplier:
+    """Random product tables: exact without faults, or not."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    half = 1 << (weight_bits + act_bits - 1)
+    tables = random.integers(-half, half, (draw(st.integers(2, 4)), 1 << weight_bits, 1 << act_bits)).astype(np.int16)
+    normal = None if draw(st.booleans()) else tables[0]
+    return Multiplier.from_tables("random tables", normal, list(tables[1:]), act_signed=act_signed)
 
 
 @st.composite
@@ -102,10 +119,15 @@ def fault_maps(
 
 @st.composite
 def gemm_cases(
-    draw: st.DrawFn, kinds: tuple[Kind, ...] = tuple(Kind), *, bypassing: bool = True, least_rows_of_x: int = 0
+    draw: st.DrawFn,
+    kinds: tuple[Kind, ...] = tuple(Kind),
+    *,
+    bypassing: bool = True,
+    least_rows_of_x: int = 0,
+    tables: bool = True,
 ) -> GemmCase:
     """A whole GEMM on a faulty array: empty, single-row and several-fold shapes, with and without bypass."""
-    config = draw(configs())
+    config = draw(configs(tables=tables))
     m, k, n = draw(st.integers(least_rows_of_x, 7)), draw(st.integers(1, LONGEST)), draw(st.integers(1, LONGEST))
     faults = draw(fault_maps(config, gemm_timing(config, m, k, n).serial, kinds))
     bypass = np.zeros((config.rows, config.cols), np.bool_)

@@ -37,7 +37,7 @@ class Accelerator:
     Raises:
         TypeError: `bypass` is not boolean.
         ValueError: an unknown engine, faults of another array, a bypass of another shape, fewer than one thread, or
-            faults or bypass with the `exact` engine.
+            faults, bypass or a multiplier that is not exact with the `exact` engine.
     """
 
     config: ArrayConfig
@@ -62,10 +62,20 @@ class Accelerator:
                 raise ValueError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
             bypass.flags.writeable = False
             object.__setattr__(self, "bypass", bypass)
+        if self.engine == "exact" and not self.config.multiplies_exactly:
+            raise ValueError(
+                f"engine 'exact' is for exact multipliers, and this array has {self.config.as_dict()['multiplier']}: "
+                "use engine 'emulation' or 'cycle'"
+            )
         if self.engine == "exact" and (self.faults or (self.bypass is not None and self.bypass.any())):
             raise ValueError(
                 "engine 'exact' is without faults and bypass: use engine 'emulation' or 'cycle', or leave them out"
             )
+
+    @classmethod
+    def fault_free(cls, config: ArrayConfig) -> Accelerator:
+        """An array without faults, by the quickest engine that can be had."""
+        return cls(config, engine="exact" if config.multiplies_exactly else "emulation")
 
     def gemm(self, x: Tensor, w: Tensor) -> Tensor:
         """Multiply integers on the chip.

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.faults import BoolArray
+
+if TYPE_CHECKING:
+    from simulator.pe_products import PeProducts
 
 Int16Array = npt.NDArray[np.int16]
 Int32Array = npt.NDArray[np.int32]
@@ -69,9 +72,23 @@ class ChipFaults:
         return self.faults.config
 
     @cached_property
+    def multipliers(self) -> PeProducts:
+        """Which PEs do not multiply exactly."""
+        # Numba takes 0.4 s to import.
+        from simulator.pe_products import pe_products
+
+        return pe_products(self.faults)
+
+    @property
+    def tabled(self) -> BoolArray:
+        """PEs [rows, cols] that do not multiply exactly: their products are looked up."""
+        looked_up: BoolArray = self.multipliers.behaviour >= 0
+        return looked_up
+
+    @cached_property
     def apart(self) -> BoolArray:
         """PEs [rows, cols] whose product or sum is more than `a * w`: they are evaluated one by one."""
-        faulty: BoolArray = (self.product.any | self.psum.any) & ~self.bypass
+        faulty: BoolArray = (self.tabled | self.product.any | self.psum.any) & ~self.bypass
         return faulty
 
     @cached_property
@@ -82,8 +99,21 @@ class ChipFaults:
     @cached_property
     def apart_when_unused(self) -> BoolArray:
         """The same for rows without weights, where everything is 0 but what stuck bits make of it."""
-        product = self.product.of(self.activation.force * self.weight.force)
-        apart: BoolArray = (self.psum.any | (product != 0)) & ~self.bypass
+        from simulator.pe_products import rows_of_products
+
+        activation, weight = self.activation.force, self.weight.force
+        product = activation * weight
+        if self.tabled.any():
+            config, place = self.config, np.nonzero(self.tabled)
+            rows, row_of = rows_of_products(
+                self.multipliers,
+                self.multipliers.behaviour[place],
+                weight[place],
+                config.weight_bits,
+                config.act_bits,
+            )
+            product[place] = rows[row_of, activation[place] & (rows.shape[1] - 1)]
+        apart: BoolArray = (self.psum.any | (self.product.of(product) != 0)) & ~self.bypass
         return apart
 
 

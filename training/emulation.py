@@ -147,12 +147,13 @@ def run_on_memory(
         ValueError: a FLIP in a cycle that the GEMM does not have.
     """
     # Numba takes 0.4 s to import.
-    from training.emulation_kernel import Source, Target, emulate
+    from training.emulation_kernel import Apart, Source, Target, emulate
     from training.lanes import LANES
 
     source = Source(memory, pixel, offset)
     target = Target(outputs, *place)
     layout = program.layout
+    pes = Apart(program.pe_weight, program.pe_table, program.tables)
     m = len(pixel)
 
     def part(first: int, stop: int) -> None:
@@ -161,7 +162,7 @@ def run_on_memory(
             source,
             layout,
             program.words,
-            program.pe_weight,
+            pes,
             config.rows,
             config.cols,
             config.acc_bits,

@@ -15,7 +15,7 @@ from numba import njit
 
 from simulator.kernels import Function, kernels
 from training import lanes, paired_loads
-from training.chip_faults import Int32Array, Int64Array
+from training.chip_faults import Int16Array, Int32Array, Int64Array
 from training.lanes import LANES, WIDTH, add_dot, add_product, force_bits, store_wrapped
 from training.lowering import Layout
 from training.paired_loads import PAIRS, ROWS, load_run, transpose_rows
@@ -47,6 +47,17 @@ class Target(NamedTuple):
     size: int
 
 
+class Apart(NamedTuple):
+    """What PEs that are evaluated one by one multiply activations with."""
+
+    weight: Int32Array
+    """int32 [PEs]"""
+    table: Int32Array
+    """int32 [PEs]: the table that its product is looked up in, or -1."""
+    tables: Int16Array
+    """int16 [tables, 2**act_bits], by the activation's bit pattern."""
+
+
 _kernel = kernels(lanes, paired_loads)
 
 
@@ -60,7 +71,7 @@ def emulate(
     source: Source,
     layout: Layout,
     words: Int32Array,
-    pe_weight: Int32Array,
+    pes: Apart,
     rows: int,
     cols: int,
     acc_bits: int,
@@ -74,7 +85,7 @@ def emulate(
         source: X.
         layout: PEs apart, and masks.
         words: int32 [N, k-folds, pairs], weights of the dot products, 0 for the PEs apart.
-        pe_weight: int32, weights of the PEs apart.
+        pes: weights and tables of the PEs apart.
         rows: rows of the array.
         cols: columns of the array.
         acc_bits: width of a partial sum.
@@ -116,7 +127,7 @@ def emulate(
                     for fold in range(folds):
                         here = used_pairs if fold == folds - 1 else pairs
                         at = fold * pairs
-                        _sum_in_order(block, at, here, weights, layout, pe_weight, entry + fold, column_sum)
+                        _sum_in_order(block, at, here, weights, layout, pes, entry + fold, column_sum)
                         keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
                         for lane in range(LANES):
                             sums[output, lane] = ((sums[output, lane] + column_sum[0, lane]) & keep) | force
@@ -124,7 +135,7 @@ def emulate(
                     add_dot(block, 0, (folds - 1) * pairs + used_pairs, weights, entry * pairs, sums, output)
                     for fold in range(folds):
                         for pe in range(layout.first_pe[entry + fold], layout.first_pe[entry + fold + 1]):
-                            _add_pe(block, fold * pairs, layout, pe_weight, pe, sums, output)
+                            _add_pe(block, fold * pairs, layout, pes, pe, sums, output)
         _store(sums, start, lanes, acc_bits, target)
 
 
@@ -141,7 +152,7 @@ def _sum_in_order(
     pairs: int,
     weights: Int32Array,
     layout: Layout,
-    pe_weight: Int32Array,
+    pes: Apart,
     entry: int,
     column_sum: Int32Array,
 ) -> None:
@@ -153,19 +164,25 @@ def _sum_in_order(
         pair = min((layout.row[pe] + 1) // 2, pairs)
         add_dot(block, at + done, pair - done, weights, first + done, column_sum, 0)
         done = pair
-        _add_pe(block, at, layout, pe_weight, pe, column_sum, 0)
+        _add_pe(block, at, layout, pes, pe, column_sum, 0)
         force_bits(column_sum, 0, layout.psum_keep[pe], layout.psum_force[pe])
     add_dot(block, at + done, pairs - done, weights, first + done, column_sum, 0)
 
 
 @_inlined
-def _add_pe(
-    block: Int32Array, at: int, layout: Layout, pe_weight: Int32Array, pe: int, sums: Int32Array, output: int
-) -> None:
-    """The product of a PE apart, its weight in one half of a pair beside 0."""
+def _add_pe(block: Int32Array, at: int, layout: Layout, pes: Apart, pe: int, sums: Int32Array, output: int) -> None:
+    """The product of a PE apart, its weight in one half of a pair beside 0, or looked up."""
     row = layout.row[pe]
-    word = np.int32((pe_weight[pe] & _HALF) << (16 * (row % 2)))
-    add_product(block, at + row // 2, word, layout.product_keep[pe], layout.product_force[pe], sums, output)
+    keep, force = layout.product_keep[pe], layout.product_force[pe]
+    if pes.table[pe] < 0:
+        word = np.int32((pes.weight[pe] & _HALF) << (16 * (row % 2)))
+        add_product(block, at + row // 2, word, keep, force, sums, output)
+    else:
+        shift, table = 16 * (row % 2), pes.table[pe]
+        pattern = pes.tables.shape[1] - 1
+        for lane in range(LANES):
+            product = np.int32(pes.tables[table, (block[at + row // 2, lane] >> shift) & pattern])
+            sums[output, lane] += (product & keep) | force
 
 
 @_kernel

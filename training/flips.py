@@ -26,6 +26,7 @@ class Upset(NamedTuple):
     first_m: int
     stop_m: int
     mask: int
+    """The bits; of a MULTIPLIER upset the location."""
 
 
 def recompute_touched(program: Program, source: Source, target: Target) -> None:
@@ -56,7 +57,14 @@ def recompute_touched(program: Program, source: Source, target: Target) -> None:
     weight, activation, product, psum, accumulator = (np.stack(mask) for mask in masks)
     dense = Dense(weight, activation, product, psum, accumulator, np.array(chip.bypass))
     recompute(
-        source, np.ascontiguousarray(program.w.T), dense, table, np.argwhere(touched), 32 - config.acc_bits, target
+        source,
+        np.ascontiguousarray(program.w.T),
+        dense,
+        chip.multipliers,
+        table,
+        np.argwhere(touched),
+        32 - config.acc_bits,
+        target,
     )
 
 
@@ -89,7 +97,10 @@ def upsets(chip: ChipFaults, m: int, k: int, n: int) -> Iterator[Upset]:
         fold, in_fold = divmod(cycle, timing.cycles_per_fold)
         streaming = in_fold - config.rows
         signed = config.act_signed if site == Site.ACTIVATION else True
-        mask = -1 << bit if signed and bit == Site(site).bits(config) - 1 else 1 << bit
+        if site == Site.MULTIPLIER:
+            mask = bit
+        else:
+            mask = -1 << bit if signed and bit == Site(site).bits(config) - 1 else 1 << bit
         same_bit = stuck[(stuck["site"] == site) & (stuck["bit"] == bit)]
         weight_stuck = stuck[(stuck["site"] == Site.WEIGHT) & (stuck["bit"] == bit) & (stuck["col"] == col)]["row"]
         if site == Site.WEIGHT_LOAD:

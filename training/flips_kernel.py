@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import Site
+from simulator import Site, netlist, netlist_kernel
 from simulator.kernels import kernels
+from simulator.netlist_kernel import single_product
+from simulator.pe_products import PeProducts
 from training.chip_faults import Int32Array, Int64Array
 from training.emulation_kernel import Source, Target
 
@@ -17,6 +19,7 @@ _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)
 _ACTIVATION = int(Site.ACTIVATION)
 _PRODUCT = int(Site.PRODUCT)
 _PSUM = int(Site.PSUM)
+_MULTIPLIER = int(Site.MULTIPLIER)
 _ACCUMULATOR = int(Site.ACCUMULATOR)
 
 
@@ -32,7 +35,7 @@ class Dense(NamedTuple):
     bypass: npt.NDArray[np.bool_]
 
 
-_kernel = kernels()
+_kernel = kernels(netlist, netlist_kernel)
 
 
 @_kernel
@@ -40,6 +43,7 @@ def recompute(
     source: Source,
     w: npt.NDArray[np.int8],
     dense: Dense,
+    products: PeProducts,
     upsets: Int64Array,
     touched: Int64Array,
     unused_bits: int,
@@ -51,6 +55,7 @@ def recompute(
         source: X.
         w: int8 [N, K].
         dense: masks.
+        products: which PEs do not multiply exactly.
         upsets: int64 [upsets, 8], fields of `training.flips.Upset`, sorted by fold.
         touched: int64 [outputs, 2], their n and m.
         unused_bits: bits of an int32 above the accumulator's.
@@ -60,6 +65,8 @@ def recompute(
     rows, cols = dense.bypass.shape
     k = w.shape[1]
     depth = -(-k // rows)
+    codes = np.zeros(products.circuit.first_pin[-1], np.uint8)
+    inverted = np.empty(len(upsets), np.int32)
     for place in range(len(touched)):
         n, m = touched[place]
         column = n % cols
@@ -80,9 +87,17 @@ def recompute(
                 weight ^= np.int32(_inverted(upsets, begin, end, _WEIGHT, row, column, m))
                 if dense.bypass[row, column]:
                     continue
-                product = np.int32(activation * weight) ^ np.int32(
-                    _inverted(upsets, begin, end, _PRODUCT, row, column, m)
-                )
+                upset = 0
+                for entry in range(begin, end):
+                    if upsets[entry, 0] == _MULTIPLIER and _touches(upsets[entry], row, column, m):
+                        inverted[upset] = upsets[entry, 7]
+                        upset += 1
+                behaviour = products.behaviour[row, column]
+                if behaviour >= 0 or upset > 0:
+                    product = np.int32(single_product(products, behaviour, inverted[:upset], weight, activation, codes))
+                else:
+                    product = np.int32(activation * weight)
+                product ^= np.int32(_inverted(upsets, begin, end, _PRODUCT, row, column, m))
                 product = (product & dense.product[0, row, column]) | dense.product[1, row, column]
                 running = np.int32(running + product) ^ np.int32(_inverted(upsets, begin, end, _PSUM, row, column, m))
                 running = (running & dense.psum[0, row, column]) | dense.psum[1, row, column]
@@ -99,6 +114,12 @@ def _inverted(upsets: Int64Array, begin: int, end: int, site: int, row: int, col
     mask = 0
     for place in range(begin, end):
         upset = upsets[place]
-        if upset[0] == site and upset[2] == row and upset[3] <= column < upset[4] and upset[5] <= m < upset[6]:
+        if upset[0] == site and _touches(upset, row, column, m):
             mask ^= upset[7]
     return mask
+
+
+@_kernel
+def _touches(upset: Int64Array, row: int, column: int, m: int) -> bool:
+    """Whether an upset concerns one PE while it meets row `m` of X."""
+    return bool(upset[2] == row and upset[3] <= column < upset[4] and upset[5] <= m < upset[6])

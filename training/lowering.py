@@ -56,6 +56,10 @@ class LayoutWeights(NamedTuple):
     """int64 [PEs evaluated one by one]: place of its weight in [N, K], or -1 where no weight sits."""
     unused: Int32Array
     """int32 [PEs evaluated one by one]: its weight where none sits."""
+    tabled: Int64Array
+    """int64 [PEs whose products are looked up]: which of those that are evaluated one by one they are."""
+    behaviour: Int32Array
+    """int32 [PEs whose products are looked up]: see `simulator.pe_products`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,8 @@ class Program:
         effective_weights: int16 [K, N], weights as the multipliers get them; 0 at bypassed PEs.
         words: int32 [N, F, fold_rows / 2], the weights of dot products in pairs of rows.
         pe_weight: int32 [PEs evaluated one by one].
+        pe_table: int32 [PEs evaluated one by one]: the table that its product is looked up in, or -1.
+        tables: int16 [tables, 2**act_bits], products by the activation's bit pattern.
         layout: which those are, and all masks.
     """
 
@@ -76,6 +82,8 @@ class Program:
     effective_weights: Int16Array
     words: Int32Array
     pe_weight: Int32Array
+    pe_table: Int32Array
+    tables: Int16Array
     layout: Layout
 
     @property
@@ -154,12 +162,34 @@ def lower(
     if full < depth:
         halves[:, full, : k - full * rows] = together[:, full * rows :]
     pe_weight = np.where(places.source >= 0, seen.ravel()[places.source], places.unused).astype(np.int32)
+    pe_table, tables = _looked_up(chip, places, pe_weight)
     program = Program(
-        chip, np.array(weights, np.int8, order="C"), effective.T, halves.view(np.int32), pe_weight, layout
+        chip,
+        np.array(weights, np.int8, order="C"),
+        effective.T,
+        halves.view(np.int32),
+        pe_weight,
+        pe_table,
+        tables,
+        layout,
     )
-    for array in (program.w, program.effective_weights, program.words, program.pe_weight):
+    for array in (program.w, program.effective_weights, program.words, pe_weight, pe_table, tables):
         array.flags.writeable = False
     return program
+
+
+def _looked_up(chip: ChipFaults, places: LayoutWeights, pe_weight: Int32Array) -> tuple[Int32Array, Int16Array]:
+    """The table of each PE that is evaluated by itself, and the tables."""
+    from simulator.pe_products import rows_of_products
+
+    pe_table = np.full(len(pe_weight), -1, np.int32)
+    if not len(places.tabled):
+        return pe_table, np.empty((0, 1), np.int16)
+    config = chip.config
+    tables, pe_table[places.tabled] = rows_of_products(
+        chip.multipliers, places.behaviour, pe_weight[places.tabled], config.weight_bits, config.act_bits
+    )
+    return pe_table, tables
 
 
 def _checked_weights(w: npt.ArrayLike, config: ArrayConfig) -> npt.NDArray[np.integer]:
@@ -240,12 +270,15 @@ def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
         accumulator_force=accumulator_force,
     )
     together = ~(chip.bypass | chip.apart)
+    behaviour = chip.multipliers.behaviour[row, col]
     weights = LayoutWeights(
         keep=_tiled(chip.weight.keep.astype(np.int16), k, n),
         force=_tiled(chip.weight.force.astype(np.int16), k, n),
         together=_tiled(-together.astype(np.int16), k, n),
         source=source,
         unused=chip.weight.force[row, col],
+        tabled=np.nonzero(behaviour >= 0)[0],
+        behaviour=behaviour[behaviour >= 0],
     )
     for array in (*layout, *weights):
         if isinstance(array, np.ndarray):

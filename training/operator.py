@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
+from simulator.config import DESIGNS
 from simulator.faults import FAULT_DTYPE
+from simulator.multiplier import Multiplier
 from training.emulation import check_values, faulty_gemm
 from training.lowering import checked_chip, lower
 
@@ -67,8 +70,29 @@ class FaultyGemm(nn.Module):
         return outputs
 
 
-def _numbers(config: ArrayConfig) -> tuple[int, int, int, int, bool, int]:
-    return (config.rows, config.cols, config.weight_bits, config.act_bits, config.act_signed, config.acc_bits)
+_multipliers: WeakValueDictionary[str, Multiplier] = WeakValueDictionary()
+"""Multipliers that are not built in, by digest: operators take numbers and texts only."""
+
+
+def _numbers(config: ArrayConfig) -> tuple[int, int, int, int, bool, int, str]:
+    multiplier = config.multiplier
+    if not isinstance(multiplier, str):
+        _multipliers[multiplier.digest] = multiplier
+        multiplier = multiplier.digest
+    sizes = (config.rows, config.cols, config.weight_bits, config.act_bits)
+    return (*sizes, config.act_signed, config.acc_bits, multiplier)
+
+
+def _config(
+    rows: int, cols: int, weight_bits: int, act_bits: int, act_signed: bool, acc_bits: int, multiplier: str
+) -> ArrayConfig:
+    known = multiplier if multiplier in DESIGNS else _multipliers.get(multiplier)
+    if known is None:
+        raise ValueError(
+            f"multiplier {multiplier} is not known in this process: make a FaultyGemm with it first, or use one of "
+            f"{', '.join(DESIGNS)}"
+        )
+    return ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits, known)
 
 
 def _faulty_gemm(
@@ -82,8 +106,9 @@ def _faulty_gemm(
     act_bits: int,
     act_signed: bool,
     acc_bits: int,
+    multiplier: str,
 ) -> Tensor:
-    config = ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits)
+    config = _config(rows, cols, weight_bits, act_bits, act_signed, acc_bits, multiplier)
     integers = (_whole("x", x, config.act_range), _whole("w", w, config.weight_range))
     outputs = faulty_gemm(*integers, config, _fault_map(config, faults), bypass=bypass.cpu().numpy())
     return outputs.to(torch.float64) if _gives_floats(x, w) else outputs
@@ -99,8 +124,9 @@ def _effective_weights(
     act_bits: int,
     act_signed: bool,
     acc_bits: int,
+    multiplier: str,
 ) -> Tensor:
-    config = ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits)
+    config = _config(rows, cols, weight_bits, act_bits, act_signed, acc_bits, multiplier)
     weights = _whole("w", w, config.weight_range).cpu().numpy()
     program = lower(weights, config, _fault_map(config, faults), bypass=bypass.cpu().numpy())
     return torch.from_numpy(program.effective_weights.astype(np.float64, order="C")).to(w.device)

@@ -85,19 +85,21 @@ class _Fold:
             self.levels.append(
                 [torch.tensor(seen[row, np.arange(n)], device=device)]
                 + [torch.tensor(program.pe_weight[pe], device=device)]
+                + [torch.tensor(program.pe_table[pe].astype(np.int64), device=device)]
                 + [
                     torch.tensor(np.where(there, mask[pe], other).astype(np.int32), device=device)
                     for mask, other in zip(masks, neutral, strict=True)
                 ]
             )
-        self.weights = []
+        self.weights: list[Tensor | None] = []
         position = np.arange(rows)[:, None]
         for level in range(levels + 1):
             after = cut[level - 1] if level else np.full(n, -1)
             between = np.where((position > after) & (position <= cut[level]), halves, 0)
             spread = np.zeros((rows + len(self.variant_row), n))
             np.put_along_axis(spread, seen, between, axis=0)
-            self.weights.append(torch.tensor(spread, device=device))
+            self.weights.append(torch.tensor(spread, device=device) if spread.any() else None)
+        self.tables = torch.tensor(program.tables.astype(np.int32), device=device)
 
     def outputs(self, x: Tensor) -> Tensor:
         """The fold's outputs.
@@ -112,10 +114,20 @@ class _Fold:
         fed[:, : self.used] = x[:, self.first : self.first + self.used]
         variants = torch.cat([fed, (fed[:, self.variant_row] & self.variant_keep) | self.variant_force], dim=1)
         floats = variants.to(torch.float64)
-        running = (floats @ self.weights[0]).to(torch.int64)
-        for level, (seen, weight, *masks) in enumerate(self.levels):
+        running = torch.zeros(len(x), len(self.levels[0][0]) if self.levels else 1, dtype=torch.int64, device=x.device)
+        running = running + self._dot(floats, 0)
+        for level, (seen, weight, table, *masks) in enumerate(self.levels):
             product_keep, product_force, psum_keep, psum_force = masks
-            product = ((variants[:, seen] * weight) & product_keep) | product_force
-            running = (wrap(running + product, 32) & psum_keep) | psum_force
-            running = running + (floats @ self.weights[level + 1]).to(torch.int64)
+            activation = variants[:, seen]
+            product = activation * weight
+            if len(self.tables):
+                pattern = (activation & (self.tables.shape[1] - 1)).to(torch.int64)
+                product = torch.where(table >= 0, self.tables[table.clamp(min=0), pattern], product)
+            running = (wrap(running + ((product & product_keep) | product_force), 32) & psum_keep) | psum_force
+            running = running + self._dot(floats, level + 1)
         return wrap(running, 32)
+
+    def _dot(self, floats: Tensor, level: int) -> Tensor | int:
+        """Products between two levels' PEs; none where all PEs are evaluated by themselves."""
+        weights = self.weights[level]
+        return 0 if weights is None else (floats @ weights).to(torch.int64)

@@ -26,6 +26,7 @@ _SITE_STYLES = {
     Site.ACTIVATION: "yellow",
     Site.PRODUCT: "green",
     Site.PSUM: "red",
+    Site.MULTIPLIER: "bright_green",
     Site.ACCUMULATOR: "magenta",
 }
 _SITE_LETTERS = {
@@ -34,6 +35,7 @@ _SITE_LETTERS = {
     Site.ACTIVATION: "A",
     Site.PRODUCT: "P",
     Site.PSUM: "S",
+    Site.MULTIPLIER: "M",
     Site.ACCUMULATOR: "C",
 }
 

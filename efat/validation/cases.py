@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site, gemm_timing
-from simulator.config import SMALLEST_OPERAND_BITS
+from simulator.config import DESIGNS, SMALLEST_OPERAND_BITS
 from simulator.faults import PERMANENT, BoolArray
 
 _SMALL_SIDE, _LARGE_SIDE = 6, 24
@@ -78,7 +78,8 @@ def _config(random: np.random.Generator, size: tuple[int, int] | None) -> ArrayC
         weight_bits, act_bits = (int(bits) for bits in random.integers(SMALLEST_OPERAND_BITS, 9, 2))
     least = weight_bits + act_bits
     acc_bits = (least, 32, int(random.integers(least, 33)))[random.integers(3)]
-    return ArrayConfig(rows, cols, weight_bits, act_bits, bool(random.random() < 0.5), acc_bits)
+    act_signed, design = bool(random.random() < 0.5), str(random.choice(DESIGNS))
+    return ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits, design)
 
 
 def _numbers(random: np.random.Generator, shape: tuple[int, int], limits: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -109,8 +110,10 @@ def _faults(random: np.random.Generator, config: ArrayConfig, cycles: int, sites
     if crowd in (1, 2):
         col[:] = col[:1]
     row[site == Site.ACCUMULATOR] = 0
-    widths = np.array([site.bits(config) for site in Site])
-    bit = random.integers(widths[np.searchsorted([int(site) for site in Site], site)])
+    bit = np.zeros(count, np.int64)
+    for one_site in sites:
+        chosen = site == one_site
+        bit[chosen] = random.integers(one_site.bits(config), size=int(chosen.sum()))
     transient = random.random(count) < (random.choice([0.0, 0.3, 1.0]) if cycles else 0.0)
     kind = np.where(transient, int(Kind.FLIP), random.integers(2, size=count))
     cycle = np.where(transient, random.integers(max(cycles, 1), size=count), PERMANENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def save_case(path: Path, case: Case) -> None:
     """Write a case."""
     content = {
         "efat_validate_case": VERSION,
-        "array": asdict(case.config),
+        "array": case.config.as_dict(),
         "x": case.x.tolist(),
         "w": case.w.tolist(),
         "shape": [len(case.x), *case.w.shape],

@@ -15,7 +15,8 @@ from efat.validation.campaign import Validation, differ
 from efat.validation.cases import Case, random_case
 from efat.validation.replay import load_case, save_case
 from efat.validation.shrinking import shrink
-from simulator import ArrayConfig, Kind, Site
+from simulator import ArrayConfig, FaultMap, Kind, Site
+from simulator.pe_products import pe_products
 from training.errors import InputError
 
 CASES_IN_A_SLOW_PART = 25_000
@@ -52,7 +53,19 @@ def forgetful() -> object:
     training.chip_faults._chip_faults.cache_clear()
 
 
-@pytest.mark.parametrize("site", Site)
+def test_gates_that_the_emulation_forgets_are_found_and_made_small(
+    forgetful: object, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    none_faulty = property(lambda chip: pe_products(FaultMap(chip.config)))
+    monkeypatch.setattr(training.chip_faults.ChipFaults, "multipliers", none_faulty)
+    found = validated(seed, 3000).mismatch
+    assert found is not None
+    assert [fault.site for fault in found.case.faults] == [Site.MULTIPLIER]
+    assert len(found.case.x) == 1
+    assert not found.case.bypass.any()
+
+
+@pytest.mark.parametrize("site", [site for site in Site if site != Site.MULTIPLIER])
 def test_a_mask_that_the_emulation_forgets_is_found_and_made_small(
     site: Site, forgetful: object, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -178,7 +191,7 @@ def test_damaged_files_are_refused(folder: Path, change: dict[str, object], mess
     path = Path("case.json")
     config = ArrayConfig(2, 2)
     one = np.ones((1, 1), np.int64)
-    save_case(path, Case(config, one, one, training.chip_faults.FaultMap(config), np.zeros((2, 2), np.bool_)))
+    save_case(path, Case(config, one, one, FaultMap(config), np.zeros((2, 2), np.bool_)))
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=message):
         load_case(path)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from strategies import configs, fault_maps
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
-from simulator.chips import FORMAT, Chip, ChipLot, LotError, append_chips, write_lot
+from simulator.chips import Chip, ChipLot, LotError, append_chips, write_lot
+from simulator.chips_array import FORMAT
 
 CONFIG = ArrayConfig(5, 9)
 
@@ -250,7 +251,7 @@ def virtual(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.attrs.__setitem__("version", 2), "format version 2: this program reads 1 to 1"),
+        (lambda file: file.attrs.__setitem__("version", 3), "format version 3: this program reads 1 to 2"),
         (lambda file: file.attrs.__setitem__("version", "one"), "format version one"),
         (lambda file: file.attrs.__delitem__("version"), "format version None"),
         (lambda file: file.attrs.__setitem__("rows", 4), "do not fit 6 chips of 4x9 PEs"),
@@ -272,7 +273,7 @@ def virtual(file: h5py.File) -> None:
         (lambda file: file["chip_ids"].__setitem__(2, b" "), "expected 1 to 64 bytes of printable text"),
         (in_table("row", 5), "chip 'chip-0': fault 3 .*expected row 0..4"),
         (in_table("col", 9), "expected col 0..8"),
-        (in_table("site", 5), "unknown site"),
+        (in_table("site", 7), "unknown site"),
         (in_table("kind", 9), "unknown kind"),
         (in_table("bit", 32), "beyond the width"),
         (in_table("cycle", 7), "only a FLIP has a cycle"),

@@ -207,7 +207,7 @@ def test_both_stuck_values_on_a_bit_are_refused() -> None:
         ({"row": [0.5]}, TypeError, "'row' holds float64: expected integers"),
         ({"bit": [1, 2]}, ValueError, r"'bit' has shape \(2,\): expected \(1,\)"),
         ({"site": [9]}, ValueError, "unknown site: expected one of 0 WEIGHT"),
-        ({"site": [5]}, ValueError, "unknown site"),
+        ({"site": [7]}, ValueError, "unknown site"),
         ({"kind": [3]}, ValueError, "unknown kind: expected one of 0 STUCK_AT_0"),
         ({"kind": [2]}, ValueError, "a FLIP needs the clock cycle"),
         ({"cycle": [8]}, ValueError, "only a FLIP has a cycle: expected -1"),

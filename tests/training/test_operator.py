@@ -29,6 +29,7 @@ def operator_arguments(module, x, w):
         config.act_bits,
         config.act_signed,
         config.acc_bits,
+        config.multiplier,
     )
 
 
@@ -149,6 +150,20 @@ def test_bad_chips_are_refused():
             8,
             True,
             32,
+            "array",
+        )
+    with pytest.raises(ValueError, match="multiplier of-nobody is not known in this process"):
+        torch.ops.efat.effective_weights(
+            torch.ones(1, 1),
+            torch.zeros(0, 6, dtype=torch.int64),
+            torch.zeros(4, 3, dtype=torch.bool),
+            4,
+            3,
+            8,
+            8,
+            True,
+            32,
+            "of-nobody",
         )
     flip = FaultMap.from_faults(CONFIG, [Fault(0, 0, Site.PSUM, 0, Kind.FLIP, cycle=99)])
     with pytest.raises(ValueError, match="cycle 99, outside this GEMM"):
