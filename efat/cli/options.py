@@ -23,19 +23,46 @@ INPUT_FILE = click.Path(path_type=Path, readable=False)
 """A file to read; the command that reads it says what is wrong with it."""
 
 
-class ArraySize(click.ParamType):  # type: ignore[type-arg]
-    """Rows and columns of an array, such as 64x64."""
+ARRAY_PRESETS = ("tpu-v1", "tpu-v2", "tpu-v3", "tpu-v4", "gemmini", "scale-sim")
+"""Names of `simulator.presets.PRESETS`, without importing NumPy for them; a test keeps the two equal."""
 
-    name = "ROWSxCOLS"
+
+class ArraySize(click.ParamType):  # type: ignore[type-arg]
+    """Rows and columns of an array: such as 64x64, the name of a preset, or a SCALE-Sim configuration."""
+
+    name = "ROWSxCOLS|PRESET|CFG"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Parse it."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a size: expected rows x columns, such as 64x64", param, ctx)
-        return int(match[1]), int(match[2])
+        if match is not None:
+            return int(match[1]), int(match[2])
+        from simulator.presets import PRESETS
+        from simulator.scalesim import ScaleSimError, read_config
+
+        preset = PRESETS.get(value.strip().lower())
+        if preset is not None:
+            return preset.rows, preset.cols
+        if not value.lower().endswith(".cfg") and not Path(value).is_file():
+            known = ", ".join(ARRAY_PRESETS)
+            expected = f"rows x columns, such as 64x64, one of {known}, or a SCALE-Sim .cfg file"
+            self.fail(f"{value!r} is not a size and not the name of an array: expected {expected}", param, ctx)
+        try:
+            config = read_config(value)
+        except (OSError, ScaleSimError) as error:
+            self.fail(str(error), param, ctx)
+        return config.rows, config.cols
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Complete the presets and files."""
+        import click.shell_completion as completion
+
+        names = [name for name in ARRAY_PRESETS if name.startswith(incomplete.lower())]
+        return [*map(completion.CompletionItem, names), completion.CompletionItem(incomplete, type="file")]
 
 
 class RateRange(click.ParamType):  # type: ignore[type-arg]
@@ -100,11 +127,14 @@ class Weighted(click.ParamType):  # type: ignore[type-arg]
         return [completion.CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
 
 
-SITES = ("WEIGHT", "WEIGHT_LOAD", "ACTIVATION", "PRODUCT", "PSUM", "ACCUMULATOR")
+SITES = ("WEIGHT", "WEIGHT_LOAD", "ACTIVATION", "PRODUCT", "PSUM", "MULTIPLIER", "ACCUMULATOR")
 """Names of `simulator.Site`, without importing NumPy for them; a test keeps the two equal."""
 
 KINDS = ("STUCK_AT_0", "STUCK_AT_1", "FLIP")
 """Names of `simulator.Kind`, likewise."""
+
+ARRAY_HELP = "The array: rows x columns, such as 64x64, a preset (see efat cycles --list-presets), or a SCALE-Sim .cfg."
+"""Help of the option `--array`."""
 
 force_option = click.option("--force", is_flag=True, help="Replace a file that is there already.")
 
@@ -117,7 +147,7 @@ def output_option(help_text: str) -> Callable[[_Command], _Command]:
 def array_options(command: _Command) -> _Command:
     """The options that describe an array: its size and the widths of its nets."""
     options = (
-        click.option("--array", required=True, type=ArraySize(), help="Size of the array, such as 64x64."),
+        click.option("--array", required=True, type=ArraySize(), help=ARRAY_HELP),
         click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
         click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
         click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),

@@ -17,7 +17,15 @@ HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "r
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["chips", "--help"], ["chips", "generate", "--help"], ["simulate", "--help"]]
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["chips", "--help"],
+        ["chips", "generate", "--help"],
+        ["cycles", "--help"],
+        ["simulate", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
@@ -46,8 +54,15 @@ def test_unknown_command_is_a_usage_error() -> None:
 
 def test_every_listed_command_is_there_and_has_examples() -> None:
     assert isinstance(main, LazyGroup)
-    assert main.list_commands(None) == ["chips", "simulate", "validate"]  # type: ignore[arg-type]
-    for arguments in (["simulate"], ["chips", "generate"], ["chips", "show"], ["chips", "import"], ["chips", "export"]):
+    assert main.list_commands(None) == ["chips", "cycles", "simulate", "validate"]  # type: ignore[arg-type]
+    for arguments in (
+        ["cycles"],
+        ["simulate"],
+        ["chips", "generate"],
+        ["chips", "show"],
+        ["chips", "import"],
+        ["chips", "export"],
+    ):
         result = CliRunner().invoke(main, [*arguments, "--help"])
         assert result.exit_code == 0
         assert f"efat {' '.join(arguments)} " in result.output.split("Example", 1)[1]
@@ -71,6 +86,7 @@ def test_completion_offers_commands_and_sites() -> None:
 
     assert "simulate" in complete("efat ")
     assert "psum" in complete("efat chips generate --site ")
+    assert "tpu-v1" in complete("efat cycles --array ")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ def test_cycles_are_those_of_the_events(rows: int, cols: int, m: int, k: int, n:
     timing = gemm_timing(config, m, k, n)
     assert timing.folds == -(-k // rows) * -(-n // cols)
     assert timing.serial == timing.folds * timing.cycles_per_fold == timing.folds * (2 * rows + cols + m - 2)
+    assert timing.scalesim == timing.serial - 1
     assert timing.double_buffered == double_buffered_by_events(config, m, timing.folds)
     assert timing.double_buffered <= timing.serial or m == 0
 

@@ -1,0 +1,170 @@
+"""`efat cycles`: clock cycles and memory traffic of a network's layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, check_output, fail, input_errors, write_json
+
+if TYPE_CHECKING:
+    from simulator import ArrayConfig
+    from simulator.scalesim import GemmLayer
+
+NETWORKS = "digits-cnn, lenet5, vgg11, resnet20 or resnet18"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat cycles --array 32x32 --topology resnet18.csv
+  efat cycles --config scale.cfg --topology vit.csv --gemm --json vit.json
+  efat cycles --array tpu-v1 --network resnet18 --batch 64
+  efat cycles --list-presets
+
+\b
+A topology starts with a header; one layer follows on each line:
+  Conv1, 224, 224, 7, 7, 3, 64, 2,
+which is its name, height and width of the ifmap (padding included) and of a filter, channels, filters, stride. With
+--gemm it is name, M, N, K, for M x K activations times K x N weights:
+  Linear1, 196, 192, 384,
+"""
+)
+@click.option("--array", type=ArraySize(), help=ARRAY_HELP)
+@click.option("--config", type=INPUT_FILE, metavar="FILE", help="The array, from a SCALE-Sim .cfg.")
+@click.option("--topology", type=INPUT_FILE, metavar="FILE", help="The layers, from a SCALE-Sim topology (CSV).")
+@click.option("--gemm", is_flag=True, help="The topology lists GEMMs, not convolutions.")
+@click.option("--network", metavar="NAME", help=f"The layers of a network instead: {NETWORKS}.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="N", help="Images per GEMM, with --network only.  [default: 1]"
+)
+@click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8.")
+@click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8.")
+@click.option("--acc-bits", type=int, default=32, show_default=True, help="Width of partial sums, up to 32.")
+@click.option(
+    "--report",
+    type=INPUT_FILE,
+    metavar="FILE",
+    default=Path("COMPUTE_REPORT.csv"),
+    show_default=True,
+    help="Report with the columns of SCALE-Sim's to write or replace.",
+)
+@click.option(
+    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything to this file, too; - prints only it."
+)
+@click.option("--list-presets", is_flag=True, help="Show the arrays that --array knows by name, and end.")
+def cycles(
+    array: tuple[int, int] | None,
+    config: Path | None,
+    topology: Path | None,
+    gemm: bool,
+    network: str | None,
+    batch: int | None,
+    weight_bits: int,
+    act_bits: int,
+    acc_bits: int,
+    report: Path,
+    json_path: Path | None,
+    list_presets: bool,
+) -> None:
+    """Count clock cycles and memory traffic of a network's layers.
+
+    Nothing is run: all counts follow from the sizes. Cycles are given as SCALE-Sim 3.0.0 prints them, with one fold
+    after the other (serial; what the cycle engine steps), and with weights loaded while the fold before streams
+    (double-buffered). Reads, writes and bytes per cycle of the three SRAMs are those of serial timing. Memory behind
+    them is not modelled: the array never waits.
+    """
+    if list_presets:
+        from efat.cli.cycles_tables import show_presets
+        from efat.cli.render import console
+
+        show_presets(console())
+        return
+    _check_choice(array, config, topology, gemm, network, batch)
+    inputs = [path for path in (config, topology) if path is not None]
+    check_output(report, inputs=inputs)
+    if json_path is not None and str(json_path) != "-":
+        check_output(json_path, inputs=inputs)
+        if json_path.resolve() == report.resolve():
+            fail(f"{json_path} is named by --json and by --report: choose two names")
+    from efat.cli.cycles_tables import show_counts
+    from efat.cli.render import console, working
+    from efat.cycle_counts import count_network
+    from simulator.scalesim_report import write_compute_report
+
+    with input_errors():
+        name, machine = _array(array, config, (weight_bits, act_bits, acc_bits))
+        layers = _topology_layers(topology, gemm) if topology is not None else _network_layers(network, batch or 1)
+    with working("Counting"):
+        counts = count_network(machine, layers)
+        write_compute_report(report, machine, layers)
+    if json_path is not None:
+        described = {
+            "array": machine.as_dict(),
+            "run_name": name,
+            "layers": [count.as_dict() for count in counts.layers],
+        }
+        write_json(json_path, {**described, "total": counts.totals()})
+    if str(json_path) != "-":
+        source = str(topology) if topology is not None else f"{network}, {batch or 1} images"
+        show_counts(f"{source}{f' ({name})' if name else ''}", machine, counts, console())
+        click.echo(f"Wrote {report}")
+
+
+def _check_choice(
+    array: tuple[int, int] | None,
+    config: Path | None,
+    topology: Path | None,
+    gemm: bool,
+    network: str | None,
+    batch: int | None,
+) -> None:
+    if array is None and config is None:
+        fail("no array: give its size with --array 32x32 (or a preset), or a SCALE-Sim .cfg with --config")
+    if topology is None and network is None:
+        fail("no layers: give a SCALE-Sim topology with --topology, or a network with --network")
+    if topology is not None and network is not None:
+        fail("--topology and --network are both given: choose one")
+    if gemm and topology is None:
+        fail("--gemm is given without --topology: it says how to read that")
+    if batch is not None and network is None:
+        fail("--batch is given without --network: the sizes in a topology are those of all images together")
+
+
+def _array(size: tuple[int, int] | None, path: Path | None, widths: tuple[int, int, int]) -> tuple[str, ArrayConfig]:
+    """Name of the run, if there is one, and the array."""
+    from simulator import ArrayConfig
+    from simulator.scalesim import ScaleSimConfig, read_config
+
+    if path is None:
+        assert size is not None
+        found = ScaleSimConfig(*size)
+    else:
+        found = read_config(path)
+        if size is not None and size != (found.rows, found.cols):
+            given = f"{size[0]}x{size[1]}"
+            fail(f"--array gives {given} and {path} gives {found.rows}x{found.cols}: leave one of them out")
+    weight_bits, act_bits, acc_bits = widths
+    config = ArrayConfig(found.rows, found.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits)
+    return found.run_name, config
+
+
+def _topology_layers(path: Path, gemm: bool) -> list[GemmLayer]:
+    from simulator.scalesim import TopologyKindError, read_conv_topology, read_gemm_topology
+
+    try:
+        return read_gemm_topology(path) if gemm else [layer.gemm() for layer in read_conv_topology(path)]
+    except TopologyKindError as error:
+        fail(f"{error}; {'leave out' if gemm else 'add'} --gemm")
+
+
+def _network_layers(name: str | None, batch: int) -> list[GemmLayer]:
+    from efat.cli.render import working
+
+    assert name is not None
+    with working("Loading"):
+        from efat.network_gemms import network_gemms
+
+        return network_gemms(name, batch)
