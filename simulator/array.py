@@ -256,7 +256,8 @@ def _worker_count(threads: int | None) -> int:
 
 def _empty_trace(config: ArrayConfig, window: tuple[int, int]) -> Trace:
     first, stop = window
-    arrays = [np.zeros((stop - first, config.rows, config.cols), np.int32) for _ in range(5)]
+    # The cycles of one PE lie side by side, as they are written PE by PE.
+    arrays = [np.zeros((config.rows, config.cols, stop - first), np.int32).transpose(2, 0, 1) for _ in range(5)]
     return Trace(first, *arrays)
 
 

@@ -79,7 +79,7 @@ def gemm_timing(config: ArrayConfig, m: int, k: int, n: int) -> Timing:
 
 
 def output_cycles(config: ArrayConfig, m: int, k: int, n: int, *, double_buffered: bool = False) -> Int64Array:
-    """The clock cycle in which each partial sum is stored: where every output of a fold is on the adder of the last row.
+    """The clock cycle in which each partial sum is stored, while it is on the adder of the last row.
 
     With the first row of X at PE (0, 0) in cycle t of a fold, row m's output of column c is stored in cycle
     t + m + (rows - 1) + c. In serial timing t is the fold's first cycle after its load, in double-buffered timing folds

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.options import INPUT_FILE, check_output, write_json
+from efat.cli.options import INPUT_FILE, check_output, fail, write_json
+from efat.cli.waveform_options import WaveformRequest, check_waveform_writer, waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from training.calibration import Method
@@ -24,6 +25,7 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
   efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
+  efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
 )
 @click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
@@ -73,6 +75,7 @@ Examples:
 @click.option(
     "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything measured to this file, too."
 )
+@waveform_options
 def simulate(
     network: str,
     weights: Path | None,
@@ -87,6 +90,7 @@ def simulate(
     clock_mhz: float,
     threads: int | None,
     json_path: Path | None,
+    waveform: WaveformRequest | None,
 ) -> None:
     """Classify images on faulty chips, and show what the faults change.
 
@@ -96,9 +100,17 @@ def simulate(
 
     An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
     the run and still shows the chips that are done.
+
+    With --vcd the network runs only up to one layer, with its first batch of images, and a waveform of what the PEs do
+    there is written instead of a report, with fault-free values beside the faulty ones.
     """
     if json_path is not None:
         check_output(json_path)
+    if waveform is not None:
+        if json_path is not None:
+            fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
+        check_output(waveform.path, inputs=[path for path in (lot, weights, data) if path is not None])
+        check_waveform_writer()
     from efat.cli.render import console, progress_bar, working
 
     with working("Loading, quantising and calibrating"):
@@ -123,6 +135,9 @@ def simulate(
 
         # The emulation has as many threads as torch.
         torch.set_num_threads(threads)
+    if waveform is not None:
+        write_waveform(waveform, simulation, clock_mhz)
+        return
     interrupted = False
     with progress_bar("images", simulation.steps) as progress:
         try:

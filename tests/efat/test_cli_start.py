@@ -13,7 +13,7 @@ from efat.cli.group import LazyGroup
 from efat.cli.options import KINDS, SITES
 from simulator import Kind, Site
 
-HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich")
+HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
 
 @pytest.mark.parametrize(
