@@ -17,6 +17,8 @@ from strategies import configs, fault_maps
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.chips import Chip, ChipLot, LotError, append_chips, write_lot
 from simulator.chips_array import FORMAT
+from simulator.multiplier import Multiplier, exact_products
+from simulator.multiplier_designs import build
 
 CONFIG = ArrayConfig(5, 9)
 
@@ -75,6 +77,75 @@ def test_appending_is_writing_together(made: tuple[ArrayConfig, list[Chip]], spl
         write_lot(path, config, chips[:split])
         assert append_chips(path, chips[split:]) == len(chips[split:])
         assert read(path) == chips
+
+
+def multiplier_of_gates() -> Multiplier:
+    return Multiplier("mine", build("wallace", 8, 8), act_signed=True)
+
+
+def multiplier_of_tables() -> Multiplier:
+    exact = exact_products(8, 8)
+    return Multiplier.from_tables("mine \x1b[2J", exact, [exact // 2, exact - 1])
+
+
+@pytest.mark.parametrize("multiplier", ["array", "dadda", multiplier_of_gates(), multiplier_of_tables()])
+def test_a_lot_carries_its_multiplier(tmp_path: Path, multiplier: str | Multiplier) -> None:
+    config = ArrayConfig(3, 3, multiplier=multiplier)
+    chips = [Chip("one", FaultMap.from_faults(config, [Fault(1, 2, Site.MULTIPLIER, 1, Kind.STUCK_AT_1)]))]
+    write_lot(tmp_path / "lot.h5", config, chips)
+    append_chips(tmp_path / "lot.h5", [Chip("two", FaultMap(config))])
+    with ChipLot(tmp_path / "lot.h5") as opened:
+        assert opened.config == config
+        assert opened["one"] == chips[0]
+        name = opened.config.multiplier if isinstance(multiplier, str) else opened.config.pe_multiplier.name
+        assert name == multiplier if isinstance(multiplier, str) else str(name).startswith("mine")
+        assert str(name).isprintable()
+
+
+def test_lots_of_version_1_have_the_default_multiplier(lot: Path) -> None:
+    before = read(lot)
+    with h5py.File(lot, "r+") as file:
+        file.attrs["version"] = 1
+        del file.attrs["multiplier"]
+    assert read(lot) == before
+
+
+def remade(name: str, values: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        if values is not None:
+            file[name] = values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "change", "message"),
+    [
+        ("dadda", lambda file: file.attrs.__delitem__("multiplier"), "attribute multiplier is missing"),
+        (
+            "dadda",
+            lambda file: file.attrs.__setitem__("multiplier", np.bytes_("x")),
+            "'x', and its gates or tables are",
+        ),
+        (multiplier_of_gates(), remade("multiplier_inputs", None), "'multiplier_inputs' is missing"),
+        (multiplier_of_gates(), remade("multiplier_outputs", np.zeros(3, np.int32)), r"outputs \(3,\): expected"),
+        (multiplier_of_gates(), remade("multiplier_gates", np.full(336, 99, np.uint8)), "gate code 99"),
+        (multiplier_of_gates(), remade("multiplier_gates", np.zeros((2, 2), np.uint8)), r"uint8 \(2, 2\): expected"),
+        (multiplier_of_tables(), remade("multiplier_tables", np.zeros((3, 256, 255), np.int16)), "expected int16"),
+        (multiplier_of_tables(), remade("multiplier_tables", np.zeros((0, 256, 256), np.int16)), "expected int16"),
+        (multiplier_of_tables(), remade("multiplier_tables", np.zeros((3, 256, 256), np.int32)), "expected int16"),
+    ],
+)
+def test_tampered_multipliers_are_refused(
+    tmp_path: Path, multiplier: str | Multiplier, change: Callable[[h5py.File], None], message: str
+) -> None:
+    path = tmp_path / "lot.h5"
+    write_lot(path, ArrayConfig(2, 2, multiplier=multiplier), [])
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(LotError, match=message):
+        ChipLot(path)
 
 
 def test_long_lots_are_written_and_read_in_blocks(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig
+from simulator.multiplier import Multiplier, built_in, exact_products
 
 
 def test_derived_numbers() -> None:
@@ -30,6 +31,14 @@ def test_it_is_frozen_and_hashable() -> None:
     assert len({config, ArrayConfig(2, 3), ArrayConfig(3, 2)}) == 2
 
 
+def test_equal_multipliers_make_equal_arrays() -> None:
+    tables = [Multiplier.from_tables(name, exact_products(8, 8) // 2, []) for name in ("one", "two")]
+    arrays = [ArrayConfig(2, 3, multiplier=multiplier) for multiplier in tables]
+    assert arrays[0] == arrays[1]
+    assert len({*arrays, ArrayConfig(2, 3), ArrayConfig(2, 3, multiplier="dadda")}) == 3
+    assert arrays[0].as_dict()["multiplier"] == f"one {tables[0].digest}"
+
+
 def test_numpy_integers_become_integers() -> None:
     assert type(ArrayConfig(np.int64(2), 3).rows) is int  # type: ignore[arg-type]
 
@@ -45,6 +54,12 @@ def test_numpy_integers_become_integers() -> None:
         ({"act_bits": 9}, r"act_bits is 9: expected 2\.\.8"),
         ({"acc_bits": 15}, r"acc_bits is 15: expected 16\.\.32 \(weight_bits \+ act_bits is the least\)"),
         ({"acc_bits": 33}, r"acc_bits is 33: expected 16\.\.32"),
+        ({"multiplier": "booth"}, "multiplier 'booth' is unknown: expected one of array, wallace, dadda"),
+        (
+            {"multiplier": built_in("dadda", 4, 8)},
+            r"multiplier dadda has .* = \(4, 8, True\): expected \(8, 8, True\), those of the array",
+        ),
+        ({"multiplier": built_in("dadda", 8, 8, act_signed=False)}, r"= \(8, 8, False\): expected \(8, 8, True\)"),
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
@@ -58,6 +73,7 @@ def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -
         ({"rows": 2.0}, "rows is 2.0: expected an integer"),
         ({"cols": "8"}, "cols is '8': expected an integer"),
         ({"act_signed": 1}, "act_signed is 1: expected True or False"),
+        ({"multiplier": 3}, "multiplier is 3: expected the name of a design or a Multiplier"),
     ],
 )
 def test_values_of_other_types_are_refused(change: dict[str, Any], message: str) -> None:

@@ -6,7 +6,9 @@ An implementation is a function with the signature of `simulate_gemm` that retur
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +17,34 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import gate_product, oracle_gemm
-from strategies import GemmCase, gemm_cases
+from strategies import Configs, GemmCase, configs, gemm_cases, pooled_configs
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults, simulate_gemm
 from simulator.bits import wrap
+from simulator.rtl import rtl_gemm, unavailable
 from training import faulty_gemm
 
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 
-Implementation = Callable[..., npt.NDArray[np.int32]]
+
+@dataclass(frozen=True)
+class Implementation:
+    """A way to multiply on the array.
+
+    Attributes:
+        outputs: takes what `simulate_gemm` takes, returns the outputs.
+        slowness: how many times fewer and smaller cases it gets; one that is slow gets few different arrays.
+    """
+
+    outputs: Callable[..., npt.NDArray[np.int32]]
+    slowness: int = 1
+
+    def __call__(self, *arguments: object, **named: object) -> npt.NDArray[np.int32]:
+        return self.outputs(*arguments, **named)
+
+    def smaller(self, size: int) -> int:
+        """A size that takes it about as long as the others take for this one."""
+        return max(1, size // self.slowness)
 
 
 def cycle_engine(*arguments: object, **named: object) -> npt.NDArray[np.int32]:
@@ -34,14 +55,54 @@ def emulation(x: npt.ArrayLike, w: npt.ArrayLike, *arguments: object, **named: o
     return faulty_gemm(torch.as_tensor(x), torch.as_tensor(w), *arguments, **named).numpy()  # type: ignore[arg-type]
 
 
-IMPLEMENTATIONS = [pytest.param(cycle_engine, id="cycle"), pytest.param(emulation, id="emulation")]
+def rtl(*arguments: object, **named: object) -> npt.NDArray[np.int32]:
+    return rtl_gemm(*arguments, **named).outputs  # type: ignore[arg-type]
+
+
+without_rtl = unavailable()
+IMPLEMENTATIONS = [
+    pytest.param(Implementation(cycle_engine), id="cycle"),
+    pytest.param(Implementation(emulation), id="emulation"),
+    pytest.param(
+        Implementation(rtl, slowness=10),
+        id="rtl",
+        marks=pytest.mark.skipif(without_rtl is not None, reason=without_rtl or ""),
+    ),
+]
 
 every_implementation = pytest.mark.parametrize("gemm", IMPLEMENTATIONS)
 
 
-@every_implementation
-@settings(max_examples=600)
-@given(case=gemm_cases())
+def on_random_cases(examples: int, **drawn: Callable[[Configs], st.SearchStrategy[object]]) -> Callable[..., object]:
+    """Run a test on every implementation, again and again with what is drawn for it.
+
+    Args:
+        examples: how often, on an implementation that is not slow.
+        drawn: strategies of the test's arguments, made from the strategy of the arrays.
+    """
+
+    def decorate(test: Callable[..., None]) -> object:
+        def run(gemm: Implementation, pytestconfig: pytest.Config, **others: object) -> None:
+            arrays = configs if gemm.slowness == 1 else pooled_configs(int(pytestconfig.option.hypothesis_seed))
+
+            @settings(max_examples=gemm.smaller(examples))
+            @given(**{name: strategy(arrays) for name, strategy in drawn.items()})
+            def check(**values: object) -> None:
+                test(gemm=gemm, **others, **values)
+
+            check()
+
+        wanted = inspect.signature(test).parameters
+        given_by_pytest = [parameter for name, parameter in wanted.items() if name not in drawn]
+        config = inspect.signature(run).parameters["pytestconfig"]
+        run.__signature__ = inspect.Signature([*given_by_pytest, config])  # type: ignore[attr-defined]
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
+        return every_implementation(run)
+
+    return decorate
+
+
+@on_random_cases(600, case=lambda arrays: gemm_cases(arrays=arrays))
 def test_outputs_are_those_of_the_oracle(gemm: Implementation, case: GemmCase) -> None:
     outputs = gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
     expected = oracle_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
@@ -50,13 +111,16 @@ def test_outputs_are_those_of_the_oracle(gemm: Implementation, case: GemmCase) -
     assert outputs.tolist() == expected.outputs.tolist()
 
 
-@every_implementation
 @pytest.mark.parametrize("site", Site)
 @pytest.mark.parametrize("kind", Kind)
-@settings(max_examples=40)
-@given(data=st.data())
-def test_each_site_and_kind_by_itself(gemm: Implementation, site: Site, kind: Kind, data: st.DataObject) -> None:
-    case = data.draw(gemm_cases(kinds=(), bypassing=False, least_rows_of_x=1))
+@on_random_cases(
+    40,
+    case=lambda arrays: gemm_cases(kinds=(), bypassing=False, least_rows_of_x=1, arrays=arrays),
+    data=lambda _: st.data(),
+)
+def test_each_site_and_kind_by_itself(
+    gemm: Implementation, site: Site, kind: Kind, case: GemmCase, data: st.DataObject
+) -> None:
     config = case.config
     cycles = gemm_timing(config, len(case.x), *case.w.shape).serial
     fault = Fault(
@@ -76,10 +140,11 @@ def test_each_site_and_kind_by_itself(gemm: Implementation, site: Site, kind: Ki
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (64, 64), (130, 70)])
 def test_fault_free_arrays_multiply(gemm: Implementation, size: tuple[int, int], seed: int) -> None:
     random = np.random.default_rng(seed)
+    rows, cols = (gemm.smaller(side) for side in size)
     for acc_bits in (16, 23, 32):
-        config = ArrayConfig(*size, acc_bits=acc_bits)
+        config = ArrayConfig(rows, cols, acc_bits=acc_bits)
         # Up to five folds each way: 300 by 300 weights on one PE would be 90,000 folds.
-        m, k, n = random.integers(1, (300, 4 * config.rows + 2, 4 * config.cols + 2))
+        m, k, n = random.integers(1, (gemm.smaller(300), 4 * config.rows + 2, 4 * config.cols + 2))
         x, w = random.integers(-128, 128, (m, k)), random.integers(-128, 128, (k, n))
         assert np.array_equal(gemm(x, w, config), wrap(x @ w, acc_bits))
 
@@ -88,21 +153,21 @@ def test_fault_free_arrays_multiply(gemm: Implementation, size: tuple[int, int],
 def test_long_streams_cross_the_engine_s_blocks(gemm: Implementation, seed: int) -> None:
     # 2,500 rows of X: fault-free columns stay exact, and rows far apart see the same permanent faults.
     random = np.random.default_rng(seed)
-    config = ArrayConfig(5, 7, acc_bits=24)
+    config = ArrayConfig(5, 7, acc_bits=24) if gemm.slowness == 1 else ArrayConfig(2, 3, acc_bits=24)
+    repeats = gemm.smaller(50)
     x, w = random.integers(-128, 128, (50, 9)), random.integers(-128, 128, (9, 12))
     faults = sample_faults(config, FaultModel(0.4, sites=dict.fromkeys(Site, 1.0)), seed)
     expected = oracle_gemm(x, w, config, faults).outputs
-    assert np.array_equal(gemm(np.tile(x, (50, 1)), w, config, faults), np.tile(expected, (50, 1)))
+    assert np.array_equal(gemm(np.tile(x, (repeats, 1)), w, config, faults), np.tile(expected, (repeats, 1)))
 
 
-@every_implementation
-@settings(max_examples=30)
-@given(seed=st.integers(0, 2**32 - 1))
+@on_random_cases(30, seed=lambda _: st.integers(0, 2**32 - 1))
 def test_flips_late_in_a_long_fold(gemm: Implementation, seed: int) -> None:
     random = np.random.default_rng(seed)
     config = ArrayConfig(2, 2)
-    x, w = random.integers(-128, 128, (1100, 3)), random.integers(-128, 128, (3, 2))
-    cycles = gemm_timing(config, 1100, 3, 2).serial
+    m = gemm.smaller(1100)
+    x, w = random.integers(-128, 128, (m, 3)), random.integers(-128, 128, (3, 2))
+    cycles = gemm_timing(config, m, 3, 2).serial
     flips = [
         Fault(
             0 if site == Site.ACCUMULATOR else int(random.integers(2)),
@@ -118,9 +183,7 @@ def test_flips_late_in_a_long_fold(gemm: Implementation, seed: int) -> None:
     assert np.array_equal(gemm(x, w, config, faults), oracle_gemm(x, w, config, faults).outputs)
 
 
-@every_implementation
-@settings(max_examples=150)
-@given(case=gemm_cases(kinds=PERMANENT, bypassing=False, tables=False))
+@on_random_cases(150, case=lambda arrays: gemm_cases(kinds=PERMANENT, bypassing=False, tables=False, arrays=arrays))
 def test_required_bypass_leaves_exact_sums(gemm: Implementation, case: GemmCase) -> None:
     config = case.config
     table = case.faults.table
@@ -132,12 +195,13 @@ def test_required_bypass_leaves_exact_sums(gemm: Implementation, case: GemmCase)
     assert np.array_equal(outputs, wrap(case.x @ np.where(used, case.w, 0), config.acc_bits))
 
 
-@every_implementation
-@settings(max_examples=100)
-@given(data=st.data())
-def test_required_bypass_is_the_smallest(gemm: Implementation, data: st.DataObject) -> None:
+@on_random_cases(
+    100,
+    case=lambda arrays: gemm_cases(kinds=(), bypassing=False, tables=False, arrays=arrays),
+    data=lambda _: st.data(),
+)
+def test_required_bypass_is_the_smallest(gemm: Implementation, case: GemmCase, data: st.DataObject) -> None:
     """One fault; let one PE of the mask back in, and some operands come out wrong."""
-    case = data.draw(gemm_cases(kinds=(), bypassing=False, tables=False))
     config = case.config
     site = data.draw(st.sampled_from([site for site in Site if site != Site.ACCUMULATOR]))
     kind = data.draw(st.sampled_from(PERMANENT))
@@ -175,9 +239,11 @@ def unnoticed(config: ArrayConfig, location: int, kind: Kind) -> bool:
     return all(gate_product(netlist, w, a, drive) == w * a for w in weights for a in acts)
 
 
-@every_implementation
-@settings(max_examples=60)
-@given(case=gemm_cases(kinds=PERMANENT), flip_seed=st.integers(0, 2**32 - 1))
+@on_random_cases(
+    60,
+    case=lambda arrays: gemm_cases(kinds=PERMANENT, arrays=arrays),
+    flip_seed=lambda _: st.integers(0, 2**32 - 1),
+)
 def test_a_stuck_bit_ignores_flips(gemm: Implementation, case: GemmCase, flip_seed: int) -> None:
     cycles = gemm_timing(case.config, len(case.x), *case.w.shape).serial
     random = np.random.default_rng(flip_seed)

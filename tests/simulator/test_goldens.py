@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
+from simulator.multiplier import Multiplier, exact_products
 
 X = [[1, 2], [3, 4]]
 W = [[5, 6], [7, 8]]
@@ -204,3 +205,42 @@ def test_cycles_are_scale_sims_plus_one(shape: tuple[int, int, int], printed: in
     # SCALE-Sim 3.0.0 prints these totals for a 32x32 weight-stationary array and GEMMs of (M, N, K); it counts from 0.
     m, n, k = shape
     assert gemm_timing(ArrayConfig(32, 32), m, k, n).serial == printed + 1
+
+
+def test_a_gate_of_the_multiplier_stuck() -> None:
+    # The first gates of every built-in multiplier are the AND gates of the weight's bit 0 with the activation's bits:
+    # location 1 is the output of w[0] and a[1]. PE (0, 0) holds 5 = 0b101 and meets 1 and 3 = 0b11. Stuck at 0, the
+    # partial product of 3 with weight 2 is lost: 3*5 - 2 + 4*7 = 41. Row 0 meets a[1] = 0: nothing changes.
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, AT_0)) == [[19, 22], [41, 50]]
+    # Stuck at 1, row 0 gets it too: 1*5 + 2 + 14 = 21. PE (0, 1) holds 6, whose bit 0 is 0: both of its rows get it.
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, AT_1)) == [[21, 22], [43, 50]]
+    assert outputs(Fault(0, 1, Site.MULTIPLIER, 1, AT_1)) == [[19, 24], [43, 52]]
+    # The same gate's input pins: w[0] on pin 0, a[1] on pin 1; their locations follow all outputs, gate by gate.
+    gates = 321
+    assert outputs(Fault(0, 1, Site.MULTIPLIER, gates + 2, AT_1)) == [[19, 22], [43, 52]]
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, gates + 3, AT_1)) == [[21, 22], [43, 50]]
+
+
+def test_a_gate_of_the_multiplier_flips() -> None:
+    # PE (0, 0) meets row 0 in cycle 2 (1 * 5: the partial product of a[1] is 0, and becomes 1) and row 1 in cycle 3.
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, FLIP, cycle=2)) == [[21, 22], [43, 50]]
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, FLIP, cycle=3)) == [[19, 22], [41, 50]]
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, FLIP, cycle=1)) == [[19, 22], [43, 50]]
+
+
+def test_a_bypass_hides_the_multiplier() -> None:
+    bypass = np.array([[True, False], [False, False]])
+    expected = outputs(bypass=bypass)
+    assert expected == [[14, 22], [28, 50]]
+    assert outputs(Fault(0, 0, Site.MULTIPLIER, 1, AT_1), bypass=bypass) == expected
+
+
+def test_a_table_in_place_of_a_faulty_multiplier() -> None:
+    # Every product one too large, in PE (1, 1) only.
+    table = exact_products(8, 8) + np.int16(1)
+    config = ArrayConfig(2, 2, multiplier=Multiplier.from_tables("one more", None, [table]))
+    faults = FaultMap.from_faults(config, [Fault(1, 1, Site.MULTIPLIER, 0, AT_1)])
+    assert simulate_gemm(X, W, config, faults).outputs.tolist() == [[19, 23], [43, 51]]
+    # The same table as the multiplier of all PEs: two products in each sum.
+    everywhere = ArrayConfig(2, 2, multiplier=Multiplier.from_tables("one more", table, []))
+    assert simulate_gemm(X, W, everywhere).outputs.tolist() == [[21, 24], [45, 52]]

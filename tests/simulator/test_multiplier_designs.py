@@ -24,14 +24,6 @@ def multiplied(netlist: Netlist) -> list[int]:
     return [weight * act for weight in weights for act in acts]
 
 
-def stages(netlist: Netlist) -> int:
-    """Gates on the longest path."""
-    depth = [0] * netlist.product_bits
-    for gate, inputs in zip(netlist.gates.tolist(), netlist.inputs.tolist(), strict=True):
-        depth.append(1 + max([depth[net] for net in inputs[: Gate(gate).pins]], default=-1))
-    return max(depth[net] for net in netlist.outputs.tolist())
-
-
 @pytest.mark.parametrize("design", DESIGNS)
 def test_every_width_multiplies_every_pair(design: str) -> None:
     for weight_bits, act_bits in product(range(1, 9), repeat=2):
@@ -79,7 +71,7 @@ def test_dadda_trees_have_the_adders_of_the_paper() -> None:
 
 
 def test_trees_are_less_deep_than_arrays() -> None:
-    depth = {design: stages(build(design, 8, 8)) for design in DESIGNS}
+    depth = {design: build(design, 8, 8).depth for design in DESIGNS}
     assert depth["wallace"] < depth["array"]
     assert depth["dadda"] < depth["array"]
 

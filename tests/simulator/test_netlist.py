@@ -154,6 +154,20 @@ def test_locations_are_outputs_and_then_pins() -> None:
             netlist.location_name(outside)
 
 
+def test_depth_is_that_of_the_longest_way() -> None:
+    # w0 & a0 is one gate deep, and a half adder of it two; a third reads only operands, a constant none.
+    netlist = Netlist(
+        gates=np.array([Gate.AND, Gate.CONST_1, Gate.XOR, Gate.NOT], np.uint8),
+        inputs=np.array([[0, 2, -1, -1], [-1] * 4, [4, 5, -1, -1], [3, -1, -1, -1]], np.int32),
+        outputs=np.array([5, 7, 0, 5], np.int32),
+        weight_bits=2,
+        act_bits=2,
+    )
+    assert netlist.depth == 1
+    assert replace(netlist, outputs=np.array([6, 7, 0, 5])).depth == 2
+    assert replace(netlist, outputs=np.array([0, 1, 2, 3])).depth == 0
+
+
 def test_equal_netlists_are_equal_and_others_are_not() -> None:
     one = build("dadda", 4, 3)
     again = Netlist(one.gates, one.inputs, one.outputs, 4, 3)
