@@ -30,6 +30,7 @@ SITES: dict[str, Sequence[Site]] = {
     "bypass": (),
     "activation": (Site.ACTIVATION,),
     "product": (Site.PRODUCT,),
+    "multiplier": (Site.MULTIPLIER,),
     "psum": (Site.PSUM,),
     "accumulator": (Site.ACCUMULATOR,),
     "mixed": (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.PRODUCT, Site.PSUM),

@@ -174,15 +174,8 @@ def _add_pe(block: Int32Array, at: int, layout: Layout, pes: Apart, pe: int, sum
     """The product of a PE apart, its weight in one half of a pair beside 0, or looked up."""
     row = layout.row[pe]
     keep, force = layout.product_keep[pe], layout.product_force[pe]
-    if pes.table[pe] < 0:
-        word = np.int32((pes.weight[pe] & _HALF) << (16 * (row % 2)))
-        add_product(block, at + row // 2, word, keep, force, sums, output)
-    else:
-        shift, table = 16 * (row % 2), pes.table[pe]
-        pattern = pes.tables.shape[1] - 1
-        for lane in range(LANES):
-            product = np.int32(pes.tables[table, (block[at + row // 2, lane] >> shift) & pattern])
-            sums[output, lane] += (product & keep) | force
+    word = np.int32((pes.weight[pe] & _HALF) << (16 * (row % 2)))
+    add_product(block, at + row // 2, word, keep, force, sums, output, pes.tables, pes.table[pe], 16 * (row % 2))
 
 
 @_kernel

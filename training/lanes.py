@@ -6,11 +6,12 @@ in 32 bits, which makes twice the multiplications of a float32 instruction, and 
 wrap modulo 2^32 as the array's do. Compilers do not find this instruction by themselves, so the loops are built here.
 Processors without it run the same loops on shifts and multiplications.
 
-All arrays are contiguous and of int32. Indices are not checked.
+All arrays are contiguous and of int32, tables of int16. Indices are not checked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -29,6 +30,7 @@ _INT32 = ir.IntType(32)
 _INDEX = ir.IntType(64)
 _WORDS = ir.VectorType(_INT32, WIDTH)
 _HALVES = ir.VectorType(ir.IntType(16), 2 * WIDTH)
+_EIGHT_HALVES = ir.VectorType(ir.IntType(16), WIDTH)
 
 
 def _add_dot(typing: Any, words: Any, begin: Any, count: Any, weights: Any, first: Any, sums: Any, row: Any) -> Any:
@@ -49,8 +51,22 @@ def _add_dot(typing: Any, words: Any, begin: Any, count: Any, weights: Any, firs
     return types.void(words, index, index, weights, index, sums, index), _generate_dot
 
 
-def _add_product(typing: Any, words: Any, pair: Any, weight: Any, keep: Any, force: Any, sums: Any, row: Any) -> Any:
+def _add_product(
+    typing: Any,
+    words: Any,
+    pair: Any,
+    weight: Any,
+    keep: Any,
+    force: Any,
+    sums: Any,
+    row: Any,
+    tables: Any,
+    table: Any,
+    shift: Any,
+) -> Any:
     """Add to `sums[row]` the products of one pair, with stuck bits.
+
+    The choice between both ways is made in here, as a branch in a kernel would make Numba count references to arrays.
 
     Args:
         typing: Numba's context.
@@ -61,10 +77,14 @@ def _add_product(typing: Any, words: Any, pair: Any, weight: Any, keep: Any, for
         force: bits that are set.
         sums: [any, LANES].
         row: which of them.
+        tables: int16 [tables, a power of two], products by the activation's bit pattern.
+        table: where the product of one activation is looked up, instead of multiplying by the weight; -1 for nowhere.
+        shift: where that activation stands in its word, 0 or 16.
     """
     _check(words, sums)
+    _check(tables, dtype=types.int16)
     index, word = types.int64, types.int32
-    return types.void(words, index, word, word, word, sums, index), _generate_product
+    return types.void(words, index, word, word, word, sums, index, tables, index, word), _generate_product
 
 
 def _force_bits(typing: Any, words: Any, row: Any, keep: Any, force: Any) -> Any:
@@ -105,10 +125,10 @@ force_bits: Any = intrinsic(_force_bits)
 store_wrapped: Any = intrinsic(_store_wrapped)
 
 
-def _check(*arrays: Any) -> None:
+def _check(*arrays: Any, dtype: Any = types.int32) -> None:
     for array in arrays:
-        if not isinstance(array, types.Array) or array.layout != "C" or array.dtype != types.int32:
-            raise errors.TypingError(f"{array}: expected a contiguous array of int32")
+        if not isinstance(array, types.Array) or array.layout != "C" or array.dtype != dtype:
+            raise errors.TypingError(f"{array}: expected a contiguous array of {dtype}")
 
 
 def _generate_dot(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -146,16 +166,46 @@ def _generate_dot(context: Any, builder: ir.IRBuilder, signature: Any, arguments
 
 
 def _generate_product(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    _, pair, *operands, _, row = arguments
-    weight, keep, force = (_broadcast(builder, word) for word in operands)
+    _, pair, word, *masks, _, row, _, table, _ = arguments
+    weight, keep, force = (_broadcast(builder, operand) for operand in (word, *masks))
     words = _vectors(builder, _rows(context, builder, signature, arguments, 0), pair)
-    for activations, address in zip(
-        words, _vectors(builder, _rows(context, builder, signature, arguments, 5), row), strict=True
-    ):
-        product = _pair_sums(context, builder, _load(builder, activations), weight)
-        stuck = builder.or_(builder.and_(product, keep), force)
-        builder.store(builder.add(_load(builder, address), stuck), address).align = 4
+    sums = _vectors(builder, _rows(context, builder, signature, arguments, 5), row)
+    look_up = _looking_up(context, builder, signature, arguments)
+    with builder.if_else(builder.icmp_signed("<", table, _INDEX(0))) as (multiplying, looking_up):
+        with multiplying:
+            for activations, address in zip(words, sums, strict=True):
+                product = _pair_sums(context, builder, _load(builder, activations), weight)
+                _add_stuck(builder, product, keep, force, address)
+        with looking_up:
+            for activations, address in zip(words, sums, strict=True):
+                _add_stuck(builder, look_up(_load(builder, activations)), keep, force, address)
     return context.get_dummy_value()
+
+
+def _add_stuck(builder: ir.IRBuilder, product: Any, keep: Any, force: Any, address: Any) -> None:
+    stuck = builder.or_(builder.and_(product, keep), force)
+    builder.store(builder.add(_load(builder, address), stuck), address).align = 4
+
+
+def _looking_up(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Callable[[Any], Any]:
+    """How products of eight activations are found in a table."""
+    *_, table, shift = arguments
+    tables = context.make_array(signature.args[7])(context, builder, arguments[7])
+    unpack: Any = cgutils.unpack_tuple
+    size = unpack(builder, tables.shape, 2)[1]
+    entries = builder.gep(tables.data, [builder.mul(table, size)])
+    pattern = _broadcast(builder, builder.trunc(builder.sub(size, _INDEX(1)), _INT32))
+    place = _broadcast(builder, shift)
+
+    def look_up(activations: Any) -> Any:
+        patterns = builder.and_(builder.ashr(activations, place), pattern)
+        products = ir.Constant(_EIGHT_HALVES, ir.Undefined)
+        for lane in range(WIDTH):
+            found = builder.zext(builder.extract_element(patterns, _INT32(lane)), _INDEX)
+            products = builder.insert_element(products, builder.load(builder.gep(entries, [found])), _INT32(lane))
+        return builder.sext(products, _WORDS)
+
+    return look_up
 
 
 def _generate_force(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
