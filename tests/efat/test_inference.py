@@ -12,6 +12,7 @@ from torch import nn
 
 from efat.inference import Accuracy, classify, measure_accuracy, run_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
+from simulator.multiplier import Multiplier, exact_products
 from training.convert import convert, place, quantized_layers
 from training.layers import Accelerator
 
@@ -54,6 +55,21 @@ def test_fault_free_chip_changes_nothing(network: nn.Module, images: torch.Tenso
     assert torch.equal(report.predictions, expected)
     assert report.accuracy == measure_accuracy(expected, labels)
     assert [(layer.outputs_changed, layer.largest_change) for layer in report.layers] == [(0, 0), (0, 0)]
+
+
+def test_changes_are_counted_against_the_fault_free_array_with_its_multipliers(images: torch.Tensor) -> None:
+    table = exact_products(8, 8) & np.int16(~15)
+    faulty = np.zeros_like(table)
+    config = ArrayConfig(8, 4, multiplier=Multiplier.from_tables("coarse", table, [faulty]))
+    torch.manual_seed(2)
+    network = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 5)), config, images)
+    expected = classify(place(network, Accelerator.fault_free(config)), images, 10)
+    labels = torch.zeros(10, dtype=torch.int64)
+    report = run_chip(network, Accelerator(config), images, labels, expected, batch=10)
+    assert (report.changed_predictions, report.layers[0].outputs_changed) == (0, 0)
+    broken = FaultMap.from_faults(config, [Fault(0, 1, Site.MULTIPLIER, 0, Kind.STUCK_AT_1)])
+    report = run_chip(network, Accelerator(config, broken), images, labels, expected, batch=10)
+    assert 0 < report.layers[0].outputs_changed <= 10
 
 
 def test_layers_report_shapes_and_cycles(network: nn.Module, images: torch.Tensor) -> None:

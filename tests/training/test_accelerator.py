@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
+from simulator.multiplier import Multiplier, exact_products
 from training.accelerator import ENGINES, Accelerator, Engine
 
 CONFIG = ArrayConfig(4, 3)
@@ -122,6 +123,19 @@ def test_operands_that_no_array_takes(engine, x, w, error, message):
 def test_accelerators_that_make_no_sense(arguments, error, message):
     with pytest.raises(error, match=message):
         Accelerator(CONFIG, **arguments)
+
+
+def test_multipliers_that_are_not_exact_are_emulated():
+    table = exact_products(8, 8) & np.int16(~1)
+    config = ArrayConfig(4, 3, multiplier=Multiplier.from_tables("even", table, []))
+    random = np.random.default_rng(1)
+    x, w = random.integers(-128, 128, (9, 10)), random.integers(-128, 128, (10, 7))
+    expected = ((x[:, :, None] * w) // 2 * 2).sum(axis=1)
+    for accelerator in (Accelerator.fault_free(config), Accelerator(config, engine="cycle")):
+        assert accelerator.gemm(torch.from_numpy(x), torch.from_numpy(w)).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="'exact' is for exact multipliers, and this array has even "):
+        Accelerator(config, engine="exact")
+    assert Accelerator.fault_free(CONFIG).engine == "exact"
 
 
 def test_a_bypass_cannot_be_changed_from_outside():
