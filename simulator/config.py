@@ -31,8 +31,8 @@ class ArrayConfig:
         act_bits: width of an activation, 2..8.
         act_signed: whether activations are signed two's complement or unsigned.
         acc_bits: width of a partial sum (signed, wrapping), `weight_bits + act_bits`..32.
-        multiplier: what every PE multiplies with: one of `DESIGNS`, which all multiply exactly and differ in where their
-            gates can be faulty, or a `simulator.multiplier.Multiplier`.
+        multiplier: what every PE multiplies with: one of `DESIGNS`, which all multiply exactly and differ in where
+            their gates can be faulty, or a `simulator.multiplier.Multiplier`.
 
     Raises:
         TypeError: a size or width is not an integer, `act_signed` is not a bool, or `multiplier` is something else.

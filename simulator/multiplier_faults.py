@@ -1,8 +1,9 @@
-"""Every single stuck-at fault of a multiplier's gates: what it does to the products, and which faults are equivalent."""
+"""Every stuck-at fault of a multiplier's gates: what it does to the products, and which faults are equivalent."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from simulator.faults import Kind
 from simulator.multiplier import TableErrors, circuit_of, netlist_products, table_errors
 from simulator.netlist import Netlist
+from simulator.product_bit_model import ProductBitFault, nearest_product_bit_fault
 
 _BLOCK_FAULTS = 128
 
@@ -32,26 +34,36 @@ class FaultClass:
         disturbed: fraction of all input pairs whose product is wrong; 0 for faults that change nothing.
         bits: float64 [product bits], fraction of all input pairs that see each product bit inverted.
         patterns: number of different sets of product bits that are inverted together.
+        single_bit: whether no product has more than one bit inverted.
         errors: the table's errors.
+        nearest: the fault of a bit of the product that is most like it.
     """
 
     faults: list[GateFault]
     disturbed: float
     bits: npt.NDArray[np.float64]
     patterns: int
+    single_bit: bool
     errors: TableErrors
+    nearest: ProductBitFault
 
     @property
     def detectable(self) -> bool:
         """Whether any input pair shows it."""
         return self.disturbed > 0
 
+    @property
+    def bits_touched(self) -> int:
+        """Number of product bits that some input pair sees inverted."""
+        return int((self.bits > 0).sum())
 
-def fault_classes(netlist: Netlist) -> list[FaultClass]:
+
+def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = None) -> list[FaultClass]:
     """Evaluate both stuck-at faults of every gate output and input pin on every input pair, and collapse equals.
 
     Args:
         netlist: the gates.
+        progress: is told how many more faults have been evaluated, of `2 * netlist.locations`.
 
     Returns:
         All classes, each fault in one of them, in the order of their first faults.
@@ -76,12 +88,22 @@ def fault_classes(netlist: Netlist) -> list[FaultClass]:
                 if key not in found:
                     found[key] = ([], inverted.copy())
                 found[key][0].append(GateFault(location, kind))
-    classes = [_fault_class(netlist, sorted(faults), inverted, good) for faults, inverted in found.values()]
+            if progress is not None:
+                progress(len(locations))
+    product_nets = nets[circuit.outputs]
+    classes = [
+        _fault_class(netlist, sorted(faults), inverted, good, nearest_product_bit_fault(inverted, product_nets, pairs))
+        for faults, inverted in found.values()
+    ]
     return sorted(classes, key=lambda one: one.faults[0])
 
 
 def _fault_class(
-    netlist: Netlist, faults: list[GateFault], inverted: npt.NDArray[np.uint64], good: npt.NDArray[np.int32]
+    netlist: Netlist,
+    faults: list[GateFault],
+    inverted: npt.NDArray[np.uint64],
+    good: npt.NDArray[np.int32],
+    nearest: ProductBitFault,
 ) -> FaultClass:
     product_bits = netlist.product_bits
     # uint8 [product bits, pairs]: words hold the first pair in their lowest bit.
@@ -92,11 +114,14 @@ def _fault_class(
     faulty = (good & ((1 << product_bits) - 1)) ^ pattern
     if netlist.product_signed:
         faulty -= (faulty >> (product_bits - 1)) << product_bits
-    seen = np.bincount(pattern, minlength=1) > 0
+    seen = np.flatnonzero(np.bincount(pattern, minlength=1))
+    seen = seen[seen > 0]
     return FaultClass(
         faults=faults,
         disturbed=float((pattern != 0).mean()),
         bits=bits.mean(axis=1),
-        patterns=int(seen[1:].sum()),
+        patterns=len(seen),
+        single_bit=bool((seen & (seen - 1) == 0).all()),
         errors=table_errors(faulty, good),
+        nearest=nearest,
     )

@@ -57,10 +57,10 @@ class Gate(enum.IntEnum):
         return _PINS[self]
 
 
-_PINS = {gate: 2 for gate in Gate}
+_PINS = dict.fromkeys(Gate, 2)
 _PINS.update({Gate.CONST_0: 0, Gate.CONST_1: 0, Gate.BUF: 1, Gate.NOT: 1})
-_PINS.update({gate: 3 for gate in (Gate.MUX, Gate.NMUX, Gate.AOI3, Gate.OAI3)})
-_PINS.update({gate: 4 for gate in (Gate.AOI4, Gate.OAI4)})
+_PINS.update(dict.fromkeys((Gate.MUX, Gate.NMUX, Gate.AOI3, Gate.OAI3), 3))
+_PINS.update(dict.fromkeys((Gate.AOI4, Gate.OAI4), 4))
 
 
 class NetlistError(ValueError):
@@ -148,6 +148,15 @@ class Netlist:
     def locations(self) -> int:
         """Number of fault locations: gate outputs and input pins."""
         return int(self.first_pin[-1])
+
+    @cached_property
+    def depth(self) -> int:
+        """Gates on the longest way from an operand to the product."""
+        depth: list[int] = [0] * self.product_bits
+        for gate, inputs in zip(self.gates.tolist(), self.inputs.tolist(), strict=True):
+            depth.append(1 + max((depth[net] for net in inputs[: _PINS[gate]]), default=-1))
+        deepest: int = max(depth[net] for net in self.outputs.tolist())
+        return deepest
 
     @cached_property
     def digest(self) -> str:

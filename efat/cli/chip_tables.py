@@ -53,7 +53,8 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
     source = lot.provenance.get("source", "unknown source")
     table = results_table(
         f"{len(lot)} chips of {config.rows}x{config.cols} PEs: {config.weight_bits}-bit weights, "
-        f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums; {source}",
+        f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums, "
+        f"multiplier {config.multiplier if isinstance(config.multiplier, str) else config.multiplier.name}; {source}",
         left=["chip"],
         right=["faults", "faulty PEs", "rate", "must bypass", "unusable columns", "digest"],
     )

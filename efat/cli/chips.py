@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from efat.cli.multiplier_options import DEFAULT_DESIGN, chosen_multiplier, multiplier_options, table_signs
 from efat.cli.options import (
     INPUT_FILE,
     KINDS,
@@ -26,6 +27,7 @@ from efat.cli.options import (
 if TYPE_CHECKING:
     from simulator import ArrayConfig, FaultModel
     from simulator.chips import Chip
+    from simulator.multiplier_files import TableSigns
 
 MOST_CHIPS = 1_000_000
 
@@ -41,9 +43,12 @@ Examples:
   efat chips generate --array 64x64 --count 100 --fault-rate 0.01 -o lot.h5
   efat chips generate --array 64x64 --count 100 --fault-rate 0.001:0.05 --pattern clustered -o lot.h5
   efat chips generate --array 64x64 --count 10 --fault-rate 0.01 --site psum=3 --site weight --kind stuck-at-1 -o lot.h5
+  efat chips generate --array 8x8 --count 10 --fault-rate 0.01 --multiplier wallace --site multiplier -o lot.h5
+  efat chips generate --array 8x8 --count 10 --fault-rate 0.01 --faulty-multiplier mul8s.h --site multiplier -o lot.h5
 """
 )
 @array_options
+@multiplier_options
 @click.option("--count", required=True, type=click.IntRange(1, MOST_CHIPS), metavar="N", help="Number of chips.")
 @click.option(
     "--fault-rate",
@@ -58,7 +63,7 @@ Examples:
     multiple=True,
     type=Weighted("site", SITES),
     help=f"Net that breaks, with a relative weight; repeatable: {', '.join(name.lower() for name in SITES)}.  "
-    "[default: all but accumulator, equally]",
+    "[default: all but multiplier and accumulator, equally]",
 )
 @click.option(
     "--kind",
@@ -86,6 +91,11 @@ def generate(
     act_bits: int,
     unsigned_acts: bool,
     acc_bits: int,
+    multiplier: str,
+    faulty_multipliers: tuple[Path, ...],
+    table_signed: bool | None,
+    sign_magnitude: bool,
+    table_first: str | None,
     count: int,
     fault_rate: tuple[float, float],
     sites: tuple[tuple[str, float], ...],
@@ -107,7 +117,11 @@ def generate(
     from simulator import FaultModel, Kind, Site
     from simulator.chips import write_lot
 
-    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits)
+    signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
+    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits, multiplier, faulty_multipliers, signs)
+    _check_multiplier_site(
+        config, any(name == "MULTIPLIER" and weight > 0 for name, weight in sites), faulty_multipliers
+    )
     low, high = fault_rate
 
     def model(rate: float) -> FaultModel:
@@ -161,7 +175,7 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
             if json_path is not None:
                 with progress_bar("chips", len(opened)) as progress:
                     rows = [chip_dict(chip) for chip in counted(opened, progress)]
-                lot_dict = {"array": asdict(opened.config), "provenance": opened.provenance, "chips": rows}
+                lot_dict = {"array": opened.config.as_dict(), "provenance": opened.provenance, "chips": rows}
                 write_json(json_path, lot_dict)
             if str(json_path) != "-":
                 with progress_bar("chips", len(opened)) as progress:
@@ -191,6 +205,7 @@ cycle is empty except for FLIP. A chip without faults is a line with its id and 
 )
 @click.argument("faults", type=INPUT_FILE)
 @array_options
+@multiplier_options
 @output_option("Lot to write (HDF5).")
 @force_option
 def import_(
@@ -200,6 +215,11 @@ def import_(
     act_bits: int,
     unsigned_acts: bool,
     acc_bits: int,
+    multiplier: str,
+    faulty_multipliers: tuple[Path, ...],
+    table_signed: bool | None,
+    sign_magnitude: bool,
+    table_first: str | None,
     output: Path,
     force: bool,
 ) -> None:
@@ -209,7 +229,8 @@ def import_(
     from simulator.chips import write_lot
     from simulator.chips_csv import read_csv
 
-    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits)
+    signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
+    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits, multiplier, faulty_multipliers, signs)
     found = read_csv(faults, config)
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
     total = sum(len(chip.faults) for chip in found)
@@ -238,12 +259,39 @@ def export(lot: Path, output: Path, force: bool) -> None:
 
 
 def _array_config(
-    array: tuple[int, int], weight_bits: int, act_bits: int, unsigned_acts: bool, acc_bits: int
+    array: tuple[int, int],
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    acc_bits: int,
+    multiplier: str,
+    faulty_multipliers: tuple[Path, ...],
+    signs: TableSigns,
 ) -> ArrayConfig:
     from simulator import ArrayConfig
 
     with input_errors():
-        return ArrayConfig(*array, weight_bits, act_bits, not unsigned_acts, acc_bits)
+        config = ArrayConfig(*array, weight_bits, act_bits, not unsigned_acts, acc_bits)
+    chosen = chosen_multiplier(
+        multiplier,
+        faulty_multipliers,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        unsigned_acts=unsigned_acts,
+        signs=signs,
+    )
+    return config if chosen == DEFAULT_DESIGN else replace(config, multiplier=chosen)
+
+
+def _check_multiplier_site(config: ArrayConfig, asked: bool, faulty_multipliers: tuple[Path, ...]) -> None:
+    """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use."""
+    if faulty_multipliers and not asked:
+        fail("--faulty-multiplier: no fault would use it: add --site multiplier")
+    if asked and not config.pe_multiplier.locations:
+        fail(
+            f"--site multiplier: {config.pe_multiplier.name} is a table for all PEs and has no place for faults: "
+            "give what faulty PEs multiply by with --faulty-multiplier"
+        )
 
 
 def _draw(chip: Chip, png: Path) -> None:

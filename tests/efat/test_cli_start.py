@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from efat.cli import main
 from efat.cli.group import LazyGroup
+from efat.cli.multiplier_options import DESIGNS
 from efat.cli.options import KINDS, SITES
-from simulator import Kind, Site
+from simulator import Kind, Site, multiplier_designs
 
 HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
@@ -54,7 +55,7 @@ def test_unknown_command_is_a_usage_error() -> None:
 
 def test_every_listed_command_is_there_and_has_examples() -> None:
     assert isinstance(main, LazyGroup)
-    assert main.list_commands(None) == ["chips", "cycles", "simulate", "validate"]  # type: ignore[arg-type]
+    assert main.list_commands(None) == ["chips", "cycles", "multiplier", "simulate", "validate"]  # type: ignore[arg-type]
     for arguments in (
         ["cycles"],
         ["simulate"],
@@ -62,6 +63,9 @@ def test_every_listed_command_is_there_and_has_examples() -> None:
         ["chips", "show"],
         ["chips", "import"],
         ["chips", "export"],
+        ["multiplier", "list"],
+        ["multiplier", "faults"],
+        ["multiplier", "table"],
     ):
         result = CliRunner().invoke(main, [*arguments, "--help"])
         assert result.exit_code == 0
@@ -71,6 +75,7 @@ def test_every_listed_command_is_there_and_has_examples() -> None:
 def test_names_of_options_are_those_of_the_library() -> None:
     assert [site.name for site in Site] == list(SITES)
     assert [kind.name for kind in Kind] == list(KINDS)
+    assert list(multiplier_designs.DESIGNS) == list(DESIGNS)
 
 
 def test_completion_offers_commands_and_sites() -> None:

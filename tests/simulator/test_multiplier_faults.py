@@ -13,6 +13,7 @@ from simulator.multiplier import TableErrors
 from simulator.multiplier_designs import DESIGNS, build
 from simulator.multiplier_faults import FaultClass, GateFault, fault_classes
 from simulator.netlist import MOST_PINS, Gate, Netlist
+from simulator.product_bit_model import compare
 
 STUCK = {"0": Kind.STUCK_AT_0, "1": Kind.STUCK_AT_1}
 
@@ -41,6 +42,20 @@ def check_partition(netlist: Netlist, classes: list[FaultClass]) -> None:
     assert len(set(found)) == len(found)
 
 
+def check_nearest(one: FaultClass, bad: list[int], good: list[int]) -> None:
+    """No stuck bit of the product gives the faulty products more often than the one that is named."""
+    differing = {}
+    for bit in range(len(one.bits)):
+        stuck = {
+            Kind.STUCK_AT_0: [number & ~(1 << bit) for number in good],
+            Kind.STUCK_AT_1: [number | 1 << bit for number in good],
+        }
+        for kind, products in stuck.items():
+            differing[bit, kind] = sum(a != b for a, b in zip(bad, products, strict=True)) / len(good)
+    nearest = min(differing, key=differing.__getitem__)
+    assert one.nearest == (*nearest, pytest.approx(differing[nearest], abs=1e-12))
+
+
 def check_effects(netlist: Netlist, classes: list[FaultClass]) -> None:
     """The numbers of each class are those of its table."""
     good = netlist_oracle.products(netlist)
@@ -55,6 +70,9 @@ def check_effects(netlist: Netlist, classes: list[FaultClass]) -> None:
         assert one.bits.tolist() == [
             sum(pattern >> place & 1 for pattern in inverted) / pairs for place in range(netlist.product_bits)
         ]
+        assert one.single_bit == all(pattern & (pattern - 1) == 0 for pattern in inverted)
+        assert one.bits_touched == sum(any(pattern >> place & 1 for pattern in inverted) for place in range(16))
+        check_nearest(one, [number % size for number in bad], [number % size for number in good])
         distances = [abs(a - b) for a, b in zip(bad, good, strict=True)]
         assert one.errors.mean_absolute == pytest.approx(sum(distances) / pairs, rel=1e-12)
         assert one.errors.worst_case == max(distances)
@@ -173,6 +191,35 @@ def test_a_two_by_two_multiplier_worked_by_hand() -> None:
     assert by_name["5/0"].bits.tolist() == [0, 0, 1 / 16, 1 / 16]
     assert by_name["5/0"].patterns == 1
     assert by_name["5/0"].errors.mean == -4 / 16
+
+
+def test_the_product_bit_model_worked_by_hand() -> None:
+    classes = fault_classes(TWO_BY_TWO)
+    by_name = {named(fault, 8): one for one in classes for fault in one.faults}
+    equal = {name: (one.nearest.bit, one.nearest.kind) for name, one in by_name.items() if one.nearest.differs == 0}
+    # p0 is g0, p1 is g4, p2 is g6 and p3 is g7; AND gates with a pin stuck at 0 give 0.
+    assert equal == {
+        **dict.fromkeys(("0/0", "0a/0", "0b/0"), (0, Kind.STUCK_AT_0)),
+        "0/1": (0, Kind.STUCK_AT_1),
+        "4/0": (1, Kind.STUCK_AT_0),
+        "4/1": (1, Kind.STUCK_AT_1),
+        "6/0": (2, Kind.STUCK_AT_0),
+        "6/1": (2, Kind.STUCK_AT_1),
+        **dict.fromkeys(("7/0", "7a/0", "7b/0"), (3, Kind.STUCK_AT_0)),
+        "7/1": (3, Kind.STUCK_AT_1),
+    }
+    summary = compare(classes)
+    assert (summary.faults, summary.classes, summary.undetectable) == (48, 35, 1)
+    assert (summary.equal_classes, summary.equal_faults) == (8, 12)
+    assert compare([]).disturbed == (0, 0, 0)
+
+
+def test_progress_counts_every_fault() -> None:
+    netlist = build("dadda", 4, 4)
+    steps: list[int] = []
+    fault_classes(netlist, steps.append)
+    assert sum(steps) == 2 * netlist.locations
+    assert len(steps) > 1
 
 
 def test_the_built_in_array_is_that_multiplier() -> None:

@@ -1,0 +1,128 @@
+"""Options that name a multiplier, and what a file does not say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from efat.cli.options import INPUT_FILE, input_errors
+
+if TYPE_CHECKING:
+    from simulator.multiplier import Multiplier
+    from simulator.multiplier_files import TableSigns
+    from simulator.netlist_files import NetlistFile
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+DESIGNS = ("array", "wallace", "dadda")
+"""Names of `simulator.multiplier.DESIGNS`, without importing NumPy for them; a test keeps the two equal."""
+
+DEFAULT_DESIGN = DESIGNS[0]
+
+
+def table_options(command: _Command) -> _Command:
+    """The options that say what a file with a product table does not."""
+    options = (
+        click.option(
+            "--table-signed/--table-unsigned",
+            default=None,
+            help="Whether a product table's operands are signed (its activations only without --unsigned-acts).",
+        ),
+        click.option(
+            "--sign-magnitude",
+            is_flag=True,
+            help="Multiply magnitudes by a table of unsigned operands, and signs apart.",
+        ),
+        click.option(
+            "--table-first",
+            type=click.Choice(["weight", "activation"]),
+            help="The operand a table counts through slowly.  [default: weight; activation for raw words]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def table_signs(
+    table_signed: bool | None, unsigned_acts: bool, sign_magnitude: bool, table_first: str | None
+) -> TableSigns:
+    """What the values of `table_options` say."""
+    from simulator.multiplier_files import TableSigns
+
+    return TableSigns(
+        weight_signed=table_signed,
+        act_signed=table_signed if table_signed is None else table_signed and not unsigned_acts,
+        magnitudes=sign_magnitude,
+        first=table_first,  # type: ignore[arg-type]
+    )
+
+
+def multiplier_options(command: _Command) -> _Command:
+    """The options that say what PEs multiply with."""
+    options = (
+        click.option(
+            "--multiplier",
+            default=DEFAULT_DESIGN,
+            show_default=True,
+            metavar="NAME|FILE",
+            help=f"What every PE multiplies with: {', '.join(DESIGNS)}, a netlist (.v, .sv, .blif) or a product table.",
+        ),
+        click.option(
+            "--faulty-multiplier",
+            "faulty_multipliers",
+            multiple=True,
+            type=INPUT_FILE,
+            metavar="FILE",
+            help="A product table that PEs with a multiplier fault multiply by; repeatable, each is a fault location.",
+        ),
+    )
+    command = table_options(command)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_multiplier(
+    name: str,
+    faulty: tuple[Path, ...],
+    *,
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    signs: TableSigns,
+) -> str | Multiplier:
+    """What the values of `multiplier_options` name: a built-in design by its name, anything else read."""
+    from simulator.multiplier import Multiplier
+    from simulator.multiplier_files import NETLIST_SUFFIXES, read_multiplier, read_table
+    from simulator.netlist_files import read_netlist_file
+
+    if name in DESIGNS and not faulty:
+        return name
+    with input_errors():
+        if name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES:
+            click.echo(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
+        normal = read_multiplier(
+            name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
+        )
+        if not faulty:
+            return normal
+        tables = [
+            read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
+            for path in faulty
+        ]
+        names = ", ".join(path.name for path in faulty)
+        label = f"{normal.name}, faulty {names}"
+        return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
+
+
+def ports_text(read: NetlistFile) -> str:
+    """Which ports of a netlist were taken; files do not say what they are for."""
+    netlist = read.netlist
+    return (
+        f"{read.model}: {len(netlist.gates)} gates; weight is port {read.weight_port} ({netlist.weight_bits} bits), "
+        f"activation {read.act_port} ({netlist.act_bits} bits), product {read.product_port}"
+    )

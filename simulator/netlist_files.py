@@ -1,0 +1,151 @@
+"""Reading a user's own multiplier: a netlist of gates, as Yosys writes it in Verilog or BLIF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.multiplier import netlist_products
+from simulator.netlist import Netlist, NetlistError
+from simulator.netlist_blif import parse_blif
+from simulator.netlist_verilog import parse_verilog
+from simulator.netlist_wiring import Wiring, assemble, choose_ports
+
+LARGEST_FILE_BYTES = 8 << 20
+
+_PARSERS: dict[str, Callable[[str], Wiring]] = {".v": parse_verilog, ".sv": parse_verilog, ".blif": parse_blif}
+
+
+class NetlistFile(NamedTuple):
+    """A netlist that was read, and what in the file it was.
+
+    Attributes:
+        netlist: the gates.
+        model: name of the module or model.
+        weight_port: name of the weight's port.
+        act_port: name of the activation's port.
+        product_port: name of the product's port.
+    """
+
+    netlist: Netlist
+    model: str
+    weight_port: str
+    act_port: str
+    product_port: str
+
+
+def read_netlist(
+    path: str | Path,
+    *,
+    weight_port: str | None = None,
+    act_port: str | None = None,
+    product_port: str | None = None,
+    weight_signed: bool = True,
+    act_signed: bool = True,
+) -> Netlist:
+    """Read a multiplier's gates; `read_netlist_file` also tells which ports were taken.
+
+    The gates are those of the file, in an order in which each comes after those that drive it. Connections without a
+    gate (`assign y = a`, a `.names` that only copies) make no gate.
+
+    Args:
+        path: structural Verilog or BLIF.
+        weight_port: name of the weight's port; None for one named weight, w or b, or else the first input that is left.
+        act_port: name of the activation's port; None for one named activation, act, a or x, or else the input left.
+        product_port: name of the product's port; None for the only output.
+        weight_signed: whether weights are two's complement; files do not say.
+        act_signed: whether activations are two's complement; files do not say.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NetlistError: it has no multiplier made of gates, or one that is exact with other signs than these.
+    """
+    return read_netlist_file(
+        path,
+        weight_port=weight_port,
+        act_port=act_port,
+        product_port=product_port,
+        weight_signed=weight_signed,
+        act_signed=act_signed,
+    ).netlist
+
+
+def read_netlist_file(
+    path: str | Path,
+    *,
+    weight_port: str | None = None,
+    act_port: str | None = None,
+    product_port: str | None = None,
+    weight_signed: bool = True,
+    act_signed: bool = True,
+) -> NetlistFile:
+    """Read a multiplier's gates, and tell which ports were taken; as `read_netlist` otherwise."""
+    path = Path(path)
+    text = _text(path)
+    try:
+        wiring = _parser(path, text)(text)
+        ports = choose_ports(wiring, weight_port, act_port, product_port)
+        netlist = assemble(wiring, ports, weight_signed=weight_signed, act_signed=act_signed)
+        _check_signs(netlist)
+    except NetlistError as error:
+        raise NetlistError(f"{path}: {error}") from error
+    return NetlistFile(netlist, wiring.model, ports.weight.name, ports.act.name, ports.product.name)
+
+
+def _text(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; expected a netlist in Verilog or BLIF")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE_BYTES + 1)
+    if len(content) > LARGEST_FILE_BYTES:
+        raise NetlistError(
+            f"{path} is larger than {LARGEST_FILE_BYTES >> 20} MiB: expected the netlist of a multiplier"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise NetlistError(f"{path} is no text (byte {error.start}): expected a netlist in Verilog or BLIF") from None
+
+
+def _parser(path: Path, text: str) -> Callable[[str], Wiring]:
+    """By the file's name, or else by what it starts with."""
+    parser = _PARSERS.get(path.suffix.lower())
+    if parser is None:
+        parser = parse_blif if re.search(r"^\s*\.model\b", text, re.MULTILINE) else parse_verilog
+    return parser
+
+
+_SIGNS = ((True, True), (True, False), (False, True), (False, False))
+
+
+def _check_signs(netlist: Netlist) -> None:
+    """Refuse a netlist that multiplies exactly, but numbers of other signs than stated."""
+    bits = netlist.weight_bits, netlist.act_bits
+    signs = netlist.weight_signed, netlist.act_signed
+    mask = (1 << netlist.product_bits) - 1
+    patterns = netlist_products(netlist) & mask
+    fitting = [given for given in _SIGNS if (_exact(bits, given) & mask == patterns).all()]
+    if fitting and signs not in fitting:
+        raise NetlistError(
+            f"it multiplies {_words(fitting[0])} exactly, not {_words(signs)}: state the signs that it was made for"
+        )
+
+
+def _exact(bits: tuple[int, int], signs: tuple[bool, bool]) -> npt.NDArray[np.int64]:
+    """Products of all pairs."""
+    numbers = []
+    for width, signed in zip(bits, signs, strict=True):
+        patterns = np.arange(1 << width)
+        numbers.append(np.where(signed & (patterns >> (width - 1) & 1), patterns - (1 << width), patterns))
+    products: npt.NDArray[np.int64] = np.multiply.outer(*numbers)
+    return products
+
+
+def _words(signs: tuple[bool, bool]) -> str:
+    weight, act = ("signed" if signed else "unsigned" for signed in signs)
+    return f"{weight} weights by {act} activations"
