@@ -31,6 +31,7 @@ types: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/cycle_engine.py
 	$(BIN)/python benchmarks/emulation.py
+	$(BIN)/python benchmarks/rtl_speed.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -24,9 +24,10 @@ from rich.table import Table
 
 from efat.inference import classify, run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, GemmResult, sample_faults, simulate_gemm
-from simulator.cycle import BLOCK_CYCLES, Tape, _kernel, _step_clean, load_weights, stream
+from simulator.cycle import BLOCK_CYCLES, FoldProducts, Tape, _kernel, _step_clean, load_weights, stream
 from simulator.faults import Site
 from simulator.masks import NO_FLIPS, PeMasks, pe_masks, stuck_masks
+from simulator.pe_products import pe_products
 from simulator.timing import stream_cycles
 from training.convert import convert
 from training.layers import Accelerator
@@ -141,11 +142,12 @@ def limit_rows(table: Table, m: int) -> None:
     acts, outputs = np.ascontiguousarray(x.T, np.int16), np.zeros((128, m), np.int32)
     masks = pe_masks(faults, np.zeros((128, 128), np.bool_))
     weights = load_weights(w.astype(np.int16), 128, masks, NO_FLIPS, tape)
+    products, tables = pe_products(faults), FoldProducts(np.empty((0, 1), np.int16), np.zeros((128, 128), np.int32))
     act, psum = np.ones(BLOCK_CYCLES, np.int16), np.zeros(BLOCK_CYCLES, np.int32)
     step_one_pe(act, psum, 3, 1)
     one_pe = best_of(lambda: step_one_pe(act, psum, 3, 10_000), 7)
     streaming = best_of(
-        lambda: stream(acts, weights, 128, masks, NO_FLIPS, tape, 0, 0, cycles, outputs),
+        lambda: stream(acts, weights, 128, masks, products, tables, NO_FLIPS, tape, 0, 0, cycles, outputs),
         7,
     )
     whole = best_of(lambda: simulate_gemm(x, w, config, faults, threads=1), 7)

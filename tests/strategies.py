@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from simulator.multiplier import Multiplier
 
 LARGEST_SIDE = 5
 LONGEST = 11
+LARGEST_POOLED = 400
+
+Configs = Callable[..., st.SearchStrategy[ArrayConfig]]
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,45 @@ def configs(draw: st.DrawFn, *, tables: bool = True) -> ArrayConfig:
     )
 
 
+def pooled_configs(seed: int) -> Configs:
+    """Like `configs`, but always one of the same few small arrays: for what compiles each array anew."""
+    random = np.random.default_rng(seed)
+    pool = []
+    for place in range(5):
+        weight_bits, act_bits = (int(bits) for bits in random.integers(2, 9, 2))
+        if place == 0:
+            weight_bits = act_bits = 8
+        rows, cols = (int(side) for side in random.integers(1, LARGEST_SIDE + 1, 2))
+        # Gates are slow to compile and to simulate.
+        while rows * cols * weight_bits * act_bits > LARGEST_POOLED:
+            rows, cols = (rows - 1, cols) if rows > cols else (rows, cols - 1)
+        least = weight_bits + act_bits
+        acc_bits = (32, least, int(random.integers(least, 33)))[place % 3]
+        signed = bool(random.integers(2))
+        multiplier: str | Multiplier = DESIGNS[place % len(DESIGNS)]
+        if place == 4:
+            multiplier = random_tables(random, weight_bits, act_bits, act_signed=signed)
+        pool.append(ArrayConfig(rows, cols, weight_bits, act_bits, signed, acc_bits, multiplier))
+
+    def choose(*, tables: bool = True) -> st.SearchStrategy[ArrayConfig]:
+        return st.sampled_from(pool if tables else pool[:4])
+
+    return choose
+
+
 @st.composite
 def table_multipliers(draw: st.DrawFn, weight_bits: int, act_bits: int, *, act_signed: bool) -> Multiplier:
     """Random product tables: exact without faults, or not."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return random_tables(random, weight_bits, act_bits, act_signed=act_signed)
+
+
+def random_tables(random: np.random.Generator, weight_bits: int, act_bits: int, *, act_signed: bool) -> Multiplier:
+    """A multiplier of one to three tables of any numbers, and of exact products or others without faults."""
     half = 1 << (weight_bits + act_bits - 1)
-    tables = random.integers(-half, half, (draw(st.integers(2, 4)), 1 << weight_bits, 1 << act_bits)).astype(np.int16)
-    normal = None if draw(st.booleans()) else tables[0]
+    count = int(random.integers(2, 5))
+    tables = random.integers(-half, half, (count, 1 << weight_bits, 1 << act_bits)).astype(np.int16)
+    normal = None if random.integers(2) else tables[0]
     return Multiplier.from_tables("random tables", normal, list(tables[1:]), act_signed=act_signed)
 
 
@@ -125,9 +161,10 @@ def gemm_cases(
     bypassing: bool = True,
     least_rows_of_x: int = 0,
     tables: bool = True,
+    arrays: Configs = configs,
 ) -> GemmCase:
     """A whole GEMM on a faulty array: empty, single-row and several-fold shapes, with and without bypass."""
-    config = draw(configs(tables=tables))
+    config = draw(arrays(tables=tables))
     m, k, n = draw(st.integers(least_rows_of_x, 7)), draw(st.integers(1, LONGEST)), draw(st.integers(1, LONGEST))
     faults = draw(fault_maps(config, gemm_timing(config, m, k, n).serial, kinds))
     bypass = np.zeros((config.rows, config.cols), np.bool_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from efat.cli.options import INPUT_FILE, check_output, fail, write_json
-from efat.cli.waveform_options import WaveformRequest, check_waveform_writer, waveform_options, write_waveform
+from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from training.calibration import Method
@@ -110,7 +110,6 @@ def simulate(
         if json_path is not None:
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
         check_output(waveform.path, inputs=[path for path in (lot, weights, data) if path is not None])
-        check_waveform_writer()
     from efat.cli.render import console, progress_bar, working
 
     with working("Loading, quantising and calibrating"):

@@ -1,4 +1,4 @@
-"""`efat validate`: the emulation against the cycle engine."""
+"""`efat validate`: the implementations of the array against each other."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_output, fail, input_errors, write_json
-from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES
+from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
 if TYPE_CHECKING:
-    from efat.validation.campaign import Mismatch, Validation
+    from collections.abc import Mapping
+
+    from efat.validation.campaign import Engine, Mismatch, Validation
     from efat.validation.networks import ChipComparison
 
 
@@ -21,13 +23,26 @@ if TYPE_CHECKING:
 Examples:
   efat validate
   efat validate --array 16x16 --sites psum,activation --minutes 5 --seed 1
+  efat validate --against rtl --cases 100
   efat validate --lot lot.h5 --network digits-cnn
   efat validate --replay mismatch-1-17.json
 """
 )
 @click.option("--array", type=ArraySize(), help="Size of the arrays.  [default: many sizes up to 24x24]")
 @click.option("--sites", metavar="SITE,...", help="Nets that may be faulty.  [default: all]")
-@click.option("--cases", type=click.IntRange(min=1), metavar="N", help=f"Random cases.  [default: {DEFAULT_CASES}]")
+@click.option(
+    "--against",
+    type=click.Choice(["cycle", "rtl"]),
+    default="cycle",
+    show_default=True,
+    help="The emulation against the cycle engine, or both against the reference RTL in Icarus Verilog.",
+)
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Random cases.  [default: {DEFAULT_CASES}, or {DEFAULT_RTL_CASES} with --against rtl]",
+)
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), metavar="T", help="Go on for this long instead."
 )
@@ -44,6 +59,7 @@ Examples:
 def validate(
     array: tuple[int, int] | None,
     sites: str | None,
+    against: str,
     cases: int | None,
     minutes: float | None,
     seed: int | None,
@@ -60,6 +76,8 @@ def validate(
     Random faulty GEMMs run on both: fresh sizes, widths, faults and operands, extreme ones among them. The first case
     on which they differ is made as small as it gets, shown, and saved for --replay.
 
+    With --against rtl the array's SystemVerilog is compared as well, simulated cycle by cycle: keep arrays small.
+
     With --lot and --network, a whole network runs on both, and every logit is compared, chip by chip.
 
     Exit code 1 if there is any difference.
@@ -68,13 +86,13 @@ def validate(
     of_networks = {"--lot": lot, "--network": network, "--weights": weights, "--data": data, "--images": images}
     if replay is not None:
         _refuse_together("--replay", {**of_cases, **of_networks, "--json": json_path})
-        _replay(replay)
+        _replay(replay, against)
         return
     if json_path is not None:
         check_output(json_path)
     if any(value is not None for value in of_networks.values()):
         given = next(name for name, value in of_networks.items() if value is not None)
-        _refuse_together(given, of_cases)
+        _refuse_together(given, {**of_cases, "--against rtl": against if against != "cycle" else None})
         if lot is None or network is None:
             fail(
                 f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both"
@@ -84,10 +102,9 @@ def validate(
     if cases is not None and minutes is not None:
         fail("--cases and --minutes are both given: choose one")
     if cases is None and minutes is None:
-        cases = DEFAULT_CASES
-    _compare_cases(
-        array, _chosen_sites(sites), cases, minutes, secrets.randbelow(1 << 32) if seed is None else seed, json_path
-    )
+        cases = DEFAULT_CASES if against == "cycle" else DEFAULT_RTL_CASES
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    _compare_cases(array, _chosen_sites(sites), against, cases, minutes, seed, json_path)
 
 
 def _refuse_together(option: str, others: dict[str, Any]) -> None:
@@ -109,6 +126,7 @@ def _chosen_sites(listed: str | None) -> list[str]:
 def _compare_cases(
     array: tuple[int, int] | None,
     sites: list[str],
+    against: str,
     cases: int | None,
     minutes: float | None,
     seed: int,
@@ -124,7 +142,7 @@ def _compare_cases(
         if array is not None:
             with input_errors():
                 ArrayConfig(*array)
-        validation = Validation(seed, array, [Site[name] for name in sites])
+        validation = Validation(seed, array, [Site[name] for name in sites], _engines(against))
     with working("Compiling"):
         validation.warm_up()
     interrupted = False
@@ -144,6 +162,20 @@ def _compare_cases(
         raise KeyboardInterrupt
 
 
+def _engines(against: str) -> Mapping[str, Engine]:
+    """What to compare; the RTL only where it can be run."""
+    from efat.validation.campaign import ENGINES, RTL_ENGINES
+
+    if against == "cycle":
+        return ENGINES
+    from simulator.rtl import unavailable
+
+    reason = unavailable()
+    if reason is not None:
+        fail(f"--against rtl: {reason}")
+    return RTL_ENGINES
+
+
 def _report_mismatch(validation: Validation, mismatch: Mismatch) -> None:
     from efat.validation.replay import save_case
 
@@ -152,18 +184,20 @@ def _report_mismatch(validation: Validation, mismatch: Mismatch) -> None:
     click.echo(f"Case {mismatch.number} of seed {validation.seed} differs. Made small:\n{mismatch.case}")
     for answer in mismatch.answers:
         click.echo(str(answer))
-    click.echo(f"Saved: efat validate --replay {path}")
+    option = " --against rtl" if "rtl" in validation.engines else ""
+    click.echo(f"Saved: efat validate --replay {path}{option}")
 
 
-def _replay(path: Path) -> None:
+def _replay(path: Path, against: str) -> None:
     from efat.validation.campaign import answers, differ
     from efat.validation.replay import load_case
 
     case = load_case(path)
+    engines = _engines(against)
     click.echo(str(case))
-    for answer in answers(case):
+    for answer in answers(case, engines):
         click.echo(str(answer))
-    if differ(case):
+    if differ(case, engines):
         click.echo("They differ.")
         raise SystemExit(1)
     click.echo("They agree.")

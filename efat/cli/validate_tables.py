@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from efat.cli.render import results_table
-from efat.validation.campaign import ENGINES, Validation
+from efat.validation.campaign import Validation
 from efat.validation.networks import ChipComparison
 
 
 def show_cases(validation: Validation, console: Console) -> None:
     """Cases, outputs and mismatches by site."""
-    title = f"{' against '.join(reversed(list(ENGINES)))}: random faulty GEMMs, seed {validation.seed}"
+    title = f"{' against '.join(reversed(list(validation.engines)))}: random faulty GEMMs, seed {validation.seed}"
     table = results_table(title, ["faults at"], ["cases", "outputs", "mismatches"])
     for site in (*validation.sites, None):
         count = validation.counts.get(site)

@@ -166,14 +166,6 @@ def waveform_options(command: _Command) -> _Command:
     return result
 
 
-def check_waveform_writer() -> None:
-    """Refuse early if pyvcd is missing."""
-    try:
-        import vcd  # noqa: F401
-    except ImportError:
-        fail("waveforms need pyvcd, which is not installed: pip install 'efat[waveforms]'")
-
-
 def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: float) -> None:
     """Make the waveform, and say what is in the file."""
     from efat.cli.render import progress_bar, working

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from efat.validation.cases import Case, random_case
+from efat.validation.cases import Case, config_pool, random_case
 from efat.validation.shrinking import shrink
 from simulator import Site, simulate_gemm
+from simulator.rtl import rtl_gemm
 from training import faulty_gemm
 
 _WARM_UP_CASES = 10
@@ -34,8 +35,18 @@ def emulated_outputs(case: Case) -> npt.NDArray[np.integer]:
     return outputs
 
 
+def rtl_outputs(case: Case) -> npt.NDArray[np.integer]:
+    """What the reference RTL gives, int32 [M, N]."""
+    return rtl_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass).outputs
+
+
 ENGINES: Mapping[str, Engine] = {"cycle": cycle_outputs, "emulation": emulated_outputs}
 """What is compared, the reference first."""
+
+RTL_ENGINES: Mapping[str, Engine] = {"rtl": rtl_outputs, **ENGINES}
+"""What is compared against the RTL, each array of which is compiled."""
+
+_POOL_SIZE, _CASES_PER_POOL = 4, 250
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,9 @@ class Mismatch:
     answers: list[Answer]
 
 
-def answers(case: Case) -> list[Answer]:
+def answers(case: Case, engines: Mapping[str, Engine] = ENGINES) -> list[Answer]:
     """What every engine says to a case."""
-    return [_answer(name, engine, case) for name, engine in ENGINES.items()]
+    return [_answer(name, engine, case) for name, engine in engines.items()]
 
 
 def _answer(name: str, engine: Engine, case: Case) -> Answer:
@@ -87,9 +98,9 @@ def _answer(name: str, engine: Engine, case: Case) -> Answer:
         return Answer(name, None, type(error).__name__)
 
 
-def differ(case: Case) -> bool:
+def differ(case: Case, engines: Mapping[str, Engine] = ENGINES) -> bool:
     """Whether the engines give different answers. A case that all of them refuse alike is no difference."""
-    reference, *others = answers(case)
+    reference, *others = answers(case, engines)
     return any((other.outputs, other.error) != (reference.outputs, reference.error) for other in others)
 
 
@@ -101,6 +112,8 @@ class Validation:
         seed: case i is drawn from it and i, whatever else is run.
         size: rows and columns of the arrays; None for any.
         sites: nets that may be faulty.
+        engines: what is compared, by name, the reference first. With the RTL among them, every 250 cases share a few
+            arrays.
         counts: by site; key None for cases without faults.
         cases: done so far.
         outputs: compared so far.
@@ -111,6 +124,7 @@ class Validation:
     seed: int
     size: tuple[int, int] | None = None
     sites: Sequence[Site] = tuple(Site)
+    engines: Mapping[str, Engine] = field(default_factory=lambda: ENGINES)
     counts: dict[Site | None, SiteCount] = field(default_factory=dict)
     cases: int = 0
     outputs: int = 0
@@ -120,12 +134,16 @@ class Validation:
     def case(self, number: int) -> Case:
         """Case `number` of this campaign."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
-        return random_case(random, self.size, self.sites)
+        pool = None
+        if "rtl" in self.engines:
+            of_pool = np.random.SeedSequence(self.seed, spawn_key=(number // _CASES_PER_POOL, 0))
+            pool = config_pool(np.random.default_rng(of_pool), _POOL_SIZE, self.size)
+        return random_case(random, self.size, self.sites, pool)
 
     def warm_up(self) -> None:
         """Have all kernels compiled, so that their compilation is not counted as time for cases."""
         for number in range(_WARM_UP_CASES):
-            answers(self.case(number))
+            answers(self.case(number), self.engines)
 
     def run(self, *, cases: int | None, seconds: float | None, progress: Callable[[int], None] | None = None) -> None:
         """Compare until `cases` are done, `seconds` are over, or one differs.
@@ -138,11 +156,11 @@ class Validation:
         begun = time.perf_counter() - self.seconds
         while self.mismatch is None and (cases is None or self.cases < cases):
             case = self.case(self.cases)
-            found = differ(case)
+            found = differ(case, self.engines)
             self._count(case, found)
             if found:
-                small = shrink(case, differ)
-                self.mismatch = Mismatch(self.cases, small, answers(small))
+                small = shrink(case, lambda smaller: differ(smaller, self.engines))
+                self.mismatch = Mismatch(self.cases, small, answers(small, self.engines))
             self.cases += 1
             self.seconds = time.perf_counter() - begun
             if progress is not None:
@@ -164,7 +182,7 @@ class Validation:
         """Everything counted, as JSON takes it."""
         named = {"none" if site is None else site.name: asdict(count) for site, count in self.counts.items()}
         return {
-            "engines": list(ENGINES),
+            "engines": list(self.engines),
             "seed": self.seed,
             "array": None if self.size is None else list(self.size),
             "sites": [site.name for site in self.sites],

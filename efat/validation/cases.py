@@ -14,6 +14,8 @@ from simulator.faults import PERMANENT, BoolArray
 
 _SMALL_SIDE, _LARGE_SIDE = 6, 24
 _LONGEST_X = 40
+_MOST_COMPILED_PES, _MOST_COMPILED_GATES = 20, 400
+"""PEs, and PEs times partial products of each: beyond these an array takes long to compile and to simulate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,10 @@ class Case:
 
 
 def random_case(
-    random: np.random.Generator, size: tuple[int, int] | None = None, sites: Sequence[Site] = tuple(Site)
+    random: np.random.Generator,
+    size: tuple[int, int] | None = None,
+    sites: Sequence[Site] = tuple(Site),
+    pool: Sequence[ArrayConfig] | None = None,
 ) -> Case:
     """Draw a case: any widths, several folds, all kinds of faults, adversarial numbers.
 
@@ -52,8 +57,9 @@ def random_case(
         random: where from.
         size: rows and columns of the array; None for any, mostly small ones.
         sites: nets that may be faulty.
+        pool: the arrays to choose from; None for any of that size.
     """
-    config = _config(random, size)
+    config = _config(random, size) if pool is None else pool[int(random.integers(len(pool)))]
     m = int(random.integers(0, _LONGEST_X if random.random() < 0.1 else 8))
     k = int(random.integers(1, 2 * config.rows + 4))
     n = int(random.integers(1, 2 * config.cols + 4))
@@ -65,6 +71,23 @@ def random_case(
         faults,
         _bypass(random, faults),
     )
+
+
+def config_pool(random: np.random.Generator, count: int, size: tuple[int, int] | None = None) -> list[ArrayConfig]:
+    """Arrays for an implementation that compiles each of them: small ones unless a size is given.
+
+    Args:
+        random: where from.
+        count: how many.
+        size: rows and columns; None for any that are compiled fast.
+    """
+    pool: list[ArrayConfig] = []
+    while len(pool) < count:
+        config = _config(random, size)
+        gates = config.pe_count * config.weight_bits * config.act_bits
+        if size is not None or (config.pe_count <= _MOST_COMPILED_PES and gates <= _MOST_COMPILED_GATES):
+            pool.append(config)
+    return pool
 
 
 def _config(random: np.random.Generator, size: tuple[int, int] | None) -> ArrayConfig:

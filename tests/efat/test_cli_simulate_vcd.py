@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,12 +157,6 @@ def test_a_large_file_is_refused_until_told(lot: Path) -> None:
     assert Path("wave.vcd").stat().st_size <= 9500
     assert run(*layer, "--vcd-limit", "1MB").exit_code == 0
     assert Path("wave.vcd").stat().st_size > 9500
-
-
-def test_without_pyvcd_it_says_what_to_install(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vcd", None)
-    message = refused(*WAVE, "--layer", "conv1")
-    assert message == "waveforms need pyvcd, which is not installed: pip install 'efat[waveforms]'"
 
 
 def test_interrupted_it_leaves_nothing(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from command import refused, run
 
+import simulator.array
 import training.chip_faults
 from efat.validation.networks import ChipComparison, NetworkValidation
+from simulator.rtl import unavailable
 from training.chip_faults import _chip_faults, _stuck
 
 
@@ -59,6 +61,54 @@ def test_a_mismatch_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytes
     mended = run("validate", "--replay", saved.name)
     assert mended.exit_code == 0, mended.output
     assert "They agree." in mended.output
+
+
+without_rtl = unavailable()
+needs_rtl = pytest.mark.skipif(without_rtl is not None, reason=without_rtl or "")
+
+
+@needs_rtl
+def test_the_rtl_is_compared_with_both_engines(folder: Path) -> None:
+    result = run("validate", "--against", "rtl", "--cases", "30", "--seed", "5", "--array", "3x2", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    assert "no mismatch" in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert written["engines"] == ["rtl", "cycle", "emulation"]
+    assert written["cases"] == 30
+    assert set(written["by_site"]) >= {"MULTIPLIER", "ACCUMULATOR"}
+
+
+@needs_rtl
+def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = simulator.array.pe_masks
+
+    def broken(faults, bypass):
+        masks = real(faults, bypass)
+        return masks._replace(product_keep=np.full_like(masks.product_keep, -1))
+
+    # The cycle engine alone goes wrong.
+    monkeypatch.setattr(simulator.array, "pe_masks", broken)
+    options = ["--against", "rtl", "--array", "2x2"]
+    result = run("validate", *options, "--sites", "product", "--seed", "1", "--cases", "200")
+    assert result.exit_code == 1, result.output
+    (saved,) = Path.cwd().glob("mismatch-1-*.json")
+    assert f"efat validate --replay {saved.name} --against rtl" in result.output
+    assert result.output.count("rtl: [[") == 1
+    again = run("validate", "--replay", saved.name, "--against", "rtl")
+    assert again.exit_code == 1
+    assert "They differ." in again.output
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    mended = run("validate", "--replay", saved.name, "--against", "rtl")
+    assert mended.exit_code == 0, mended.output
+    assert "rtl: [[" in mended.output
+    assert "They agree." in mended.output
+
+
+def test_without_a_simulator_the_rtl_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    message = refused("validate", "--against", "rtl", "--cases", "3")
+    assert message == "--against rtl: iverilog is not installed, which simulates the RTL: apt-get install iverilog"
 
 
 @pytest.fixture
@@ -116,6 +166,7 @@ def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.Mon
         (["--lot", "lot.h5"], "--lot is given without --network"),
         (["--network", "digits-cnn"], "--network is given without --lot"),
         (["--lot", "lot.h5", "--network", "digits-cnn", "--cases", "3"], "--cases does not go with --lot"),
+        (["--lot", "lot.h5", "--network", "digits-cnn", "--against", "rtl"], "--against rtl does not go with --lot"),
         (["--replay", "case.json", "--seed", "1"], "--seed does not go with --replay"),
         (["--replay", "missing.json"], "missing.json: No such file"),
         (["--lot", "missing.h5", "--network", "digits-cnn"], "missing.h5"),

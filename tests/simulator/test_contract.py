@@ -40,6 +40,7 @@ class Implementation:
     slowness: int = 1
 
     def __call__(self, *arguments: object, **named: object) -> npt.NDArray[np.int32]:
+        """The outputs."""
         return self.outputs(*arguments, **named)
 
     def smaller(self, size: int) -> int:
@@ -240,7 +241,7 @@ def unnoticed(config: ArrayConfig, location: int, kind: Kind) -> bool:
 
 
 @on_random_cases(
-    60,
+    300,
     case=lambda arrays: gemm_cases(kinds=PERMANENT, arrays=arrays),
     flip_seed=lambda _: st.integers(0, 2**32 - 1),
 )
