@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,6 @@ def simulate_gemm(
         ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
             cycle that the GEMM does not have, or an impossible `record` window.
     """
-    # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
-    from simulator.pe_products import pe_products
-
     acts = _operand("x", x, config.act_range, "M, K")
     weights = _operand("w", w, config.weight_range, "K, N")
     if acts.shape[1] != weights.shape[0]:
@@ -90,18 +88,21 @@ def simulate_gemm(
     timing = gemm_timing(config, m, k, n)
     workers = min(_worker_count(threads), 1 + config.rows * min(config.cols, n) * timing.serial // _WORK_PER_THREAD)
     trace = _empty_trace(config, check_window(config, record, timing.serial)) if record is not None else None
+    masks, products = _chip(faults, np.packbits(bypassed).tobytes())
     run = _GemmRun(
         config=config,
-        acts=np.ascontiguousarray(acts.T, np.int16),
+        # Narrowed first: less to transpose.
+        acts=np.ascontiguousarray(acts.astype(np.int16).T),
         weights=weights.astype(np.int16),
-        masks=pe_masks(faults, bypassed),
-        products=pe_products(faults),
+        masks=masks,
+        products=products,
         flips=Flips(faults, timing.cycles_per_fold, timing.serial),
         trace=trace,
     )
     sums = np.zeros((n, m), np.int32)
-    keep, force = (masks[0, :, None] for masks in stuck_masks(faults, Site.ACCUMULATOR, np.int32))
     accumulators_stuck = len(faults.unusable_columns()) > 0
+    if accumulators_stuck:
+        keep, force = (mask[0, :, None] for mask in stuck_masks(faults, Site.ACCUMULATOR, np.int32))
     cycles = 0
     with ThreadPoolExecutor(workers) if workers > 1 else _SameThread() as pool:
         for fold, outputs, stepped in run.folds(pool, workers):
@@ -121,6 +122,17 @@ def simulate_gemm(
     if config.acc_bits < 32:
         sums = wrap(sums, config.acc_bits)
     return GemmResult(np.ascontiguousarray(sums.T), cycles, timing, trace)
+
+
+@lru_cache(maxsize=2)
+def _chip(faults: FaultMap, packed_bypass: bytes) -> tuple[PeMasks, PeProducts]:
+    """What a chip's faults are to the engine; remembered, as a chip mostly gets many GEMMs."""
+    # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
+    from simulator.pe_products import pe_products
+
+    config = faults.config
+    bits = np.unpackbits(np.frombuffer(packed_bypass, np.uint8), count=config.pe_count)
+    return pe_masks(faults, bits.astype(np.bool_).reshape(config.rows, config.cols)), pe_products(faults)
 
 
 class _SameThread(Executor):

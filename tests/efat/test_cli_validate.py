@@ -88,6 +88,7 @@ def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monke
 
     # The cycle engine alone goes wrong.
     monkeypatch.setattr(simulator.array, "pe_masks", broken)
+    simulator.array._chip.cache_clear()
     options = ["--against", "rtl", "--array", "2x2"]
     result = run("validate", *options, "--sites", "product", "--seed", "1", "--cases", "200")
     assert result.exit_code == 1, result.output
@@ -98,6 +99,7 @@ def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monke
     assert again.exit_code == 1
     assert "They differ." in again.output
     monkeypatch.undo()
+    simulator.array._chip.cache_clear()
     monkeypatch.chdir(folder)
     mended = run("validate", "--replay", saved.name, "--against", "rtl")
     assert mended.exit_code == 0, mended.output

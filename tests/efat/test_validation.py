@@ -48,9 +48,12 @@ def test_engines_agree_on_200000_cases(part: int, seed: int) -> None:
 @pytest.fixture
 def forgetful() -> object:
     """Chips' masks are worked out anew before and after."""
-    training.chip_faults._chip_faults.cache_clear()
+    remembered = (training.chip_faults._chip_faults, simulator.array._chip)
+    for masks in remembered:
+        masks.cache_clear()
     yield
-    training.chip_faults._chip_faults.cache_clear()
+    for masks in remembered:
+        masks.cache_clear()
 
 
 def test_gates_that_the_emulation_forgets_are_found_and_made_small(
@@ -86,7 +89,7 @@ def test_a_mask_that_the_emulation_forgets_is_found_and_made_small(
 
 @pytest.mark.parametrize("mask", ["product_keep", "psum_keep", "act_keep", "weight_keep", "load_keep"])
 def test_a_mask_that_the_cycle_engine_forgets_is_found_and_made_small(
-    mask: str, monkeypatch: pytest.MonkeyPatch, seed: int
+    mask: str, forgetful: object, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     real = simulator.array.pe_masks
 
