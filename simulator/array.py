@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from simulator.bits import Int32Array, wrap
 from simulator.config import ArrayConfig
-from simulator.faults import BoolArray, FaultMap, Site
+from simulator.faults import FaultMap, Site
 from simulator.mapping import Fold, folds
 from simulator.masks import Flips, Int16Array, PeMasks, pe_masks, stuck_masks
+from simulator.operands import check_gemm
 from simulator.timing import Timing, gemm_timing, load_cycles, stream_cycles
 from simulator.trace import Trace, check_window
 
@@ -76,14 +77,7 @@ def simulate_gemm(
         ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
             cycle that the GEMM does not have, or an impossible `record` window.
     """
-    acts = _operand("x", x, config.act_range, "M, K")
-    weights = _operand("w", w, config.weight_range, "K, N")
-    if acts.shape[1] != weights.shape[0]:
-        raise ValueError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
-    faults = FaultMap(config) if faults is None else faults
-    if faults.config != config:
-        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
-    bypassed = _bypass_mask(bypass, config)
+    acts, weights, faults, bypassed = check_gemm(x, w, config, faults, bypass)
     (m, k), n = acts.shape, weights.shape[1]
     timing = gemm_timing(config, m, k, n)
     workers = min(_worker_count(threads), 1 + config.rows * min(config.cols, n) * timing.serial // _WORK_PER_THREAD)
@@ -231,31 +225,6 @@ class _GemmRun:
             self.trace.product[window],
             self.trace.south[window],
         )
-
-
-def _operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
-    array = np.asarray(values)
-    if array.ndim != 2:
-        raise ValueError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} holds {array.dtype}: expected integers; quantise it first")
-    low, high = limits
-    if array.size and not (array.min() >= low and array.max() <= high):
-        outside = array[(array < low) | (array > high)][0]
-        raise ValueError(f"{name} holds {outside}: expected {low}..{high} for this array's widths")
-    return array
-
-
-def _bypass_mask(bypass: npt.ArrayLike | None, config: ArrayConfig) -> BoolArray:
-    shape = (config.rows, config.cols)
-    if bypass is None:
-        return np.zeros(shape, np.bool_)
-    mask = np.asarray(bypass)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"bypass holds {mask.dtype}: expected bool")
-    if mask.shape != shape:
-        raise ValueError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
-    return mask
 
 
 def _worker_count(threads: int | None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap
+from simulator.operands import check_chip
 from training.chip_faults import ChipFaults, Int16Array, Int32Array, Int64Array, chip_faults
 
 LANE_BITS = 16
@@ -214,15 +215,7 @@ def checked_chip(config: ArrayConfig, faults: FaultMap | None, bypass: npt.Array
         TypeError: `bypass` is not boolean.
         ValueError: faults of another array, or a bypass of another shape.
     """
-    if faults is not None and faults.config != config:
-        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
-    shape = (config.rows, config.cols)
-    mask = np.zeros(shape, np.bool_) if bypass is None else np.asarray(bypass)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"bypass holds {mask.dtype}: expected bool")
-    if mask.shape != shape:
-        raise ValueError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
-    return chip_faults(FaultMap(config) if faults is None else faults, mask)
+    return chip_faults(*check_chip(config, faults, bypass))
 
 
 @lru_cache(maxsize=64)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.multiplier_options import DEFAULT_DESIGN, chosen_multiplier, multiplier_options, table_signs
+from efat.cli.array_options import ArrayRequest, array_options
 from efat.cli.options import (
     INPUT_FILE,
     KINDS,
     SITES,
     RateRange,
     Weighted,
-    array_options,
     check_output,
     fail,
     force_option,
@@ -27,7 +25,6 @@ from efat.cli.options import (
 if TYPE_CHECKING:
     from simulator import ArrayConfig, FaultModel
     from simulator.chips import Chip
-    from simulator.multiplier_files import TableSigns
 
 MOST_CHIPS = 1_000_000
 
@@ -48,7 +45,6 @@ Examples:
 """
 )
 @array_options
-@multiplier_options
 @click.option("--count", required=True, type=click.IntRange(1, MOST_CHIPS), metavar="N", help="Number of chips.")
 @click.option(
     "--fault-rate",
@@ -86,16 +82,7 @@ Examples:
 @output_option("Lot to write (HDF5).")
 @force_option
 def generate(
-    array: tuple[int, int],
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
-    acc_bits: int,
-    multiplier: str,
-    faulty_multipliers: tuple[Path, ...],
-    table_signed: bool | None,
-    sign_magnitude: bool,
-    table_first: str | None,
+    described: ArrayRequest,
     count: int,
     fault_rate: tuple[float, float],
     sites: tuple[tuple[str, float], ...],
@@ -117,11 +104,9 @@ def generate(
     from simulator import FaultModel, Kind, Site
     from simulator.chips import write_lot
 
-    signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
-    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits, multiplier, faulty_multipliers, signs)
-    _check_multiplier_site(
-        config, any(name == "MULTIPLIER" and weight > 0 for name, weight in sites), faulty_multipliers
-    )
+    config = described.config()
+    asked = any(name == "MULTIPLIER" and weight > 0 for name, weight in sites)
+    _check_multiplier_site(config, asked, described.faulty_multipliers)
     low, high = fault_rate
 
     def model(rate: float) -> FaultModel:
@@ -205,21 +190,11 @@ cycle is empty except for FLIP. A chip without faults is a line with its id and 
 )
 @click.argument("faults", type=INPUT_FILE)
 @array_options
-@multiplier_options
 @output_option("Lot to write (HDF5).")
 @force_option
 def import_(
     faults: Path,
-    array: tuple[int, int],
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
-    acc_bits: int,
-    multiplier: str,
-    faulty_multipliers: tuple[Path, ...],
-    table_signed: bool | None,
-    sign_magnitude: bool,
-    table_first: str | None,
+    described: ArrayRequest,
     output: Path,
     force: bool,
 ) -> None:
@@ -229,8 +204,7 @@ def import_(
     from simulator.chips import write_lot
     from simulator.chips_csv import read_csv
 
-    signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
-    config = _array_config(array, weight_bits, act_bits, unsigned_acts, acc_bits, multiplier, faulty_multipliers, signs)
+    config = described.config()
     found = read_csv(faults, config)
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
     total = sum(len(chip.faults) for chip in found)
@@ -256,31 +230,6 @@ def export(lot: Path, output: Path, force: bool) -> None:
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
         written = write_csv(output, counted(opened, progress))
     click.echo(f"Wrote {written} faults to {output}")
-
-
-def _array_config(
-    array: tuple[int, int],
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
-    acc_bits: int,
-    multiplier: str,
-    faulty_multipliers: tuple[Path, ...],
-    signs: TableSigns,
-) -> ArrayConfig:
-    from simulator import ArrayConfig
-
-    with input_errors():
-        config = ArrayConfig(*array, weight_bits, act_bits, not unsigned_acts, acc_bits)
-    chosen = chosen_multiplier(
-        multiplier,
-        faulty_multipliers,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        unsigned_acts=unsigned_acts,
-        signs=signs,
-    )
-    return config if chosen == DEFAULT_DESIGN else replace(config, multiplier=chosen)
 
 
 def _check_multiplier_site(config: ArrayConfig, asked: bool, faulty_multipliers: tuple[Path, ...]) -> None:

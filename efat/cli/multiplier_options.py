@@ -1,4 +1,4 @@
-"""Options that name a multiplier, and what a file does not say of it."""
+"""Multipliers that the command line names, and the options for what a file does not say of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import INPUT_FILE, input_errors
+from efat.cli.options import input_errors
 
 if TYPE_CHECKING:
     from simulator.multiplier import Multiplier
@@ -61,31 +61,6 @@ def table_signs(
     )
 
 
-def multiplier_options(command: _Command) -> _Command:
-    """The options that say what PEs multiply with."""
-    options = (
-        click.option(
-            "--multiplier",
-            default=DEFAULT_DESIGN,
-            show_default=True,
-            metavar="NAME|FILE",
-            help=f"What every PE multiplies with: {', '.join(DESIGNS)}, a netlist (.v, .sv, .blif) or a product table.",
-        ),
-        click.option(
-            "--faulty-multiplier",
-            "faulty_multipliers",
-            multiple=True,
-            type=INPUT_FILE,
-            metavar="FILE",
-            help="A product table that PEs with a multiplier fault multiply by; repeatable, each is a fault location.",
-        ),
-    )
-    command = table_options(command)
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def chosen_multiplier(
     name: str,
     faulty: tuple[Path, ...],
@@ -95,7 +70,16 @@ def chosen_multiplier(
     unsigned_acts: bool,
     signs: TableSigns,
 ) -> str | Multiplier:
-    """What the values of `multiplier_options` name: a built-in design by its name, anything else read."""
+    """The multiplier of an array: a built-in design by its name, anything else read.
+
+    Args:
+        name: of a design or a file.
+        faulty: files of the tables that PEs with a faulty multiplier multiply by.
+        weight_bits: width of weights.
+        act_bits: width of activations.
+        unsigned_acts: whether these are unsigned.
+        signs: what files of tables do not say.
+    """
     from simulator.multiplier import Multiplier
     from simulator.multiplier_files import NETLIST_SUFFIXES, read_multiplier, read_table
     from simulator.netlist_files import read_netlist_file

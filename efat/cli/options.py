@@ -144,20 +144,6 @@ def output_option(help_text: str) -> Callable[[_Command], _Command]:
     return click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FILE", help=help_text)
 
 
-def array_options(command: _Command) -> _Command:
-    """The options that describe an array: its size and the widths of its nets."""
-    options = (
-        click.option("--array", required=True, type=ArraySize(), help=ARRAY_HELP),
-        click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
-        click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
-        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
-        click.option("--acc-bits", type=int, default=32, show_default=True, help="Width of partial sums, up to 32."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output file before any work is done, rather than after it.
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.array import _bypass_mask, _operand
 from simulator.bits import Int32Array, Int64Array, as_number
 from simulator.config import ArrayConfig
 from simulator.faults import FaultMap, Kind, Site
 from simulator.masks import Flips, is_signed
+from simulator.operands import check_gemm
 from simulator.rtl import sources
 from simulator.rtl.bit_vectors import Bits, from_bits, from_text, to_text
 from simulator.rtl.cosimulation import CHUNK_CYCLES, CosimulationError, pool
@@ -75,14 +75,7 @@ def rtl_gemm(
         RtlUnavailableError: Icarus Verilog or cocotb is missing.
         CosimulationError: the simulator failed, or took too long.
     """
-    acts = _operand("x", x, config.act_range, "M, K")
-    weights = _operand("w", w, config.weight_range, "K, N")
-    if acts.shape[1] != weights.shape[0]:
-        raise ValueError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
-    faults = FaultMap(config) if faults is None else faults
-    if faults.config != config:
-        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
-    bypassed = _bypass_mask(bypass, config)
+    acts, weights, faults, bypassed = check_gemm(x, w, config, faults, bypass)
     (m, k), n = acts.shape, weights.shape[1]
     expected = gemm_timing(config, m, k, n)
     Flips(faults, expected.cycles_per_fold, expected.serial)

@@ -1,0 +1,105 @@
+"""The options that describe an array: its size, the widths of its nets, and what its PEs multiply with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from efat.cli.multiplier_options import DEFAULT_DESIGN, DESIGNS, chosen_multiplier, table_options, table_signs
+from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, input_errors
+
+if TYPE_CHECKING:
+    from simulator import ArrayConfig
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class ArrayRequest:
+    """The array that a user describes.
+
+    Attributes:
+        array: rows and columns.
+        weight_bits: width of weights.
+        act_bits: width of activations.
+        unsigned_acts: whether these are unsigned.
+        acc_bits: width of partial sums.
+        multiplier: name of a design, or a file.
+        faulty_multipliers: tables that PEs with a MULTIPLIER fault multiply by.
+        table_signed: whether the operands of tables are signed; None if not said.
+        sign_magnitude: whether tables multiply magnitudes.
+        table_first: the operand that tables count through slowly; None if not said.
+    """
+
+    array: tuple[int, int]
+    weight_bits: int
+    act_bits: int
+    unsigned_acts: bool
+    acc_bits: int
+    multiplier: str
+    faulty_multipliers: tuple[Path, ...]
+    table_signed: bool | None
+    sign_magnitude: bool
+    table_first: str | None
+
+    def config(self) -> ArrayConfig:
+        """The array; says on the terminal which ports of a netlist were taken.
+
+        Raises:
+            click.ClickException: there is no such array, or a file of a multiplier is wrong.
+        """
+        from simulator import ArrayConfig
+
+        with input_errors():
+            config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
+        chosen = chosen_multiplier(
+            self.multiplier,
+            self.faulty_multipliers,
+            weight_bits=self.weight_bits,
+            act_bits=self.act_bits,
+            unsigned_acts=self.unsigned_acts,
+            signs=table_signs(self.table_signed, self.unsigned_acts, self.sign_magnitude, self.table_first),
+        )
+        return config if chosen == DEFAULT_DESIGN else replace(config, multiplier=chosen)
+
+
+def array_options(command: _Command) -> _Command:
+    """Options for an array; the command gets them as one argument `described`, an `ArrayRequest`."""
+    options = (
+        click.option("--array", required=True, type=ArraySize(), help=ARRAY_HELP),
+        click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
+        click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
+        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
+        click.option("--acc-bits", type=int, default=32, show_default=True, help="Width of partial sums, up to 32."),
+        click.option(
+            "--multiplier",
+            default=DEFAULT_DESIGN,
+            show_default=True,
+            metavar="NAME|FILE",
+            help=f"What every PE multiplies with: {', '.join(DESIGNS)}, a netlist (.v, .sv, .blif) or a product table.",
+        ),
+        click.option(
+            "--faulty-multiplier",
+            "faulty_multipliers",
+            multiple=True,
+            type=INPUT_FILE,
+            metavar="FILE",
+            help="A product table that PEs with a multiplier fault multiply by; repeatable, each is a fault location.",
+        ),
+    )
+
+    @functools.wraps(command)
+    def with_request(**values: Any) -> Any:
+        request = ArrayRequest(**{field.name: values.pop(field.name) for field in fields(ArrayRequest)})
+        return command(described=request, **values)
+
+    decorated: Any = table_options(with_request)
+    for option in reversed(options):
+        decorated = option(decorated)
+    result: _Command = decorated
+    return result
