@@ -24,7 +24,7 @@ from simulator.trace import Trace, check_window
 
 if TYPE_CHECKING:
     from simulator.cycle import FoldProducts, Tape
-    from simulator.pe_products import PeProducts
+    from simulator.pe_products_kernel import PeProducts
 
 
 _WORK_PER_THREAD = 8_000_000
@@ -195,7 +195,8 @@ class _GemmRun:
     def _tables(self, weights: Int16Array, columns: int) -> FoldProducts:
         """What the PEs that do not multiply exactly make of a fold's weights."""
         from simulator.cycle import FoldProducts
-        from simulator.pe_products import EXACT, rows_of_products
+        from simulator.pe_products import rows_of_products
+        from simulator.pe_products_kernel import EXACT
 
         behaviour = self.products.behaviour[:, :columns]
         row_of = np.zeros(self.products.behaviour.shape, np.int32)

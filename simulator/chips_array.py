@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from simulator.config import DEFAULT_MULTIPLIER, DESIGNS, ArrayConfig
+from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
 from simulator.multiplier import Multiplier
+from simulator.multiplier_designs import DESIGNS
 from simulator.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
 
 FORMAT = "efat-chips"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from simulator.multiplier import Multiplier
+from simulator.multiplier import Multiplier, built_in
+from simulator.multiplier_designs import DESIGNS
 
 LARGEST_SIDE = 1024
 SMALLEST_OPERAND_BITS = 2
 LARGEST_OPERAND_BITS = 8
 LARGEST_ACCUMULATOR_BITS = 32
-DESIGNS = ("array", "wallace", "dadda")
-"""Built-in multipliers (`simulator.multiplier_designs`): rows of adders, and the trees of Wallace and of Dadda."""
 DEFAULT_MULTIPLIER = "array"
 
 
@@ -79,7 +77,7 @@ class ArrayConfig:
             if multiplier not in DESIGNS:
                 raise ValueError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}")
             return
-        if not hasattr(multiplier, "locations"):
+        if not isinstance(multiplier, Multiplier):
             raise TypeError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")
         found = (multiplier.weight_bits, multiplier.act_bits, multiplier.act_signed)
         expected = (self.weight_bits, self.act_bits, self.act_signed)
@@ -99,8 +97,6 @@ class ArrayConfig:
     @property
     def pe_multiplier(self) -> Multiplier:
         """What every PE multiplies with; built-in designs are made when they are asked for."""
-        from simulator.multiplier import built_in
-
         if isinstance(self.multiplier, str):
             return built_in(self.multiplier, self.weight_bits, self.act_bits, act_signed=self.act_signed)
         return self.multiplier

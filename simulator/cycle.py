@@ -19,19 +19,16 @@ them, so narrower accumulators are wrapped only where values are read out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from simulator import masks, netlist, netlist_kernel
+from simulator import masks, netlist, netlist_kernel, pe_products_kernel
 from simulator.bits import Int32Array
 from simulator.faults import Site
 from simulator.kernels import kernels
 from simulator.masks import BYPASSED, CLEAN, MASKED, FoldFlips, Int16Array, PeMasks
-from simulator.netlist_kernel import single_product
-
-if TYPE_CHECKING:
-    from simulator.pe_products import PeProducts
+from simulator.pe_products_kernel import PeProducts, single_product
 
 BLOCK_CYCLES = 1024
 """Cycles evaluated per visit of a PE: enough to amortise the visit, few enough for the lines to stay in cache."""
@@ -64,7 +61,7 @@ class FoldProducts(NamedTuple):
     """int32 [rows, cols]: the table of each PE that has one."""
 
 
-_kernel = kernels(masks, netlist, netlist_kernel)
+_kernel = kernels(masks, netlist, netlist_kernel, pe_products_kernel)
 
 
 @_kernel

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.config import DESIGNS
-from simulator.multiplier_designs import build
+from simulator.multiplier_designs import DESIGNS, build
 from simulator.netlist import MOST_LOCATIONS, Int32Array, Netlist
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.config import DESIGNS
 from simulator.netlist import MOST_PINS, Gate, Netlist
 
 _ZERO, _ONE = -2, -1
@@ -171,6 +170,9 @@ _REDUCTIONS: dict[str, Callable[[_Builder, list[Columns]], list[int]]] = {
     "wallace": _wallace,
     "dadda": _dadda,
 }
+
+DESIGNS = tuple(_REDUCTIONS)
+"""Names of the built-in designs: rows of adders, and the trees of Wallace and of Dadda."""
 
 
 @lru_cache(maxsize=512)

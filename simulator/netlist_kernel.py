@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +10,17 @@ import numpy.typing as npt
 from simulator import netlist
 from simulator.bits import Int32Array
 from simulator.kernels import kernels
-from simulator.masks import Int16Array
 from simulator.netlist import Gate
 
-if TYPE_CHECKING:
-    from simulator.pe_products import PeProducts
-
+Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 
 INVERT, CLEAR, SET = 1, 2, 4
 """What a location's faults do, in this order; a code is the sum of those that are there."""
 
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-_NONE = np.uint64(0)
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+NONE = np.uint64(0)
 
 _CONST_0, _CONST_1, _BUF, _NOT = int(Gate.CONST_0), int(Gate.CONST_1), int(Gate.BUF), int(Gate.NOT)
 _AND, _OR, _NAND, _NOR = int(Gate.AND), int(Gate.OR), int(Gate.NAND), int(Gate.NOR)
@@ -50,9 +47,9 @@ def _faulty(value: Any, code: int) -> Any:
     if code & INVERT:
         value = ~value
     if code & CLEAR:
-        value = _NONE
+        value = NONE
     if code & SET:
-        value = _ALL
+        value = ALL
     return value
 
 
@@ -82,9 +79,9 @@ def _two(kind: int, a: Any, b: Any) -> Any:
 @_kernel
 def _any(kind: int, a: Any, b: Any, c: Any, d: Any) -> Any:
     if kind == _CONST_0:
-        return _NONE
+        return NONE
     if kind == _CONST_1:
-        return _ALL
+        return ALL
     if kind < _MUX:
         return _two(kind, a, b)
     if kind == _MUX:
@@ -171,7 +168,7 @@ def set_operands(circuit: Circuit, first_pair: int, nets: Words) -> None:
     for net in range(operands):
         bit = net + circuit.act_bits if net < circuit.weight_bits else net - circuit.weight_bits
         for i in range(nets.shape[1]):
-            word = _NONE
+            word = NONE
             for lane in range(64):
                 pair = first_pair + 64 * i + lane
                 word |= np.uint64((pair >> bit) & 1) << np.uint64(lane)
@@ -221,7 +218,7 @@ def product_rows(
     codes = np.zeros(circuit.first_pin[-1], np.uint8)
     for row in range(len(rows)):
         for bit in range(circuit.weight_bits):
-            nets[bit] = _ALL if (weight[row] >> bit) & 1 else _NONE
+            nets[bit] = ALL if (weight[row] >> bit) & 1 else NONE
         faults = range(first[behaviour[row]], first[behaviour[row] + 1])
         for fault in faults:
             codes[location[fault]] = code[fault]
@@ -229,51 +226,6 @@ def product_rows(
         for fault in faults:
             codes[location[fault]] = 0
         read_products(circuit, nets, rows[row])
-
-
-@_kernel
-def single_product(
-    products: PeProducts, behaviour: int, inverted: Int32Array, weight: int, activation: int, codes: Uint8Array
-) -> int:
-    """One product of one PE.
-
-    Args:
-        products: of the chip.
-        behaviour: the PE's, or -1 if it has no permanent fault in its multiplier.
-        inverted: int32 [locations that are upset now]; a location that is stuck as well ignores it.
-        weight: what the multiplier gets.
-        activation: what the multiplier gets.
-        codes: uint8 [locations], scratch, 0 before and after.
-    """
-    begin, end = 0, 0
-    if behaviour >= 0:
-        begin, end = products.first[behaviour], products.first[behaviour + 1]
-    if len(products.tables):
-        table = 0
-        for fault in range(begin, end):
-            table = max(table, products.location[fault] + 1)
-        for location in inverted:
-            table = max(table, location + 1)
-        _, weights, activations = products.tables.shape
-        return int(products.tables[table, weight & (weights - 1), activation & (activations - 1)])
-    circuit = products.circuit
-    nets = np.empty((circuit.weight_bits + circuit.act_bits + len(circuit.gates), 1), np.uint64)
-    for bit in range(circuit.weight_bits):
-        nets[bit, 0] = _ALL if (weight >> bit) & 1 else _NONE
-    for bit in range(circuit.act_bits):
-        nets[circuit.weight_bits + bit, 0] = _ALL if (activation >> bit) & 1 else _NONE
-    for location in inverted:
-        codes[location] |= INVERT
-    for fault in range(begin, end):
-        codes[products.location[fault]] |= products.code[fault]
-    evaluate(circuit, codes, nets)
-    for location in inverted:
-        codes[location] = 0
-    for fault in range(begin, end):
-        codes[products.location[fault]] = 0
-    product = np.empty(1, np.int16)
-    read_products(circuit, nets, product)
-    return int(product[0])
 
 
 @_kernel
@@ -291,7 +243,7 @@ def single_faults(circuit: Circuit, locations: Int32Array, code: int, nets: Word
     count = operands + len(circuit.gates)
     # Where each net is read: its fault-free row, or the disturbed one.
     read = np.arange(count)
-    stuck = _ALL if code == SET else _NONE
+    stuck = ALL if code == SET else NONE
     words = nets.shape[1]
     for fault in range(len(locations)):
         location = locations[fault]
@@ -320,10 +272,10 @@ def single_faults(circuit: Circuit, locations: Int32Array, code: int, nets: Word
                 _gate(circuit.gates[g], nets, a, b, c, d, out)
             else:
                 continue
-            different = _NONE
+            different = NONE
             for i in range(words):
                 different |= nets[out, i] ^ nets[net, i]
-            if different != _NONE:
+            if different != NONE:
                 read[net] = out
         for place in range(len(circuit.outputs)):
             net = circuit.outputs[place]

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from simulator.faults import FaultMap, Kind, Site
 from simulator.multiplier import circuit_of
 from simulator.netlist import Int32Array
-from simulator.netlist_kernel import CLEAR, SET, Circuit, product_rows, single_product
+from simulator.netlist_kernel import CLEAR, SET, Circuit, product_rows
+from simulator.pe_products_kernel import EXACT, PeProducts
 
 Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]
-
-EXACT = -1
-"""Behaviour of a PE that multiplies exactly."""
-
-
-class PeProducts(NamedTuple):
-    """Which PEs multiply how: a *behaviour* is a set of permanent faults of the multiplier, which PEs may share."""
-
-    behaviour: Int32Array
-    """int32 [rows, cols]: `EXACT`, or a number."""
-    first: Int32Array
-    """int32 [behaviours + 1]: the faults of behaviour b are `first[b]:first[b + 1]`."""
-    location: Int32Array
-    """int32 [faults]"""
-    code: Uint8Array
-    """uint8 [faults]: `CLEAR` or `SET`."""
-    circuit: Circuit
-    """Without gates if the multiplier is made of tables."""
-    tables: Int16Array
-    """int16 [1 + locations, 2**weight_bits, 2**act_bits]; no tables if the multiplier is made of gates."""
-
-    @property
-    def any(self) -> bool:
-        """Whether any PE multiplies otherwise than exactly."""
-        return bool((self.behaviour != EXACT).any())
 
 
 def pe_products(faults: FaultMap) -> PeProducts:
@@ -107,6 +81,3 @@ def rows_of_products(
         rows = np.empty((len(keys), 1 << act_bits), np.int16)
         product_rows(products.circuit, products.first, products.location, products.code, behaviours, patterns, rows)
     return rows, row_of.reshape(-1).astype(np.int32)
-
-
-__all__ = ["EXACT", "PeProducts", "pe_products", "rows_of_products", "single_product"]

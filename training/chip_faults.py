@@ -17,7 +17,7 @@ from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.faults import BoolArray
 
 if TYPE_CHECKING:
-    from simulator.pe_products import PeProducts
+    from simulator.pe_products_kernel import PeProducts
 
 Int16Array = npt.NDArray[np.int16]
 Int32Array = npt.NDArray[np.int32]

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import Site, netlist, netlist_kernel
+from simulator import Site, netlist, netlist_kernel, pe_products_kernel
 from simulator.kernels import kernels
-from simulator.netlist_kernel import single_product
-from simulator.pe_products import PeProducts
+from simulator.pe_products_kernel import PeProducts, single_product
 from training.chip_faults import Int32Array, Int64Array
 from training.emulation_kernel import Source, Target
 
@@ -35,7 +34,7 @@ class Dense(NamedTuple):
     bypass: npt.NDArray[np.bool_]
 
 
-_kernel = kernels(netlist, netlist_kernel)
+_kernel = kernels(netlist, netlist_kernel, pe_products_kernel)
 
 
 @_kernel

@@ -73,9 +73,9 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
         check_output(json_path)
     from efat.cli.multiplier_tables import comparison_dict, netlist_dict, show_comparisons, show_designs
     from efat.cli.render import console, progress_bar
+    from simulator.fault_comparison import compare
     from simulator.multiplier_designs import build
     from simulator.multiplier_faults import fault_classes
-    from simulator.product_bit_model import compare
 
     netlists = {design: build(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS}
     comparisons = {}
@@ -139,9 +139,9 @@ def faults(
     _check_source(context, design, netlist_path)
     from efat.cli.multiplier_tables import fault_dict, show_classes, show_comparisons, write_classes
     from efat.cli.render import console, progress_bar
+    from simulator.fault_comparison import compare
     from simulator.multiplier_designs import build
     from simulator.multiplier_faults import fault_classes
-    from simulator.product_bit_model import compare
 
     name = design or DESIGNS[0]
     if netlist_path is None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from netlist_strategies import netlists
 
 from simulator import Kind
+from simulator.fault_comparison import compare
 from simulator.multiplier import TableErrors
 from simulator.multiplier_designs import DESIGNS, build
 from simulator.multiplier_faults import FaultClass, GateFault, fault_classes
 from simulator.netlist import MOST_PINS, Gate, Netlist
-from simulator.product_bit_model import compare
 
 STUCK = {"0": Kind.STUCK_AT_0, "1": Kind.STUCK_AT_1}
 

@@ -10,11 +10,10 @@ from oracle import FaultyMultiplier
 from strategies import configs, fault_maps, table_multipliers
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.config import DESIGNS
 from simulator.multiplier import Multiplier, built_in, exact_products
-from simulator.multiplier_designs import build
-from simulator.netlist_kernel import single_product
-from simulator.pe_products import EXACT, pe_products, rows_of_products
+from simulator.multiplier_designs import DESIGNS, build
+from simulator.pe_products import pe_products, rows_of_products
+from simulator.pe_products_kernel import EXACT, single_product
 
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 

@@ -1,0 +1,89 @@
+"""One product of one PE, with whatever is wrong in its multiplier."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator import netlist, netlist_kernel
+from simulator.bits import Int32Array
+from simulator.kernels import kernels
+from simulator.netlist_kernel import ALL, INVERT, NONE, Circuit, evaluate, read_products
+
+Int16Array = npt.NDArray[np.int16]
+Uint8Array = npt.NDArray[np.uint8]
+
+EXACT = -1
+"""Behaviour of a PE that multiplies exactly."""
+
+
+class PeProducts(NamedTuple):
+    """Which PEs multiply how: a *behaviour* is a set of permanent faults of the multiplier, which PEs may share."""
+
+    behaviour: Int32Array
+    """int32 [rows, cols]: `EXACT`, or a number."""
+    first: Int32Array
+    """int32 [behaviours + 1]: the faults of behaviour b are `first[b]:first[b + 1]`."""
+    location: Int32Array
+    """int32 [faults]"""
+    code: Uint8Array
+    """uint8 [faults]: `CLEAR` or `SET`."""
+    circuit: Circuit
+    """Without gates if the multiplier is made of tables."""
+    tables: Int16Array
+    """int16 [1 + locations, 2**weight_bits, 2**act_bits]; no tables if the multiplier is made of gates."""
+
+    @property
+    def any(self) -> bool:
+        """Whether any PE multiplies otherwise than exactly."""
+        return bool((self.behaviour != EXACT).any())
+
+
+_kernel = kernels(netlist, netlist_kernel)
+
+
+@_kernel
+def single_product(
+    products: PeProducts, behaviour: int, inverted: Int32Array, weight: int, activation: int, codes: Uint8Array
+) -> int:
+    """One product of one PE.
+
+    Args:
+        products: of the chip.
+        behaviour: the PE's, or -1 if it has no permanent fault in its multiplier.
+        inverted: int32 [locations that are upset now]; a location that is stuck as well ignores it.
+        weight: what the multiplier gets.
+        activation: what the multiplier gets.
+        codes: uint8 [locations], scratch, 0 before and after.
+    """
+    begin, end = 0, 0
+    if behaviour >= 0:
+        begin, end = products.first[behaviour], products.first[behaviour + 1]
+    if len(products.tables):
+        table = 0
+        for fault in range(begin, end):
+            table = max(table, products.location[fault] + 1)
+        for location in inverted:
+            table = max(table, location + 1)
+        _, weights, activations = products.tables.shape
+        return int(products.tables[table, weight & (weights - 1), activation & (activations - 1)])
+    circuit = products.circuit
+    nets = np.empty((circuit.weight_bits + circuit.act_bits + len(circuit.gates), 1), np.uint64)
+    for bit in range(circuit.weight_bits):
+        nets[bit, 0] = ALL if (weight >> bit) & 1 else NONE
+    for bit in range(circuit.act_bits):
+        nets[circuit.weight_bits + bit, 0] = ALL if (activation >> bit) & 1 else NONE
+    for location in inverted:
+        codes[location] |= INVERT
+    for fault in range(begin, end):
+        codes[products.location[fault]] |= products.code[fault]
+    evaluate(circuit, codes, nets)
+    for location in inverted:
+        codes[location] = 0
+    for fault in range(begin, end):
+        codes[products.location[fault]] = 0
+    product = np.empty(1, np.int16)
+    read_products(circuit, nets, product)
+    return int(product[0])
