@@ -11,8 +11,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from simulator.files import replaced
+from simulator.gates.netlist import Netlist
 from simulator.multiplier_faults import FaultClass
-from simulator.netlist import Netlist
 
 _GATE, _BIT = "#4C78A8", "#E45756"
 

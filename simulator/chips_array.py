@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
+from simulator.gates.designs import DESIGNS
+from simulator.gates.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
 from simulator.multiplier import Multiplier
-from simulator.multiplier_designs import DESIGNS
-from simulator.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
 
 FORMAT = "efat-chips"
 VERSION = 2

@@ -6,8 +6,8 @@ import operator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from simulator.gates.designs import DESIGNS
 from simulator.multiplier import Multiplier, built_in
-from simulator.multiplier_designs import DESIGNS
 
 LARGEST_SIDE = 1024
 SMALLEST_OPERAND_BITS = 2

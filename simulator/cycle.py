@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator import masks, netlist, netlist_kernel, pe_products_kernel
+from simulator import masks, pe_products_kernel
 from simulator.bits import Int32Array
 from simulator.faults import Site
+from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
 from simulator.masks import BYPASSED, CLEAN, MASKED, FoldFlips, Int16Array, PeMasks
 from simulator.pe_products_kernel import PeProducts, single_product

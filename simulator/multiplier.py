@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.multiplier_designs import DESIGNS, build
-from simulator.netlist import MOST_LOCATIONS, Int32Array, Netlist
-
-if TYPE_CHECKING:
-    from simulator.netlist_kernel import Circuit
+from simulator.gates.designs import DESIGNS, build
+from simulator.gates.evaluation import netlist_products
+from simulator.gates.netlist import MOST_LOCATIONS, Netlist
 
 Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]
@@ -207,39 +205,6 @@ def built_in(design: str, weight_bits: int, act_bits: int, *, act_signed: bool =
     """
     netlist = build(design, weight_bits, act_bits, act_signed=act_signed)
     return Multiplier(design, netlist, act_signed=act_signed)
-
-
-def circuit_of(netlist: Netlist) -> Circuit:
-    """The arrays of a netlist, as kernels take them."""
-    from simulator.netlist_kernel import Circuit
-
-    return Circuit(
-        # Copies: Numba compiles anew for arrays that are read-only.
-        netlist.gates.copy(),
-        netlist.inputs.copy(),
-        netlist.first_pin.copy(),
-        netlist.outputs.copy(),
-        netlist.weight_bits,
-        netlist.act_bits,
-    )
-
-
-def netlist_products(netlist: Netlist) -> Int32Array:
-    """What the gates give for every pair of operands, int32 [2**weight_bits, 2**act_bits] by their bit patterns."""
-    from simulator.netlist_kernel import evaluate, read_products, set_operands
-
-    circuit = circuit_of(netlist)
-    pairs = 1 << netlist.product_bits
-    nets = np.empty((netlist.product_bits + len(netlist.gates), -(-pairs // 64)), np.uint64)
-    set_operands(circuit, 0, nets)
-    evaluate(circuit, np.empty(0, np.uint8), nets)
-    signed = np.empty(pairs, np.int16)
-    read_products(circuit, nets, signed)
-    products = signed.astype(np.int32)
-    if not netlist.product_signed:
-        products &= pairs - 1
-    products.flags.writeable = False
-    return products.reshape(1 << netlist.weight_bits, 1 << netlist.act_bits)
 
 
 class TableErrors(NamedTuple):

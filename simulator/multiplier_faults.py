@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.faults import Kind
-from simulator.multiplier import TableErrors, circuit_of, netlist_products, table_errors
-from simulator.netlist import Netlist
+from simulator.gates.evaluation import circuit_of, netlist_products
+from simulator.gates.netlist import Netlist
+from simulator.multiplier import TableErrors, table_errors
 from simulator.product_bit_model import ProductBitFault, nearest_product_bit_fault
 
 _BLOCK_FAULTS = 128
@@ -68,7 +69,7 @@ def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = Non
     Returns:
         All classes, each fault in one of them, in the order of their first faults.
     """
-    from simulator.netlist_kernel import CLEAR, SET, evaluate, set_operands, single_faults
+    from simulator.gates.netlist_kernel import CLEAR, SET, evaluate, set_operands, single_faults
 
     circuit = circuit_of(netlist)
     pairs = 1 << netlist.product_bits

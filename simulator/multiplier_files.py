@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from simulator.gates.files import read_netlist_file
 from simulator.multiplier import DESIGNS, Multiplier, built_in
-from simulator.netlist_files import read_netlist_file
 from simulator.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
 
 NETLIST_SUFFIXES = (".v", ".sv", ".blif")

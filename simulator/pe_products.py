@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.faults import FaultMap, Kind, Site
-from simulator.multiplier import circuit_of
-from simulator.netlist import Int32Array
-from simulator.netlist_kernel import CLEAR, SET, Circuit, product_rows
+from simulator.gates.evaluation import circuit_of
+from simulator.gates.netlist import Int32Array
+from simulator.gates.netlist_kernel import CLEAR, SET, Circuit, product_rows
 from simulator.pe_products_kernel import EXACT, PeProducts
 
 Int16Array = npt.NDArray[np.int16]

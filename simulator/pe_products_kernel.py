@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import netlist, netlist_kernel
 from simulator.bits import Int32Array
+from simulator.gates import netlist, netlist_kernel
+from simulator.gates.netlist_kernel import ALL, INVERT, NONE, Circuit, evaluate, read_products
 from simulator.kernels import kernels
-from simulator.netlist_kernel import ALL, INVERT, NONE, Circuit, evaluate, read_products
 
 Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]

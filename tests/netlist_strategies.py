@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from netlist_oracle import Faults
 
 from simulator import Kind
-from simulator.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 
 
 @st.composite

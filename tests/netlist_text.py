@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from simulator.netlist import Gate, Netlist
+from simulator.gates.netlist import Gate, Netlist
 
 # As `write_verilog` of Yosys has them.
 EXPRESSIONS = {

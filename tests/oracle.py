@@ -15,8 +15,8 @@ import numpy.typing as npt
 from netlist_oracle import FUNCTIONS
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.gates.netlist import Gate, Netlist
 from simulator.multiplier import Multiplier
-from simulator.netlist import Gate, Netlist
 
 
 def read_bits(value: int, bits: int, *, signed: bool) -> int:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
+from simulator.gates.designs import DESIGNS
 from simulator.multiplier import Multiplier
-from simulator.multiplier_designs import DESIGNS
 
 LARGEST_SIDE = 5
 LONGEST = 11

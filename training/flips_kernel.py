@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import Site, netlist, netlist_kernel, pe_products_kernel
+from simulator import Site, pe_products_kernel
+from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
 from simulator.pe_products_kernel import PeProducts, single_product
 from training.chip_faults import Int32Array, Int64Array

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
 from simulator.faults import FAULT_DTYPE
+from simulator.gates.designs import DESIGNS
 from simulator.multiplier import Multiplier
-from simulator.multiplier_designs import DESIGNS
 from training.emulation import check_values, faulty_gemm
 from training.lowering import checked_chip, lower
 

@@ -12,9 +12,9 @@ from efat.cli.multiplier_options import DESIGNS, ports_text, table_options, tabl
 from efat.cli.options import INPUT_FILE, check_output, fail, input_errors, write_json
 
 if TYPE_CHECKING:
+    from simulator.gates.files import NetlistFile
+    from simulator.gates.netlist import Netlist
     from simulator.multiplier_faults import FaultClass
-    from simulator.netlist import Netlist
-    from simulator.netlist_files import NetlistFile
     from simulator.product_tables import ProductTable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -74,7 +74,7 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
     from efat.cli.multiplier_tables import comparison_dict, netlist_dict, show_comparisons, show_designs
     from efat.cli.render import console, progress_bar
     from simulator.fault_comparison import compare
-    from simulator.multiplier_designs import build
+    from simulator.gates.designs import build
     from simulator.multiplier_faults import fault_classes
 
     netlists = {design: build(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS}
@@ -140,7 +140,7 @@ def faults(
     from efat.cli.multiplier_tables import fault_dict, show_classes, show_comparisons, write_classes
     from efat.cli.render import console, progress_bar
     from simulator.fault_comparison import compare
-    from simulator.multiplier_designs import build
+    from simulator.gates.designs import build
     from simulator.multiplier_faults import fault_classes
 
     name = design or DESIGNS[0]
@@ -207,7 +207,7 @@ def table(
         fail(f"--write {write_path}: expected a name that ends in .npy")
     from efat.cli.multiplier_tables import show_table, table_dict
     from efat.cli.render import console
-    from simulator.multiplier import netlist_products
+    from simulator.gates.evaluation import netlist_products
     from simulator.multiplier_files import NETLIST_SUFFIXES, for_array
     from simulator.product_tables import ProductTable, read_products
 
@@ -270,7 +270,7 @@ def _check_source(context: click.Context, design: str | None, netlist_path: Path
 def _read_netlist(
     path: Path, unsigned_acts: bool, weight_port: str | None, act_port: str | None, product_port: str | None
 ) -> NetlistFile:
-    from simulator.netlist_files import read_netlist_file
+    from simulator.gates.files import read_netlist_file
 
     with input_errors():
         return read_netlist_file(

@@ -11,9 +11,9 @@ import click
 from efat.cli.options import input_errors
 
 if TYPE_CHECKING:
+    from simulator.gates.files import NetlistFile
     from simulator.multiplier import Multiplier
     from simulator.multiplier_files import TableSigns
-    from simulator.netlist_files import NetlistFile
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -80,9 +80,9 @@ def chosen_multiplier(
         unsigned_acts: whether these are unsigned.
         signs: what files of tables do not say.
     """
+    from simulator.gates.files import read_netlist_file
     from simulator.multiplier import Multiplier
     from simulator.multiplier_files import NETLIST_SUFFIXES, read_multiplier, read_table
-    from simulator.netlist_files import read_netlist_file
 
     if name in DESIGNS and not faulty:
         return name

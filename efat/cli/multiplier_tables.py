@@ -14,8 +14,8 @@ from efat.cli.render import results_table
 from simulator.fault_comparison import Comparison, compare
 from simulator.faults import Kind
 from simulator.files import replaced
+from simulator.gates.netlist import Netlist
 from simulator.multiplier_faults import FaultClass, GateFault
-from simulator.netlist import Netlist
 from simulator.product_tables import ProductTable
 
 _STUCK = {Kind.STUCK_AT_0: "s-a-0", Kind.STUCK_AT_1: "s-a-1"}

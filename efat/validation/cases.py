@@ -11,7 +11,7 @@ import numpy.typing as npt
 from simulator import ArrayConfig, FaultMap, Kind, Site, gemm_timing
 from simulator.config import SMALLEST_OPERAND_BITS
 from simulator.faults import PERMANENT, BoolArray
-from simulator.multiplier_designs import DESIGNS
+from simulator.gates.designs import DESIGNS
 
 _SMALL_SIDE, _LARGE_SIDE = 6, 24
 _LONGEST_X = 40

@@ -28,7 +28,7 @@ def multiplier_source(config: ArrayConfig) -> str | None:
     Returns:
         The text of a file that takes the place of `multiplier.sv`; None if the multiplier is made of tables.
     """
-    from simulator.netlist_systemverilog import gate_level_multiplier
+    from simulator.gates.systemverilog import gate_level_multiplier
 
     netlist = config.pe_multiplier.netlist
     return None if netlist is None else gate_level_multiplier(netlist)

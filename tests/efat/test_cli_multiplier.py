@@ -14,8 +14,8 @@ from command import refused, run
 from simulator import Kind, Site, simulate_gemm
 from simulator.chips import ChipLot
 from simulator.fault_comparison import compare
+from simulator.gates.designs import DESIGNS, build
 from simulator.multiplier import exact_products
-from simulator.multiplier_designs import DESIGNS, build
 from simulator.multiplier_faults import fault_classes
 
 SAMPLE = Path(__file__).parents[1] / "data" / "mult3x2_unsigned_acts.v"

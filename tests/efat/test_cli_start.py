@@ -12,7 +12,8 @@ from efat.cli import main
 from efat.cli.group import LazyGroup
 from efat.cli.multiplier_options import DESIGNS
 from efat.cli.options import KINDS, SITES
-from simulator import Kind, Site, multiplier_designs
+from simulator import Kind, Site
+from simulator.gates import designs
 
 HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
@@ -75,7 +76,7 @@ def test_every_listed_command_is_there_and_has_examples() -> None:
 def test_names_of_options_are_those_of_the_library() -> None:
     assert [site.name for site in Site] == list(SITES)
     assert [kind.name for kind in Kind] == list(KINDS)
-    assert list(multiplier_designs.DESIGNS) == list(DESIGNS)
+    assert list(designs.DESIGNS) == list(DESIGNS)
 
 
 def test_completion_offers_commands_and_sites() -> None:

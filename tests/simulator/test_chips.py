@@ -17,8 +17,8 @@ from strategies import configs, fault_maps
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.chips import Chip, ChipLot, LotError, append_chips, write_lot
 from simulator.chips_array import FORMAT
+from simulator.gates.designs import build
 from simulator.multiplier import Multiplier, exact_products
-from simulator.multiplier_designs import build
 
 CONFIG = ArrayConfig(5, 9)
 

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netlist_strategies import netlists
 
+from simulator.gates.designs import build
+from simulator.gates.evaluation import netlist_products
+from simulator.gates.netlist import MOST_LOCATIONS
 from simulator.multiplier import (
     DESIGNS,
     Multiplier,
     TableErrors,
     built_in,
     exact_products,
-    netlist_products,
     table_errors,
 )
-from simulator.multiplier_designs import build
-from simulator.netlist import MOST_LOCATIONS
 
 
 def exact_by_python(weight_bits: int, act_bits: int, *, act_signed: bool) -> list[list[int]]:

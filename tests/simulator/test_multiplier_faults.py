@@ -10,10 +10,10 @@ from netlist_strategies import netlists
 
 from simulator import Kind
 from simulator.fault_comparison import compare
+from simulator.gates.designs import DESIGNS, build
+from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 from simulator.multiplier import TableErrors
-from simulator.multiplier_designs import DESIGNS, build
 from simulator.multiplier_faults import FaultClass, GateFault, fault_classes
-from simulator.netlist import MOST_PINS, Gate, Netlist
 
 STUCK = {"0": Kind.STUCK_AT_0, "1": Kind.STUCK_AT_1}
 

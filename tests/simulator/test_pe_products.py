@@ -10,8 +10,8 @@ from oracle import FaultyMultiplier
 from strategies import configs, fault_maps, table_multipliers
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.gates.designs import DESIGNS, build
 from simulator.multiplier import Multiplier, built_in, exact_products
-from simulator.multiplier_designs import DESIGNS, build
 from simulator.pe_products import pe_products, rows_of_products
 from simulator.pe_products_kernel import EXACT, single_product
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.gates.designs import build
+from simulator.gates.netlist import NetlistError
 from simulator.multiplier import TableErrors, exact_products
-from simulator.multiplier_designs import build
 from simulator.multiplier_files import TableSigns, for_array, read_multiplier, read_table
-from simulator.netlist import NetlistError
 from simulator.product_tables import ProductTable, ProductTableError, read_products, sign_magnitude
 
 SIGNED = np.arange(256)

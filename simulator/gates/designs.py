@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 
 _ZERO, _ONE = -2, -1
 """Bits that are constant; all others are numbers of nets."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from simulator.netlist import NetlistError
+from simulator.gates.netlist import NetlistError
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|//[^\n]*|`(?:timescale|default_nettype|celldefine|endcelldefine|resetall)\b[^\n]*)"

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator import netlist
 from simulator.bits import Int32Array
+from simulator.gates import netlist
+from simulator.gates.netlist import Gate
 from simulator.kernels import kernels
-from simulator.netlist import Gate
 
 Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.netlist import LARGEST_OPERAND_BITS, MOST_LOCATIONS, MOST_PINS, Gate, Netlist, NetlistError
+from simulator.gates.netlist import LARGEST_OPERAND_BITS, MOST_LOCATIONS, MOST_PINS, Gate, Netlist, NetlistError
 
 _NAMES_SHOWN = 3
 

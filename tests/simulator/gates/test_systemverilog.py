@@ -10,9 +10,9 @@ import pytest
 from verilog_tools import needs, tool, yosys
 
 from simulator import Kind
-from simulator.multiplier_designs import DESIGNS, build
-from simulator.netlist import MOST_PINS, Gate, Netlist
-from simulator.netlist_systemverilog import gate_level_multiplier
+from simulator.gates.designs import DESIGNS, build
+from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.systemverilog import gate_level_multiplier
 
 CASES = 12
 

@@ -15,10 +15,10 @@ from netlist_oracle import Faults
 from netlist_strategies import faults_of, netlists
 
 from simulator import Kind
-from simulator.multiplier import circuit_of, netlist_products
-from simulator.multiplier_designs import build
-from simulator.netlist import MOST_PINS, Gate, Netlist, NetlistError
-from simulator.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
+from simulator.gates.designs import build
+from simulator.gates.evaluation import circuit_of, netlist_products
+from simulator.gates.netlist import MOST_PINS, Gate, Netlist, NetlistError
+from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
 
 # The output for every combination of the pins a, b, c, d, counted in binary with pin a in the highest place. Written
 # down from the cell types of Yosys (its manual, "Gate-level cells" of the internal cell library).

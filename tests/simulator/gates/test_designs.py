@@ -8,9 +8,9 @@ import netlist_oracle
 import numpy as np
 import pytest
 
-from simulator.multiplier import netlist_products
-from simulator.multiplier_designs import DESIGNS, build
-from simulator.netlist import Gate, Netlist
+from simulator.gates.designs import DESIGNS, build
+from simulator.gates.evaluation import netlist_products
+from simulator.gates.netlist import Gate, Netlist
 
 
 def number(pattern: int, bits: int, *, signed: bool) -> int:

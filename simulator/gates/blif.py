@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import permutations, product
 
-from simulator.netlist import MOST_PINS, Gate, NetlistError
-from simulator.netlist_cells import NOT_GATES, cell_gate, gate_value
-from simulator.netlist_wiring import Cell, Net, Port, Source, Wiring
+from simulator.gates.cells import NOT_GATES, cell_gate, gate_value
+from simulator.gates.netlist import MOST_PINS, Gate, NetlistError
+from simulator.gates.wiring import Cell, Net, Port, Source, Wiring
 
 _WITHOUT_MEANING = (".attr", ".param", ".cname", ".default_input_arrival", ".default_output_required", ".area")
 _UNDEFINED = "$undef"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.netlist import Gate, NetlistError
+from simulator.gates.netlist import Gate, NetlistError
 
 NOT_GATES = (
     "make simple gates of it with Yosys: 'synth -flatten; abc -g gates; opt_clean' before write_verilog or write_blif"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulator.netlist import Gate, NetlistError
-from simulator.netlist_wiring import Source
+from simulator.gates.netlist import Gate, NetlistError
+from simulator.gates.wiring import Source
 
 MOST_BITS = 4096
 """Longest vector that is looked at bit by bit."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from simulator.netlist import Gate, NetlistError
-from simulator.netlist_cells import NOT_GATES, cell_gate
-from simulator.netlist_expressions import MOST_BITS, Bit, Node, gate_of, literal
-from simulator.netlist_tokens import Token, TokenReader, tokens_of
-from simulator.netlist_wiring import Cell, Net, Port, Source, Wiring
+from simulator.gates.cells import NOT_GATES, cell_gate
+from simulator.gates.expressions import MOST_BITS, Bit, Node, gate_of, literal
+from simulator.gates.netlist import Gate, NetlistError
+from simulator.gates.tokens import Token, TokenReader, tokens_of
+from simulator.gates.wiring import Cell, Net, Port, Source, Wiring
 
 _NET_TYPES = ("wire", "logic")
 _PRIMITIVES = {name: Gate[name.upper()] for name in ("buf", "not", "and", "or", "nand", "nor", "xor", "xnor")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulator.netlist import Gate, Netlist
+from simulator.gates.netlist import Gate, Netlist
 
 _EXPRESSIONS = {
     Gate.CONST_0: "1'b0",

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from netlist_strategies import netlists
 from verilog_tools import needs, yosys
 
-from simulator.multiplier import exact_products, netlist_products
-from simulator.multiplier_designs import DESIGNS, build
-from simulator.netlist import Gate, Netlist, NetlistError
-from simulator.netlist_blif import parse_blif
-from simulator.netlist_files import read_netlist, read_netlist_file
-from simulator.netlist_verilog import parse_verilog
-from simulator.netlist_wiring import assemble, choose_ports
+from simulator.gates.blif import parse_blif
+from simulator.gates.designs import DESIGNS, build
+from simulator.gates.evaluation import netlist_products
+from simulator.gates.files import read_netlist, read_netlist_file
+from simulator.gates.netlist import Gate, Netlist, NetlistError
+from simulator.gates.verilog import parse_verilog
+from simulator.gates.wiring import assemble, choose_ports
+from simulator.multiplier import exact_products
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 SAMPLES = sorted(DATA.glob("mult3x2_unsigned_acts*"))
 
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.multiplier import netlist_products
-from simulator.netlist import Netlist, NetlistError
-from simulator.netlist_blif import parse_blif
-from simulator.netlist_verilog import parse_verilog
-from simulator.netlist_wiring import Wiring, assemble, choose_ports
+from simulator.gates.blif import parse_blif
+from simulator.gates.evaluation import netlist_products
+from simulator.gates.netlist import Netlist, NetlistError
+from simulator.gates.verilog import parse_verilog
+from simulator.gates.wiring import Wiring, assemble, choose_ports
 
 LARGEST_FILE_BYTES = 8 << 20
 
