@@ -31,8 +31,21 @@ def kernels(*modules: ModuleType) -> Callable[[Function], Function]:
         cache = _Cache(function)
         key_of_function = cache._index_key
         cache._index_key = lambda *arguments: (*key_of_function(*arguments), key)
+        cache._cache_file._load_index = _forgiving(cache._cache_file._load_index)
         kernel._cache = cache
         result: Function = kernel
         return result
 
     return compiled
+
+
+def _forgiving(load_index: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
+    """What is kept of a kernel, or nothing if it cannot be read: it names types by modules, which may have moved."""
+
+    def loaded() -> dict[Any, Any]:
+        try:
+            return load_index()
+        except Exception:
+            return {}
+
+    return loaded

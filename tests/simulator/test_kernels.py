@@ -29,3 +29,27 @@ def test_kernels_are_kept_until_a_module_they_use_changes(tmp_path: Path) -> Non
     assert ask(41) == ["41", "1"]
     assert ask(42) == ["42", "0"]
     assert ask(41) == ["41", "1"]
+
+
+TYPED_KERNEL = """
+from place import Pair
+from simulator.kernels import kernels
+
+@kernels()
+def total(pair):
+    return pair.one + pair.two
+"""
+PAIR = "from typing import NamedTuple\n\nclass Pair(NamedTuple):\n    one: int\n    two: int\n"
+
+
+def test_what_is_kept_may_name_modules_that_are_gone(tmp_path: Path) -> None:
+    def ask(place: str) -> str:
+        (tmp_path / f"{place}.py").write_text(PAIR)
+        (tmp_path / "kernel.py").write_text(TYPED_KERNEL.replace("place", place))
+        command = [sys.executable, "-B", "-c", f"import kernel, {place}; print(kernel.total({place}.Pair(1, 2)))"]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        (tmp_path / f"{place}.py").unlink()
+        return answer.stdout + answer.stderr
+
+    assert ask("here") == "3\n"
+    assert ask("there") == "3\n"
