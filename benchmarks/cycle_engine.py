@@ -138,7 +138,7 @@ def limit_rows(table: Table, m: int) -> None:
     faults = sample_faults(config, FaultModel(0.01), seed=1)
     cycles = stream_cycles(config, m)
     nothing = np.empty((0, 0, 0), np.int32)
-    tape = Tape(0, nothing, nothing, nothing, nothing, nothing)
+    tape = Tape(0, 0, 0, nothing, nothing, nothing, nothing, nothing)
     acts, outputs = np.ascontiguousarray(x.T, np.int16), np.zeros((128, m), np.int32)
     masks = pe_masks(faults, np.zeros((128, 128), np.bool_))
     weights = load_weights(w.astype(np.int16), 128, masks, NO_FLIPS, tape)

@@ -214,18 +214,12 @@ class _GemmRun:
 
         if self.trace is None:
             nothing = np.empty((0, 0, 0), np.int32)
-            return Tape(0, nothing, nothing, nothing, nothing, nothing)
+            return Tape(0, 0, 0, nothing, nothing, nothing, nothing, nothing)
         per_fold = load_cycles(self.config) + stream_cycles(self.config, self.acts.shape[1])
-        offset = fold.index * per_fold - self.trace.first_cycle
-        window = slice(max(0, offset), max(0, offset + per_fold))
-        return Tape(
-            max(0, -offset),
-            self.trace.shift[window],
-            self.trace.weight[window],
-            self.trace.east[window],
-            self.trace.product[window],
-            self.trace.south[window],
-        )
+        first = self.trace.first_cycle - fold.index * per_fold
+        begin, end = max(0, -first), min(len(self.trace), per_fold - first)
+        registers = (self.trace.shift, self.trace.weight, self.trace.east, self.trace.product, self.trace.south)
+        return Tape(first, begin, end, *(array.transpose(1, 2, 0) for array in registers))
 
 
 def _worker_count(threads: int | None) -> int:

@@ -43,9 +43,12 @@ _MULTIPLIER = int(Site.MULTIPLIER)
 
 
 class Tape(NamedTuple):
-    """Where a fold's registers are written down: int32 [cycles, rows, cols], entry 0 for cycle `first` of the fold."""
+    """Where registers are written down: int32 [rows, cols, entries]; those of a fold are entries `begin` to `end`."""
 
     first: int
+    """Cycle of the fold that entry 0 would be for."""
+    begin: int
+    end: int
     shift: Int32Array
     weight: Int32Array
     east: Int32Array
@@ -97,10 +100,10 @@ def load_weights(tile: Int16Array, columns: int, pe: PeMasks, flips: FoldFlips, 
                 for place in range(rows - r, 2 * rows - r):
                     line[place] = (line[place] & pe.load_keep[r, c]) | pe.load_force[r, c]
             weights[r, c] = line[2 * rows - 1 - r]
-            for entry in range(len(tape.shift)):
+            for entry in range(tape.begin, tape.end):
                 cycle = tape.first + entry
-                tape.shift[entry, r, c] = line[rows - r + min(cycle, rows - 1)]
-                tape.weight[entry, r, c] = weights[r, c] if cycle >= rows - 1 else 0
+                tape.shift[r, c, entry] = line[rows - r + min(cycle, rows - 1)]
+                tape.weight[r, c, entry] = weights[r, c] if cycle >= rows - 1 else 0
     return weights
 
 
@@ -153,8 +156,8 @@ def stream(
                 act_lines[r, place] = act_lines[r, length + place]
             _feed(acts, r, used_rows, start - r, m, act_lines[r, cols:])
         length = min(BLOCK_CYCLES, stop - start)
-        recorded = len(tape.south) > 0 and tape.first + len(tape.south) > rows + start
-        recorded = recorded and tape.first < rows + start + length
+        recorded = tape.begin < tape.end and tape.first + tape.end > rows + start
+        recorded = recorded and tape.first + tape.begin < rows + start + length
         for c in range(columns):
             psum_line[:rows] = south[c]
             psum_line[rows:] = 0
@@ -291,8 +294,8 @@ def _step_watched(
             total = np.int32(psum[i] + product) ^ upsets[_PSUM, i]
             psum[i] = (total & pe.psum_keep[r, c]) | pe.psum_force[r, c]
         entry = start + i - tape.first
-        if 0 <= entry < len(tape.south):
-            tape.weight[entry, r, c] = register
-            tape.east[entry, r, c] = a
-            tape.product[entry, r, c] = product
-            tape.south[entry, r, c] = psum[i]
+        if tape.begin <= entry < tape.end:
+            tape.weight[r, c, entry] = register
+            tape.east[r, c, entry] = a
+            tape.product[r, c, entry] = product
+            tape.south[r, c, entry] = psum[i]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulator.bits import Int32Array
 from simulator.gates import netlist, netlist_kernel
-from simulator.gates.netlist_kernel import ALL, INVERT, NONE, Circuit, evaluate, read_products
+from simulator.gates.netlist_kernel import INVERT, Circuit, gate_value, with_faults
 from simulator.kernels import kernels
 
 Int16Array = npt.NDArray[np.int16]
@@ -69,21 +69,37 @@ def single_product(
             table = max(table, location + 1)
         _, weights, activations = products.tables.shape
         return int(products.tables[table, weight & (weights - 1), activation & (activations - 1)])
-    circuit = products.circuit
-    nets = np.empty((circuit.weight_bits + circuit.act_bits + len(circuit.gates), 1), np.uint64)
-    for bit in range(circuit.weight_bits):
-        nets[bit, 0] = ALL if (weight >> bit) & 1 else NONE
-    for bit in range(circuit.act_bits):
-        nets[circuit.weight_bits + bit, 0] = ALL if (activation >> bit) & 1 else NONE
     for location in inverted:
         codes[location] |= INVERT
     for fault in range(begin, end):
         codes[products.location[fault]] |= products.code[fault]
-    evaluate(circuit, codes, nets)
+    product = _product_of_gates(products.circuit, codes, weight, activation)
     for location in inverted:
         codes[location] = 0
     for fault in range(begin, end):
         codes[products.location[fault]] = 0
-    product = np.empty(1, np.int16)
-    read_products(circuit, nets, product)
-    return int(product[0])
+    return product
+
+
+@_kernel
+def _product_of_gates(circuit: Circuit, codes: Uint8Array, weight: int, activation: int) -> int:
+    """One pair of operands by itself: the kernels for many pairs would make those that need one slow to compile."""
+    operands = circuit.weight_bits + circuit.act_bits
+    nets = np.empty(operands + len(circuit.gates), np.uint64)
+    for bit in range(circuit.weight_bits):
+        nets[bit] = np.uint64((weight >> bit) & 1)
+    for bit in range(circuit.act_bits):
+        nets[circuit.weight_bits + bit] = np.uint64((activation >> bit) & 1)
+    pins = np.zeros(4, np.uint64)
+    for g in range(len(circuit.gates)):
+        first = circuit.first_pin[g]
+        for pin in range(circuit.first_pin[g + 1] - first):
+            pins[pin] = with_faults(nets[circuit.inputs[g, pin]], codes[first + pin])
+        value = gate_value(circuit.gates[g], pins[0], pins[1], pins[2], pins[3])
+        # Of each word bit 0 counts; what inversions make of the others goes nowhere.
+        nets[operands + g] = with_faults(value, codes[g])
+    product = 0
+    bits = len(circuit.outputs)
+    for place in range(bits):
+        product |= int(nets[circuit.outputs[place]] & np.uint64(1)) << place
+    return product - ((product >> (bits - 1)) << bits)

@@ -43,7 +43,8 @@ _kernel = kernels(netlist)
 
 
 @_kernel
-def _faulty(value: Any, code: int) -> Any:
+def with_faults(value: Any, code: int) -> Any:
+    """What a location carries when a word is driven onto it."""
     if code & INVERT:
         value = ~value
     if code & CLEAR:
@@ -77,7 +78,8 @@ def _two(kind: int, a: Any, b: Any) -> Any:
 
 
 @_kernel
-def _any(kind: int, a: Any, b: Any, c: Any, d: Any) -> Any:
+def gate_value(kind: int, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """What a gate drives, on words of its pins."""
     if kind == _CONST_0:
         return NONE
     if kind == _CONST_1:
@@ -118,7 +120,7 @@ def _gate(kind: int, nets: Words, a: int, b: int, c: int, d: int, out: int) -> N
             nets[out, i] = ~(nets[a, i] ^ nets[b, i])
     else:
         for i in words:
-            nets[out, i] = _any(kind, nets[a, i], nets[b, i], nets[c, i], nets[d, i])
+            nets[out, i] = gate_value(kind, nets[a, i], nets[b, i], nets[c, i], nets[d, i])
 
 
 @_kernel
@@ -151,14 +153,14 @@ def evaluate(circuit: Circuit, codes: Uint8Array, nets: Words) -> None:
         code_c = codes[first + 2] if first + 2 < end else 0
         code_d = codes[first + 3] if first + 3 < end else 0
         for i in range(nets.shape[1]):
-            value = _any(
+            value = gate_value(
                 kind,
-                _faulty(nets[a, i], code_a),
-                _faulty(nets[b, i], code_b),
-                _faulty(nets[c, i], code_c),
-                _faulty(nets[d, i], code_d),
+                with_faults(nets[a, i], code_a),
+                with_faults(nets[b, i], code_b),
+                with_faults(nets[c, i], code_c),
+                with_faults(nets[d, i], code_d),
             )
-            nets[out, i] = _faulty(value, codes[g])
+            nets[out, i] = with_faults(value, codes[g])
 
 
 @_kernel
@@ -260,7 +262,7 @@ def single_faults(circuit: Circuit, locations: Int32Array, code: int, nets: Word
             out = count + net
             if g == start:
                 for i in range(words):
-                    value = _any(
+                    value = gate_value(
                         circuit.gates[g],
                         stuck if pin == 0 else nets[a, i],
                         stuck if pin == 1 else nets[b, i],
