@@ -1,10 +1,13 @@
-"""Writing netlists in the forms that Yosys writes, for tests of the readers."""
+"""Netlists as text in the forms that Yosys writes, for tests of the readers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from simulator.gates.blif import parse_blif
 from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.verilog import parse_verilog
+from simulator.gates.wiring import assemble, choose_ports
 
 # As `write_verilog` of Yosys has them.
 EXPRESSIONS = {
@@ -103,3 +106,20 @@ def blif(netlist: Netlist, order: Callable[[list[str]], list[str]] = list, *, ce
     outputs = [f"p[{bit}]" for bit in range(netlist.product_bits)]
     body = "\n".join(order(statements))
     return f"# a comment\n.model random\n.inputs {' '.join(inputs)}\n.outputs \\\n {' '.join(outputs)}\n{body}\n.end\n"
+
+
+def from_text(text: str, *, act_signed: bool = True, weight_signed: bool = True) -> Netlist:
+    """Read a netlist, its ports guessed."""
+    wiring = parse_blif(text) if ".model" in text else parse_verilog(text)
+    ports = choose_ports(wiring, None, None, None)
+    return assemble(wiring, ports, weight_signed=weight_signed, act_signed=act_signed)
+
+
+def module(body: str, product: int = 2) -> str:
+    """A Verilog module with these statements, of one bit by one bit."""
+    return f"module m(w, a, p);\ninput w;\ninput a;\noutput [{product - 1}:0] p;\n{body}\nendmodule\n"
+
+
+def model(body: str) -> str:
+    """A BLIF model with these statements, of one bit by one bit."""
+    return f".model m\n.inputs w a\n.outputs p[0] p[1]\n{body}\n.end\n"
