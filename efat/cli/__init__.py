@@ -14,7 +14,7 @@ from efat.cli.group import LazyGroup
         "cycles": ("efat.cli.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
         "multiplier": ("efat.cli.multiplier:multiplier", "Show multipliers and what faults inside them do."),
         "simulate": ("efat.cli.simulate:simulate", "Classify images on faulty chips, and show what the faults change."),
-        "validate": ("efat.cli.validate:validate", "Compare the emulation with the cycle engine, bit for bit."),
+        "validate": ("efat.cli.validate:validate", "Compare emulation, cycle engine and RTL, bit for bit."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b

@@ -58,6 +58,7 @@ _json_option = click.option(
 
 @multiplier.command(
     name="list",
+    short_help="The built-in designs: gates, and where faults can sit.",
     epilog="""\b
 Examples:
   efat multiplier list
@@ -95,6 +96,7 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
 
 
 @multiplier.command(
+    short_help="What every stuck-at fault of the gates does.",
     epilog="""\b
 Examples:
   efat multiplier faults --design wallace
@@ -104,7 +106,7 @@ Examples:
 \b
 A netlist is structural Verilog or BLIF, as Yosys writes it:
   yosys -p "read_verilog mine.v; synth -flatten; abc -g gates; opt_clean; write_verilog -noattr gates.v"
-"""
+""",
 )
 @click.option("--design", type=click.Choice(DESIGNS), help="A built-in design.  [default: array]")
 @click.option("--netlist", "netlist_path", type=INPUT_FILE, metavar="FILE", help="A netlist file instead of a design.")
@@ -169,6 +171,7 @@ def faults(
 
 
 @multiplier.command(
+    short_help="Errors of a product table or a netlist.",
     epilog="""\b
 Examples:
   efat multiplier table mul8s_1L2H.h
@@ -179,7 +182,7 @@ Examples:
 Tables are NumPy files, the raw 16-bit words of TFApprox, and the C headers of AdaPT (lut[256][256]). Of
 EvoApproxLib mul8s_* have signed operands and mul8u_* unsigned ones; weights of the array are signed, so that
 the latter need --sign-magnitude.
-"""
+""",
 )
 @click.argument("file", type=INPUT_FILE)
 @_operand_options

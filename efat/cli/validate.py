@@ -71,7 +71,7 @@ def validate(
     replay: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Compare the emulation with the cycle engine, bit for bit.
+    """Compare the emulation with the cycle engine, and both with the RTL, bit for bit.
 
     Random faulty GEMMs run on both: fresh sizes, widths, faults and operands, extreme ones among them. The first case
     on which they differ is made as small as it gets, shown, and saved for --replay.
