@@ -83,7 +83,7 @@ class LayerReport:
     def add(self, run: GemmRun, exact: Tensor, config: ArrayConfig) -> None:
         """Count one GEMM; `exact` is the fault-free int32 [M, N] of the same inputs."""
         (m, k), n = run.x.shape, run.w.shape[1]
-        timing = gemm_timing(config, m, k, n)
+        timing = gemm_timing(config, m, *run.extent())
         self.gemms += 1
         self.m, self.k, self.n = max(self.m, m), k, n
         self.folds = timing.folds

@@ -71,7 +71,8 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
         network(simulation.images[: simulation.batch])
     if found:
         run = found[0]
-        return LayerGemm(run.layer, run.group, run.x.cpu().numpy(), run.w.cpu().numpy())
+        x, w = run.on_array()
+        return LayerGemm(run.layer, run.group, x.cpu().numpy(), w.cpu().numpy())
     raise InputError(f"layer {layer!r} of {simulation.network_name} does not run: choose another")
 
 

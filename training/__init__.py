@@ -1,6 +1,7 @@
 """Quantised PyTorch networks whose integer GEMMs run on a simulated accelerator."""
 
 from training.accelerator import Accelerator
+from training.batches import Augmentation, Batches
 from training.convert import convert, place, quantized_layers
 from training.datasets import Dataset, load_data
 from training.emulation import faulty_gemm, run
@@ -13,6 +14,8 @@ from training.workloads import WORKLOADS, LoadedWorkload, Workload, load_workloa
 __all__ = [
     "WORKLOADS",
     "Accelerator",
+    "Augmentation",
+    "Batches",
     "ConversionError",
     "Dataset",
     "FaultyGemm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -76,6 +77,22 @@ class Accelerator:
     def fault_free(cls, config: ArrayConfig) -> Accelerator:
         """An array without faults, by the quickest engine that can be had."""
         return cls(config, engine="exact" if config.multiplies_exactly else "emulation")
+
+    @cached_property
+    def hides_faults(self) -> bool:
+        """Whether sums of products are exact but for broken column accumulators: bypass hides all that is broken."""
+        if not self.config.multiplies_exactly:
+            return False
+        if not self.faults:
+            return True
+        required = self.faults.required_bypass()
+        hidden = not required.any() or (self.bypass is not None and bool((self.bypass | ~required).all()))
+        return hidden and not self.faults.has_flips
+
+    @cached_property
+    def unusable_columns(self) -> npt.NDArray[np.int64]:
+        """Columns, int64 [columns], whose accumulator is broken, which no bypass hides."""
+        return np.empty(0, np.int64) if self.faults is None else self.faults.unusable_columns()
 
     def gemm(self, x: Tensor, w: Tensor) -> Tensor:
         """Multiply integers on the chip.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +24,12 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 DIGITS = "digits"
+FASHION_MNIST = "fashion-mnist"
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts it."""
+DATA_VARIABLE = "EFAT_DATA"
+"""Environment variable with the folder of the user's data sets."""
+
 HELD_OUT_DIGITS = 360
 _DIGITS_SPLIT_SEED = 2023
 _DIGITS_LEVELS = 16
@@ -34,8 +43,8 @@ _CIFAR_FILES: dict[Split, tuple[str, ...]] = {
 _CIFAR_FOLDER = "cifar-10-batches-py"
 
 _EXPECTED = (
-    f"{DIGITS!r}, a folder of IDX files (train-images-idx3-ubyte, ..., with or without .gz), a folder of CIFAR-10 "
-    "python batches, or an .npz file with images and labels"
+    f"{DIGITS!r}, {FASHION_MNIST!r}, a folder of IDX files (train-images-idx3-ubyte, ..., with or without .gz), a "
+    "folder of CIFAR-10 python batches, or an .npz file with images and labels"
 )
 
 
@@ -48,6 +57,7 @@ class Dataset:
         images: float32 [n, channels, height, width], normalised as the network wants them.
         labels: int64 [n], from 0.
         classes: number of classes; every label is below.
+        black: what a black pixel is in each channel, normalised as the images are; empty for 0 in every channel.
 
     Raises:
         InputError: shapes or types that do not fit, no images, or labels that are no classes.
@@ -57,6 +67,7 @@ class Dataset:
     images: Tensor
     labels: Tensor
     classes: int
+    black: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.float32 or self.images.ndim != 4:
@@ -73,9 +84,22 @@ class Dataset:
         least, greatest = (int(label) for label in torch.aminmax(self.labels))
         if least < 0 or greatest >= self.classes:
             raise InputError(f"{self.name}: labels go from {least} to {greatest}: expected 0..{self.classes - 1}")
+        if self.black and len(self.black) != self.images.shape[1]:
+            raise InputError(
+                f"{self.name}: black has {len(self.black)} values: expected one for each of the "
+                f"{self.images.shape[1]} channels"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of shape, classes, images and labels: equal exactly for equal ones, whatever their name."""
+        found = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode() + b"\n")
+        for values, same_everywhere in ((self.images, "<f4"), (self.labels, "<i8")):
+            found.update(values.numpy().ravel().astype(same_everywhere, copy=False).data)
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,8 +117,14 @@ class Normalization:
         """
         if images.shape[1] != len(self.mean):
             raise InputError(f"images have {images.shape[1]} channels: the network wants {len(self.mean)}")
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (images - mean) / std
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (images - mean).div_(std)
+
+    @property
+    def black(self) -> tuple[float, ...]:
+        """What a black pixel becomes in each channel, as float32 computes it."""
+        channels = len(self.mean)
+        return tuple(self.apply(torch.zeros(1, channels, 1, 1)).flatten().tolist())
 
 
 def load_data(
@@ -107,13 +137,15 @@ def load_data(
     """Read labelled images, finding out which format they are in.
 
     Args:
-        source: `digits` (scikit-learn's, packaged); a folder of IDX files under their standard names; a folder of
+        source: `digits` (scikit-learn's, packaged); `fashion-mnist`, which is looked for in `$EFAT_DATA/fashion-mnist`,
+            in `$EFAT_DATA` and where Debian's package puts it; or a path, which is taken as one even if it is called
+            like one of these: a folder of IDX files under their standard names; a folder of
             CIFAR-10 python batches, or the folder around it; or an `.npz` file with `images` and `labels`, which is all
             there is of either split, or a folder of `train.npz` and `test.npz`.
         split: `train` or `test`.
         limit: at most this many images, evenly spaced over the set; None for all.
         normalization: what the network wants done to pixels of 0..1. Images of bytes are divided by 255 first
-            (digits by 16); images that are floats already are taken as they are.
+            (digits by 16); images that are floats already are taken as they are, normalised like this.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or a part of the data set is missing in it.
@@ -131,15 +163,23 @@ def load_data(
     classes = int(labels.max()) + 1
     if labels.min() < 0 or classes > _LARGEST_CLASSES:
         raise InputError(f"{name}: labels go from {labels.min()} to {labels.max()}: expected classes from 0 on")
-    if limit is not None and limit < len(labels):
-        chosen = np.arange(limit) * len(labels) // limit
+    if limit is not None:
+        chosen = evenly_spaced(limit, len(labels))
         pixels, labels = pixels[chosen], labels[chosen]
     images = torch.from_numpy(np.array(pixels, np.float32))
     if pixels.dtype == np.uint8:
         images /= levels
         if normalization is not None:
             images = normalization.apply(images)
-    return Dataset(name, images, torch.from_numpy(np.array(labels, np.int64)), classes)
+    fits = normalization is not None and len(normalization.mean) == images.shape[1]
+    black = normalization.black if normalization is not None and fits else ()
+    return Dataset(name, images, torch.from_numpy(np.array(labels, np.int64)), classes, black)
+
+
+def evenly_spaced(limit: int, count: int) -> npt.NDArray[np.int64]:
+    """Indices of at most `limit` of `count` images, evenly spaced: int64 [min(limit, count)], ascending."""
+    taken = min(limit, count)
+    return np.arange(taken) * count // taken
 
 
 _Parts = tuple[str, npt.NDArray[Any], npt.NDArray[Any], int]
@@ -150,6 +190,8 @@ def _read(source: str | Path, split: Split) -> _Parts:
     path = Path(source)
     if str(source) == DIGITS and not path.exists():
         return _digits(split)
+    if str(source) == FASHION_MNIST and not path.exists():
+        return FASHION_MNIST, *_idx(_find_fashion_mnist(), split)[1:]
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such data; expected {_EXPECTED}")
     if path.is_file():
@@ -164,6 +206,19 @@ def _read(source: str | Path, split: Split) -> _Parts:
     if any(_idx_names(path)):
         return _idx(path, split)
     raise InputError(f"{path} holds no data of a known format: expected {_EXPECTED}")
+
+
+def _find_fashion_mnist() -> Path:
+    named = os.environ.get(DATA_VARIABLE)
+    places = [Path(named) / FASHION_MNIST, Path(named)] if named else []
+    places.append(FASHION_MNIST_FOLDER)
+    for place in places:
+        if any(_idx_names(place)):
+            return place
+    raise FileNotFoundError(
+        f"{FASHION_MNIST}: no IDX files in {', '.join(map(str, places))}: apt-get install dataset-fashion-mnist, "
+        f"or give the folder with its IDX files with --data or in the environment variable {DATA_VARIABLE}"
+    )
 
 
 def _digits(split: Split) -> _Parts:

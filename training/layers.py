@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulator import ArrayConfig
 from training.accelerator import ENGINES, Accelerator, Engine
 from training.emulated_convolution import emulated_convolution
-from training.errors import ConversionError, InputError
-from training.quantization import (
-    activation_dtype,
-    activation_limits,
-    dequantize,
-    quantize,
-    quantize_bias,
-    weight_limits,
-    weight_scales,
-)
+from training.errors import InputError
+from training.im2col import image_to_columns, output_size
+from training.quantization import dequantize
+from training.quantized_layer import GemmRun, QuantizedLayer, float_parameters
 
 __all__ = [
     "ENGINES",
@@ -33,128 +25,7 @@ __all__ = [
     "QuantizedLayer",
     "QuantizedLinear",
     "float_parameters",
-    "image_to_columns",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class GemmRun:
-    """One GEMM that a layer ran.
-
-    Attributes:
-        layer: qualified name of the layer in its network.
-        group: group of the convolution, from 0; 0 for every other layer.
-        x: integer activations [M, K].
-        w: integer weights [K, N].
-        outputs: int32 [M, N], read out of the accelerator before the bias is added.
-    """
-
-    layer: str
-    group: int
-    x: Tensor
-    w: Tensor
-    outputs: Tensor
-
-
-Observer = Callable[[GemmRun], None]
-
-
-class QuantizedLayer(nn.Module):
-    """What the quantised layers share: their numbers, and how floats become integers and integers floats.
-
-    Attributes:
-        name: qualified name of the layer in its network.
-        accelerator: the chip the layer runs on.
-        observer: called with each GEMM after it ran, or None.
-        weight: int8 weights, the shape of the float layer's.
-        bias: int32 [outputs] in units of the accumulator, or None.
-        activation_scale: float32, no dimensions: the value of one step of the input.
-        weight_scale: float32 [outputs]: the value of one step of each output's weights.
-        output_scale: float32 [outputs]: the value of one step of each output's accumulator, the product of the two.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    activation_scale: Tensor
-    weight_scale: Tensor
-    output_scale: Tensor
-
-    def __init__(
-        self, layer: nn.Conv2d | nn.Linear, activation_scale: Tensor | float, accelerator: Accelerator, name: str = ""
-    ) -> None:
-        """Quantise the weights and bias of a float layer.
-
-        Args:
-            layer: the float layer; it is not changed.
-            activation_scale: the value of one step of the layer's input, finite and positive.
-            accelerator: the chip to run on; its config gives the widths.
-            name: qualified name of the layer in its network.
-
-        Raises:
-            ConversionError: weights or bias are not float32, are not finite, or are too large for float32 outputs.
-        """
-        super().__init__()
-        self.name = name
-        self.accelerator = accelerator
-        self.observer: Observer | None = None
-        config = accelerator.config
-        weight, bias = float_parameters(layer, name)
-        input_scale = torch.as_tensor(activation_scale, dtype=torch.float32, device=weight.device)
-        if not 0 < float(input_scale) < float("inf"):
-            raise ConversionError(
-                f"layer {name!r}: activation scale is {float(input_scale)}: expected finite and positive"
-            )
-        scales = weight_scales(weight, config, bias=bias, activation_scale=float(input_scale))
-        output_scale = input_scale * scales
-        if not bool(torch.isfinite(output_scale).all()):
-            raise ConversionError(
-                f"layer {name!r}: weights up to {float(weight.abs().max()):.3g} on inputs with a step of "
-                f"{float(input_scale):.3g} overflow float32: rescale the network"
-            )
-        column = scales.view(-1, *[1] * (weight.ndim - 1))
-        self.register_buffer("weight", quantize(weight, column, weight_limits(config), torch.int8))
-        self.register_buffer("bias", None if bias is None else quantize_bias(bias, output_scale))
-        self.register_buffer("activation_scale", input_scale)
-        self.register_buffer("weight_scale", scales)
-        self.register_buffer("output_scale", output_scale)
-
-    @property
-    def config(self) -> ArrayConfig:
-        """The array of the accelerator the layer is on."""
-        return self.accelerator.config
-
-    def quantize_input(self, x: Tensor) -> Tensor:
-        """The layer's input as integers.
-
-        Args:
-            x: float32 of any shape.
-
-        Returns:
-            int8 (uint8 if activations are unsigned), same shape.
-
-        Raises:
-            InputError: `x` is not float32, or has a NaN or an infinity.
-        """
-        if x.dtype != torch.float32:
-            raise InputError(f"layer {self.name!r}: input is {x.dtype}: expected torch.float32")
-        if not bool(torch.isfinite(x).all()):
-            raise InputError(f"layer {self.name!r}: NaN or infinity in the input: check images and weights")
-        config = self.config
-        return quantize(x.detach(), self.activation_scale, activation_limits(config), activation_dtype(config))
-
-    def _gemm(self, x: Tensor, w: Tensor, group: int = 0) -> Tensor:
-        outputs = self.accelerator.gemm(x, w)
-        if self.observer is not None:
-            self.observer(GemmRun(self.name, group, x, w, outputs))
-        return outputs
-
-    def _widths(self) -> str:
-        config = self.config
-        sign = "" if config.act_signed else "u"
-        return (
-            f"weights=int{config.weight_bits}, activations={sign}int{config.act_bits}, "
-            f"bias={self.bias is not None}, engine={self.accelerator.engine!r}"
-        )
 
 
 class QuantizedLinear(QuantizedLayer):
@@ -176,13 +47,33 @@ class QuantizedLinear(QuantizedLayer):
         Returns:
             float32 [..., out_features], without gradient.
         """
+        self.check_shape(x)
+        self.check_input(x)
+        return self.compute(x.detach())
+
+    def compute(self, x: Tensor) -> Tensor:
+        """What the chip makes of an input that was checked."""
+        weights = self.whole_weights()
+        if weights is not None and self.observer is None:
+            return self.whole_product(self.whole_input(x), weights)
+        rows = self.quantize_input(x).reshape(x.shape[:-1].numel(), self.in_features)
+        outputs = dequantize(self._gemm(rows, self.weight.t()), self.bias, self.output_scale)
+        return outputs.reshape(*x.shape[:-1], self.out_features)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Refuse an input that has not `in_features` numbers in its last dimension.
+
+        Raises:
+            InputError: it has not.
+        """
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise InputError(
                 f"layer {self.name!r}: input has shape {list(x.shape)}: expected [..., {self.in_features}]"
             )
-        rows = self.quantize_input(x).reshape(x.shape[:-1].numel(), self.in_features)
-        outputs = dequantize(self._gemm(rows, self.weight.t()), self.bias, self.output_scale)
-        return outputs.reshape(*x.shape[:-1], self.out_features)
+
+    def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """`x` float32 [..., in_features] by `w` float32 [out_features, in_features]."""
+        return functional.linear(x, w, bias)
 
     def extra_repr(self) -> str:
         """Sizes and widths, for `print(network)`."""
@@ -214,50 +105,94 @@ class QuantizedConv2d(QuantizedLayer):
         Returns:
             float32 [batch, out_channels, out_height, out_width], without gradient; without the batch if `x` is.
         """
-        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise InputError(
-                f"layer {self.name!r}: input has shape {list(x.shape)}: "
-                f"expected [batch, {self.in_channels}, height, width]"
-            )
-        images = x if x.ndim == 4 else x[None]
-        if self.padding_mode == "zeros":
-            images = functional.pad(self.quantize_input(images), self._pad_widths())
-        else:
-            images = self.quantize_input(functional.pad(images, self._pad_widths(), mode=self.padding_mode))
-        height, width = (
-            (images.shape[2 + axis] - self.dilation[axis] * (self.kernel_size[axis] - 1) - 1) // self.stride[axis] + 1
-            for axis in (0, 1)
-        )
-        if height < 1 or width < 1:
-            raise InputError(
-                f"layer {self.name!r}: input of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than the kernel: "
-                "use larger images"
-            )
-        accelerator = self.accelerator
-        if accelerator.engine == "emulation" and self.observer is None and images.device.type == "cpu":
+        self.check_shape(x)
+        self.check_input(x)
+        result = self.compute(self.pad(x.detach() if x.ndim == 4 else x.detach()[None]))
+        return result if x.ndim == 4 else result[0]
+
+    def compute(self, x: Tensor) -> Tensor:
+        """What the chip makes of images that were checked and went through `pad`."""
+        weights = self.whole_weights() if _convolves_directly(x) else None
+        if weights is not None and self.observer is None:
+            return self.whole_product(self.whole_input(x), weights)
+        down, across = self.product_padding
+        images = functional.pad(self.quantize_input(x), [across, across, down, down])
+        if self._is_emulated(images):
             accumulated = emulated_convolution(
                 images,
                 self.weight,
                 self.config,
-                accelerator.faults,
-                accelerator.bypass,
+                self.accelerator.faults,
+                self.accelerator.bypass,
                 stride=self.stride,
                 dilation=self.dilation,
                 groups=self.groups,
             )
         else:
-            accumulated = self._convolve(images, height, width)
-        result = dequantize(accumulated, self.bias, self.output_scale, channel_dim=1)
-        return result if x.ndim == 4 else result[0]
+            accumulated = self._convolve(images)
+        return dequantize(accumulated, self.bias, self.output_scale, channel_dim=1)
 
-    def _convolve(self, images: Tensor, height: int, width: int) -> Tensor:
+    def check_shape(self, x: Tensor) -> None:
+        """Refuse images with another number of channels, or smaller than the kernel.
+
+        Raises:
+            InputError: they are.
+        """
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
+            raise InputError(
+                f"layer {self.name!r}: input has shape {list(x.shape)}: "
+                f"expected [batch, {self.in_channels}, height, width]"
+            )
+        left, right, top, bottom = self._pad_widths()
+        padded = (x.shape[-2] + top + bottom, x.shape[-1] + left + right)
+        if min(output_size(padded, self.kernel_size, self.stride, self.dilation)) < 1:
+            raise InputError(
+                f"layer {self.name!r}: input of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than the kernel: "
+                "use larger images"
+            )
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Pad float32 images [batch, in_channels, height, width] where `multiply` does not by itself."""
+        if self._pads_in_product:
+            return images
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return functional.pad(images, self._pad_widths(), mode=mode)
+
+    def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve images float32 as `pad` gives them with `w` float32, the shape of the weights."""
+        return functional.conv2d(x, w, bias, self.stride, self.product_padding, self.dilation, self.groups)
+
+    @property
+    def product_padding(self) -> tuple[int, int]:
+        """Zeros that `multiply` pads, on each side down and across; `pad` does the rest."""
+        if not self._pads_in_product:
+            return 0, 0
+        left, _, top, _ = self._pad_widths()
+        return top, left
+
+    @property
+    def _pads_in_product(self) -> bool:
+        left, right, top, bottom = self._pad_widths()
+        return self.padding_mode == "zeros" and left == right and top == bottom
+
+    def _is_emulated(self, images: Tensor) -> bool:
+        """Whether the emulation can read X where the images lie."""
+        return (
+            self.accelerator.engine == "emulation"
+            and self.observer is None
+            and self.placement is None
+            and images.device.type == "cpu"
+        )
+
+    def _convolve(self, images: Tensor) -> Tensor:
         """By im2col: one GEMM for each group, whose operands can be observed."""
+        size = output_size((images.shape[2], images.shape[3]), self.kernel_size, self.stride, self.dilation)
         outputs = []
         weights = self.weight.flatten(1).chunk(self.groups)
         for group, channels in enumerate(images.chunk(self.groups, dim=1)):
             columns = image_to_columns(channels, self.kernel_size, self.stride, self.dilation)
             outputs.append(self._gemm(columns, weights[group].t(), group))
-        pixels = torch.cat(outputs, dim=1).view(len(images), height, width, self.out_channels)
+        pixels = torch.cat(outputs, dim=1).view(len(images), *size, self.out_channels)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
     def _pad_widths(self) -> list[int]:
@@ -281,71 +216,12 @@ class QuantizedConv2d(QuantizedLayer):
         )
 
 
-def image_to_columns(
-    images: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """im2col: one row for each output pixel with all inputs its kernel sees.
-
-    Args:
-        images: [batch, channels, height, width] of any dtype, padded already, at least as large as the kernel.
-        kernel_size: rows and columns of the kernel.
-        stride: pixels from one output to the next, down and across.
-        dilation: pixels from one kernel element to the next, down and across.
-
-    Returns:
-        [batch * out_height * out_width, channels * kernel_rows * kernel_columns]; both orders are those of
-        `torch.nn.functional.unfold`: the last factor runs fastest.
-
-    >>> image_to_columns(torch.arange(6).view(1, 1, 2, 3), (2, 2), (1, 1), (1, 1)).tolist()
-    [[0, 1, 3, 4], [1, 2, 4, 5]]
-    """
-    batch, channels, height, width = images.shape
-    out_height = (height - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
-    out_width = (width - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
-    of_batch, of_channel, of_row, of_column = images.stride()
-    windows = images.as_strided(
-        (batch, out_height, out_width, channels, *kernel_size),
-        (
-            of_batch,
-            of_row * stride[0],
-            of_column * stride[1],
-            of_channel,
-            of_row * dilation[0],
-            of_column * dilation[1],
-        ),
-        images.storage_offset(),
-    )
-    return windows.reshape(batch * out_height * out_width, channels * kernel_size[0] * kernel_size[1])
+def _convolves_directly(images: Tensor) -> bool:
+    """Whether float convolutions are plain sums of products; other libraries may go by way of Winograd's transform."""
+    backend: Any = torch.backends.mkldnn
+    return images.device.type == "cpu" and bool(backend.is_available() and backend.enabled)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
     first, second = values
     return first, second
-
-
-def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
-    """The weights and the bias of a float layer, detached.
-
-    Args:
-        layer: the float layer.
-        name: its name, for messages.
-
-    Returns:
-        float32 weights [outputs, ...], and float32 bias [outputs] or None.
-
-    Raises:
-        ConversionError: they are of another type, or not all finite.
-    """
-    for what, values in (("weights", layer.weight), ("bias values", layer.bias)):
-        if values is None:
-            continue
-        if values.dtype != torch.float32:
-            raise ConversionError(
-                f"layer {name!r}: {what} are {values.dtype}: expected torch.float32; call .float() first"
-            )
-        broken = int((~torch.isfinite(values)).sum())
-        if broken:
-            raise ConversionError(
-                f"layer {name!r}: {broken} of {values.numel()} {what} are NaN or infinite: fix or retrain the network"
-            )
-    return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from training.batches import NO_AUGMENTATION, Augmentation
 from training.checkpoint import load_weights
-from training.datasets import DIGITS, Dataset, Normalization, load_data
+from training.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
 from training.errors import InputError, first_line
 from training.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
 
@@ -32,8 +34,9 @@ class Workload:
         input_shape: (channels, height, width) of the images it was designed for; others may be given.
         classes: number of classes, if the data does not have more.
         weights: packaged weights, or None.
-        data: name of the packaged data set, or None.
+        data: name of the data set that is taken when none is given, or None.
         normalization: what is done to pixels of 0..1 first, or None.
+        augmentation: what is done to training images.
     """
 
     name: str
@@ -43,19 +46,30 @@ class Workload:
     weights: Path | None = None
     data: str | None = None
     normalization: Normalization | None = None
+    augmentation: Augmentation = NO_AUGMENTATION
 
 
 CIFAR_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Per-channel mean and standard deviation that published CIFAR-10 ResNets were trained with."""
 
+CIFAR_AUGMENTATION = Augmentation(flip=True, crop_padding=4)
+"""What He et al. 2016, section 4.2, trained on CIFAR-10 with."""
+
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload("digits-cnn", DigitsCnn, (1, 8, 8), weights=_PACKAGED_WEIGHTS / "digits_cnn.safetensors", data=DIGITS),
-        Workload("lenet5", LeNet5, (1, 28, 28)),
-        Workload("vgg11", Vgg11, (3, 32, 32), normalization=CIFAR_NORMALIZATION),
-        Workload("resnet20", ResNet20, (3, 32, 32), normalization=CIFAR_NORMALIZATION),
-        Workload("resnet18", ResNet18, (3, 32, 32), normalization=CIFAR_NORMALIZATION),
+        Workload(
+            "digits-cnn",
+            DigitsCnn,
+            (1, 8, 8),
+            weights=_PACKAGED_WEIGHTS / "digits_cnn.safetensors",
+            data=DIGITS,
+            augmentation=Augmentation(crop_padding=1),
+        ),
+        Workload("lenet5", LeNet5, (1, 28, 28), data=FASHION_MNIST),
+        Workload("vgg11", Vgg11, (3, 32, 32), normalization=CIFAR_NORMALIZATION, augmentation=CIFAR_AUGMENTATION),
+        Workload("resnet20", ResNet20, (3, 32, 32), normalization=CIFAR_NORMALIZATION, augmentation=CIFAR_AUGMENTATION),
+        Workload("resnet18", ResNet18, (3, 32, 32), normalization=CIFAR_NORMALIZATION, augmentation=CIFAR_AUGMENTATION),
     )
 }
 
@@ -67,29 +81,35 @@ class LoadedWorkload(NamedTuple):
         network: float32, in evaluation mode.
         calibration: batches of float32 [b, c, h, w] from the training images.
         test: the test images.
+        train: all training images, if they were asked for.
     """
 
     network: nn.Module
     calibration: tuple[Tensor, ...]
     test: Dataset
+    train: Dataset | None = None
 
 
-def load_workload(name: str, weights: str | Path | None = None, data: str | Path | None = None) -> LoadedWorkload:
+def load_workload(
+    name: str, weights: str | Path | None = None, data: str | Path | None = None, *, training: bool = False
+) -> LoadedWorkload:
     """Build a network, load its weights, and read its data.
 
     Args:
         name: a name in `WORKLOADS`; or `package.module:function`, a function without arguments that returns the
             user's own network, which is imported from the current folder or from what is installed.
         weights: file with weights; None for the packaged ones, or for those that the user's function returns.
-        data: what `training.datasets.load_data` reads; None for the packaged data. A single `.npz` file gives both the
-            calibration and the test images.
+        data: what `training.datasets.load_data` reads; None for the data set of the workload. A single `.npz` file
+            gives both the calibration and the test images.
+        training: whether to load all training images, too.
 
     Raises:
         FileNotFoundError: a file is missing.
-        InputError: an unknown name, weights or data that are needed and not given, malformed or do not fit.
+        InputError: an unknown name, weights or data that are needed and not given, malformed or do not fit; or
+            training images are asked for of a single file, which has no others to test with.
     """
     if ":" in name:
-        return _load_own(name, weights, data)
+        return _load_own(name, weights, data, training)
     workload = WORKLOADS.get(name)
     if workload is None:
         raise InputError(
@@ -101,39 +121,88 @@ def load_workload(name: str, weights: str | Path | None = None, data: str | Path
     missing = [what for what, given in (("weights", weights_path), ("data", source)) if given is None]
     if weights_path is None or source is None:
         raise InputError(f"network {name!r} comes without {' and '.join(missing)}: give a path to your own")
-    calibration, test = _load_data(source, workload.normalization)
-    channels, height, width = test.images.shape[1:]
+    images = _load_images(source, workload.normalization, training)
+    channels, height, width = images.test.images.shape[1:]
     if height != width:
-        raise InputError(f"{test.name} has images of {height}x{width} pixels: network {name!r} wants square ones")
-    classes = max(workload.classes, test.classes)
+        raise InputError(
+            f"{images.test.name} has images of {height}x{width} pixels: network {name!r} wants square ones"
+        )
+    classes = max(workload.classes, images.classes)
     network = workload.build(channels, height, classes)
     described = f"{name} for {channels}x{height}x{width} images and {classes} classes"
     load_weights(network, weights_path, described)
-    return LoadedWorkload(network.eval(), calibration, test)
+    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train)
 
 
-def _load_own(name: str, weights: str | Path | None, data: str | Path | None) -> LoadedWorkload:
+def check_fits(network: nn.Module, data: Dataset, described: str) -> None:
+    """Check that a network can classify the images: run it on two of them, in evaluation mode and without gradients.
+
+    Args:
+        network: takes float32 [b, c, h, w]; each of its modules is in the mode it was in afterwards.
+        data: the images.
+        described: for people: what the network is.
+
+    Raises:
+        InputError: it fails on such images, returns anything but floats [b, classes], or has fewer classes than `data`.
+    """
+    shape = "x".join(str(size) for size in data.images.shape[1:])
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            scores = network.eval()(data.images[[0, -1]])
+    except Exception as error:
+        raise InputError(
+            f"{described} does not take the {shape} images of {data.name}: {first_line(error)}; "
+            "give images or a network that fit"
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.ndim != 2 or len(scores) != 2:
+        found = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise InputError(f"{described} gives {found} for 2 images: expected floats [2, classes], one for each class")
+    if scores.shape[1] < data.classes:
+        raise InputError(
+            f"{described} has {scores.shape[1]} classes and {data.name} has {data.classes}: "
+            "expected at least as many as the data has"
+        )
+
+
+class _Images(NamedTuple):
+    """Images of a workload, and how many classes they are of, training and test taken together."""
+
+    calibration: tuple[Tensor, ...]
+    test: Dataset
+    train: Dataset | None
+    classes: int
+
+
+def _load_own(name: str, weights: str | Path | None, data: str | Path | None, training: bool) -> LoadedWorkload:
     if data is None:
         raise InputError(f"network {name!r} is your own and has no data: give a path to it")
     network = _build_own(name)
-    calibration, test = _load_data(data, None)
+    images = _load_images(data, None, training)
     if weights is not None:
         load_weights(network, Path(weights), name)
-    return LoadedWorkload(network.eval(), calibration, test)
+    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train)
 
 
-def _load_data(source: str | Path, normalization: Normalization | None) -> tuple[tuple[Tensor, ...], Dataset]:
+def _load_images(source: str | Path, normalization: Normalization | None, training: bool) -> _Images:
+    if training and Path(source).suffix == ".npz" and Path(source).is_file():
+        raise InputError(
+            f"{source} is one file and leaves no images to test with that were not trained on: "
+            "give a folder with train.npz and test.npz"
+        )
     test = load_data(source, "test", normalization=normalization)
-    train = load_data(source, "train", limit=CALIBRATION_IMAGES, normalization=normalization)
+    train = load_data(source, "train", limit=None if training else CALIBRATION_IMAGES, normalization=normalization)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(
             f"{test.name} has training images of {list(train.images.shape[1:])} and test images of "
             f"{list(test.images.shape[1:])}: expected the same shape"
         )
-    batches = tuple(
-        train.images[start : start + CALIBRATION_BATCH] for start in range(0, len(train), CALIBRATION_BATCH)
-    )
-    return batches, test
+    calibration = train.images[evenly_spaced(CALIBRATION_IMAGES, len(train))]
+    batches = torch.split(calibration, CALIBRATION_BATCH)
+    return _Images(batches, test, train if training else None, max(train.classes, test.classes))
 
 
 def _build_own(name: str) -> nn.Module:

@@ -163,7 +163,7 @@ def test_bad_input_is_refused(lot: Path) -> None:
     assert "text.h5 is not an HDF5 file" in refused(*base, "--lot", "text.h5")
     assert "no chip 'rooined' among its 3 chips; did you mean ruined" in refused(*SIMULATE, "--chip", "rooined")
     assert "network 'alexnet' is unknown" in refused("simulate", "--network", "alexnet", "--lot", "lot.h5")
-    assert "comes without weights and data" in refused("simulate", "--network", "lenet5", "--lot", "lot.h5")
+    assert "comes without weights: give a path" in refused("simulate", "--network", "lenet5", "--lot", "lot.h5")
     assert "0 is not in the range" in refused(*base, "--lot", "lot.h5", "--images", "0")
     assert "images is 5000: expected 1..360" in refused(*base, "--lot", "lot.h5", "--images", "5000")
     assert "0 is not in the range" in refused(*SIMULATE, "--batch", "0")

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import re
 import struct
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.datasets import HELD_OUT_DIGITS, Dataset, Normalization, load_data
+from training import datasets
+from training.datasets import HELD_OUT_DIGITS, Dataset, Normalization, evenly_spaced, load_data
 from training.errors import InputError
 
 IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -142,8 +144,107 @@ def test_a_limit_takes_images_evenly_over_the_set(tmp_path):
             load_data(tmp_path / "sorted.npz", "test", limit=limit)
 
 
+def test_evenly_spaced_indices(seed: int) -> None:
+    for limit, count in np.random.default_rng(seed).integers(1, 500, (50, 2)).tolist():
+        chosen = evenly_spaced(limit, count)
+        assert (len(chosen), chosen[0]) == (min(limit, count), 0)
+        gaps = np.diff(np.append(chosen, count))
+        assert gaps.min() >= 1
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_black_is_what_a_black_pixel_becomes(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    images, labels = images_and_labels(3, 4, 4, 3)
+    images[1] = 0
+    np.savez(tmp_path / "bytes.npz", images=images, labels=labels)
+    np.savez(tmp_path / "floats.npz", images=images.astype(np.float32).transpose(0, 3, 1, 2), labels=labels)
+    normalization = Normalization(tuple(random.random(3)), tuple(random.random(3) + 0.1))
+    data = load_data(tmp_path / "bytes.npz", "test", normalization=normalization)
+    assert torch.equal(torch.tensor(data.black), data.images[1, :, 0, 0])
+    assert len(set(data.black)) == 3
+    assert load_data(tmp_path / "floats.npz", "test", normalization=normalization).black == data.black
+    of_another = Normalization((0.5,), (0.5,))
+    assert load_data(tmp_path / "floats.npz", "test", normalization=of_another).black == ()
+    for source in (tmp_path / "bytes.npz", "digits"):
+        assert load_data(source, "test").black == ()
+
+
+def test_digests_tell_data_apart(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    images = torch.from_numpy(random.random((4, 2, 3, 5), np.float32))
+    labels = torch.tensor([0, 1, 2, 1])
+    data = Dataset("data", images, labels, 3)
+    changed, swapped = images.clone(), labels.clone()
+    changed.view(-1)[random.integers(120)] += 1
+    swapped[random.integers(4)] += 1
+    others = [
+        Dataset("data", changed, labels, 3),
+        Dataset("data", images, swapped, 4),
+        Dataset("data", images, labels, 4),
+        Dataset("data", images.view(4, 2, 5, 3), labels, 3),
+    ]
+    assert len({data.digest, *(other.digest for other in others)}) == 5
+    elsewhere = images.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    assert not elsewhere.is_contiguous()
+    assert Dataset("another name", elsewhere, labels.clone(), 3).digest == data.digest
+    assert re.fullmatch("[0-9a-f]{64}", data.digest)
+    assert data.digest is data.digest
+
+
+@pytest.fixture
+def places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders where fashion-mnist can be, those that are looked at first before others; none is there yet."""
+    monkeypatch.setenv("EFAT_DATA", str(folder / "data"))
+    monkeypatch.setattr(datasets, "FASHION_MNIST_FOLDER", folder / "system" / "fashion-mnist")
+    return [
+        folder / "fashion-mnist",
+        folder / "data" / "fashion-mnist",
+        folder / "data",
+        folder / "system" / "fashion-mnist",
+    ]
+
+
+def test_fashion_mnist_is_found_by_its_name(places: list[Path]) -> None:
+    places[1].mkdir(parents=True)  # without anything in it, it is none of the places
+    for place in reversed(places):
+        place.mkdir(parents=True, exist_ok=True)
+        written = {"train": write_idx(place, "train", 7), "test": write_idx(place, "test", 3)}
+        for split, (images, labels) in written.items():
+            data = load_data("fashion-mnist", split)
+            assert_same(data, images[:, None], labels)
+            assert data.name == "fashion-mnist"
+
+
+def test_fashion_mnist_in_nothing_but_the_system(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (None, ""):
+        if value is None:
+            monkeypatch.delenv("EFAT_DATA")
+        else:
+            monkeypatch.setenv("EFAT_DATA", value)
+        with pytest.raises(FileNotFoundError, match=f"fashion-mnist: no IDX files in {places[-1]}: apt-get install"):
+            load_data("fashion-mnist", "test")
+    places[-1].mkdir(parents=True)
+    images, labels = write_idx(places[-1], "test", 3, suffix=".gz")
+    assert_same(load_data("fashion-mnist", "test"), images[:, None], labels)
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte: no such file"):
+        load_data("fashion-mnist", "train")
+
+
+def test_fashion_mnist_that_is_nowhere(places: list[Path]) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load_data("fashion-mnist", "test")
+    assert str(caught.value) == (
+        f"fashion-mnist: no IDX files in {', '.join(map(str, places[1:]))}: apt-get install dataset-fashion-mnist, "
+        "or give the folder with its IDX files with --data or in the environment variable EFAT_DATA"
+    )
+    places[0].write_bytes(b"a file")
+    with pytest.raises(InputError, match="fashion-mnist is a file of no known format"):
+        load_data("fashion-mnist", "test")
+
+
 def test_sources_that_are_no_data(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such data; expected 'digits', a folder of IDX files"):
+    with pytest.raises(FileNotFoundError, match="no such data; expected 'digits', 'fashion-mnist', a folder of IDX"):
         load_data(tmp_path / "nowhere", "test")
     with pytest.raises(InputError, match="holds no data of a known format"):
         load_data(tmp_path, "test")
@@ -192,11 +293,19 @@ def test_a_dataset_checks_itself(images, labels, message):
         Dataset("mine", images, labels, classes=3)
 
 
+def test_black_has_a_value_for_each_channel() -> None:
+    with pytest.raises(InputError, match="black has 3 values: expected one for each of the 2 channels"):
+        Dataset("mine", torch.zeros(2, 2, 4, 4), torch.tensor([0, 1]), classes=2, black=(0.0, 0.0, 0.0))
+
+
 @pytest.mark.slow
-def test_fashion_mnist_as_it_is_distributed():
-    folder = Path(os.environ.get("EFAT_DATA", "")) / "data" / "fashion-mnist"
-    if not folder.is_dir():
-        pytest.skip("EFAT_DATA names no folder with data/fashion-mnist in it")
-    data = load_data(folder, "test")
-    assert data.images.shape == (10_000, 1, 28, 28)
-    assert torch.bincount(data.labels).tolist() == [1000] * 10
+def test_fashion_mnist_as_it_is_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = Path(os.environ.get("EFAT_DATA", ""))
+    around = next((place for place in (named, named / "data") if (place / "fashion-mnist").is_dir()), None)
+    if around is None:
+        pytest.skip("EFAT_DATA names no folder with fashion-mnist or data/fashion-mnist in it")
+    monkeypatch.setenv("EFAT_DATA", str(around.absolute()))
+    for split, count in (("train", 6000), ("test", 1000)):
+        data = load_data("fashion-mnist", split)
+        assert data.images.shape == (10 * count, 1, 28, 28)
+        assert torch.bincount(data.labels).tolist() == [count] * 10

@@ -11,7 +11,8 @@ from torch.nn import functional
 from simulator import ArrayConfig, FaultModel, Site, sample_faults
 from training.accelerator import Accelerator
 from training.errors import ConversionError, InputError
-from training.layers import QuantizedConv2d, QuantizedLinear, image_to_columns
+from training.im2col import image_to_columns
+from training.layers import QuantizedConv2d, QuantizedLinear
 
 CONFIG = ArrayConfig(8, 8)
 EXACT = Accelerator(CONFIG, engine="exact")

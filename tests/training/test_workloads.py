@@ -1,37 +1,54 @@
 """Workloads by name and the user's own, and names, weights and data that do not fit."""
 
+from __future__ import annotations
+
 import io
 import os
+import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simulator import ArrayConfig
+from training import datasets, workloads
 from training.accelerator import Accelerator
+from training.batches import Augmentation, Batches
 from training.convert import convert
-from training.datasets import Dataset
-from training.digits import accuracy
+from training.datasets import Dataset, load_data
+from training.digits import LARGEST_SHIFT, accuracy
 from training.errors import InputError
 from training.networks import LeNet5
-from training.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, load_workload
+from training.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, check_fits, load_workload
 
 
-def write_data(path, *shape, classes=10):
+def write_data(path, *shape, classes=10, count=12):
     generator = np.random.default_rng()
     np.savez(
         path,
-        images=generator.integers(0, 256, (12, *shape), dtype=np.uint8),
-        labels=np.append(generator.integers(0, classes, 11), classes - 1),
+        images=generator.integers(0, 256, (count, *shape), dtype=np.uint8),
+        labels=np.append(generator.integers(0, classes, count - 1), classes - 1),
     )
     return path
 
 
+def write_fashion_mnist(folder: Path) -> None:
+    """A small data set under the names of the real one."""
+    folder.mkdir()
+    generator = np.random.default_rng()
+    for prefix, count in (("train", 20), ("t10k", 10)):
+        for part, shape in (("images", (count, 28, 28)), ("labels", (count,))):
+            values = generator.integers(0, 10, shape, dtype=np.uint8)
+            header = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+            (folder / f"{prefix}-{part}-idx{len(shape)}-ubyte").write_bytes(header + values.tobytes())
+
+
 def test_the_packaged_workload_needs_nothing():
-    network, calibration, test = load_workload("digits-cnn")
+    network, calibration, test, train = load_workload("digits-cnn")
+    assert train is None
     assert not network.training
     assert [len(batch) for batch in calibration] == [CALIBRATION_BATCH] * (CALIBRATION_IMAGES // CALIBRATION_BATCH)
     assert len(test) == 360
@@ -53,7 +70,7 @@ def test_networks_take_the_shape_of_the_data(tmp_path, name, shape, classes):
     source = WORKLOADS[name].build(channels, shape[0], classes)
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     data = write_data(tmp_path / "data.npz", *shape, classes=classes)
-    network, calibration, test = load_workload(name, tmp_path / "weights.pt", data)
+    network, calibration, test, _ = load_workload(name, tmp_path / "weights.pt", data)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in network.state_dict().items())
     assert sum(map(len, calibration)) == len(test) == 12
     assert network(test.images).shape == (12, classes)
@@ -62,11 +79,144 @@ def test_networks_take_the_shape_of_the_data(tmp_path, name, shape, classes):
 def test_pixels_are_normalised_as_the_network_wants_them(tmp_path):
     data = write_data(tmp_path / "data.npz", 32, 32, 3)
     torch.save(WORKLOADS["resnet20"].build(3, 32, 10).state_dict(), tmp_path / "weights.pt")
-    _, calibration, test = load_workload("resnet20", tmp_path / "weights.pt", data)
+    _, calibration, test, _ = load_workload("resnet20", tmp_path / "weights.pt", data)
     pixels = np.load(data)["images"].transpose(0, 3, 1, 2) / 255
     mean, std = (np.array(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for images in (test.images, calibration[0]):
         assert np.allclose(images.numpy(), (pixels - mean) / std, atol=1e-5)
+
+
+def test_lenet5_classifies_fashion_mnist_if_no_data_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fashion_mnist(folder / "data")
+    monkeypatch.setenv("EFAT_DATA", "data")
+    torch.save(LeNet5().state_dict(), "weights.pt")
+    loaded = load_workload("lenet5", "weights.pt", training=True)
+    assert (loaded.test.name, len(loaded.test)) == ("fashion-mnist", 10)
+    assert loaded.train is not None
+    assert len(loaded.train) == 20
+
+
+@pytest.mark.parametrize("count", [12, CALIBRATION_IMAGES, CALIBRATION_IMAGES + 75])
+def test_training_images_are_loaded_once_if_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    write_data("train.npz", 8, 8, 3, count=count)
+    write_data("test.npz", 8, 8, 3)
+    torch.save(WORKLOADS["resnet20"].build(3, 8, 10).state_dict(), "weights.pt")
+    normalization = WORKLOADS["resnet20"].normalization
+    read = []
+
+    def noting(source: str | Path, split: datasets.Split, **options: object) -> Dataset:
+        read.append(split)
+        return load_data(source, split, **options)
+
+    monkeypatch.setattr(workloads, "load_data", noting)
+    loaded = load_workload("resnet20", "weights.pt", folder, training=True)
+    assert sorted(read) == ["test", "train"]
+    assert loaded.train is not None
+    assert loaded.train.digest == load_data(folder, "train", normalization=normalization).digest
+    assert loaded.test.digest == load_data(folder, "test", normalization=normalization).digest
+    evenly = load_data(folder, "train", limit=CALIBRATION_IMAGES, normalization=normalization).images
+    without = load_workload("resnet20", "weights.pt", folder)
+    assert without.train is None
+    for calibration in (loaded.calibration, without.calibration):
+        assert torch.equal(torch.cat(calibration), evenly)
+        assert max(map(len, calibration)) <= CALIBRATION_BATCH
+
+
+def test_training_wants_images_that_are_not_trained_on(own_module: str) -> None:
+    torch.save(LeNet5(1, 28, 10).state_dict(), "weights.pt")
+    for name, weights in (("lenet5", "weights.pt"), (f"{own_module}:build", None)):
+        with pytest.raises(InputError, match=r"data\.npz is one file .* give a folder with train\.npz and test\.npz"):
+            load_workload(name, weights, "data.npz", training=True)
+    Path("data").mkdir()
+    write_data("data/train.npz", 6, 6, count=20)
+    write_data("data/test.npz", 6, 6)
+    loaded = load_workload(f"{own_module}:build", data="data", training=True)
+    assert loaded.train is not None
+    assert loaded.train.digest == load_data("data", "train").digest
+
+
+@pytest.mark.parametrize(("train", "test"), [(13, 11), (11, 13), (4, 3)])
+def test_a_network_has_the_classes_of_training_and_test(folder: Path, train: int, test: int) -> None:
+    write_data("train.npz", 28, 28, classes=train)
+    write_data("test.npz", 28, 28, classes=test)
+    classes = max(train, test, 10)
+    torch.save(LeNet5(1, 28, classes).state_dict(), "weights.pt")
+    for training in (False, True):
+        loaded = load_workload("lenet5", "weights.pt", folder, training=training)
+        assert loaded.network(loaded.test.images).shape == (12, classes)
+
+
+def test_augmentation_suits_what_a_network_was_designed_for() -> None:
+    assert WORKLOADS["digits-cnn"].augmentation == Augmentation(crop_padding=LARGEST_SHIFT)
+    for workload in WORKLOADS.values():
+        data = Dataset("random", torch.rand(4, *workload.input_shape), torch.tensor([0, 1, 2, 3]), 4)
+        assert Batches(data, 4, 1, workload.augmentation).at(0)[0].shape == data.images.shape
+        # Mirrored digits and letters are others; pictures of things are not.
+        assert workload.augmentation.flip == (workload.input_shape[0] == 3)
+
+
+class Watched(nn.Module):
+    """Notes how it was run, and gives as many scores as asked for."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.normalize = nn.BatchNorm2d(3)
+        self.dropout = nn.Dropout()
+        self.classes = classes
+        self.ran: list[tuple[bool, bool, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of the first pixels."""
+        self.ran.append((self.training or self.dropout.training, torch.is_grad_enabled(), len(x)))
+        return self.dropout(self.normalize(x)).flatten(1)[:, : self.classes]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_networks_that_fit_are_left_as_they_were(count: int) -> None:
+    data = Dataset("five", torch.rand(count, 3, 4, 4), torch.zeros(count, dtype=torch.int64), classes=4)
+    for classes in (4, 10):
+        network = Watched(classes).train()
+        network.dropout.eval()
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        check_fits(network, data, "mine")
+        assert network.ran == [(False, False, 2)]
+        assert [module.training for module in network.modules()] == [True, True, False]
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+class Unfit(nn.Module):
+    """Gives the same whatever it is given."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: Tensor) -> object:
+        """What it was made to give."""
+        return self.output
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (LeNet5(1, 28), r"mine does not take the 3x28x28 images of six: .*expected input\[2, 3, 28, 28\] to have 1 ch"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), "mine does not take the 3x28x28 images of six: mat1 and mat2"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 5)), "mine has 5 classes and six has 6: expected at least"),
+        (nn.Conv2d(3, 10, 3), r"mine gives torch.float32 \[2, 10, 26, 26\] for 2 images: expected floats \[2, classes"),
+        (nn.Flatten(0), r"mine gives torch.float32 \[4704\] for 2 images"),
+        (Unfit(torch.zeros(1, 10)), r"mine gives torch.float32 \[1, 10\] for 2 images"),
+        (Unfit(torch.zeros(2, 10).long()), r"mine gives torch.int64 \[2, 10\] for 2 images"),
+        (Unfit([1, 2]), "mine gives a list for 2 images"),
+    ],
+)
+def test_networks_that_do_not_fit(network: nn.Module, message: str) -> None:
+    data = Dataset("six", torch.rand(3, 3, 28, 28), torch.zeros(3, dtype=torch.int64), classes=6)
+    with pytest.raises(InputError, match=message) as caught:
+        check_fits(network.train(), data, "mine")
+    assert "\n" not in str(caught.value)
+    assert all(module.training for module in network.modules())
 
 
 @pytest.mark.parametrize(
@@ -81,6 +231,7 @@ def test_pixels_are_normalised_as_the_network_wants_them(tmp_path):
         ("resnet20", None, None, "'resnet20' comes without weights and data: give a path"),
         ("resnet20", "weights.pt", None, "'resnet20' comes without data"),
         ("resnet20", None, "data.npz", "'resnet20' comes without weights"),
+        ("lenet5", None, None, "'lenet5' comes without weights: give a path"),
         ("lenet5", "weights.pt", "wide.npz", "wide.npz has images of 28x30 pixels: network 'lenet5' wants square ones"),
         (
             "lenet5",
@@ -138,7 +289,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_your_own_network(own_module, tmp_path):
-    network, calibration, test = load_workload(f"{own_module}:build", data="data.npz")
+    network, calibration, test, _ = load_workload(f"{own_module}:build", data="data.npz")
     assert not network.training
     assert network(test.images).shape == (12, 4)
     assert torch.equal(calibration[0], test.images)
@@ -184,7 +335,7 @@ def test_a_published_resnet20_keeps_its_accuracy_in_8_bits(tmp_path):
         for start, stop in zip(stored["offsets"][:count], stored["offsets"][1 : count + 1], strict=True)
     ]
     np.savez(tmp_path / "data.npz", images=np.stack(decoded), labels=stored["labels"][:count])
-    network, calibration, test = load_workload("resnet20", weights, tmp_path / "data.npz")
+    network, calibration, test, _ = load_workload("resnet20", weights, tmp_path / "data.npz")
     config = ArrayConfig(32, 32)
     converted = convert(network, config, calibration, accelerator=Accelerator(config, engine="exact"))
     in_float, in_int8 = accuracy(network, test), accuracy(converted, test)

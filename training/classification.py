@@ -1,0 +1,46 @@
+"""Classifying images, and counting how often that is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from training.datasets import Dataset
+
+Progress = Callable[[int], None]
+"""Called with the number of images just finished."""
+
+
+def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
+    """Predict the class of each image.
+
+    Args:
+        network: maps float32 [b, c, h, w] to logits [b, classes].
+        images: float32 [n, c, h, w].
+        batch: images per call of the network, >= 1.
+        progress: called after each batch.
+
+    Returns:
+        int64 [n].
+    """
+    predictions = []
+    with torch.inference_mode():
+        for part in torch.split(images, batch):
+            predictions.append(network(part).argmax(1))
+            if progress is not None:
+                progress(len(part))
+    return torch.cat(predictions)
+
+
+def count_correct(network: nn.Module, data: Dataset, batch: int = 256) -> int:
+    """How many images of a data set the network classifies correctly; in evaluation mode, whatever mode it is in."""
+    training = network.training
+    network.eval()
+    try:
+        device = next((value.device for value in network.parameters()), torch.device("cpu"))
+        predictions = classify(network, data.images.to(device), batch).cpu()
+    finally:
+        network.train(training)
+    return int((predictions == data.labels).sum())

@@ -1,0 +1,231 @@
+"""The training loop: mini-batches, accuracy on the way, checkpoints, and what happens when it diverges."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.batches import Batches
+from training.classification import count_correct
+from training.datasets import Dataset
+from training.recipe import Recipe
+from training.training_state import TrainingState, read_state, write_state
+
+CHECKPOINT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on held-out images after a number of iterations.
+
+    Args:
+        iteration: mini-batches learned from.
+        correct: images classified correctly.
+        images: images classified.
+    """
+
+    iteration: int
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of images classified correctly."""
+        return self.correct / self.images
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a running training reports.
+
+    Args:
+        iteration: mini-batches done.
+        iterations: how many there will be, at most.
+        loss: of the last mini-batch; NaN before the first.
+        evaluation: the last one.
+    """
+
+    iteration: int
+    iterations: int
+    loss: float
+    evaluation: Evaluation | None
+
+
+class DivergedError(ArithmeticError):
+    """Training ended in NaN or infinity. The network is as it was at the last evaluation.
+
+    Attributes:
+        iteration: the mini-batch in which it was noticed.
+        good: the last evaluation.
+        trained: what there was by then.
+    """
+
+    def __init__(self, iteration: int, good: Evaluation, trained: Trained) -> None:
+        super().__init__(
+            f"training diverged: NaN or infinity in iteration {iteration}; the last good state is that of iteration "
+            f"{good.iteration} with an accuracy of {good.accuracy:.2%}; use a smaller learning rate"
+        )
+        self.iteration = iteration
+        self.good = good
+        self.trained = trained
+
+
+@dataclass
+class Trained:
+    """What a training measured.
+
+    Attributes:
+        evaluations: in order; the first is before the first mini-batch, the last at the end.
+        losses: of the mini-batches.
+        reached_target: whether it ended early because the target accuracy was reached.
+    """
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    reached_target: bool = False
+
+    @property
+    def iterations(self) -> int:
+        """Mini-batches learned from."""
+        return len(self.losses)
+
+
+class Hooks:
+    """What may be done around the steps of a training; this does nothing."""
+
+    def before_step(self, iteration: int) -> None:
+        """Called before a mini-batch, from 0."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after the optimiser's step."""
+
+    def before_evaluation(self) -> None:
+        """Called before accuracy is measured; the next `before_step` may undo what this does."""
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    held_out: Dataset,
+    iterations: int,
+    recipe: Recipe,
+    *,
+    evaluate_at: Sequence[int] = (),
+    target_accuracy: float | None = None,
+    hooks: Hooks | None = None,
+    checkpoint: Path | None = None,
+    identity: dict[str, str] | None = None,
+    progress: Callable[[Moment], None] | None = None,
+) -> Trained:
+    """Train a network in place.
+
+    Args:
+        network: any module that maps images to logits; left in evaluation mode.
+        batches: mini-batches to learn from.
+        held_out: images to measure accuracy on.
+        iterations: mini-batches, >= 0.
+        recipe: optimiser, schedule and seed; its batch and augmentation are those of `batches`.
+        evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
+        target_accuracy: training ends at the first evaluation that reaches it; None for never.
+        hooks: what is done around the steps.
+        checkpoint: file that the state is kept in every few seconds; if it is there, training goes on from it, and the
+            result is that of one without a break, bit for bit.
+        identity: what must be the same for a checkpoint to go on from, by name.
+        progress: called after each iteration.
+
+    Raises:
+        DivergedError: the loss or a parameter was NaN or infinite.
+        InputError: `checkpoint` belongs to another training, or is no checkpoint.
+    """
+    hooks = Hooks() if hooks is None else hooks
+    optimizer = recipe.make_optimizer(network.parameters())
+    schedule = recipe.make_schedule(optimizer, iterations)
+    trained = Trained()
+    stops = {0, iterations, *(stop for stop in evaluate_at if stop < iterations)}
+
+    def save() -> None:
+        if checkpoint is not None:
+            parts = (network.state_dict(), optimizer.state_dict(), schedule.state_dict() if schedule else {})
+            evaluations = [(found.iteration, found.correct, found.images) for found in trained.evaluations]
+            write_state(checkpoint, TrainingState(identity or {}, *parts, evaluations, trained.losses, good))
+
+    def evaluate() -> None:
+        hooks.before_evaluation()
+        if not all(bool(torch.isfinite(value).all()) for value in network.parameters()):
+            raise _Diverged
+        trained.evaluations.append(Evaluation(trained.iterations, count_correct(network, held_out), len(held_out)))
+        if target_accuracy is not None and trained.evaluations[-1].accuracy >= target_accuracy:
+            trained.reached_target = True
+
+    good: dict[str, Tensor] = {}
+    if checkpoint is not None and checkpoint.exists():
+        state = read_state(checkpoint, identity or {})
+        network.load_state_dict(state.network)
+        optimizer.load_state_dict(dict(state.optimizer))
+        if schedule is not None:
+            schedule.load_state_dict(dict(state.schedule))
+        trained.evaluations = [Evaluation(*counts) for counts in state.evaluations]
+        trained.losses = list(state.losses)
+        last = trained.evaluations[-1]
+        trained.reached_target = target_accuracy is not None and last.accuracy >= target_accuracy
+        good = dict(state.good)
+    saved = time.monotonic()
+    try:
+        if not trained.evaluations:
+            evaluate()
+            good = copy.deepcopy(network.state_dict())
+        while trained.iterations < iterations and not trained.reached_target:
+            network.train()
+            hooks.before_step(trained.iterations)
+            loss = _step(network, batches, trained.iterations, recipe, optimizer)
+            hooks.after_step(optimizer)
+            if schedule is not None:
+                schedule.step()
+            trained.losses.append(loss)
+            if trained.iterations in stops:
+                evaluate()
+                good = copy.deepcopy(network.state_dict())
+            if progress is not None:
+                progress(Moment(trained.iterations, iterations, loss, trained.evaluations[-1]))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save()
+                saved = time.monotonic()
+    except _Diverged:
+        network.load_state_dict(good)
+        network.eval()
+        hooks.before_evaluation()
+        iteration = trained.iterations
+        trained.losses = trained.losses[: trained.evaluations[-1].iteration]
+        raise DivergedError(iteration, trained.evaluations[-1], trained) from None
+    network.eval()
+    return trained
+
+
+class _Diverged(Exception):  # noqa: N818
+    """NaN or infinity was met."""
+
+
+def _step(
+    network: nn.Module, batches: Batches, iteration: int, recipe: Recipe, optimizer: torch.optim.Optimizer
+) -> float:
+    device = next(network.parameters()).device
+    images, labels = (part.to(device) for part in batches.at(iteration))
+    # What the network itself draws (dropout, say) depends on the iteration alone, so that training can go on anywhere.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((recipe.seed << 32) + iteration & (1 << 63) - 1)
+        loss = functional.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise _Diverged
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value

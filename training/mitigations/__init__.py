@@ -1,0 +1,1 @@
+"""What is done about a chip's broken PEs."""

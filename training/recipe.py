@@ -1,0 +1,123 @@
+"""How a network is trained: mini-batches, optimiser, schedule. Checked before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.batches import Augmentation
+from training.errors import InputError, first_line
+
+DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
+"""Options of an optimiser where a recipe gives none."""
+
+_LENGTHS = {
+    "CosineAnnealingLR": "T_max",
+    "LinearLR": "total_iters",
+    "PolynomialLR": "total_iters",
+    "OneCycleLR": "total_steps",
+}
+"""Options of schedules that are the length of the training, unless a recipe gives them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    With a constant learning rate, which is the default, a training of fewer iterations is the beginning of a longer
+    one: accuracies on the way are those of shorter trainings.
+
+    Args:
+        batch: images in a mini-batch.
+        optimizer: name of a class in `torch.optim` that takes a step without a closure.
+        learning_rate: its `lr`.
+        options: its other options; None for `DEFAULT_OPTIONS`.
+        schedule: name of a class in `torch.optim.lr_scheduler`, stepped after each mini-batch; None for a constant
+            learning rate. What is the length of the training in its options may be left out.
+        schedule_options: its options.
+        label_smoothing: of the cross entropy, 0..1.
+        augmentation: what is done to training images.
+        seed: of the order of images, augmentation, random chips, and whatever the network draws in training.
+
+    Raises:
+        InputError: a value is out of range, or PyTorch has no such optimiser or schedule.
+    """
+
+    batch: int = 128
+    optimizer: str = "SGD"
+    learning_rate: float = 0.01
+    options: Mapping[str, Any] | None = None
+    schedule: str | None = None
+    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"batch is {self.batch}: expected 1 or more images")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}: expected 0 or more")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
+            raise InputError(f"learning rate is {self.learning_rate}: expected a finite number of 0 or more")
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(f"label smoothing is {self.label_smoothing}: expected 0..1")
+        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+        self.make_schedule(optimizer, 1)
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of parameters."""
+        known = _classes(torch.optim, torch.optim.Optimizer, without="LBFGS")
+        found = known.get(self.optimizer)
+        if found is None:
+            raise InputError(f"optimiser {self.optimizer!r} is unknown: expected one of {', '.join(known)}")
+        options = DEFAULT_OPTIONS.get(self.optimizer, {}) if self.options is None else self.options
+        try:
+            optimizer: torch.optim.Optimizer = found(list(parameters), lr=self.learning_rate, **options)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"optimiser {self.optimizer} refuses its options {dict(options)}: {first_line(error)}"
+            ) from None
+        return optimizer
+
+    def make_schedule(
+        self, optimizer: torch.optim.Optimizer, iterations: int
+    ) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The schedule of an optimiser over a number of iterations; None for a constant learning rate."""
+        if self.schedule is None:
+            return None
+        schedulers = torch.optim.lr_scheduler
+        known = _classes(schedulers, schedulers.LRScheduler, without="ReduceLROnPlateau")
+        found = known.get(self.schedule)
+        if found is None:
+            raise InputError(f"schedule {self.schedule!r} is unknown: expected one of {', '.join(known)}")
+        options = dict(self.schedule_options)
+        length = _LENGTHS.get(self.schedule)
+        if length is not None:
+            options.setdefault(length, max(1, iterations))
+        if self.schedule == "OneCycleLR":
+            options.setdefault("max_lr", self.learning_rate)
+        try:
+            schedule: torch.optim.lr_scheduler.LRScheduler = found(optimizer, **options)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"schedule {self.schedule} refuses its options {options}: {first_line(error)}") from None
+        return schedule
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything that decides a training, as JSON takes it."""
+        return asdict(self)
+
+
+def _classes(module: Any, base: type, without: str) -> dict[str, Any]:
+    """The classes of a module that are of a kind, by name, without the base and one that does not fit."""
+    return {
+        name: kind
+        for name, kind in sorted(vars(module).items())
+        if inspect.isclass(kind) and issubclass(kind, base) and kind is not base and name[0] != "_" and name != without
+    }

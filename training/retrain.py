@@ -1,0 +1,273 @@
+"""Fault-aware retraining: from a network and a chip to weights that work on that chip, and their accuracy on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simulator.chips import Chip
+from training.accelerator import Accelerator
+from training.batches import Batches
+from training.calibration import Method
+from training.convert import Calibration, convert
+from training.datasets import Dataset
+from training.deployment import Deployment
+from training.errors import InputError
+from training.fit import DivergedError, Evaluation, Hooks, Moment, Trained, fit
+from training.mitigations.mitigation import Step
+from training.mitigations.strategy import Strategy
+from training.recipe import Recipe
+from training.trainable import TrainableLayer, deployed, move, trainable, trainable_layers
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a network learns from, and what it is measured on.
+
+    Args:
+        train: images to learn from.
+        held_out: images that are not learned from, to measure accuracy on.
+        calibration: batches that activations' scales are chosen on.
+    """
+
+    train: Dataset
+    held_out: Dataset
+    calibration: Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class RetrainResult:
+    """A network retrained for a chip.
+
+    Attributes:
+        network: quantised, on the chip, in evaluation mode.
+        weights: parameters and buffers of the float network, by name.
+        deployment: how they sit on the chip.
+        evaluations: accuracy on the chip on the way; the first is before retraining, the last that of `network`.
+        losses: of the mini-batches.
+        reached_target: whether retraining ended early because the target accuracy was reached.
+    """
+
+    network: nn.Module
+    weights: dict[str, Tensor]
+    deployment: Deployment
+    evaluations: list[Evaluation]
+    losses: list[float]
+    reached_target: bool
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the held-out images that `network` classifies correctly."""
+        return self.evaluations[-1].accuracy
+
+
+class RetrainDivergedError(ArithmeticError):
+    """Retraining ended in NaN or infinity.
+
+    Attributes:
+        result: the last good state.
+    """
+
+    def __init__(self, message: str, result: RetrainResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def retrain(
+    network: nn.Module,
+    chip: Chip,
+    data: TrainingData,
+    iterations: int,
+    *,
+    strategy: Strategy | str = "fap+t",
+    recipe: Recipe | None = None,
+    evaluate_at: Sequence[int] = (),
+    target_accuracy: float | None = None,
+    calibration: Method = "max",
+    learn_scales: bool = False,
+    checkpoint: Path | None = None,
+    progress: Callable[[Moment], None] | None = None,
+) -> RetrainResult:
+    """Retrain a network for a chip, quantisation-aware, and measure it on the exact emulation of the chip.
+
+    Args:
+        network: float32 and trained; it is not changed. It computes on the device it is on.
+        chip: the chip, with permanent faults only.
+        data: images.
+        iterations: mini-batches to learn from; a strategy that does not retrain uses none of them.
+        strategy: what is done about the broken PEs, or its name; see `Strategy.named`.
+        recipe: how it learns; None for a `Recipe()` of defaults.
+        evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
+        target_accuracy: retraining ends at the first evaluation that reaches it; None for never.
+        calibration: how the scales of activations are chosen on the network as it is given.
+        learn_scales: whether they are learned from there.
+        checkpoint: file to keep the state in while it runs; if it is there, retraining goes on from it.
+        progress: called after each iteration.
+
+    Returns:
+        The same for the same inputs on the same machine, bit for bit, however often it was interrupted; on other
+        numbers of threads float32 gradients may add up in another order.
+
+    Raises:
+        RetrainDivergedError: the loss or a parameter was NaN or infinite; it holds the last good state.
+        InputError: the chip has FLIP faults, the network does not fit, a value is out of range, `checkpoint` is of
+            another retraining.
+    """
+    strategy = Strategy.named(strategy) if isinstance(strategy, str) else strategy
+    recipe = Recipe() if recipe is None else recipe
+    _check(chip, iterations, evaluate_at, target_accuracy)
+    config = chip.faults.config
+    model = trainable(
+        network, convert(network, config, data.calibration, method=calibration), learn_scales=learn_scales
+    )
+    deployment = _deploy(model, chip, strategy)
+    accelerator = deployment.accelerator(config, chip.faults)
+    hooks = _OnChip(model, accelerator, deployment, strategy, Step(0, iterations, recipe.seed))
+    described = {
+        "network": digest_of_weights(network.state_dict()),
+        "chip": chip.faults.digest() + ("" if chip.bypass is None else _digest(chip.bypass.tobytes())),
+        "training images": data.train.digest,
+        "held-out images": data.held_out.digest,
+        "activation scales": _digest(repr(deployment.activation_scales).encode()),
+        "strategy": repr(strategy),
+        "recipe": json.dumps({**recipe.as_dict(), "learn_scales": learn_scales}, sort_keys=True),
+        "budget": json.dumps([iterations, sorted(set(evaluate_at)), target_accuracy]),
+    }
+
+    def result(trained: Trained) -> RetrainResult:
+        hooks.before_evaluation()
+        scales = {name: float(layer.quantized.activation_scale) for name, layer in trainable_layers(model).items()}
+        weights = {name: value for name, value in model.state_dict().items() if not name.endswith("activation_scale")}
+        final = replace(deployment, activation_scales=scales)
+        return RetrainResult(
+            deployed(model), weights, final, trained.evaluations, trained.losses, trained.reached_target
+        )
+
+    try:
+        trained = fit(
+            model,
+            Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation),
+            data.held_out,
+            iterations if strategy.retrains else 0,
+            recipe,
+            evaluate_at=evaluate_at,
+            target_accuracy=target_accuracy,
+            hooks=hooks,
+            checkpoint=checkpoint,
+            identity=described,
+            progress=progress,
+        )
+    except DivergedError as error:
+        raise RetrainDivergedError(str(error), result(error.trained)) from None
+    return result(trained)
+
+
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, value in weights.items():
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check(chip: Chip, iterations: int, evaluate_at: Sequence[int], target_accuracy: float | None) -> None:
+    if chip.faults.has_flips:
+        raise InputError(
+            f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
+            "retraining needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
+        )
+    if iterations < 0:
+        raise InputError(f"iterations is {iterations}: expected 0 or more")
+    if any(stop < 0 for stop in evaluate_at):
+        raise InputError(f"evaluations are asked for after {min(evaluate_at)} iterations: expected 0 or more")
+    if target_accuracy is not None and not 0 <= target_accuracy <= 1:
+        raise InputError(f"target accuracy is {target_accuracy}: expected a fraction, 0..1")
+
+
+def _deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
+    config = chip.faults.config
+    bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass.copy()
+    scales = {name: float(layer.activation_scale) for name, layer in trainable_layers(model).items()}
+    deployment = Deployment(config.as_dict(), bypass, scales, {})
+    for mitigation in strategy.mitigations:
+        deployment = mitigation.deploy(deployment, chip, model)
+    return deployment
+
+
+class _OnChip(Hooks):
+    """Puts each step on the chip it is for, and holds the weights at bypassed PEs at zero."""
+
+    def __init__(
+        self, model: nn.Module, chip: Accelerator, deployment: Deployment, strategy: Strategy, budget: Step
+    ) -> None:
+        """Put the model on its chip and prune it.
+
+        Args:
+            model: from `trainable`.
+            chip: the chip as deployed.
+            deployment: what is bypassed, and where operands sit.
+            strategy: says which chip a step is for.
+            budget: the first step.
+        """
+        self._model = model
+        self._chip = chip
+        self._deployment = deployment
+        self._mitigations = strategy.mitigations
+        self._budget = budget
+        self._present: Accelerator | None = None
+        self._held: list[tuple[TrainableLayer, Tensor]] = []
+        self._holds_anew = False
+        self.before_step(0)
+        self._hold()
+        self._on(chip)
+
+    def before_step(self, iteration: int) -> None:
+        """Put the model on the chip that the step is for."""
+        accelerator = self._chip
+        for mitigation in self._mitigations:
+            accelerator = mitigation.chip_for(replace(self._budget, iteration=iteration), accelerator)
+        self._on(accelerator)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set weights at bypassed PEs to zero again; their gradients are zero, so momentum stays so, too."""
+        self._hold()
+        if self._holds_anew:
+            for layer, kept in self._held:
+                for value in optimizer.state.get(layer.weight, {}).values():
+                    if isinstance(value, Tensor) and value.shape == layer.weight.shape:
+                        value.mul_(kept)
+            self._holds_anew = False
+
+    def before_evaluation(self) -> None:
+        """Put the model on its chip."""
+        self._on(self._chip)
+
+    def _hold(self) -> None:
+        for layer, kept in self._held:
+            layer.weight.data.mul_(kept)
+
+    def _on(self, accelerator: Accelerator) -> None:
+        if accelerator is self._present:
+            return
+        self._present = accelerator
+        move(self._model, accelerator, self._deployment.placements)
+        # PEs that are bypassed for one step only, as hardening does, keep their weights.
+        bypass = self._deployment.bypass if accelerator.bypass is None else self._deployment.bypass & accelerator.bypass
+        self._held = []
+        for layer in trainable_layers(self._model).values():
+            kept = layer.acting(bypass)
+            if kept is not None:
+                self._held.append((layer, kept))
+        self._holds_anew = True
