@@ -21,7 +21,7 @@ from simulator.faults import BoolArray
 Int64Array = npt.NDArray[np.int64]
 
 LARGEST_POSITION = 1 << 24
-"""Positions are below it, so that a file of placements cannot ask for any amount of memory."""
+"""Positions are below it; what a layer takes on the array is bounded where a deployment is put on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,12 @@ class Placement:
 
         Returns:
             bool [groups * N, K]: the value at the PE that holds the weight, in the order of a layer's weights.
+
+        Raises:
+            ValueError: a mask of another shape.
         """
+        if per_pe.shape != (config.rows, config.cols):
+            raise ValueError(f"mask of PEs has shape {per_pe.shape}: expected {(config.rows, config.cols)}")
         rows, columns = self.rows % config.rows, self.columns % config.cols
         parts = [per_pe[rows[group][None, :], columns[group][:, None]] for group in range(self.groups)]
         return np.concatenate(parts)

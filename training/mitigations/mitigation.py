@@ -8,6 +8,7 @@ from torch import nn
 
 from simulator.chips import Chip
 from training.accelerator import Accelerator
+from training.batches import Batches
 from training.deployment import Deployment
 
 
@@ -38,6 +39,14 @@ class Mitigation:
             network: from `training.trainable`, with the weights to deploy; not changed.
         """
         return deployment
+
+    def settle(self, network: nn.Module, batches: Batches) -> None:
+        """Change what can be changed without gradients, once the network is on its chip.
+
+        Args:
+            network: from `training.trainable`, on the chip as deployed; changed in place.
+            batches: of training images.
+        """
 
     def chip_for(self, step: Step, accelerator: Accelerator) -> Accelerator:
         """The chip that a mini-batch of retraining runs on.

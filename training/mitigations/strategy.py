@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.errors import InputError
+from training.mitigations.batch_norm import BatchNormStatistics
 from training.mitigations.bypass import Bypass
 from training.mitigations.gradual import Gradual
 from training.mitigations.mitigation import Mitigation
@@ -21,8 +22,7 @@ DEPLOYMENTS: dict[str, tuple[Mitigation, ...]] = {
 the faults do, through the exact emulation and straight-through gradients ("training with the faulty behaviour", as in
 arXiv 2412.16208)."""
 
-RETRAIN = "t"
-GRADUAL = "gradual"
+RETRAIN, BATCH_NORM, GRADUAL = "t", "bn", "gradual"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class Strategy:
 
     @classmethod
     def named(cls, name: str) -> Strategy:
-        """One of the names: `none`, `fap`, `fam`, `fam-columns` or `fam-rows`; then `+t` to retrain; then `+gradual`.
+        """A strategy by its name: what is deployed, and after it, in any order, what else is done.
+
+        The first word is `none`, `fap`, `fam`, `fam-columns` or `fam-rows`; then may follow `+t` to retrain, `+bn` to
+        measure the statistics of batch normalisation on the chip, and, with `+t`, `+gradual` to inject the faults in
+        steps.
 
         Raises:
             InputError: another name.
@@ -48,10 +52,16 @@ class Strategy:
         Strategy(mitigations=(Bypass(),), retrains=True)
         """
         first, *others = name.lower().split("+")
-        if first not in DEPLOYMENTS or others not in ([], [RETRAIN], [RETRAIN, GRADUAL]):
+        known = {BATCH_NORM: BatchNormStatistics(), GRADUAL: Gradual()}
+        if (
+            first not in DEPLOYMENTS
+            or not set(others) <= {RETRAIN, *known}
+            or len(set(others)) < len(others)
+            or (GRADUAL in others and RETRAIN not in others)
+        ):
             raise InputError(
                 f"mitigation {name!r} is unknown: expected one of {', '.join(DEPLOYMENTS)}, then +{RETRAIN} to "
-                f"retrain, then +{GRADUAL} to inject the faults in steps, such as fap+t"
+                f"retrain, +{BATCH_NORM} to measure batch normalisation anew, and with +{RETRAIN} also +{GRADUAL} to "
+                "inject the faults in steps; such as fap+t"
             )
-        gradual = (Gradual(),) if GRADUAL in others else ()
-        return cls((*DEPLOYMENTS[first], *gradual), RETRAIN in others)
+        return cls((*DEPLOYMENTS[first], *(known[word] for word in known if word in others)), RETRAIN in others)
