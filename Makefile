@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/cycle_engine.py
 	$(BIN)/python benchmarks/emulation.py
 	$(BIN)/python benchmarks/rtl_speed.py
+	$(BIN)/python benchmarks/fault_aware_training.py speed
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

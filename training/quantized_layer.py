@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from simulator import ArrayConfig
 from simulator.faults import BoolArray
 from training.accelerator import Accelerator
-from training.errors import ConversionError, InputError
+from training.errors import ConversionError, InputError, NotFiniteError
 from training.placement import Placement
 from training.quantization import (
     activation_dtype,
@@ -102,6 +102,7 @@ class QuantizedLayer(nn.Module):
         self.accelerator = accelerator
         self.placement: Placement | None = None
         self.observer: Observer | None = None
+        self._kept: tuple[Accelerator | None, Placement | None, Tensor | None] = (None, None, None)
         weight, bias = float_parameters(layer, name)
         input_scale = torch.as_tensor(activation_scale, dtype=torch.float32, device=weight.device).detach().clone()
         if not 0 < float(input_scale) < float("inf"):
@@ -161,8 +162,14 @@ class QuantizedLayer(nn.Module):
 
     def kept_weights(self) -> Tensor | None:
         """Which weights act: bool, the shape of the weights, False at bypassed PEs; None for all."""
-        bypass = self.accelerator.bypass
-        return None if bypass is None else self.acting(bypass)
+        accelerator, placement, kept = self._kept
+        moved = kept is not None and kept.device != self.weight.device
+        if accelerator is not self.accelerator or placement is not self.placement or moved:
+            bypass = self.accelerator.bypass
+            kept = None if bypass is None else self.acting(bypass)
+            # A training asks for it in every step.
+            self._kept = self.accelerator, self.placement, kept
+        return kept
 
     def acting(self, bypass: BoolArray) -> Tensor | None:
         """Which weights would act if those PEs, bool [R, C], were bypassed; as `kept_weights`."""
@@ -179,13 +186,14 @@ class QuantizedLayer(nn.Module):
             x: of any shape.
 
         Raises:
-            InputError: `x` is not float32, or has a NaN or an infinity.
+            InputError: `x` is not float32.
+            NotFiniteError: `x` has a NaN or an infinity.
         """
         if x.dtype != torch.float32:
             raise InputError(f"layer {self.name!r}: input is {x.dtype}: expected torch.float32")
         # One NaN or infinity makes the sum one, and a sum is quicker; finite numbers may overflow in it.
         if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
-            raise InputError(f"layer {self.name!r}: NaN or infinity in the input: check images and weights")
+            raise NotFiniteError(f"layer {self.name!r}: NaN or infinity in the input: check images and weights")
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The layer's input as integers; not checked.
@@ -225,6 +233,10 @@ class QuantizedLayer(nn.Module):
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of an input, float32 as `pad` gives it, finite and of a shape that fits."""
         raise NotImplementedError
+
+    def multiplies_plainly(self, x: Tensor) -> bool:
+        """Whether `multiply` adds up products as they are, in whatever order, where `x` is."""
+        return True
 
     def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's product of an input as `pad` gives it with weights, in floating point.
