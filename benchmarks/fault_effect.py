@@ -16,8 +16,9 @@ from rich.progress import track
 from rich.table import Table
 
 from efat.fault_map_picture import SITE_COLORS
-from efat.inference import classify, run_chip
+from efat.inference import run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
+from training.classification import classify
 from training.convert import convert, place
 from training.layers import Accelerator
 from training.workloads import load_workload

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
-import torch
 from torch import Tensor, nn
 
 from simulator.config import ArrayConfig
 from simulator.timing import gemm_timing
+from training.classification import Progress, classify
 from training.convert import place, quantized_layers
 from training.layers import Accelerator, GemmRun
-
-Progress = Callable[[int], None]
-"""Called with the number of images just finished."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,16 @@ class Accuracy:
         wrong = self.images - self.correct
         spread = math.sqrt(z_squared * (self.correct * wrong / self.images + z_squared / 4)) / (self.images + z_squared)
         return max(0.0, centre - spread), min(1.0, centre + spread)
+
+    def as_dict(self) -> dict[str, float]:
+        """Count, value and interval, as JSON takes them."""
+        low, high = self.interval
+        return {
+            "correct": self.correct,
+            "accuracy": self.value,
+            "accuracy_95_low": low,
+            "accuracy_95_high": high,
+        }
 
 
 @dataclass
@@ -127,27 +134,6 @@ class ChipReport:
         return sum(layer.double_buffered_cycles for layer in self.layers)
 
 
-def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
-    """Predict the class of each image.
-
-    Args:
-        network: maps float32 [b, c, h, w] to logits [b, classes].
-        images: float32 [n, c, h, w].
-        batch: images per call of the network, >= 1.
-        progress: called after each batch.
-
-    Returns:
-        int64 [n].
-    """
-    predictions = []
-    with torch.inference_mode():
-        for part in torch.split(images, batch):
-            predictions.append(network(part).argmax(1))
-            if progress is not None:
-                progress(len(part))
-    return torch.cat(predictions)
-
-
 def measure_accuracy(predictions: Tensor, labels: Tensor) -> Accuracy:
     """Compare predicted classes int64 [n] with the labels int64 [n]."""
     return Accuracy(int((predictions == labels).sum()), len(labels))
@@ -192,7 +178,8 @@ def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, Lay
 
     def observe(run: GemmRun) -> None:
         report = reports.setdefault(run.layer, LayerReport(run.layer))
-        report.add(run, fault_free.gemm(run.x, run.w), config)
+        exact = fault_free.gemm(*run.on_array())
+        report.add(run, exact if run.placement is None else run.placement.take_out(exact, run.group), config)
 
     layers = quantized_layers(network).values()
     for layer in layers:

@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from efat.inference import Accuracy, ChipReport, LayerReport, Progress, classify, measure_accuracy, run_chip
+from efat.inference import Accuracy, ChipReport, LayerReport, measure_accuracy, run_chip
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
 from training.calibration import Method
+from training.classification import Progress, classify
 from training.convert import convert, place
+from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
 from training.workloads import load_workload
@@ -34,7 +37,9 @@ class Simulation:
         images: float32 [n, c, h, w].
         labels: int64 [n].
         chips: the chips to run.
-        network: the quantised network; which chip it runs on changes while this runs.
+        network: the quantised network; which chip it runs on changes while this runs. Where its operands sit on it
+            does not.
+        deployment: how the weights sit on the chip they were retrained for; None for weights of no chip.
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`.
         fault_free_accuracy: of the quantised network on a fault-free array; None before `run`.
@@ -51,6 +56,7 @@ class Simulation:
     chips: list[Chip]
     _float_network: nn.Module = field(repr=False)
     network: nn.Module = field(repr=False)
+    deployment: Deployment | None = None
     _threads: int | None = None
     reports: list[ChipReport] = field(default_factory=list)
     float_accuracy: Accuracy | None = None
@@ -64,7 +70,8 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> None:
         """Run all chips. Interrupted, it keeps the reports of the chips that are done."""
         self.float_accuracy = measure_accuracy(classify(self._float_network, self.images, self.batch), self.labels)
-        # The emulation is as good without faults; it takes multipliers that are not exact, too.
+        # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is bypassed:
+        # weights that were retrained for bypassed PEs are zero there.
         place(self.network, Accelerator.fault_free(self.config))
         fault_free = classify(self.network, self.images, self.batch)
         self.fault_free_accuracy = measure_accuracy(fault_free, self.labels)
@@ -74,21 +81,37 @@ class Simulation:
                 run_chip(self.network, accelerator, self.images, self.labels, fault_free, self.batch, progress)
             )
 
-    def accelerator(self, chip: Chip) -> Accelerator:
-        """The chip with what is bypassed in it, and the engine that runs it."""
-        return Accelerator(self.config, chip.faults, self._bypass_mask(chip), engine=self.engine, threads=self._threads)
+    def accelerator(self, chip: Chip, engine: Engine | None = None) -> Accelerator:
+        """The chip with what is bypassed in it, and the engine that runs it: that of the simulation if None."""
+        return Accelerator(
+            self.config, chip.faults, self._bypass_mask(chip), engine=engine or self.engine, threads=self._threads
+        )
 
     def bypassed(self, chip: Chip) -> int:
         """Number of PEs of the chip that are bypassed."""
         mask = self._bypass_mask(chip)
         return 0 if mask is None else int(mask.sum())
 
+    def other_chips(self) -> list[str]:
+        """Ids of the chips that the weights were not retrained for: with other faults, or more bypassed by fuses."""
+        deployment = self.deployment
+        if deployment is None:
+            return []
+        digest = deployment.about.get("chip_digest")
+        return [
+            chip.id
+            for chip in self.chips
+            if chip.faults.digest() != digest or (chip.bypass is not None and (chip.bypass & ~deployment.bypass).any())
+        ]
+
     def _bypass_mask(self, chip: Chip) -> BoolArray | None:
-        """What the chip's fuses bypass and, if asked for, what its faults require."""
-        if not self.bypass:
-            return chip.bypass
-        required = chip.faults.required_bypass()
-        return required if chip.bypass is None else required | chip.bypass
+        """What the chip's fuses bypass, what the weights are for and, if asked for, what the faults require."""
+        masks = [] if chip.bypass is None else [chip.bypass]
+        if self.deployment is not None:
+            masks.append(self.deployment.bypass)
+        if self.bypass:
+            masks.append(chip.faults.required_bypass())
+        return np.logical_or.reduce(masks) if masks else None
 
     def as_dict(self, clock_mhz: float) -> dict[str, Any]:
         """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
@@ -101,9 +124,10 @@ class Simulation:
             "bypass": self.bypass,
             "clock_mhz": clock_mhz,
             "array": self.config.as_dict(),
+            "deployment": self.deployment_dict(),
             "complete": len(self.reports) == len(self.chips),
-            "float": _accuracy_dict(self.float_accuracy),
-            "fault_free": _accuracy_dict(self.fault_free_accuracy),
+            "float": None if self.float_accuracy is None else self.float_accuracy.as_dict(),
+            "fault_free": None if self.fault_free_accuracy is None else self.fault_free_accuracy.as_dict(),
             "chips": [
                 self._chip_dict(chip, report, clock_mhz) for chip, report in zip(self.chips, self.reports, strict=False)
             ],
@@ -115,7 +139,7 @@ class Simulation:
             "faults": chip.faults.summary(),
             "digest": chip.faults.digest(),
             "bypassed_pes": self.bypassed(chip),
-            **(_accuracy_dict(report.accuracy) or {}),
+            **report.accuracy.as_dict(),
             "changed_predictions": report.changed_predictions,
             "serial_cycles": report.serial_cycles,
             "double_buffered_cycles": report.double_buffered_cycles,
@@ -124,24 +148,23 @@ class Simulation:
             "layers": [self._layer_dict(layer) for layer in report.layers],
         }
 
+    def deployment_dict(self) -> dict[str, Any] | None:
+        """What the weights were retrained for, as JSON takes it; None for weights of no chip."""
+        if self.deployment is None:
+            return None
+        return {
+            "about": dict(self.deployment.about),
+            "bypassed_pes": int(self.deployment.bypass.sum()),
+            "placed_layers": sorted(self.deployment.placements),
+            "other_chips": self.other_chips(),
+        }
+
     def _layer_dict(self, layer: LayerReport) -> dict[str, Any]:
         return {**asdict(layer), "utilisation": layer.utilisation(self.config)}
 
     def latency_ms(self, cycles: int, clock_mhz: float) -> float:
         """Milliseconds per image when `cycles` clock cycles classify all images."""
         return cycles / (clock_mhz * 1e3) / len(self.images)
-
-
-def _accuracy_dict(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    if accuracy is None:
-        return None
-    low, high = accuracy.interval
-    return {
-        "correct": accuracy.correct,
-        "accuracy": accuracy.value,
-        "accuracy_95_low": low,
-        "accuracy_95_high": high,
-    }
 
 
 def prepare(
@@ -163,14 +186,15 @@ def prepare(
     Args:
         network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
         lot: HDF5 file of chips.
-        weights: file of weights; None for those that come with the network.
+        weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
+            that come with the network.
         data: folder or file of images; None for those that come with the network.
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
         images: number of test images; None for all.
         batch: images per GEMM.
         bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
-        calibration: how the activations' scales are chosen.
+        calibration: how the activations' scales are chosen; weights that were retrained for a chip bring theirs.
         threads: threads of the cycle engine; None for one per core.
 
     Raises:
@@ -193,7 +217,13 @@ def prepare(
     count = available if images is None else images
     if not 1 <= count <= available:
         raise InputError(f"images is {count}: expected 1..{available}, the test images of {workload.test.name}")
-    quantised = convert(workload.network, config, workload.calibration, method=calibration)
+    deployment = workload.deployment
+    if deployment is None:
+        quantised = convert(workload.network, config, workload.calibration, method=calibration)
+    else:
+        deployment.check_array(config)
+        quantised = convert(workload.network, config, (), activation_scales=deployment.activation_scales)
+        deployment.put(quantised, Accelerator.fault_free(config))
     return Simulation(
         network_name=network,
         data_name=workload.test.name,
@@ -206,5 +236,6 @@ def prepare(
         chips=chosen,
         _float_network=workload.network,
         network=quantised,
+        deployment=deployment,
         _threads=threads,
     )

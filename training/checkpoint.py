@@ -31,7 +31,21 @@ def load_weights(network: nn.Module, path: Path, described: str) -> None:
         FileNotFoundError: there is no such file.
         InputError: the file is of neither format, holds more than weights, or the weights are those of another network.
     """
-    weights = read_weights(path)
+    put_weights(network, read_weights(path), path, described)
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, described: str) -> None:
+    """Put weights that were read into a network, all of them or, if anything does not fit, none.
+
+    Args:
+        network: takes the weights, in place.
+        weights: by key, as `read_weights` gives them.
+        path: where they are from, for messages.
+        described: the network in words, for messages.
+
+    Raises:
+        InputError: the weights are those of another network.
+    """
     expected = network.state_dict()
     problems = _differences(weights, expected)
     if problems:

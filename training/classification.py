@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.datasets import Dataset
+from training.errors import NotFiniteError
 
 Progress = Callable[[int], None]
 """Called with the number of images just finished."""
@@ -35,12 +36,27 @@ def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress 
 
 
 def count_correct(network: nn.Module, data: Dataset, batch: int = 256) -> int:
-    """How many images of a data set the network classifies correctly; in evaluation mode, whatever mode it is in."""
+    """How many images of a data set the network classifies correctly; in evaluation mode, whatever mode it is in.
+
+    Args:
+        network: maps float32 [b, c, h, w] to logits [b, classes].
+        data: the images, and what they are.
+        batch: images per call of the network, >= 1.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite.
+    """
     training = network.training
+    device = next((value.device for value in network.parameters()), torch.device("cpu"))
     network.eval()
+    correct = 0
     try:
-        device = next((value.device for value in network.parameters()), torch.device("cpu"))
-        predictions = classify(network, data.images.to(device), batch).cpu()
+        with torch.inference_mode():
+            for images, labels in zip(torch.split(data.images, batch), torch.split(data.labels, batch), strict=True):
+                logits = network(images.to(device))
+                if not bool(torch.isfinite(logits).all()):
+                    raise NotFiniteError("NaN or infinity among the logits: check images and weights")
+                correct += int((logits.argmax(1).cpu() == labels).sum())
     finally:
         network.train(training)
-    return int((predictions == data.labels).sum())
+    return correct

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,7 @@ def convert(
     method: Method = "max",
     percentile: float = DEFAULT_PERCENTILE,
     accelerator: Accelerator | None = None,
+    activation_scales: Mapping[str, float] | None = None,
 ) -> nn.Module:
     """Quantise every Conv2d and Linear of a network and put them on an accelerator.
 
@@ -61,6 +62,8 @@ def convert(
         method: how input scales are chosen from them: see `training.calibration`.
         percentile: for method `percentile`, in percent.
         accelerator: the chip to run on; a fault-free one of `config` in the emulation if None.
+        activation_scales: the value of one step of each layer's input by the layer's name, as `quantized_layers` has
+            them; then nothing is calibrated, and `calibration` may be empty. None to choose them on `calibration`.
 
     Returns:
         A converted copy, in evaluation mode.
@@ -68,7 +71,8 @@ def convert(
     Raises:
         ConversionError: there is no layer to convert, or one that cannot be; weights or activations are not finite;
             calibration data is missing, does not fit the network, does not reach a layer, or is negative where
-            activations are unsigned.
+            activations are unsigned; `activation_scales` lacks a layer, names one that is not there, or has a value
+            that is not positive and finite.
         InputError: an unknown method, or a percentile outside (0, 100].
         ValueError: `accelerator` has other widths than `config`.
     """
@@ -78,11 +82,17 @@ def convert(
     _check_widths(config, accelerator.config)
     _check_convertible(module)
     network = copy.deepcopy(module).eval()
-    histograms = _calibrate(network, calibration, config)
+    scales: Mapping[str, Tensor | float]
+    if activation_scales is None:
+        levels = activation_limits(config)[1]
+        histograms = _calibrate(network, calibration, config)
+        scales = {name: histogram.scale(method, levels, percentile) for name, histogram in histograms.items()}
+    else:
+        _check_scales(network, activation_scales)
+        scales = activation_scales
     converted: dict[nn.Module, QuantizedLayer] = {}
-    levels = activation_limits(config)[1]
     for name, layer in _float_layers(network):
-        scale = histograms[name].scale(method, levels, percentile)
+        scale = scales[name]
         quantized = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
         converted[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
         layer.register_forward_pre_hook(_refuse_to_run)
@@ -161,6 +171,19 @@ def _check_convertible(module: nn.Module) -> None:
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise ConversionError(f"layer {name!r} has forward hooks, which would be lost: remove them first")
         float_parameters(layer, name)
+
+
+def _check_scales(network: nn.Module, scales: Mapping[str, float]) -> None:
+    names = [name for name, _ in _float_layers(network)]
+    for name in names:
+        if name not in scales:
+            raise ConversionError(f"layer {name!r} has no activation scale: give one for each layer, or calibrate")
+    for name in scales:
+        if name not in names:
+            raise ConversionError(
+                f"there is an activation scale for layer {name!r}, which the network has not: "
+                "give those of this network, or calibrate"
+            )
 
 
 def _has_own_forward(layer: _FloatLayer) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ class Deployment:
         bypass: bool [R, C], the PEs to bypass.
         activation_scales: the value of one step of each layer's input, by the layer's name.
         placements: where operands sit, by the layer's name; layers that are not named sit in order.
+        about: where it is from, for people, if it is from a file: short texts by name; see `write_deployed`.
     """
 
     array: Mapping[str, Any]
     bypass: BoolArray
     activation_scales: Mapping[str, float]
     placements: Mapping[str, Placement]
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def with_bypass(self, bypass: BoolArray) -> Deployment:
         """The same with other PEs bypassed, bool [R, C]."""
@@ -100,6 +102,15 @@ class Deployment:
                 raise InputError(
                     f"the weights place layer {name!r} with groups, K and N of {found}: the network has {expected}"
                 )
+            # One column for all outputs is the least that can be used; more would take any amount of memory.
+            rows, cols = accelerator.config.rows, accelerator.config.cols
+            largest = (-(-expected[1] // rows) * rows, expected[2] * cols)
+            extents = int(placement.rows.max()) + 1, int(placement.columns.max()) + 1
+            if extents[0] > largest[0] or extents[1] > largest[1]:
+                raise InputError(
+                    f"the weights place layer {name!r} at rows and columns up to {extents}, over all folds: "
+                    f"the array has no use for more than {largest}"
+                )
         place(network, accelerator)
         for name, layer in layers.items():
             layer.placement = self.placements.get(name)
@@ -110,7 +121,7 @@ class Deployment:
 
 
 def write_deployed(path: Path, weights: Mapping[str, Tensor], deployment: Deployment, about: Mapping[str, str]) -> None:
-    """Write weights and how they sit on their chip, in one piece.
+    """Write weights and how they sit on their chip, in one piece; the same content gives the same bytes.
 
     Args:
         path: the file; its folder is there.
@@ -118,15 +129,16 @@ def write_deployed(path: Path, weights: Mapping[str, Tensor], deployment: Deploy
         deployment: how they sit on the chip.
         about: where it is from, for people: short texts by name.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     tensors[_BYPASS] = torch.from_numpy(deployment.bypass.astype(np.uint8))
     for name, scale in deployment.activation_scales.items():
         tensors[_SCALE + name] = torch.tensor(scale, dtype=torch.float32)
     for name, placement in deployment.placements.items():
         tensors[_ROWS + name] = torch.from_numpy(placement.rows.astype(np.int32))
         tensors[_COLUMNS + name] = torch.from_numpy(placement.columns.astype(np.int32))
-    metadata = {"format": FORMAT, "version": str(VERSION), "array": json.dumps(dict(deployment.array)), **about}
-    content = save(tensors, metadata)
+    metadata = {**about, "format": FORMAT, "version": str(VERSION), "array": json.dumps(dict(deployment.array))}
+    content = _with_sorted_header(save(tensors, metadata))
     with replaced(path) as beside:
         beside.write_bytes(content)
 
@@ -146,14 +158,25 @@ def read_deployed(path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
     extra = {name: value for name, value in tensors.items() if name.startswith(PREFIX)}
     if not extra:
         return weights, None
-    array = _read_array(path)
+    array, about = _read_metadata(path)
     try:
-        return weights, _deployment(array, extra)
+        return weights, replace(_deployment(array, extra), about=about)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {first_line(error)}; write it anew with efat retrain-chip") from None
 
 
-def _read_array(path: Path) -> dict[str, Any]:
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in alphabetical order: the library has another in every process."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def _read_metadata(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The array a file is for, and what else it says of itself."""
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -167,11 +190,11 @@ def _read_array(path: Path) -> dict[str, Any]:
         )
     try:
         array = json.loads(metadata.get("array", ""))
-    except (ValueError, RecursionError):
-        array = None
-    if not isinstance(array, dict) or not all(isinstance(array.get(name), int) for name in _SIZES):
-        raise InputError(f"{path} does not say which array it is for: write it anew with efat retrain-chip")
-    return array
+        ArrayConfig(**{name: array[name] for name in _SIZES})
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{path} does not say which array it is for: write it anew with efat retrain-chip") from None
+    about = {name: value for name, value in metadata.items() if name not in ("format", "version", "array")}
+    return array, about
 
 
 def _deployment(array: dict[str, Any], tensors: Mapping[str, Tensor]) -> Deployment:
@@ -200,6 +223,8 @@ def _partners(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _scale(name: str, value: Tensor) -> float:
-    if value.dtype != torch.float32 or value.ndim or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} is {value.dtype} {value.tolist()}: expected one positive float32")
+    if value.dtype != torch.float32 or value.ndim:
+        raise ValueError(f"{name} is {value.dtype} {list(value.shape)}: expected one float32 without dimensions")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} is {float(value)}: expected finite and positive")
     return float(value)

@@ -9,6 +9,10 @@ class ConversionError(InputError):
     """A network cannot be turned into a quantised one."""
 
 
+class NotFiniteError(InputError):
+    """NaN or infinity where a network computes: broken images or weights, or a training that diverged."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line of at most 160 characters; its type if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

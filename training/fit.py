@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,10 +17,14 @@ from torch.nn import functional
 from training.batches import Batches
 from training.classification import count_correct
 from training.datasets import Dataset
+from training.errors import InputError, NotFiniteError, first_line
 from training.recipe import Recipe
 from training.training_state import TrainingState, read_state, write_state
 
 CHECKPOINT_SECONDS = 15.0
+
+_OF_NETWORK = 4
+"""First word of the spawn key of what the network draws; batches, hardening and gradual injection have others."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,10 @@ class Hooks:
         """Called after the optimiser's step."""
 
     def before_evaluation(self) -> None:
-        """Called before accuracy is measured; the next `before_step` may undo what this does."""
+        """Called before accuracy is measured."""
+
+    def after_evaluation(self) -> None:
+        """Called when accuracy was measured and the network kept as the last good one; undoes `before_evaluation`."""
 
 
 def fit(
@@ -142,13 +150,14 @@ def fit(
         progress: called after each iteration.
 
     Raises:
-        DivergedError: the loss or a parameter was NaN or infinite.
-        InputError: `checkpoint` belongs to another training, or is no checkpoint.
+        DivergedError: the loss, a parameter or a logit was NaN or infinite.
+        InputError: they are before the first mini-batch; `checkpoint` belongs to another training, or is no checkpoint.
     """
     hooks = Hooks() if hooks is None else hooks
     optimizer = recipe.make_optimizer(network.parameters())
     schedule = recipe.make_schedule(optimizer, iterations)
     trained = Trained()
+    good: dict[str, Tensor] = {}
     stops = {0, iterations, *(stop for stop in evaluate_at if stop < iterations)}
 
     def save() -> None:
@@ -158,30 +167,34 @@ def fit(
             write_state(checkpoint, TrainingState(identity or {}, *parts, evaluations, trained.losses, good))
 
     def evaluate() -> None:
+        nonlocal good
         hooks.before_evaluation()
-        if not all(bool(torch.isfinite(value).all()) for value in network.parameters()):
-            raise _Diverged
-        trained.evaluations.append(Evaluation(trained.iterations, count_correct(network, held_out), len(held_out)))
-        if target_accuracy is not None and trained.evaluations[-1].accuracy >= target_accuracy:
-            trained.reached_target = True
+        try:
+            correct = _count_correct(network, held_out)
+        except NotFiniteError:
+            if trained.iterations:
+                raise _Diverged from None
+            raise
+        trained.evaluations.append(Evaluation(trained.iterations, correct, len(held_out)))
+        trained.reached_target = reaches_target()
+        good = copy.deepcopy(network.state_dict())
+        hooks.after_evaluation()
 
-    good: dict[str, Tensor] = {}
+    def reaches_target() -> bool:
+        return target_accuracy is not None and trained.evaluations[-1].accuracy >= target_accuracy
+
     if checkpoint is not None and checkpoint.exists():
         state = read_state(checkpoint, identity or {})
-        network.load_state_dict(state.network)
-        optimizer.load_state_dict(dict(state.optimizer))
-        if schedule is not None:
-            schedule.load_state_dict(dict(state.schedule))
-        trained.evaluations = [Evaluation(*counts) for counts in state.evaluations]
-        trained.losses = list(state.losses)
-        last = trained.evaluations[-1]
-        trained.reached_target = target_accuracy is not None and last.accuracy >= target_accuracy
-        good = dict(state.good)
+        try:
+            trained, good = _go_on(state, network, optimizer, schedule)
+        except Exception as error:
+            # PyTorch raises nearly anything on the state of something else, and nothing but the file can be wrong.
+            raise InputError(f"{checkpoint} does not fit ({first_line(error)}): delete it to start over") from None
+        trained.reached_target = reaches_target()
     saved = time.monotonic()
     try:
         if not trained.evaluations:
             evaluate()
-            good = copy.deepcopy(network.state_dict())
         while trained.iterations < iterations and not trained.reached_target:
             network.train()
             hooks.before_step(trained.iterations)
@@ -192,7 +205,6 @@ def fit(
             trained.losses.append(loss)
             if trained.iterations in stops:
                 evaluate()
-                good = copy.deepcopy(network.state_dict())
             if progress is not None:
                 progress(Moment(trained.iterations, iterations, loss, trained.evaluations[-1]))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -201,7 +213,6 @@ def fit(
     except _Diverged:
         network.load_state_dict(good)
         network.eval()
-        hooks.before_evaluation()
         iteration = trained.iterations
         trained.losses = trained.losses[: trained.evaluations[-1].iteration]
         raise DivergedError(iteration, trained.evaluations[-1], trained) from None
@@ -213,14 +224,39 @@ class _Diverged(Exception):  # noqa: N818
     """NaN or infinity was met."""
 
 
+def _go_on(
+    state: TrainingState,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+) -> tuple[Trained, dict[str, Tensor]]:
+    """Restore a state; gives what was measured by then, and the last good state of the network."""
+    network.load_state_dict(state.network)
+    optimizer.load_state_dict(dict(state.optimizer))
+    if schedule is not None:
+        schedule.load_state_dict(dict(state.schedule))
+    evaluations = [Evaluation(*counts) for counts in state.evaluations]
+    return Trained(evaluations, list(state.losses)), dict(state.good)
+
+
+def _count_correct(network: nn.Module, held_out: Dataset) -> int:
+    for name, value in network.named_parameters():
+        # Quantised, it would be some integer.
+        if not bool(torch.isfinite(value).all()):
+            raise NotFiniteError(f"parameter {name!r} of the network has NaN or infinity: use other weights")
+    return count_correct(network, held_out)
+
+
 def _step(
     network: nn.Module, batches: Batches, iteration: int, recipe: Recipe, optimizer: torch.optim.Optimizer
 ) -> float:
     device = next(network.parameters()).device
     images, labels = (part.to(device) for part in batches.at(iteration))
     # What the network itself draws (dropout, say) depends on the iteration alone, so that training can go on anywhere.
+    own = np.random.SeedSequence(recipe.seed, spawn_key=(_OF_NETWORK, iteration)).generate_state(1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((recipe.seed << 32) + iteration & (1 << 63) - 1)
+        # PyTorch makes use of no more than 32 bits of it.
+        torch.manual_seed(int(own[0]))
         loss = functional.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)
     value = float(loss.detach())
     if not math.isfinite(value):

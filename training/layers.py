@@ -112,7 +112,7 @@ class QuantizedConv2d(QuantizedLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of images that were checked and went through `pad`."""
-        weights = self.whole_weights() if _convolves_directly(x) else None
+        weights = self.whole_weights() if self.multiplies_plainly(x) else None
         if weights is not None and self.observer is None:
             return self.whole_product(self.whole_input(x), weights)
         down, across = self.product_padding
@@ -157,6 +157,11 @@ class QuantizedConv2d(QuantizedLayer):
             return images
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return functional.pad(images, self._pad_widths(), mode=mode)
+
+    def multiplies_plainly(self, x: Tensor) -> bool:
+        """Whether it does; other libraries may convolve by way of Winograd's transform, which rounds."""
+        backend: Any = torch.backends.mkldnn
+        return x.device.type == "cpu" and bool(backend.is_available() and backend.enabled)
 
     def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve images float32 as `pad` gives them with `w` float32, the shape of the weights."""
@@ -214,12 +219,6 @@ class QuantizedConv2d(QuantizedLayer):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, {self._widths()}"
         )
-
-
-def _convolves_directly(images: Tensor) -> bool:
-    """Whether float convolutions are plain sums of products; other libraries may go by way of Winograd's transform."""
-    backend: Any = torch.backends.mkldnn
-    return images.device.type == "cpu" and bool(backend.is_available() and backend.enabled)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

@@ -25,6 +25,19 @@ _LENGTHS = {
 }
 """Options of schedules that are the length of the training, unless a recipe gives them."""
 
+_NOT_OPTIMIZERS = ("Optimizer", "LBFGS", "Muon", "SparseAdam")
+"""The base class, and those that want a closure, matrices only, or sparse gradients."""
+
+_NOT_SCHEDULES = (
+    "LRScheduler",
+    "ChainedScheduler",
+    "LambdaLR",
+    "MultiplicativeLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+)
+"""The base class, and those that want more than numbers: other schedules, functions, a loss."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,11 +48,11 @@ class Recipe:
 
     Args:
         batch: images in a mini-batch.
-        optimizer: name of a class in `torch.optim` that takes a step without a closure.
+        optimizer: name of a class in `torch.optim` that takes steps with dense gradients and without a closure.
         learning_rate: its `lr`.
         options: its other options; None for `DEFAULT_OPTIONS`.
-        schedule: name of a class in `torch.optim.lr_scheduler`, stepped after each mini-batch; None for a constant
-            learning rate. What is the length of the training in its options may be left out.
+        schedule: name of a class in `torch.optim.lr_scheduler` that wants numbers only, stepped after each mini-batch;
+            None for a constant learning rate. What is the length of the training in its options may be left out.
         schedule_options: its options.
         label_smoothing: of the cross entropy, 0..1.
         augmentation: what is done to training images.
@@ -68,32 +81,49 @@ class Recipe:
             raise InputError(f"learning rate is {self.learning_rate}: expected a finite number of 0 or more")
         if not 0 <= self.label_smoothing <= 1:
             raise InputError(f"label smoothing is {self.label_smoothing}: expected 0..1")
-        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
-        self.make_schedule(optimizer, 1)
+        self._try_a_step()
+
+    def _try_a_step(self) -> None:
+        """PyTorch looks at some options only when it takes a step."""
+        parameter = nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.zeros(1)
+        optimizer = self.make_optimizer([parameter])
+        schedule = self.make_schedule(optimizer, 1)
+        try:
+            optimizer.step()
+        except Exception as error:
+            raise _refusal("optimiser", self.optimizer, self.options, error) from None
+        try:
+            if schedule is not None:
+                schedule.step()
+        except Exception as error:
+            raise _refusal("schedule", self.schedule, self.schedule_options, error) from None
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of parameters."""
-        known = _classes(torch.optim, torch.optim.Optimizer, without="LBFGS")
+        known = _classes(torch.optim, torch.optim.Optimizer, without=_NOT_OPTIMIZERS)
         found = known.get(self.optimizer)
         if found is None:
             raise InputError(f"optimiser {self.optimizer!r} is unknown: expected one of {', '.join(known)}")
         options = DEFAULT_OPTIONS.get(self.optimizer, {}) if self.options is None else self.options
         try:
             optimizer: torch.optim.Optimizer = found(list(parameters), lr=self.learning_rate, **options)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"optimiser {self.optimizer} refuses its options {dict(options)}: {first_line(error)}"
-            ) from None
+        except Exception as error:
+            raise _refusal("optimiser", self.optimizer, options, error) from None
         return optimizer
 
     def make_schedule(
         self, optimizer: torch.optim.Optimizer, iterations: int
     ) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """The schedule of an optimiser over a number of iterations; None for a constant learning rate."""
+        """The schedule of an optimiser over a number of iterations; None for a constant learning rate.
+
+        Raises:
+            InputError: its options do not allow for so many iterations.
+        """
         if self.schedule is None:
             return None
         schedulers = torch.optim.lr_scheduler
-        known = _classes(schedulers, schedulers.LRScheduler, without="ReduceLROnPlateau")
+        known = _classes(schedulers, schedulers.LRScheduler, without=_NOT_SCHEDULES)
         found = known.get(self.schedule)
         if found is None:
             raise InputError(f"schedule {self.schedule!r} is unknown: expected one of {', '.join(known)}")
@@ -105,8 +135,13 @@ class Recipe:
             options.setdefault("max_lr", self.learning_rate)
         try:
             schedule: torch.optim.lr_scheduler.LRScheduler = found(optimizer, **options)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"schedule {self.schedule} refuses its options {options}: {first_line(error)}") from None
+        except Exception as error:
+            raise _refusal("schedule", self.schedule, options, error) from None
+        longest = getattr(schedule, "total_steps", iterations)
+        if longest < iterations:
+            raise InputError(
+                f"schedule {self.schedule} is over after {longest} of {iterations} iterations: leave it out"
+            )
         return schedule
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,10 +149,15 @@ class Recipe:
         return asdict(self)
 
 
-def _classes(module: Any, base: type, without: str) -> dict[str, Any]:
-    """The classes of a module that are of a kind, by name, without the base and one that does not fit."""
+def _refusal(what: str, name: str | None, options: Mapping[str, Any] | None, error: Exception) -> InputError:
+    """PyTorch raises nearly anything on options that it does not want, and nothing but the options can be wrong."""
+    return InputError(f"{what} {name} refuses its options {dict(options or {})}: {first_line(error)}")
+
+
+def _classes(module: Any, base: type, without: tuple[str, ...]) -> dict[str, Any]:
+    """The classes of a module that are of a kind, by name, without some."""
     return {
         name: kind
         for name, kind in sorted(vars(module).items())
-        if inspect.isclass(kind) and issubclass(kind, base) and kind is not base and name[0] != "_" and name != without
+        if inspect.isclass(kind) and issubclass(kind, base) and name[0] != "_" and name not in without
     }

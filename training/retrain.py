@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,11 +74,13 @@ class RetrainDivergedError(ArithmeticError):
 
     Attributes:
         result: the last good state.
+        iteration: the mini-batch in which it was noticed.
     """
 
-    def __init__(self, message: str, result: RetrainResult) -> None:
+    def __init__(self, message: str, result: RetrainResult, iteration: int) -> None:
         super().__init__(message)
         self.result = result
+        self.iteration = iteration
 
 
 def retrain(
@@ -120,53 +123,127 @@ def retrain(
         InputError: the chip has FLIP faults, the network does not fit, a value is out of range, `checkpoint` is of
             another retraining.
     """
-    strategy = Strategy.named(strategy) if isinstance(strategy, str) else strategy
-    recipe = Recipe() if recipe is None else recipe
-    _check(chip, iterations, evaluate_at, target_accuracy)
-    config = chip.faults.config
-    model = trainable(
-        network, convert(network, config, data.calibration, method=calibration), learn_scales=learn_scales
+    prepared = PreparedRetraining(
+        network,
+        chip,
+        data,
+        iterations,
+        strategy=strategy,
+        recipe=recipe,
+        evaluate_at=evaluate_at,
+        target_accuracy=target_accuracy,
+        calibration=calibration,
+        learn_scales=learn_scales,
     )
-    deployment = _deploy(model, chip, strategy)
-    accelerator = deployment.accelerator(config, chip.faults)
-    hooks = _OnChip(model, accelerator, deployment, strategy, Step(0, iterations, recipe.seed))
-    described = {
-        "network": digest_of_weights(network.state_dict()),
-        "chip": chip.faults.digest() + ("" if chip.bypass is None else _digest(chip.bypass.tobytes())),
-        "training images": data.train.digest,
-        "held-out images": data.held_out.digest,
-        "activation scales": _digest(repr(deployment.activation_scales).encode()),
-        "strategy": repr(strategy),
-        "recipe": json.dumps({**recipe.as_dict(), "learn_scales": learn_scales}, sort_keys=True),
-        "budget": json.dumps([iterations, sorted(set(evaluate_at)), target_accuracy]),
-    }
+    return prepared.run(checkpoint, progress)
 
-    def result(trained: Trained) -> RetrainResult:
-        hooks.before_evaluation()
-        scales = {name: float(layer.quantized.activation_scale) for name, layer in trainable_layers(model).items()}
-        weights = {name: value for name, value in model.state_dict().items() if not name.endswith("activation_scale")}
-        final = replace(deployment, activation_scales=scales)
+
+class PreparedRetraining:
+    """A network on its chip, checked and ready to learn: the first half of `retrain`, whose arguments it takes.
+
+    Attributes:
+        iterations: mini-batches to learn from, at most; 0 if the strategy does not retrain.
+        deployment: how the network sits on the chip, with the scales before it learns.
+        identity: what decides the result, as digests and texts by name; the name says what it is of. Where all of them
+            are the same, so is the result, on the same machine with the same number of threads.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        chip: Chip,
+        data: TrainingData,
+        iterations: int,
+        *,
+        strategy: Strategy | str = "fap+t",
+        recipe: Recipe | None = None,
+        evaluate_at: Sequence[int] = (),
+        target_accuracy: float | None = None,
+        calibration: Method = "max",
+        learn_scales: bool = False,
+    ) -> None:
+        """Check everything, quantise the network and put it on the chip.
+
+        Raises:
+            InputError: as `retrain`, but for `checkpoint`.
+        """
+        strategy = Strategy.named(strategy) if isinstance(strategy, str) else strategy
+        recipe = Recipe() if recipe is None else recipe
+        _check(chip, iterations, evaluate_at, target_accuracy)
+        config = chip.faults.config
+        self.iterations = iterations if strategy.retrains else 0
+        self._data = data
+        self._recipe = recipe
+        self._mitigations = strategy.mitigations
+        self._evaluate_at = [stop for stop in sorted(set(evaluate_at)) if 0 < stop < self.iterations]
+        self._target_accuracy = target_accuracy
+        self._batches = Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation)
+        converted = convert(network, config, data.calibration, method=calibration)
+        self._model = trainable(network, converted, learn_scales=learn_scales)
+        self.deployment = _deploy(self._model, chip, strategy)
+        self._hooks = _OnChip(
+            self._model,
+            self.deployment.accelerator(config, chip.faults),
+            self.deployment,
+            strategy,
+            Step(0, self.iterations, recipe.seed),
+        )
+        self.identity = {
+            "network": _digest(f"{_structure(network)} {digest_of_weights(network.state_dict())}".encode()),
+            "chip": chip.faults.digest() + ("" if chip.bypass is None else _digest(chip.bypass.tobytes())),
+            "training images": data.train.digest,
+            "held-out images": data.held_out.digest,
+            "activation scales": _digest(repr(self.deployment.activation_scales).encode()),
+            "strategy": repr(strategy),
+            "recipe": json.dumps({**recipe.as_dict(), "learn_scales": learn_scales}, sort_keys=True),
+            "budget": json.dumps([self.iterations, self._evaluate_at, target_accuracy]),
+        }
+
+    def run(self, checkpoint: Path | None = None, progress: Callable[[Moment], None] | None = None) -> RetrainResult:
+        """Retrain; once only.
+
+        Args:
+            checkpoint: as for `retrain`.
+            progress: as for `retrain`.
+
+        Raises:
+            RetrainDivergedError: as `retrain`.
+            InputError: `checkpoint` is of another retraining, or is none.
+        """
+        self._hooks.before_evaluation()
+        for mitigation in self._mitigations:
+            mitigation.settle(self._model, self._batches)
+        self._hooks.after_evaluation()
+        try:
+            trained = fit(
+                self._model,
+                self._batches,
+                self._data.held_out,
+                self.iterations,
+                self._recipe,
+                evaluate_at=self._evaluate_at,
+                target_accuracy=self._target_accuracy,
+                hooks=self._hooks,
+                checkpoint=checkpoint,
+                identity=self.identity,
+                progress=progress,
+            )
+        except DivergedError as error:
+            raise RetrainDivergedError(str(error), self._result(error.trained), error.iteration) from None
+        return self._result(trained)
+
+    def _result(self, trained: Trained) -> RetrainResult:
+        self._hooks.before_evaluation()
+        named = self._model.named_modules(remove_duplicate=False)
+        layers = [(name, layer) for name, layer in named if isinstance(layer, TrainableLayer)]
+        scales = {layer.name: float(layer.quantized.activation_scale) for _, layer in layers}
+        # Scales that are learned are parameters of the layers, and none of the float network's.
+        learned = {f"{name}.activation_scale".lstrip(".") for name, _ in layers}
+        weights = {name: value for name, value in self._model.state_dict().items() if name not in learned}
+        final = replace(self.deployment, activation_scales=scales)
         return RetrainResult(
-            deployed(model), weights, final, trained.evaluations, trained.losses, trained.reached_target
+            deployed(self._model), weights, final, trained.evaluations, trained.losses, trained.reached_target
         )
-
-    try:
-        trained = fit(
-            model,
-            Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation),
-            data.held_out,
-            iterations if strategy.retrains else 0,
-            recipe,
-            evaluate_at=evaluate_at,
-            target_accuracy=target_accuracy,
-            hooks=hooks,
-            checkpoint=checkpoint,
-            identity=described,
-            progress=progress,
-        )
-    except DivergedError as error:
-        raise RetrainDivergedError(str(error), result(error.trained)) from None
-    return result(trained)
 
 
 def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
@@ -176,6 +253,11 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _structure(network: nn.Module) -> str:
+    """What a network prints, without addresses of objects, which are others in every process."""
+    return re.sub("0x[0-9a-fA-F]+", "", repr(network))
 
 
 def _digest(content: bytes) -> str:
@@ -199,7 +281,7 @@ def _check(chip: Chip, iterations: int, evaluate_at: Sequence[int], target_accur
 def _deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
     config = chip.faults.config
     bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass.copy()
-    scales = {name: float(layer.activation_scale) for name, layer in trainable_layers(model).items()}
+    scales = {name: float(layer.activation_scale.detach()) for name, layer in trainable_layers(model).items()}
     deployment = Deployment(config.as_dict(), bypass, scales, {})
     for mitigation in strategy.mitigations:
         deployment = mitigation.deploy(deployment, chip, model)
@@ -229,16 +311,17 @@ class _OnChip(Hooks):
         self._present: Accelerator | None = None
         self._held: list[tuple[TrainableLayer, Tensor]] = []
         self._holds_anew = False
+        self._unpruned: list[tuple[TrainableLayer, Tensor]] = []
         self.before_step(0)
-        self._hold()
-        self._on(chip)
 
     def before_step(self, iteration: int) -> None:
-        """Put the model on the chip that the step is for."""
+        """Put the model on the chip that the step is for, and prune what that chip cannot hold."""
         accelerator = self._chip
         for mitigation in self._mitigations:
             accelerator = mitigation.chip_for(replace(self._budget, iteration=iteration), accelerator)
         self._on(accelerator)
+        if self._holds_anew:
+            self._hold()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set weights at bypassed PEs to zero again; their gradients are zero, so momentum stays so, too."""
@@ -251,15 +334,23 @@ class _OnChip(Hooks):
             self._holds_anew = False
 
     def before_evaluation(self) -> None:
-        """Put the model on its chip."""
+        """Put the model on its chip, and prune all that sits on bypassed PEs, whatever the steps have come to."""
         self._on(self._chip)
+        self._unpruned = [(layer, layer.weight.detach().clone()) for layer, _ in self._held]
+        self._hold()
+
+    def after_evaluation(self) -> None:
+        """Take back what was pruned."""
+        for layer, weight in self._unpruned:
+            layer.weight.data.copy_(weight)
+        self._unpruned = []
 
     def _hold(self) -> None:
         for layer, kept in self._held:
             layer.weight.data.mul_(kept)
 
     def _on(self, accelerator: Accelerator) -> None:
-        if accelerator is self._present:
+        if self._present is not None and _are_alike(accelerator, self._present):
             return
         self._present = accelerator
         move(self._model, accelerator, self._deployment.placements)
@@ -271,3 +362,12 @@ class _OnChip(Hooks):
             if kept is not None:
                 self._held.append((layer, kept))
         self._holds_anew = True
+
+
+def _are_alike(one: Accelerator, other: Accelerator) -> bool:
+    """Whether two chips compute the same."""
+    if one is other:
+        return True
+    if one.bypass is None or other.bypass is None:
+        return False
+    return one.faults == other.faults and bool((one.bypass == other.bypass).all()) and one.engine == other.engine

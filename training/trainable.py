@@ -4,8 +4,8 @@ Weights and biases stay float parameters under their old names; before each prod
 `training.convert` would. The gradient passes the rounding as if it were not there (straight-through: Bengio et al.
 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877), stops where an activation was clipped, and is that of the
 product with the weights as the multipliers get them: stuck bits count as constants, and weights at bypassed PEs get
-none.
-Steps of activations can be learned (LSQ: Esser et al. 2020, arXiv 1902.08153, equations 3 and 5).
+none. Steps of activations can be learned (LSQ: Esser et al. 2020, arXiv 1902.08153, equations 3 and 5, and the
+gradient's scale of section 2.2; what rounds to the largest number is not clipped here).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class TrainableLayer(nn.Module):
         """Compute on the chip; in training mode, with gradients.
 
         Args:
-            x: float32, of the shape that the float layer takes.
+            x: float32, of the shape that the float layer takes. In training mode NaN makes outputs NaN, and infinity
+                is clipped; in evaluation mode both are refused.
         """
         layer = self.quantized
         if not self.training:
@@ -110,13 +111,13 @@ class _OnChip(torch.autograd.Function):
         ctx: Any, x: Tensor, _weight: Tensor, _bias: Tensor | None, _scale: Tensor, layer: QuantizedLayer
     ) -> Tensor:
         whole = layer.whole_input(x)
-        weights = layer.whole_weights()
+        weights = layer.whole_weights() if layer.multiplies_plainly(x) else None
         if weights is not None:
             outputs = layer.whole_product(whole, weights)
         else:
             weights = _effective_weights(layer)
             outputs = layer.compute(x)
-            if not bool(torch.isfinite(x.sum())):
+            if bool(torch.isnan(x).any()):
                 # Integers have no NaN that would tell of it.
                 outputs.fill_(math.nan)
         # The layer may be given other parameters before the backward pass: no tensor of it changes in place then.
@@ -138,15 +139,14 @@ class _OnChip(torch.autograd.Function):
             if ctx.kept is not None:
                 for_weight *= ctx.kept
         if of_bias:
-            channel = 1 if weights.ndim > 2 else gradient.ndim - 1
-            for_bias = gradient.sum([dim for dim in range(gradient.ndim) if dim != channel])
+            for_bias = gradient.sum((0, 2, 3)) if isinstance(layer, QuantizedConv2d) else _rows(gradient).sum(0)
         if for_x is not None:
             low, high = activation_limits(layer.config)
             limits = ((low - 0.5) * float(scale), (high + 0.5) * float(scale))
             if of_scale:
                 inside = (x > limits[0]) & (x < limits[1])
                 slope = whole - torch.where(inside, x / scale, 0.0)
-                for_scale = (for_x * slope).sum() / math.sqrt(x.numel() * high)
+                for_scale = (for_x * slope).sum() / math.sqrt(max(1, x.numel()) * high)
             for_x = torch.ops.aten.hardtanh_backward(for_x, x, *limits) if of_x else None
         return for_x, for_weight, for_bias, for_scale, None
 
@@ -173,8 +173,13 @@ def _product_gradients(
             (of_x, of_weight, False),
         )
         return for_x, for_weight
-    for_weight = gradient.flatten(0, -2).t() @ x.flatten(0, -2) if of_weight else None
+    for_weight = _rows(gradient).t() @ _rows(x) if of_weight else None
     return gradient @ weights if of_x else None, for_weight
+
+
+def _rows(vectors: Tensor) -> Tensor:
+    """Vectors [..., size], however many, as a matrix [vectors, size]."""
+    return vectors.reshape(vectors.shape[:-1].numel(), vectors.shape[-1])
 
 
 def _effective_weights(layer: QuantizedLayer) -> Tensor:

@@ -1,9 +1,14 @@
-"""A running training on disk, to go on from: written whole or not at all."""
+"""A running training on disk, to go on from: written whole or not at all, and read whole or not at all.
+
+The file is one line with the format's version and the SHA-256 (hex) of the rest, and then what `torch.save` writes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,8 @@ from simulator.files import replaced
 from training.errors import InputError, first_line
 
 VERSION = 1
+
+_BEGINNING = b"efat-checkpoint"
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,13 @@ class TrainingState:
 
 def write_state(path: Path, state: TrainingState) -> None:
     """Write a state in place of the one that is there, in one piece."""
-    with replaced(path) as beside:
-        torch.save({"version": VERSION, **asdict(state)}, beside)
+    buffer = io.BytesIO()
+    torch.save({field.name: getattr(state, field.name) for field in fields(state)}, buffer)
+    content = buffer.getbuffer()
+    first_line_of_file = b"%s %d %s\n" % (_BEGINNING, VERSION, hashlib.sha256(content).hexdigest().encode())
+    with replaced(path) as beside, beside.open("wb") as file:
+        file.write(first_line_of_file)
+        file.write(content)
 
 
 def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
@@ -53,21 +65,34 @@ def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
         identity: what the training to go on with is made from.
 
     Raises:
-        InputError: it is no state, or one of another training; the message says what differs.
+        InputError: it is no state, is damaged, or is of another training; the message says what differs.
     """
+    content = _checked_content(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        version = found.pop("version")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state = TrainingState(**{field.name: found[field.name] for field in fields(TrainingState)})
+        known = dict(state.identity)
     except Exception as error:
-        # torch.load raises nearly anything on a file that is none of its own, and nothing but the file can be wrong.
+        # torch.load raises nearly anything on what is none of its own, and nothing but the file can be wrong.
         raise InputError(f"{path} is no checkpoint ({first_line(error)}): delete it to start over") from None
-    if version != VERSION:
-        raise InputError(f"{path} is a checkpoint of version {version}, and this program reads {VERSION}: delete it")
-    different = [name for name in {**state.identity, **identity} if state.identity.get(name) != identity.get(name)]
+    different = [name for name in {**known, **identity} if known.get(name) != identity.get(name)]
     if different:
         raise InputError(
             f"{path} is a checkpoint of a retraining with another {', '.join(different)}: go on with what it was "
             "started with, or delete it to start over"
         )
     return state
+
+
+def _checked_content(path: Path) -> bytes:
+    """What follows the first line of a file."""
+    beginning, _, content = path.read_bytes().partition(b"\n")
+    words = beginning.split(b" ")
+    if len(words) != 3 or words[0] != _BEGINNING:
+        raise InputError(f"{path} is no checkpoint: delete it to start over")
+    if words[1] != b"%d" % VERSION:
+        version = words[1][:20].decode(errors="replace")
+        raise InputError(f"{path} is a checkpoint of version {version!r}, and this program reads {VERSION}: delete it")
+    if words[2] != hashlib.sha256(content).hexdigest().encode():
+        raise InputError(f"{path} is a checkpoint that is damaged: delete it to start over")
+    return content

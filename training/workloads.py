@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import NO_AUGMENTATION, Augmentation
-from training.checkpoint import load_weights
+from training.checkpoint import put_weights
 from training.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
+from training.deployment import Deployment, read_deployed
 from training.errors import InputError, first_line
 from training.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
 
@@ -82,12 +83,14 @@ class LoadedWorkload(NamedTuple):
         calibration: batches of float32 [b, c, h, w] from the training images.
         test: the test images.
         train: all training images, if they were asked for.
+        deployment: how the weights sit on the chip they were retrained for; None for weights of no chip.
     """
 
     network: nn.Module
     calibration: tuple[Tensor, ...]
     test: Dataset
     train: Dataset | None = None
+    deployment: Deployment | None = None
 
 
 def load_workload(
@@ -98,7 +101,8 @@ def load_workload(
     Args:
         name: a name in `WORKLOADS`; or `package.module:function`, a function without arguments that returns the
             user's own network, which is imported from the current folder or from what is installed.
-        weights: file with weights; None for the packaged ones, or for those that the user's function returns.
+        weights: file with weights, or with weights and how they sit on a chip, as `training.deployment.write_deployed`
+            writes; None for the packaged ones, or for those that the user's function returns.
         data: what `training.datasets.load_data` reads; None for the data set of the workload. A single `.npz` file
             gives both the calibration and the test images.
         training: whether to load all training images, too.
@@ -130,8 +134,8 @@ def load_workload(
     classes = max(workload.classes, images.classes)
     network = workload.build(channels, height, classes)
     described = f"{name} for {channels}x{height}x{width} images and {classes} classes"
-    load_weights(network, weights_path, described)
-    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train)
+    deployment = _load_weights(network, weights_path, described)
+    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
 
 
 def check_fits(network: nn.Module, data: Dataset, described: str) -> None:
@@ -182,9 +186,14 @@ def _load_own(name: str, weights: str | Path | None, data: str | Path | None, tr
         raise InputError(f"network {name!r} is your own and has no data: give a path to it")
     network = _build_own(name)
     images = _load_images(data, None, training)
-    if weights is not None:
-        load_weights(network, Path(weights), name)
-    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train)
+    deployment = None if weights is None else _load_weights(network, Path(weights), name)
+    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
+
+
+def _load_weights(network: nn.Module, path: Path, described: str) -> Deployment | None:
+    weights, deployment = read_deployed(path)
+    put_weights(network, weights, path, described)
+    return deployment
 
 
 def _load_images(source: str | Path, normalization: Normalization | None, training: bool) -> _Images:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
 from safetensors.torch import load_file, save_file
@@ -116,7 +117,9 @@ def _cifar(folder: Path, split: Split, store: Store, limit: int | None) -> Datas
     return load_data(folder, split, limit=limit, normalization=WORKLOADS["resnet20"].normalization)
 
 
-def _decode(jpeg: np.ndarray, offsets: np.ndarray, labels: np.ndarray, path: Path) -> None:  # type: ignore[type-arg]
+def _decode(
+    jpeg: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], labels: npt.NDArray[np.uint8], path: Path
+) -> None:
     from PIL import Image
 
     images = []

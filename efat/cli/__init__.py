@@ -13,6 +13,10 @@ from efat.cli.group import LazyGroup
         "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
         "cycles": ("efat.cli.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
         "multiplier": ("efat.cli.multiplier:multiplier", "Show multipliers and what faults inside them do."),
+        "retrain-chip": (
+            "efat.cli.retrain_chip:retrain_chip",
+            "Retrain a network for one faulty chip, and prove it works there.",
+        ),
         "simulate": ("efat.cli.simulate:simulate", "Classify images on faulty chips, and show what the faults change."),
         "validate": ("efat.cli.validate:validate", "Compare emulation, cycle engine and RTL, bit for bit."),
     },

@@ -19,6 +19,9 @@ from efat.cli.group import InputProblem
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+NETWORKS = "digits-cnn, lenet5, vgg11, resnet20, resnet18, or package.module:function for your own"
+"""Networks by name, for help texts."""
+
 INPUT_FILE = click.Path(path_type=Path, readable=False)
 """A file to read; the command that reads it says what is wrong with it."""
 
@@ -125,6 +128,31 @@ class Weighted(click.ParamType):  # type: ignore[type-arg]
 
         names = (name.lower() for name in self._names)
         return [completion.CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
+
+
+class NamedValue(click.ParamType):  # type: ignore[type-arg]
+    """An option of something by its name, a number or true or false: such as momentum=0.9."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, bool | int | float]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = (part.strip() for part in value.partition("="))
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r}: expected a name and a value, such as momentum=0.9", param, ctx)
+        if text.lower() in ("true", "false"):
+            return name, text.lower() == "true"
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: expected a number, true or false, such as {name}=0.9", param, ctx)
+        return name, int(text) if re.fullmatch(r"[+-]?\d+", text) else number
 
 
 SITES = ("WEIGHT", "WEIGHT_LOAD", "ACTIVATION", "PRODUCT", "PSUM", "MULTIPLIER", "ACCUMULATOR")

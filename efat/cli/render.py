@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.fit import Moment
 
 _Thing = TypeVar("_Thing")
 
@@ -87,6 +90,36 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         def show(done: int) -> None:
             rate = done / max(time.perf_counter() - begun, 1e-9)
             progress.update(task, completed=done, rate=f"{rate:,.0f}/s")
+
+        yield show
+
+
+@contextmanager
+def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], None]]:
+    """Show a bar with loss and accuracy on standard error; yields a function that takes each moment of a training.
+
+    Args:
+        iterations: how many there will be.
+        done: how many are done already.
+    """
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("iterations", total=iterations, completed=done, state="")
+        smoothed: float | None = None
+
+        def show(moment: Moment) -> None:
+            nonlocal smoothed
+            smoothed = moment.loss if smoothed is None else 0.95 * smoothed + 0.05 * moment.loss
+            state = f"loss {smoothed:.3f}"
+            if moment.evaluation is not None:
+                state += f", accuracy {moment.evaluation.accuracy:.1%} after {moment.evaluation.iteration}"
+            progress.update(task, completed=moment.iteration, state=state)
 
         yield show
 

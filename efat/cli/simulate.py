@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.options import INPUT_FILE, check_output, fail, write_json
+from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from training.calibration import Method
     from training.layers import Engine
 
-NETWORKS = "digits-cnn, lenet5, vgg11, resnet20, resnet18, or package.module:function for your own"
 DEFAULT_CLOCK_MHZ = 700.0
 
 
@@ -29,7 +28,12 @@ Examples:
 """
 )
 @click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
-@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights: safetensors or a state dict.")
+@click.option(
+    "--weights",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
+)
 @click.option(
     "--data",
     type=INPUT_FILE,
@@ -59,7 +63,7 @@ Examples:
     type=click.Choice(["max", "percentile", "mse"]),
     default="max",
     show_default=True,
-    help="How the activations' scales are chosen.",
+    help="How the activations' scales are chosen; retrained weights bring theirs.",
 )
 @click.option(
     "--clock-mhz",
@@ -113,7 +117,7 @@ def simulate(
     from efat.cli.render import console, progress_bar, working
 
     with working("Loading, quantising and calibrating"):
-        from efat.cli.simulate_tables import show_simulation
+        from efat.cli.simulate_tables import deployment_line, show_simulation
         from efat.simulation import prepare
 
         simulation = prepare(
@@ -135,6 +139,9 @@ def simulate(
         # The emulation has as many threads as torch.
         torch.set_num_threads(threads)
     if waveform is not None:
+        line = deployment_line(simulation)
+        if line is not None:
+            click.echo(line)
         write_waveform(waveform, simulation, clock_mhz)
         return
     interrupted = False

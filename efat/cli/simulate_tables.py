@@ -10,10 +10,15 @@ from efat.inference import Accuracy, LayerReport
 from efat.simulation import Simulation
 
 MOST_CHIPS_SHOWN = 40
+MOST_OTHERS_SHOWN = 3
+LONGEST_TEXT = 64
 
 
 def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) -> None:
     """Print everything measured so far."""
+    line = deployment_line(simulation)
+    if line is not None:
+        console.print(line, soft_wrap=True)
     console.print(_accuracy_table(simulation))
     if simulation.reports:
         console.print(_layer_table(simulation))
@@ -22,6 +27,30 @@ def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) 
     left = len(simulation.chips) - len(simulation.reports)
     if left:
         console.print(f"Stopped early: {left} of {len(simulation.chips)} chips were not simulated.", style="yellow")
+
+
+def deployment_line(simulation: Simulation) -> str | None:
+    """Which chip the weights were made for, and whether others are simulated; None for weights of no chip."""
+    deployment = simulation.deployment
+    if deployment is None:
+        return None
+    chip, mitigation = (_shown(deployment.about.get(name)) for name in ("chip", "mitigation"))
+    bypassed, placed = int(deployment.bypass.sum()), len(deployment.placements)
+    line = (
+        f"Weights made for {chip or 'a chip without a name'}"
+        f"{f' with {mitigation}' if mitigation else ''}: {bypassed:,} PEs bypassed, {placed} layers rearranged"
+    )
+    others = simulation.other_chips()
+    if others:
+        named = ", ".join(others[:MOST_OTHERS_SHOWN]) + (", ..." if len(others) > MOST_OTHERS_SHOWN else "")
+        line += f"; {'this is another chip' if len(others) == 1 else f'{len(others)} other chips'}: {named}"
+    return f"{line}."
+
+
+def _shown(text: str | None) -> str:
+    """A text from a file, fit for a line on a terminal."""
+    found = "".join(character if character.isprintable() else "?" for character in text or "")
+    return found if len(found) <= LONGEST_TEXT else f"{found[:LONGEST_TEXT]}..."
 
 
 def _accuracy_table(simulation: Simulation) -> Table:
@@ -125,6 +154,8 @@ def _verdict(simulation: Simulation) -> str:
     mean = sum(report.accuracy.value for report in simulation.reports) / len(drops)
     within = sum(drop <= 0.01 for drop in drops)
     how = "with their broken PEs bypassed" if simulation.bypass else "as they are"
+    if simulation.deployment is not None and not simulation.bypass:
+        how = "with the PEs bypassed that the weights are for"
     unusable = sum(len(chip.faults.unusable_columns()) > 0 for chip in simulation.chips[: len(drops)])
     chips = "chip stays" if len(drops) == 1 else "chips stay"
     text = (

@@ -209,10 +209,14 @@ def _compare_networks(
     from efat.cli.render import console, counted, progress_bar, working
 
     with working("Loading, quantising and calibrating"):
+        from efat.cli.simulate_tables import deployment_line
         from efat.cli.validate_tables import show_chips
         from efat.validation.networks import NetworkValidation
 
         validation = NetworkValidation(network, lot, weights, data, images)
+    line = deployment_line(validation.simulation)
+    if line is not None:
+        click.echo(line)
     comparisons: list[ChipComparison] = []
     interrupted = False
     with progress_bar("chips", len(validation.chips)) as progress:
@@ -228,7 +232,9 @@ def _compare_networks(
 
         chips = [asdict(comparison) for comparison in comparisons]
         complete = len(chips) == len(validation.chips)
-        write_json(json_path, {"network": network, "images": images, "complete": complete, "chips": chips})
+        deployment = validation.simulation.deployment_dict()
+        content = {"network": network, "images": images, "deployment": deployment, "complete": complete, "chips": chips}
+        write_json(json_path, content)
     if any(comparison.mismatches for comparison in comparisons):
         raise SystemExit(1)
     if interrupted:

@@ -11,7 +11,8 @@ import torch
 from efat.simulation import prepare
 from efat.validation import DEFAULT_IMAGES
 from simulator.chips import Chip
-from training import Accelerator, place
+from training.convert import place
+from training.layers import Engine
 
 BATCH = 64
 
@@ -41,6 +42,9 @@ class NetworkValidation:
         weights: file of weights, or None.
         data: images, or None.
         images: test images to use; None for the first 64, or all if there are fewer.
+
+    Attributes:
+        simulation: what runs on both engines.
     """
 
     network: str
@@ -50,30 +54,30 @@ class NetworkValidation:
     images: int | None = None
 
     def __post_init__(self) -> None:
-        self._simulation = prepare(
+        self.simulation = prepare(
             network=self.network, lot=self.lot, weights=self.weights, data=self.data, images=self.images
         )
         if self.images is None:
-            self._simulation.images = self._simulation.images[:DEFAULT_IMAGES]
+            self.simulation.images = self.simulation.images[:DEFAULT_IMAGES]
 
     @property
     def images_per_chip(self) -> int:
         """Images that each chip classifies."""
-        return len(self._simulation.images)
+        return len(self.simulation.images)
 
     @property
     def chips(self) -> list[Chip]:
         """The chips, in order."""
-        return self._simulation.chips
+        return self.simulation.chips
 
     def run(self) -> Iterator[ChipComparison]:
-        """Compare chip by chip, as the chips are: with the PEs that their fuses bypass."""
-        simulation = self._simulation
+        """Compare chip by chip, as the chips are: with the PEs that their fuses bypass, and those of the weights."""
+        simulation = self.simulation
+        engines: tuple[Engine, ...] = ("emulation", "cycle")
         for chip in simulation.chips:
             logits = {}
-            for engine in ("emulation", "cycle"):
-                accelerator = Accelerator(simulation.config, chip.faults, chip.bypass, engine=engine)
-                network = place(simulation.network, accelerator)
+            for engine in engines:
+                network = place(simulation.network, simulation.accelerator(chip, engine))
                 with torch.inference_mode():
                     parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
                 # Bits rather than values: NaNs and signed zeros count as well.

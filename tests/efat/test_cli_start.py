@@ -26,6 +26,7 @@ HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "r
         ["chips", "--help"],
         ["chips", "generate", "--help"],
         ["cycles", "--help"],
+        ["retrain-chip", "--help"],
         ["simulate", "--help"],
     ],
 )
@@ -56,9 +57,10 @@ def test_unknown_command_is_a_usage_error() -> None:
 
 def test_every_listed_command_is_there_and_has_examples() -> None:
     assert isinstance(main, LazyGroup)
-    assert main.list_commands(None) == ["chips", "cycles", "multiplier", "simulate", "validate"]  # type: ignore[arg-type]
+    assert main.list_commands(None) == ["chips", "cycles", "multiplier", "retrain-chip", "simulate", "validate"]  # type: ignore[arg-type]
     for arguments in (
         ["cycles"],
+        ["retrain-chip"],
         ["simulate"],
         ["chips", "generate"],
         ["chips", "show"],

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import nn
 
-from efat.inference import Accuracy, classify, measure_accuracy, run_chip
+from efat.inference import Accuracy, measure_accuracy, run_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.multiplier import Multiplier, exact_products
+from training.classification import classify
 from training.convert import convert, place, quantized_layers
 from training.layers import Accelerator
 

@@ -135,6 +135,37 @@ def test_place_keeps_all_layers_where_they_are_when_one_does_not_fit():
         place(nn.ReLU(), EXACT)
 
 
+def test_scales_that_are_given_need_no_calibration():
+    network = Branches()
+    calibrated = convert(network, CONFIG, torch.randn(4, 3, 6, 6), accelerator=EXACT)
+    scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(calibrated).items()}
+    images = torch.randn(3, 3, 6, 6)
+    for calibration in ((), [], "no data at all"):
+        converted = convert(network, CONFIG, calibration, accelerator=EXACT, activation_scales=scales)
+        assert torch.equal(converted(images), calibrated(images))
+    doubled = {name: 2 * scale for name, scale in scales.items()}
+    converted = convert(network, CONFIG, (), activation_scales=doubled)
+    assert {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()} == doubled
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"0": 0.5}, "layer '2' has no activation scale: give one for each layer"),
+        ({"0": 0.5, "2": 0.5, "3": 0.5}, "there is an activation scale for layer '3', which the network has not"),
+        ({"0": 0.5, "1": 0.5, "2": 0.5}, "there is an activation scale for layer '1'"),
+        ({"0": 0.0, "2": 0.5}, "layer '0': activation scale is 0.0: expected finite and positive"),
+        ({"0": 0.5, "2": float("nan")}, "layer '2': activation scale is nan"),
+        ({"0": 0.5, "2": -1.0}, "layer '2': activation scale is -1.0"),
+    ],
+)
+def test_scales_that_do_not_fit_are_named(scales, message):
+    network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    with pytest.raises(ConversionError, match=message) as caught:
+        convert(network, CONFIG, (), activation_scales=scales)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_converted_network_can_be_copied_and_its_numbers_saved():
     converted = convert(Branches(), CONFIG, torch.randn(4, 3, 6, 6))
     images = torch.randn(2, 3, 6, 6)

@@ -19,6 +19,7 @@ from training.accelerator import Accelerator
 from training.batches import Augmentation, Batches
 from training.convert import convert
 from training.datasets import Dataset, load_data
+from training.deployment import Deployment, write_deployed
 from training.digits import LARGEST_SHIFT, accuracy
 from training.errors import InputError
 from training.networks import LeNet5
@@ -47,7 +48,8 @@ def write_fashion_mnist(folder: Path) -> None:
 
 
 def test_the_packaged_workload_needs_nothing():
-    network, calibration, test, train = load_workload("digits-cnn")
+    network, calibration, test, train, deployment = load_workload("digits-cnn")
+    assert deployment is None
     assert train is None
     assert not network.training
     assert [len(batch) for batch in calibration] == [CALIBRATION_BATCH] * (CALIBRATION_IMAGES // CALIBRATION_BATCH)
@@ -70,7 +72,7 @@ def test_networks_take_the_shape_of_the_data(tmp_path, name, shape, classes):
     source = WORKLOADS[name].build(channels, shape[0], classes)
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     data = write_data(tmp_path / "data.npz", *shape, classes=classes)
-    network, calibration, test, _ = load_workload(name, tmp_path / "weights.pt", data)
+    network, calibration, test, *_ = load_workload(name, tmp_path / "weights.pt", data)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in network.state_dict().items())
     assert sum(map(len, calibration)) == len(test) == 12
     assert network(test.images).shape == (12, classes)
@@ -79,7 +81,7 @@ def test_networks_take_the_shape_of_the_data(tmp_path, name, shape, classes):
 def test_pixels_are_normalised_as_the_network_wants_them(tmp_path):
     data = write_data(tmp_path / "data.npz", 32, 32, 3)
     torch.save(WORKLOADS["resnet20"].build(3, 32, 10).state_dict(), tmp_path / "weights.pt")
-    _, calibration, test, _ = load_workload("resnet20", tmp_path / "weights.pt", data)
+    _, calibration, test, *_ = load_workload("resnet20", tmp_path / "weights.pt", data)
     pixels = np.load(data)["images"].transpose(0, 3, 1, 2) / 255
     mean, std = (np.array(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for images in (test.images, calibration[0]):
@@ -289,7 +291,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_your_own_network(own_module, tmp_path):
-    network, calibration, test, _ = load_workload(f"{own_module}:build", data="data.npz")
+    network, calibration, test, *_ = load_workload(f"{own_module}:build", data="data.npz")
     assert not network.training
     assert network(test.images).shape == (12, 4)
     assert torch.equal(calibration[0], test.images)
@@ -298,6 +300,34 @@ def test_your_own_network(own_module, tmp_path):
     loaded = load_workload(f"{own_module}:build", "weights.pt", "data.npz").network
     assert torch.equal(loaded[1].weight, other[1].weight)
     assert not torch.equal(loaded[1].weight, network[1].weight)
+
+
+def write_deployment(path: Path, network: nn.Module) -> Deployment:
+    """Write the weights of a network with made-up scales, for an array of which one PE is bypassed."""
+    config = ArrayConfig(4, 3)
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    bypass = np.arange(12).reshape(4, 3) == np.random.default_rng().integers(12)
+    deployment = Deployment(config.as_dict(), bypass, dict.fromkeys(layers, 0.5), {})
+    write_deployed(path, network.state_dict(), deployment, {"chip": "chip-7"})
+    return deployment
+
+
+def test_weights_that_say_how_they_sit_on_a_chip(own_module: str, tmp_path: Path) -> None:
+    write_data("digits.npz", 8, 8)
+    write_data("large.npz", 28, 28)
+    for name, data in (("digits-cnn", "digits.npz"), (f"{own_module}:build", "data.npz")):
+        source = load_workload(name, data=data).network
+        for value in source.parameters():
+            nn.init.normal_(value)
+        written = write_deployment(tmp_path / "chip.safetensors", source)
+        loaded = load_workload(name, "chip.safetensors", data)
+        assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.network.state_dict().items())
+        assert loaded.deployment is not None
+        assert (loaded.deployment.bypass == written.bypass).all()
+        assert loaded.deployment.activation_scales == written.activation_scales
+        assert loaded.deployment.about == {"chip": "chip-7"}
+        with pytest.raises(InputError, match=r"chip\.safetensors does not fit lenet5"):
+            load_workload("lenet5", "chip.safetensors", "large.npz")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +365,7 @@ def test_a_published_resnet20_keeps_its_accuracy_in_8_bits(tmp_path):
         for start, stop in zip(stored["offsets"][:count], stored["offsets"][1 : count + 1], strict=True)
     ]
     np.savez(tmp_path / "data.npz", images=np.stack(decoded), labels=stored["labels"][:count])
-    network, calibration, test, _ = load_workload("resnet20", weights, tmp_path / "data.npz")
+    network, calibration, test, *_ = load_workload("resnet20", weights, tmp_path / "data.npz")
     config = ArrayConfig(32, 32)
     converted = convert(network, config, calibration, accelerator=Accelerator(config, engine="exact"))
     in_float, in_int8 = accuracy(network, test), accuracy(converted, test)

@@ -1,0 +1,258 @@
+"""`efat retrain-chip`: weights that work on one faulty chip, and the proof."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from efat.cli.group import INTERRUPTED
+from efat.cli.options import INPUT_FILE, NETWORKS, NamedValue, fail
+
+if TYPE_CHECKING:
+    from efat.retraining import Retraining
+    from efat.retraining_folder import ResultFolder
+    from training.calibration import Method
+
+DEFAULT_BATCH = 128
+DEFAULT_OPTIMIZER = "SGD"
+DEFAULT_OPTIMIZER_OPTIONS = {"SGD": {"momentum": 0.9}}
+DEFAULT_LEARNING_RATE = 0.01
+"""Those of `training.recipe.Recipe`, without importing torch for them; a test keeps them equal."""
+
+
+@click.command(
+    name="retrain-chip",
+    epilog="""\b
+Examples:
+  efat chips generate --array 32x32 --count 5 --fault-rate 0.05 -o lot.h5
+  efat retrain-chip --network digits-cnn --lot lot.h5 --chip chip-0003 --mitigation fap+t --epochs 5 -o out/
+  efat simulate --network digits-cnn --weights out/weights.safetensors --lot lot.h5 --chip chip-0003
+  efat retrain-chip --network digits-cnn --lot lot.h5 --chip chip-0003 --mitigation fam+t --iterations 500 \\
+      --optimizer AdamW --learning-rate 0.001 --option weight_decay=0.05 --schedule CosineAnnealingLR -o fam/
+
+\b
+Mitigations:
+  none         the chip as it is
+  fap          bypass broken PEs, and prune the weights there (fault-aware pruning)
+  fam          the same, with rows and columns permuted so that least is lost (fault-aware mapping);
+               fam-rows and fam-columns permute only one of them
+  ...+t        then retrain
+  ...+bn       measure the statistics of batch normalisation anew on the chip first: fap+bn+t
+  ...+gradual  with the faults injected in steps: fap+t+gradual
+""",
+)
+@click.option("--network", required=True, metavar="NAME", help=f"Network to retrain: {NETWORKS}.")
+@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
+@click.option(
+    "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
+)
+@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@click.option("--chip", required=True, metavar="ID", help="Chip to retrain for.")
+@click.option("--mitigation", required=True, metavar="NAME", help="What is done about broken PEs, such as fap+t.")
+@click.option("--iterations", type=click.IntRange(min=1), metavar="N", help="Mini-batches to learn from.")
+@click.option("--epochs", type=float, metavar="X", help="Passes over the training images instead, such as 1.5.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT_BATCH,
+    show_default=True,
+    help="Images in a mini-batch.",
+)
+@click.option("--optimizer", metavar="NAME", default=DEFAULT_OPTIMIZER, show_default=True, help="Class in torch.optim.")
+@click.option(
+    "--learning-rate", type=float, metavar="X", default=DEFAULT_LEARNING_RATE, show_default=True, help="Its step size."
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    type=NamedValue(),
+    help="Option of the optimiser; repeatable.  [default: momentum=0.9 for SGD]",
+)
+@click.option(
+    "--schedule", metavar="NAME", help="Class in torch.optim.lr_scheduler.  [default: a constant learning rate]"
+)
+@click.option(
+    "--schedule-option",
+    "schedule_options",
+    multiple=True,
+    type=NamedValue(),
+    help="Option of the schedule; repeatable.",
+)
+@click.option(
+    "--label-smoothing",
+    type=float,
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="Of the cross entropy, 0 to 1.",
+)
+@click.option(
+    "--augment/--no-augment", default=None, help="Augment training images.  [default: if the network's are augmented]"
+)
+@click.option(
+    "--evaluate-at",
+    multiple=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Measure accuracy after N iterations, too; repeatable.",
+)
+@click.option("--target-accuracy", type=float, metavar="X", help="End at the first evaluation of X or more, 0 to 1.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["max", "percentile", "mse"]),
+    default="max",
+    show_default=True,
+    help="How the activations' scales are chosen.",
+)
+@click.option("--learn-scales", is_flag=True, help="Learn the activations' scales from there.")
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to measure on.  [default: all]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="S",
+    default=0,
+    show_default=True,
+    help="Seed of orders and augmentation.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: as torch has them]")
+@click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
+@click.option("--force", is_flag=True, help="Start over in a folder that has other results.")
+def retrain_chip(
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    lot: Path,
+    chip: str,
+    mitigation: str,
+    iterations: int | None,
+    epochs: float | None,
+    batch: int,
+    optimizer: str,
+    learning_rate: float,
+    options: tuple[tuple[str, Any], ...],
+    schedule: str | None,
+    schedule_options: tuple[tuple[str, Any], ...],
+    label_smoothing: float,
+    augment: bool | None,
+    evaluate_at: tuple[int, ...],
+    target_accuracy: float | None,
+    calibration: str,
+    learn_scales: bool,
+    images: int | None,
+    seed: int,
+    threads: int | None,
+    output: Path,
+    force: bool,
+) -> None:
+    """Retrain a network for one faulty chip, and prove it works there.
+
+    The network learns quantised and on the chip: its forward pass is bit for bit what the chip computes. Accuracy is
+    that of held-out images on the exact emulation of the chip, and efat simulate gives the same for the weights that
+    are written, with either engine.
+
+    FOLDER gets weights.safetensors, metrics.json with everything that was measured, and curve.png. Until then it has a
+    checkpoint: the same command goes on after Ctrl-C, a crash or a power cut, and ends with the same bits. With the
+    same number of threads a run can be repeated bit for bit.
+    """
+    if iterations is not None and epochs is not None:
+        fail("--iterations and --epochs are both given: choose one")
+    if schedule_options and schedule is None:
+        fail("--schedule-option is of no schedule: name one with --schedule")
+    own_options, of_schedule = _named("--option", options), _named("--schedule-option", schedule_options)
+    from efat.cli.render import console, working
+
+    with working("Loading, quantising and calibrating"):
+        import torch
+
+        from efat.cli.retrain_chip_tables import show_retraining
+        from efat.retraining import prepare
+        from efat.retraining_folder import ResultFolder
+        from efat.retraining_metrics import Summary, read_metrics
+        from training.recipe import Recipe
+
+        folder = ResultFolder(output)
+        folder.check(inputs=[path for path in (lot, weights, data) if path is not None])
+        if threads is not None:
+            torch.set_num_threads(threads)
+        recipe = Recipe(
+            batch=batch,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            options={**DEFAULT_OPTIMIZER_OPTIONS.get(optimizer, {}), **own_options} or None,
+            schedule=schedule,
+            schedule_options=of_schedule,
+            label_smoothing=label_smoothing,
+            seed=seed,
+        )
+        retraining = prepare(
+            network=network,
+            lot=lot,
+            chip=chip,
+            mitigation=mitigation,
+            weights=weights,
+            data=data,
+            iterations=iterations,
+            epochs=epochs,
+            recipe=recipe,
+            augment=augment,
+            evaluate_at=evaluate_at,
+            target_accuracy=target_accuracy,
+            calibration=cast("Method", calibration),
+            learn_scales=learn_scales,
+            images=images,
+        )
+        metrics = None if force else folder.finished(retraining.identity)
+    if metrics is not None:
+        click.echo(f"{folder.metrics} is of this very retraining: nothing is run; --force runs it again.", err=True)
+    else:
+        _run(retraining, folder, force)
+        metrics = read_metrics(folder.metrics)
+    summary = Summary.of(metrics)
+    show_retraining(summary, folder, console())
+    if summary.message is not None:
+        raise click.ClickException(summary.message)
+    click.echo(f"Try it: {_simulate_command(retraining, folder)}")
+
+
+def _named(option: str, given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given:
+        if name in found:
+            fail(f"{option} {name} is given twice: leave one of them out")
+        found[name] = value
+    return found
+
+
+def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
+    """The command that measures the same accuracy."""
+    words = ["efat", "simulate", "--network", retraining.network_name, "--weights", str(folder.weights)]
+    if retraining.source is not None:
+        words += ["--data", str(retraining.source)]
+    words += ["--lot", str(retraining.lot), "--chip", retraining.chip.id]
+    if retraining.images is not None:
+        words += ["--images", str(retraining.images)]
+    return shlex.join(words)
+
+
+def _run(retraining: Retraining, folder: ResultFolder, force: bool) -> None:
+    from efat.cli.render import training_bar
+
+    iterations = retraining.prepared.iterations
+    done = folder.begin(retraining.identity, force=force)
+    if done:
+        click.echo(f"Going on after iteration {done} of {iterations}, from {folder.checkpoint}.", err=True)
+    try:
+        with training_bar(iterations, done) as progress:
+            retraining.run(progress, checkpoint=folder.checkpoint, done=done)
+        left_out = retraining.write(folder)
+        folder.end()
+    except KeyboardInterrupt:
+        click.echo("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    if left_out is not None:
+        click.echo(left_out, err=True)
