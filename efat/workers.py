@@ -1,0 +1,172 @@
+"""Where the units of a campaign run: here, in worker processes, or on a Ray cluster. Results are the same everywhere.
+
+Every unit computes in one thread, as floating-point sums depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from efat.campaign import Executor, Outcome, Unit, Work
+from training.errors import InputError
+
+MOST_DEATHS = 3
+"""How many workers may die with a unit before it is given up."""
+
+_PARENT_SECONDS = 1.0
+
+
+class WorkerDiedError(RuntimeError):
+    """Workers died again and again with the same unit: out of memory, most likely."""
+
+
+def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+    """Do the units one after the other, in this process."""
+    for unit in units:
+        with _one_thread():
+            outcome = work(unit.arguments)
+        yield unit, outcome
+
+
+def processes(workers: int) -> Executor:
+    """Do units in worker processes. One that dies is replaced, and what it was doing is done again.
+
+    Args:
+        workers: how many, >= 1.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if workers < 1:
+        raise InputError(f"workers is {workers}: expected 1 or more")
+
+    def execute(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        left = {unit.name: unit for unit in units}
+        deaths = dict.fromkeys(left, 0)
+        while left:
+            pool = _pool(min(workers, len(left)))
+            running: dict[Future[Outcome], Unit] = {}
+            waiting = iter(list(left.values()))
+            try:
+                # Few at a time: what is queued when a worker dies is not to blame.
+                for unit in waiting:
+                    running[pool.submit(_work, work, unit.arguments)] = unit
+                    if len(running) == workers:
+                        break
+                while running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        unit = running.pop(future)
+                        del left[unit.name]
+                        yield unit, outcome
+                        after = next(waiting, None)
+                        if after is not None:
+                            running[pool.submit(_work, work, after.arguments)] = after
+            except BrokenProcessPool:
+                for unit in running.values():
+                    deaths[unit.name] += 1
+                    if deaths[unit.name] >= MOST_DEATHS:
+                        raise WorkerDiedError(
+                            f"{MOST_DEATHS} workers died while {unit.name} was running: is there enough memory for "
+                            f"{workers} of them?"
+                        ) from None
+            finally:
+                _stop(pool)
+
+    return execute
+
+
+def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
+    """Do units on a Ray cluster, whose machines have this package and the same data at the same places.
+
+    Args:
+        address: of the cluster, as `ray.init` takes it; `local` for one of its own on this machine.
+        in_flight: how many units are handed over at a time, at most.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def execute(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        try:
+            import ray
+        except ImportError:
+            raise InputError("Ray is not installed: pip install 'efat[ray]', or leave out its address") from None
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"no Ray cluster at {address!r}: {error}") from None
+        try:
+            remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS)(_work)
+            waiting = iter(units)
+            running: dict[Any, Unit] = {}
+            for unit in waiting:
+                running[remote.remote(work, unit.arguments)] = unit
+                if len(running) == in_flight:
+                    break
+            while running:
+                ready, _ = ray.wait(list(running), num_returns=1)
+                for reference in ready:
+                    unit = running.pop(reference)
+                    yield unit, ray.get(reference)
+                    after = next(waiting, None)
+                    if after is not None:
+                        running[remote.remote(work, after.arguments)] = after
+        finally:
+            ray.shutdown()
+
+    return execute
+
+
+def _work(work: Work, arguments: Mapping[str, Any]) -> Outcome:
+    with _one_thread():
+        return work(arguments)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # A process forked from one with threads may stand still for ever.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once, whatever they are doing."""
+    workers = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+
+
+def _begin(parent: int) -> None:
+    """In a new worker: Ctrl-C is the parent's, and without the parent there is nobody to work for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
