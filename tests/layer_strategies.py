@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from training.mitigations.assignment import in_order_on_usable_columns
 from training.placement import Placement
 
 ChipKind = Literal["fault-free", "bypass", "hidden", "visible", "unusable columns"]
+CHIP_KINDS: tuple[ChipKind, ...] = get_args(ChipKind)
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 
 
@@ -101,10 +102,18 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv2d, Tensor]:
 
 
 @st.composite
-def layer_cases(draw: st.DrawFn, kinds: tuple[ChipKind, ...] = ChipKind.__args__) -> LayerCase:  # type: ignore[attr-defined]
-    """A layer on a chip with permanent faults, its operands in order or elsewhere; some inputs are clipped."""
-    kind = draw(st.sampled_from(kinds))
+def layer_cases(draw: st.DrawFn, kind: ChipKind | None = None, *, narrow: bool = False) -> LayerCase:
+    """A layer on a chip with permanent faults, its operands in order or elsewhere; some inputs are clipped.
+
+    Args:
+        draw: of hypothesis.
+        kind: what is wrong with the chip; None for any of them.
+        narrow: whether accumulators are the narrowest there are, in which sums of even a few products wrap.
+    """
+    kind = draw(st.sampled_from(CHIP_KINDS)) if kind is None else kind
     config = draw(configs(tables=kind == "visible"))
+    if narrow:
+        config = replace(config, acc_bits=config.product_bits)
     layer, x = draw(linear_layers() | convolutions())
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     n, k = len(layer.weight) // groups, layer.weight[0].numel()

@@ -72,10 +72,11 @@ def symmetric_scale(largest: Tensor, levels: int) -> Tensor:
 
     Returns:
         float32, same shape, at least `SMALLEST_SCALE`. Where `largest` is 0, any scale would do, and it is the one
-        for the largest magnitude of the others (for 1 if all are 0).
+        for the largest magnitude of the others (for 1 if all are 0). NaN stays NaN, so that a training that diverges
+        shows it.
     """
     substitute = largest.max() if bool((largest > 0).any()) else largest.new_tensor(1.0)
-    scale: Tensor = torch.where(largest > 0, largest, substitute) / levels
+    scale: Tensor = torch.where(largest == 0, substitute, largest) / levels
     return scale.clamp(min=SMALLEST_SCALE).to(torch.float32)
 
 

@@ -311,7 +311,7 @@ class _OnChip(Hooks):
         self._present: Accelerator | None = None
         self._held: list[tuple[TrainableLayer, Tensor]] = []
         self._holds_anew = False
-        self._unpruned: list[tuple[TrainableLayer, Tensor]] = []
+        self._unpruned: list[tuple[TrainableLayer, Tensor, Tensor]] = []
         self.before_step(0)
 
     def before_step(self, iteration: int) -> None:
@@ -336,13 +336,13 @@ class _OnChip(Hooks):
     def before_evaluation(self) -> None:
         """Put the model on its chip, and prune all that sits on bypassed PEs, whatever the steps have come to."""
         self._on(self._chip)
-        self._unpruned = [(layer, layer.weight.detach().clone()) for layer, _ in self._held]
+        self._unpruned = [(layer, kept, layer.weight.detach().clone()) for layer, kept in self._held]
         self._hold()
 
     def after_evaluation(self) -> None:
         """Take back what was pruned."""
-        for layer, weight in self._unpruned:
-            layer.weight.data.copy_(weight)
+        for layer, kept, weight in self._unpruned:
+            layer.weight.data.copy_(torch.where(kept, layer.weight.data, weight))
         self._unpruned = []
 
     def _hold(self) -> None:

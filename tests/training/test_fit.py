@@ -314,24 +314,50 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, monkeypatch
     assert "\n" not in str(caught.value)
 
 
+class Spoils(Hooks):
+    """Makes one weight NaN after a step."""
+
+    def __init__(self, layer: nn.Linear, step: int) -> None:
+        self.layer = layer
+        self.step = step
+        self.iteration = -1
+
+    def before_step(self, iteration: int) -> None:
+        """Remembers where training stands."""
+        self.iteration = iteration
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Strikes."""
+        if self.iteration == self.step:
+            self.layer.weight.data[1, 2] = float("nan")
+
+
+@pytest.mark.parametrize(("step", "good", "noticed"), [(0, 0, 1), (1, 0, 2), (2, 2, 3), (5, 4, 6), (6, 4, 7)])
 def test_a_training_that_diverges_ends_with_the_last_good_state(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, good: int, noticed: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is noticed with the next loss, or when accuracy is measured before that."""
     monkeypatch.setattr(fit_module, "CHECKPOINT_SECONDS", -1.0)
-    # The learning rate explodes after the third mini-batch.
-    recipe = Recipe(batch=7, schedule="StepLR", schedule_options={"step_size": 3, "gamma": 1e30}, seed=seed)
+    recipe = Recipe(batch=7, seed=seed)
     until_then = network(seed)
-    expected = run(until_then, 3, Recipe(batch=7, seed=seed), evaluate_at=[2])
+    expected = run(until_then, good, recipe, evaluate_at=[2, 4])
     for _ in range(2):  # from the start, and from the checkpoint
         model = network(seed)
         with pytest.raises(DivergedError, match="use a smaller learning rate") as caught:
-            run(model, 20, recipe, evaluate_at=[2, 3], checkpoint=tmp_path / "checkpoint.pt")
+            run(
+                model,
+                7,
+                recipe,
+                evaluate_at=[2, 4],
+                hooks=Spoils(model[-1], step),
+                checkpoint=tmp_path / "checkpoint.pt",
+            )
         error = caught.value
         assert error.trained.evaluations == expected.evaluations
         assert error.trained.losses == expected.losses
         assert error.good == expected.evaluations[-1]
-        assert 3 < error.iteration <= 5
-        assert f"iteration {error.iteration}; the last good state is that of iteration 3 with" in str(error)
+        assert error.iteration == noticed
+        assert f"iteration {noticed}; the last good state is that of iteration {good} with" in str(error)
         assert_equal(model.state_dict(), until_then.state_dict())
         assert not model.training
 

@@ -75,7 +75,8 @@ def test_pes_only_come_and_all_come(kind: str, seed: int) -> None:
     for iteration, chip in enumerate(found):
         stage = min(5, 1 + iteration // 4)
         assert int(affected(chip).sum()) == math.ceil(Fraction(stage, 5) * total)
-        assert chip.hides_faults == whole.hides_faults
+        # Partly hidden faults may all be hidden ones in the first stages.
+        assert kind == "partly hidden" or chip.hides_faults == whole.hides_faults
         assert chip.bypass is not None
         assert whole.bypass is not None
         assert not (chip.bypass & ~whole.bypass).any()
