@@ -1,0 +1,100 @@
+"""How much of a network a chip removes: the weights that sit on its bypassed PEs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator import ArrayConfig
+from simulator.faults import BoolArray
+from training.errors import InputError
+
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+MOST_WEIGHTS = 1 << 53
+"""Up to here float64 tells apart the shares of any two numbers of weights."""
+
+
+def weights_per_pe(gemms: Sequence[tuple[int, int, int]], config: ArrayConfig) -> Int64Array:
+    """Count the weights of a network that each PE holds, over all folds of all layers.
+
+    With the default placement reduction index k sits on row k mod R and output n on column n mod C.
+
+    Args:
+        gemms: (groups, K, N) of each layer, at least one; all groups of a grouped convolution have the same K and N.
+        config: the array.
+
+    Returns:
+        int64 [R, C].
+
+    Raises:
+        InputError: there are no layers, a number below 1, or more weights than `MOST_WEIGHTS`.
+    """
+    if not gemms:
+        raise InputError("network has no layers: expected (groups, K, N) of at least one")
+    for gemm in gemms:
+        if min(gemm) < 1:
+            groups, k, n = gemm
+            raise InputError(f"layer has groups={groups}, K={k}, N={n}: expected 1 or more of each")
+    total = sum(groups * k * n for groups, k, n in gemms)
+    if total > MOST_WEIGHTS:
+        raise InputError(f"network has {total} weights: expected at most {MOST_WEIGHTS}")
+    weights = np.zeros((config.rows, config.cols), np.int64)
+    for groups, k, n in gemms:
+        weights += groups * np.outer(_times_used(k, config.rows), _times_used(n, config.cols))
+    return weights
+
+
+def severity(bypass: BoolArray, weights: Int64Array) -> Float64Array:
+    """Find the fraction of a network's weights that bypassed PEs remove; PEs that hold none of them do not count.
+
+    Args:
+        bypass: bool [..., R, C].
+        weights: int64 [R, C], what each PE holds, see `weights_per_pe`.
+
+    Returns:
+        float64 [...], 0..1.
+
+    Raises:
+        InputError: masks that are not bool or of another shape, or weights that are refused by `total_weights`.
+    """
+    total = total_weights(weights)
+    if bypass.dtype != np.bool_ or bypass.shape[-2:] != weights.shape:
+        raise InputError(
+            f"bypass is {bypass.dtype} {bypass.shape}: expected bool with {weights.shape[0]}x{weights.shape[1]} PEs "
+            "last, as the weights have"
+        )
+    removed = np.sum(np.broadcast_to(weights, bypass.shape), axis=(-2, -1), where=bypass)
+    return np.asarray(removed / total, np.float64)
+
+
+def total_weights(weights: Int64Array) -> int:
+    """Count all weights of a network.
+
+    Args:
+        weights: int64 [R, C], what each PE holds.
+
+    Returns:
+        1..`MOST_WEIGHTS`.
+
+    Raises:
+        InputError: the array is not of integers or has no two dimensions, a number is negative, all are 0, or together
+            they are too many.
+    """
+    if not np.issubdtype(weights.dtype, np.integer) or weights.ndim != 2:
+        raise InputError(f"weights of the PEs are {weights.dtype} {weights.shape}: expected integers [R, C]")
+    if weights.size and weights.min() < 0:
+        raise InputError(f"weights of a PE are {weights.min()}: expected 0 or more")
+    # In float64, which does not wrap.
+    total = float(weights.sum(dtype=np.float64))
+    if not 1 <= total <= MOST_WEIGHTS:
+        raise InputError(f"the PEs hold {total:.0f} weights in total: expected 1..{MOST_WEIGHTS}")
+    return int(weights.sum())
+
+
+def _times_used(length: int, side: int) -> Int64Array:
+    """How often each row or column is used when `length` indices are laid around `side` of them: int64 [side]."""
+    return length // side + (np.arange(side) < length % side)

@@ -1,0 +1,100 @@
+"""Weights are counted where the machine puts them, and severity is the share of them that bypass removes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efat.network_gemms import network_gemms
+from efat.severity import MOST_WEIGHTS, severity, total_weights, weights_per_pe
+from simulator import ArrayConfig
+from simulator.mapping import folds
+from training.errors import InputError
+from training.workloads import WORKLOADS
+
+sides = st.integers(1, 7)
+gemm_lists = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4)
+
+
+@given(gemm_lists, sides, sides)
+def test_each_pe_holds_a_weight_for_each_fold_that_reaches_it(
+    gemms: list[tuple[int, int, int]], rows: int, cols: int
+) -> None:
+    config = ArrayConfig(rows, cols)
+    expected = np.zeros((rows, cols), np.int64)
+    for groups, k, n in gemms:
+        for fold in folds(config, k, n):
+            expected[: fold.used_rows, : fold.used_cols] += groups
+    weights = weights_per_pe(gemms, config)
+    assert weights.dtype == np.int64
+    assert weights.tolist() == expected.tolist()
+    assert total_weights(weights) == sum(groups * k * n for groups, k, n in gemms)
+
+
+def test_all_weights_of_a_network_are_counted() -> None:
+    gemms = [(1, gemm.k, gemm.n) for gemm in network_gemms("lenet5")]
+    workload = WORKLOADS["lenet5"]
+    network = workload.build(*workload.input_shape[:2], workload.classes)
+    count = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1)
+    assert weights_per_pe(gemms, ArrayConfig(16, 16)).sum() == count
+
+
+@given(gemm_lists, sides, sides, st.integers(0, 2**32 - 1), st.lists(st.integers(0, 3), max_size=2))
+def test_severity_is_the_share_of_weights_on_bypassed_pes(
+    gemms: list[tuple[int, int, int]], rows: int, cols: int, seed: int, batch: list[int]
+) -> None:
+    random = np.random.default_rng(seed)
+    bypass = random.random((*batch, rows, cols)) < random.random()
+    found = severity(bypass, weights_per_pe(gemms, ArrayConfig(rows, cols)))
+    assert found.shape == tuple(batch)
+    assert found.dtype == np.float64
+    total = sum(groups * k * n for groups, k, n in gemms)
+    for index in np.ndindex(*batch):
+        mask = bypass[index]
+        removed = sum(
+            groups * int(mask[i % rows, j % cols]) for groups, k, n in gemms for i in range(k) for j in range(n)
+        )
+        assert found[index] == removed / total
+
+
+def test_pes_without_weights_do_not_count() -> None:
+    weights = weights_per_pe([(1, 2, 3)], ArrayConfig(4, 5))
+    unused = np.ones((4, 5), np.bool_)
+    unused[:2, :3] = False
+    assert severity(np.stack([unused, ~unused]), weights).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("gemms", "message"),
+    [
+        ([], "network has no layers"),
+        ([(1, 2, 3), (1, 0, 3)], "layer has groups=1, K=0, N=3: expected 1 or more"),
+        ([(-1, 2, 3)], "groups=-1"),
+        ([(1, 1 << 27, 1 << 27)], f"network has {1 << 54} weights: expected at most {MOST_WEIGHTS}"),
+    ],
+)
+def test_networks_that_are_refused(gemms: list[tuple[int, int, int]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        weights_per_pe(gemms, ArrayConfig(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("bypass", "weights", "message"),
+    [
+        (np.zeros((3, 2), np.bool_), np.ones((2, 3), np.int64), r"bypass is bool \(3, 2\): expected bool with 2x3 PEs"),
+        (np.zeros((2, 3)), np.ones((2, 3), np.int64), r"bypass is float64 \(2, 3\)"),
+        (np.zeros(3, np.bool_), np.ones(3, np.int64), r"weights of the PEs are int64 \(3,\): expected integers"),
+        (np.zeros((2, 3), np.bool_), np.ones((2, 3)), r"weights of the PEs are float64 \(2, 3\)"),
+        (np.zeros((1, 2), np.bool_), np.array([[3, -1]]), "weights of a PE are -1: expected 0 or more"),
+        (np.zeros((1, 2), np.bool_), np.array([[0, 0]]), "the PEs hold 0 weights in total"),
+        (np.zeros((1, 2), np.bool_), np.array([[1 << 62, 1 << 62]]), f"the PEs hold {1 << 63} weights in total"),
+    ],
+)
+def test_masks_and_weights_that_are_refused(
+    bypass: npt.NDArray[np.bool_], weights: npt.NDArray[np.int64], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        severity(bypass, weights)
