@@ -17,7 +17,7 @@ RUNS = [
     ("fault_effect.py --images 20 --maps 1 --png effect.png", ["as they are", "wrote effect.png"]),
     ("fault_aware_training.py speed --batch 2 --rounds 1 --size 16", ["FAP+T", "x quantisation-aware"]),
     (
-        "fault_aware_training.py curves --size 16 --rates 0 0.2 --maps 1 --iterations 2 --images 40 --png curves.png",
+        "fault_aware_training.py curves --size 16 --rates 0.2 --maps 1 --iterations 2 --images 40 --png curves.png",
         ["fam+t", "40 held-out images", "wrote curves.png"],
     ),
 ]
