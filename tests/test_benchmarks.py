@@ -11,12 +11,20 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 RUNS = [
-    ("cycle_engine.py --quick", ["G PE-cycles/s", "images/s", "of the limit"]),
-    ("emulation.py --quick", ["x float32", "Against the cycle engine", "Lowering all 20 layers"]),
-    ("rtl_speed.py --quick", ["M PE-cycles/s", "ratio", "build"]),
-    ("fault_effect.py --images 20 --maps 1 --png effect.png", ["as they are", "wrote effect.png"]),
-    ("fault_aware_training.py speed --batch 2 --rounds 1 --size 16", ["FAP+T", "x quantisation-aware"]),
-    (
+    pytest.param("cycle_engine.py --quick", ["G PE-cycles/s", "images/s", "of the limit"]),
+    pytest.param("emulation.py --quick", ["x float32", "Against the cycle engine", "Lowering all 20 layers"]),
+    pytest.param("rtl_speed.py --quick", ["M PE-cycles/s", "ratio", "build"], marks=pytest.mark.slow),
+    pytest.param(
+        "fault_effect.py --images 20 --maps 1 --png effect.png",
+        ["as they are", "wrote effect.png"],
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "fault_aware_training.py speed --batch 2 --rounds 1 --size 16",
+        ["FAP+T", "x quantisation-aware"],
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
         "fault_aware_training.py curves --size 16 --rates 0.2 --maps 1 --iterations 2 --images 40 --png curves.png",
         ["fam+t", "40 held-out images", "wrote curves.png"],
     ),
@@ -24,10 +32,10 @@ RUNS = [
 
 
 def test_every_benchmark_is_run() -> None:
-    assert {run.split()[0] for run, _ in RUNS} == {path.name for path in BENCHMARKS.glob("*.py")}
+    assert {str(run.values[0]).split()[0] for run in RUNS} == {path.name for path in BENCHMARKS.glob("*.py")}
 
 
-@pytest.mark.parametrize(("run", "expected"), RUNS, ids=[run for run, _ in RUNS])
+@pytest.mark.parametrize(("run", "expected"), RUNS, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_benchmark_runs(run: str, expected: list[str], tmp_path: Path) -> None:
     name, *arguments = run.split()
     command = [sys.executable, str(BENCHMARKS / name), *arguments]
