@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from simulator import ArrayConfig
 from training.accelerator import Accelerator
+from training.classification import count_correct
 from training.convert import convert
 from training.datasets import DIGITS, Dataset, load_data
 from training.networks import DigitsCnn
@@ -61,8 +62,7 @@ def train_digits(seed: int, epochs: int = EPOCHS) -> DigitsCnn:
 
 def accuracy(network: nn.Module, data: Dataset) -> float:
     """Fraction of the images that the network classifies correctly."""
-    with torch.no_grad():
-        return float((network(data.images).argmax(1) == data.labels).double().mean())
+    return count_correct(network, data) / len(data)
 
 
 def _shifted(images: Tensor) -> Tensor:

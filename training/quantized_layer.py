@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +63,7 @@ class GemmRun:
 Observer = Callable[[GemmRun], None]
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(nn.Module, ABC):
     """A layer whose GEMMs run on a chip: its integers, and how floats become integers and integers floats.
 
     Attributes:
@@ -218,26 +219,27 @@ class QuantizedLayer(nn.Module):
             self.observer(GemmRun(self.name, group, x, w, outputs, placement))
         return outputs
 
+    @abstractmethod
     def check_shape(self, x: Tensor) -> None:
         """Refuse an input of a shape that does not fit.
 
         Raises:
             InputError: it does not.
         """
-        raise NotImplementedError
 
     def pad(self, x: Tensor) -> Tensor:
         """The input, padded where `multiply` does not do that by itself."""
         return x
 
+    @abstractmethod
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of an input, float32 as `pad` gives it, finite and of a shape that fits."""
-        raise NotImplementedError
 
     def multiplies_plainly(self, x: Tensor) -> bool:
         """Whether `multiply` adds up products as they are, in whatever order, where `x` is."""
         return True
 
+    @abstractmethod
     def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's product of an input as `pad` gives it with weights, in floating point.
 
@@ -246,7 +248,6 @@ class QuantizedLayer(nn.Module):
             w: float32, the shape of the weights.
             bias: float32 [outputs], added to the product; or None.
         """
-        raise NotImplementedError
 
     def whole_weights(self) -> Tensor | None:
         """The weights that act, as whole numbers in float32, where float32 products of such are what the chip gives.
