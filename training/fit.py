@@ -128,6 +128,7 @@ def fit(
     *,
     evaluate_at: Sequence[int] = (),
     target_accuracy: float | None = None,
+    least_iterations: int = 0,
     hooks: Hooks | None = None,
     checkpoint: Path | None = None,
     identity: dict[str, str] | None = None,
@@ -143,6 +144,7 @@ def fit(
         recipe: optimiser, schedule and seed; its batch and augmentation are those of `batches`.
         evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
         target_accuracy: training ends at the first evaluation that reaches it; None for never.
+        least_iterations: evaluations after fewer do not end it.
         hooks: what is done around the steps.
         checkpoint: file that the state is kept in every few seconds; if it is there, training goes on from it, and the
             result is that of one without a break, bit for bit.
@@ -181,7 +183,8 @@ def fit(
         hooks.after_evaluation()
 
     def reaches_target() -> bool:
-        return target_accuracy is not None and trained.evaluations[-1].accuracy >= target_accuracy
+        last = trained.evaluations[-1]
+        return target_accuracy is not None and last.iteration >= least_iterations and last.accuracy >= target_accuracy
 
     if checkpoint is not None and checkpoint.exists():
         state = read_state(checkpoint, identity or {})

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from simulator.chips import Chip
-from training.accelerator import Accelerator
 from training.batches import Batches
 from training.calibration import Method
 from training.convert import Calibration, convert
 from training.datasets import Dataset
 from training.deployment import Deployment
 from training.errors import InputError
-from training.fit import DivergedError, Evaluation, Hooks, Moment, Trained, fit
+from training.fit import DivergedError, Evaluation, Moment, Trained, fit
 from training.mitigations.mitigation import Step
 from training.mitigations.strategy import Strategy
+from training.on_chip import OnChip, Pruned, digest_of_pruned, kept_weights
 from training.recipe import Recipe
-from training.trainable import TrainableLayer, deployed, move, trainable, trainable_layers
+from training.trainable import TrainableLayer, deployed, trainable, trainable_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,10 @@ def retrain(
     recipe: Recipe | None = None,
     evaluate_at: Sequence[int] = (),
     target_accuracy: float | None = None,
+    least_iterations: int = 0,
     calibration: Method = "max",
     learn_scales: bool = False,
+    pruned: Pruned | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[Moment], None] | None = None,
 ) -> RetrainResult:
@@ -109,8 +111,10 @@ def retrain(
         recipe: how it learns; None for a `Recipe()` of defaults.
         evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
         target_accuracy: retraining ends at the first evaluation that reaches it; None for never.
+        least_iterations: evaluations after fewer do not end it.
         calibration: how the scales of activations are chosen on the network as it is given.
         learn_scales: whether they are learned from there.
+        pruned: weights that are held at zero beside those at bypassed PEs; None for no others.
         checkpoint: file to keep the state in while it runs; if it is there, retraining goes on from it.
         progress: called after each iteration.
 
@@ -132,8 +136,10 @@ def retrain(
         recipe=recipe,
         evaluate_at=evaluate_at,
         target_accuracy=target_accuracy,
+        least_iterations=least_iterations,
         calibration=calibration,
         learn_scales=learn_scales,
+        pruned=pruned,
     )
     return prepared.run(checkpoint, progress)
 
@@ -159,8 +165,10 @@ class PreparedRetraining:
         recipe: Recipe | None = None,
         evaluate_at: Sequence[int] = (),
         target_accuracy: float | None = None,
+        least_iterations: int = 0,
         calibration: Method = "max",
         learn_scales: bool = False,
+        pruned: Pruned | None = None,
     ) -> None:
         """Check everything, quantise the network and put it on the chip.
 
@@ -177,16 +185,18 @@ class PreparedRetraining:
         self._mitigations = strategy.mitigations
         self._evaluate_at = [stop for stop in sorted(set(evaluate_at)) if 0 < stop < self.iterations]
         self._target_accuracy = target_accuracy
+        self._least_iterations = least_iterations
         self._batches = Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation)
         converted = convert(network, config, data.calibration, method=calibration)
         self._model = trainable(network, converted, learn_scales=learn_scales)
         self.deployment = _deploy(self._model, chip, strategy)
-        self._hooks = _OnChip(
+        self._hooks = OnChip(
             self._model,
             self.deployment.accelerator(config, chip.faults),
             self.deployment,
             strategy,
             Step(0, self.iterations, recipe.seed),
+            kept_weights(self._model, pruned or {}),
         )
         self.identity = {
             "network": _digest(f"{_structure(network)} {digest_of_weights(network.state_dict())}".encode()),
@@ -196,7 +206,8 @@ class PreparedRetraining:
             "activation scales": _digest(repr(self.deployment.activation_scales).encode()),
             "strategy": repr(strategy),
             "recipe": json.dumps({**recipe.as_dict(), "learn_scales": learn_scales}, sort_keys=True),
-            "budget": json.dumps([self.iterations, self._evaluate_at, target_accuracy]),
+            "budget": json.dumps([self.iterations, self._evaluate_at, target_accuracy, least_iterations]),
+            "pruned weights": digest_of_pruned(pruned or {}),
         }
 
     def run(self, checkpoint: Path | None = None, progress: Callable[[Moment], None] | None = None) -> RetrainResult:
@@ -223,6 +234,7 @@ class PreparedRetraining:
                 self._recipe,
                 evaluate_at=self._evaluate_at,
                 target_accuracy=self._target_accuracy,
+                least_iterations=self._least_iterations,
                 hooks=self._hooks,
                 checkpoint=checkpoint,
                 identity=self.identity,
@@ -286,88 +298,3 @@ def _deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
     for mitigation in strategy.mitigations:
         deployment = mitigation.deploy(deployment, chip, model)
     return deployment
-
-
-class _OnChip(Hooks):
-    """Puts each step on the chip it is for, and holds the weights at bypassed PEs at zero."""
-
-    def __init__(
-        self, model: nn.Module, chip: Accelerator, deployment: Deployment, strategy: Strategy, budget: Step
-    ) -> None:
-        """Put the model on its chip and prune it.
-
-        Args:
-            model: from `trainable`.
-            chip: the chip as deployed.
-            deployment: what is bypassed, and where operands sit.
-            strategy: says which chip a step is for.
-            budget: the first step.
-        """
-        self._model = model
-        self._chip = chip
-        self._deployment = deployment
-        self._mitigations = strategy.mitigations
-        self._budget = budget
-        self._present: Accelerator | None = None
-        self._held: list[tuple[TrainableLayer, Tensor]] = []
-        self._holds_anew = False
-        self._unpruned: list[tuple[TrainableLayer, Tensor, Tensor]] = []
-        self.before_step(0)
-
-    def before_step(self, iteration: int) -> None:
-        """Put the model on the chip that the step is for, and prune what that chip cannot hold."""
-        accelerator = self._chip
-        for mitigation in self._mitigations:
-            accelerator = mitigation.chip_for(replace(self._budget, iteration=iteration), accelerator)
-        self._on(accelerator)
-        if self._holds_anew:
-            self._hold()
-
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set weights at bypassed PEs to zero again; their gradients are zero, so momentum stays so, too."""
-        self._hold()
-        if self._holds_anew:
-            for layer, kept in self._held:
-                for value in optimizer.state.get(layer.weight, {}).values():
-                    if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                        value.mul_(kept)
-            self._holds_anew = False
-
-    def before_evaluation(self) -> None:
-        """Put the model on its chip, and prune all that sits on bypassed PEs, whatever the steps have come to."""
-        self._on(self._chip)
-        self._unpruned = [(layer, kept, layer.weight.detach().clone()) for layer, kept in self._held]
-        self._hold()
-
-    def after_evaluation(self) -> None:
-        """Take back what was pruned."""
-        for layer, kept, weight in self._unpruned:
-            layer.weight.data.copy_(torch.where(kept, layer.weight.data, weight))
-        self._unpruned = []
-
-    def _hold(self) -> None:
-        for layer, kept in self._held:
-            layer.weight.data.mul_(kept)
-
-    def _on(self, accelerator: Accelerator) -> None:
-        if self._present is not None and _are_alike(accelerator, self._present):
-            return
-        self._present = accelerator
-        move(self._model, accelerator, self._deployment.placements)
-        # PEs that are bypassed for one step only, as hardening does, keep their weights.
-        bypass = self._deployment.bypass if accelerator.bypass is None else self._deployment.bypass & accelerator.bypass
-        self._held = []
-        for layer in trainable_layers(self._model).values():
-            kept = layer.acting(bypass)
-            if kept is not None:
-                self._held.append((layer, kept))
-        self._holds_anew = True
-
-
-def _are_alike(one: Accelerator, other: Accelerator) -> bool:
-    """Whether two chips compute the same."""
-    if one is other:
-        return True
-    if one.bypass is None or other.bypass is None:
-        return False
-    return one.faults == other.faults and bool((one.bypass == other.bypass).all()) and one.engine == other.engine

@@ -168,6 +168,8 @@ def test_a_target_that_is_reached_ends_the_training(seed: int, tmp_path: Path, m
     assert not never.reached_target
     at_once = run(network(seed), 30, recipe, target_accuracy=0.0)
     assert (at_once.iterations, len(at_once.evaluations), at_once.reached_target) == (0, 1, True)
+    later = run(network(seed), 30, recipe, evaluate_at=range(0, 30, 3), target_accuracy=0.0, least_iterations=4)
+    assert (later.iterations, later.reached_target) == (6, True)
 
 
 class Recorder(Hooks):

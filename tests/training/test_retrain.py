@@ -41,8 +41,10 @@ from training.fit import Evaluation
 from training.mitigations.gradual import Gradual
 from training.mitigations.mitigation import Step
 from training.mitigations.strategy import Strategy
+from training.on_chip import OnChip
+from training.placement import Placement
 from training.recipe import Recipe
-from training.retrain import _OnChip, retrain
+from training.retrain import retrain
 from training.trainable import TrainableLayer, trainable_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,7 +106,7 @@ def test_weights_at_bypassed_pes_are_zero_after_every_step_and_so_is_what_would_
     recipe = Recipe(batch=10, optimizer=optimizer, options=options, learning_rate=0.01, seed=seed % 99)
     steps: list[int] = []
     acting = set()
-    before_step, after_step = _OnChip.before_step, _OnChip.after_step
+    before_step, after_step = OnChip.before_step, OnChip.after_step
 
     def kept_weights(model: nn.Module, iteration: int) -> Iterator[tuple[TrainableLayer, Tensor]]:
         bypass: BoolArray | None = chip.faults.required_bypass()
@@ -134,14 +136,35 @@ def test_weights_at_bypassed_pes_are_zero_after_every_step_and_so_is_what_would_
                     assert not value[~kept].any()
                     acting.add(name)
 
-    monkeypatch.setattr(_OnChip, "before_step", checked_before)
-    monkeypatch.setattr(_OnChip, "after_step", checked)
+    monkeypatch.setattr(OnChip, "before_step", checked_before)
+    monkeypatch.setattr(OnChip, "after_step", checked)
     result = run(chip, 6, strategy, recipe=recipe, evaluate_at=[2])
     assert steps == list(range(6))
     assert acting or optimizer == "Adafactor"
     assert not any(weights.any() for weights in pruned(result, result.weights))
     before = network().state_dict()
     assert all(not torch.equal(value, before[name]) for name, value in result.weights.items())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "Adafactor"])
+@pytest.mark.parametrize("strategy", ["fap+t", "fam+bn+t"])
+def test_pruned_weights_are_those_of_a_chip_that_bypasses_their_pes(strategy: str, optimizer: str, seed: int) -> None:
+    chip, recipe = faulty_chip(seed), Recipe(batch=10, optimizer=optimizer, seed=seed % 99)
+    base = deep_network() if seed % 2 else network()
+    on_chip = run(chip, 5, strategy, network=base, recipe=recipe, evaluate_at=[2])
+    layers = quantized_layers(on_chip.network)
+    zeros = {
+        name: (on_chip.deployment.placements.get(name) or Placement.in_order(*layer.gemm_shape)).at_weights(
+            on_chip.deployment.bypass, ARRAY
+        )
+        for name, layer in layers.items()
+    }
+    nothing_broken = Chip("group", FaultMap.from_faults(ARRAY, []))
+    without = "none+bn+t" if "bn" in strategy else "none+t"
+    shared = run(nothing_broken, 5, without, network=base, recipe=recipe, evaluate_at=[2], pruned=zeros)
+    assert_equal(shared.weights, on_chip.weights)
+    assert shared.losses == on_chip.losses
+    assert shared.evaluations == on_chip.evaluations
 
 
 def test_retraining_wins_back_what_the_chip_lost() -> None:
@@ -221,6 +244,15 @@ def test_chips_with_upsets_are_refused() -> None:
         ({"target_accuracy": 1.5}, "target accuracy is 1.5: expected a fraction, 0..1"),
         ({"target_accuracy": float("nan")}, "target accuracy is nan"),
         ({"strategy": "fap+"}, "mitigation 'fap\\+' is unknown"),
+        (
+            {"pruned": {"9": np.zeros((3, 24), np.bool_)}},
+            "weights of a layer '9' are to be pruned",
+        ),
+        (
+            {"pruned": {"5": np.zeros((3, 23), np.bool_)}},
+            r"are bool \(3, 23\): expected bool \(3, 24\)",
+        ),
+        ({"pruned": {"5": np.zeros((3, 24), np.int8)}}, r"to be pruned are int8 \(3, 24\): expected bool \(3, 24\)"),
         ({"calibration": "median"}, "calibration method 'median' is unknown"),
         ({"recipe": Recipe(schedule="OneCycleLR", schedule_options={"total_steps": 2})}, "is over after 2 of 4"),
     ],

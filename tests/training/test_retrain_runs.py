@@ -36,8 +36,9 @@ from training.fit import Moment
 from training.mitigations.bypass import Bypass
 from training.mitigations.gradual import Gradual
 from training.mitigations.strategy import Strategy
+from training.on_chip import OnChip
 from training.recipe import Recipe
-from training.retrain import RetrainDivergedError, RetrainResult, TrainingData, _OnChip, retrain
+from training.retrain import RetrainDivergedError, RetrainResult, TrainingData, retrain
 from training.trainable import trainable_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,6 +134,8 @@ def test_the_checkpoint_of_another_retraining_is_refused(
         ({"iterations": 5}, "budget"),
         ({"evaluate_at": [1, 2]}, "budget"),
         ({"target_accuracy": 0.99}, "budget"),
+        ({"least_iterations": 1}, "budget"),
+        ({"pruned": {"0": np.zeros((4, 18), np.bool_)}}, "pruned weights"),
         ({"recipe": replace(RECIPE, batch=9), "chip": faulty_chip(seed + 1)}, "chip, recipe"),
     ):
         with pytest.raises(
@@ -189,7 +192,7 @@ def test_a_run_that_diverges_ends_with_the_last_good_state(
     strategy: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chip, steps = faulty_chip(seed), list[int]()
-    after_step = _OnChip.after_step
+    after_step = OnChip.after_step
 
     def spoiled(self: Any, stepped: torch.optim.Optimizer) -> None:
         after_step(self, stepped)
@@ -198,7 +201,7 @@ def test_a_run_that_diverges_ends_with_the_last_good_state(
             trainable_layers(self._model)["5"].weight.data.mul_(float("inf"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(_OnChip, "after_step", spoiled)
+        patched.setattr(OnChip, "after_step", spoiled)
         with pytest.raises(RetrainDivergedError, match="the last good state is that of iteration 2 with") as caught:
             run(chip, 8, strategy, evaluate_at=[2])
     result = caught.value.result
