@@ -98,7 +98,7 @@ class Campaign:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of kind and inputs."""
-        return hashlib.sha256(_canonical({"kind": self.kind, "inputs": self.inputs}).encode()).hexdigest()
+        return digest_of({"kind": self.kind, "inputs": self.inputs})
 
     def path(self, unit: str, file: str) -> Path:
         """A file that belongs to a unit."""
@@ -163,6 +163,11 @@ class Campaign:
                 f"{self.folder} was begun with another {', '.join(different)}: choose another folder, or give what it "
                 "was begun with"
             )
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what JSON takes."""
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
 def _canonical(content: Mapping[str, Any]) -> str:

@@ -115,12 +115,14 @@ class ChipReport:
         predictions: int64 [images], the class predicted for each image.
         accuracy: against the labels.
         changed_predictions: images classified otherwise than by the fault-free quantised network.
+        bypassed_pes: PEs that were bypassed.
         layers: one report per layer, in the order they run.
     """
 
     predictions: Tensor
     accuracy: Accuracy
     changed_predictions: int
+    bypassed_pes: int
     layers: list[LayerReport] = field(default_factory=list)
 
     @property
@@ -166,6 +168,7 @@ def run_chip(
         predictions=predictions,
         accuracy=measure_accuracy(predictions, labels),
         changed_predictions=int((predictions != fault_free).sum()),
+        bypassed_pes=0 if accelerator.bypass is None else int(accelerator.bypass.sum()),
         layers=list(layers.values()),
     )
 

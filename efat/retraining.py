@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from efat.inference import Accuracy
 from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import about, metrics_of, write_metrics
+from efat.training_setup import augmentation_of, load_training, try_a_step
 from simulator.chips import Chip, ChipLot
 from training.accelerator import Accelerator
-from training.batches import NO_AUGMENTATION, Augmentation, Batches
+from training.batches import Batches
 from training.calibration import Method
 from training.classification import count_correct
 from training.convert import convert
 from training.deployment import Deployment, write_deployed
-from training.errors import InputError, first_line
+from training.errors import InputError
 from training.fit import Moment
 from training.mitigations.strategy import Strategy
 from training.recipe import Recipe
 from training.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult, TrainingData
-from training.workloads import WORKLOADS, LoadedWorkload, check_fits, load_workload
 
 
 @dataclass
@@ -198,13 +195,11 @@ def prepare(
     """
     strategy = Strategy.named(mitigation)
     _check_length(strategy, mitigation, iterations, epochs)
-    recipe = replace(Recipe() if recipe is None else recipe, augmentation=_augmentation(network, augment))
+    recipe = replace(Recipe() if recipe is None else recipe, augmentation=augmentation_of(network, augment))
     with ChipLot(lot) as opened:
         chosen = opened[chip]
-    workload = load_workload(network, weights=weights, data=data, training=True)
-    training_data = _training_data(workload, images)
-    for part in (training_data.train, training_data.held_out):
-        check_fits(workload.network, part, network)
+    loaded = load_training(network, weights, data, images)
+    training_data = loaded.data
     batches = Batches(training_data.train, recipe.batch, recipe.seed, recipe.augmentation)
     if epochs is not None:
         iterations = max(1, round(epochs * batches.per_epoch))
@@ -213,9 +208,9 @@ def prepare(
     if late and strategy.retrains:
         raise InputError(f"accuracy is asked for after {late[0]} of {iterations} iterations: expected 0..{iterations}")
     if strategy.retrains:
-        _try_a_step(workload.network, batches, recipe, iterations)
+        try_a_step(loaded.network, batches, recipe, iterations)
     prepared = PreparedRetraining(
-        workload.network,
+        loaded.network,
         chosen,
         training_data,
         iterations,
@@ -241,9 +236,9 @@ def prepare(
         calibration=calibration,
         learn_scales=learn_scales,
         images=images,
-        network=workload.network,
+        network=loaded.network,
         data=training_data,
-        started_from=workload.deployment,
+        started_from=loaded.deployment,
         prepared=prepared,
     )
 
@@ -255,39 +250,3 @@ def _check_length(strategy: Strategy, mitigation: str, iterations: int | None, e
         raise InputError(f"mitigation {mitigation} retrains: say for how many iterations or epochs")
     if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
         raise InputError(f"epochs is {epochs}: expected a finite number above 0")
-
-
-def _augmentation(network: str, augment: bool | None) -> Augmentation:
-    found = WORKLOADS[network].augmentation if network in WORKLOADS else NO_AUGMENTATION
-    if augment and found == NO_AUGMENTATION:
-        raise InputError(f"network {network!r} has no augmentation of its own: leave it out")
-    return NO_AUGMENTATION if augment is False else found
-
-
-def _training_data(workload: LoadedWorkload, images: int | None) -> TrainingData:
-    """With the first test images, as `efat simulate` takes them."""
-    train, test = workload.train, workload.test
-    assert train is not None
-    count = len(test) if images is None else images
-    if not 1 <= count <= len(test):
-        raise InputError(f"images is {count}: expected 1..{len(test)}, the test images of {test.name}")
-    held_out = replace(test, images=test.images[:count], labels=test.labels[:count])
-    return TrainingData(train, held_out, workload.calibration)
-
-
-def _try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations: int) -> None:
-    """Take one step with a copy of the float network: what cannot learn at all is refused before anything runs."""
-    learner = copy.deepcopy(network).train()
-    optimizer = recipe.make_optimizer(learner.parameters())
-    recipe.make_schedule(optimizer, iterations)
-    images, labels = batches.at(0)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            functional.cross_entropy(learner(images), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    except Exception as error:
-        # Whatever the user's network raises when it is to learn, it is the network or its options that must change.
-        raise InputError(
-            f"the network fails to learn from a batch of {len(images)} images: {type(error).__name__}: "
-            f"{first_line(error)}; give a network that can be trained, or another batch size"
-        ) from error

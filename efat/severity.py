@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,18 @@ Int64Array = npt.NDArray[np.int64]
 
 MOST_WEIGHTS = 1 << 53
 """Up to here float64 tells apart the shares of any two numbers of weights."""
+
+
+class PrunedSeverity(NamedTuple):
+    """How much of a network is pruned.
+
+    Attributes:
+        pruned: the fraction of its weights that is, 0..1.
+        saliency: the fraction of the sum of the squares of a layer's weights that is, 0..1; the mean over the layers.
+    """
+
+    pruned: float
+    saliency: float
 
 
 def weights_per_pe(gemms: Sequence[tuple[int, int, int]], config: ArrayConfig) -> Int64Array:
@@ -69,6 +82,32 @@ def severity(bypass: BoolArray, weights: Int64Array) -> Float64Array:
         )
     removed = np.sum(np.broadcast_to(weights, bypass.shape), axis=(-2, -1), where=bypass)
     return np.asarray(removed / total, np.float64)
+
+
+def pruned_severity(weights: Sequence[npt.NDArray[np.floating]], pruned: Sequence[BoolArray]) -> PrunedSeverity:
+    """Find how much of a network is gone when weights are pruned, wherever operands sit.
+
+    Args:
+        weights: of each layer before they are pruned, float, finite; at least one layer, and none without weights.
+        pruned: which of them are, bool of the same shapes. A layer of zeros loses nothing that counts as saliency.
+
+    Raises:
+        InputError: layers or shapes that do not fit each other, masks that are not bool, or nothing to count.
+    """
+    if not weights or len(weights) != len(pruned):
+        raise InputError(f"weights of {len(weights)} layers, masks of {len(pruned)}: expected as many, at least one")
+    gone = total = 0
+    shares = []
+    for layer, mask in zip(weights, pruned, strict=True):
+        if mask.dtype != np.bool_ or mask.shape != layer.shape or not layer.size:
+            raise InputError(
+                f"mask of a layer is {mask.dtype} {mask.shape}: expected bool {layer.shape} of one weight or more"
+            )
+        gone, total = gone + int(mask.sum()), total + layer.size
+        squares = np.square(layer, dtype=np.float64)
+        whole = float(squares.sum())
+        shares.append(float(squares.sum(where=mask)) / whole if whole else 0.0)
+    return PrunedSeverity(gone / total, min(1.0, sum(shares) / len(shares)))
 
 
 def total_weights(weights: Int64Array) -> int:

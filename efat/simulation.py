@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from efat.chip_networks import ChipNetworks, OneNetwork
 from efat.inference import Accuracy, ChipReport, LayerReport, measure_accuracy, run_chip
+from efat.manifest import Manifest
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
 from training.calibration import Method
 from training.classification import Progress, classify
 from training.convert import convert, place
+from training.datasets import Dataset
 from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
 from training.workloads import load_workload
 
 
+@dataclass(frozen=True, eq=False)
+class RetrainedLot:
+    """The retraining of the lot whose weights run.
+
+    Args:
+        path: file of the manifest.
+        manifest: what it says.
+        same_images: whether the images are those that chips were measured on at the retraining; what is required of
+            chips is said of those alone.
+    """
+
+    path: Path
+    manifest: Manifest
+    same_images: bool
+
+    def passes(self, report: ChipReport) -> bool | None:
+        """Whether a chip meets what is required; None on other images."""
+        return report.accuracy.correct >= self.manifest.required if self.same_images else None
+
+
 @dataclass
 class Simulation:
-    """A network, the images it classifies and the chips it runs on, with the reports of the chips that are done.
+    """Networks, the images they classify and the chips they run on, with the reports of the chips that are done.
 
     Attributes:
         network_name: name of the network.
@@ -36,13 +59,12 @@ class Simulation:
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
-        chips: the chips to run.
-        network: the quantised network; which chip it runs on changes while this runs. Where its operands sit on it
-            does not.
-        deployment: how the weights sit on the chip they were retrained for; None for weights of no chip.
+        chips: the chips to run, those that run the same weights one after the other.
+        networks: what runs on each of them.
+        retrained: the retraining of the lot that the weights are from; None for weights that are no lot's.
         reports: one per chip that is done, in the order of `chips`.
-        float_accuracy: of the float network; None before `run`.
-        fault_free_accuracy: of the quantised network on a fault-free array; None before `run`.
+        float_accuracy: of the float network; None before `run`, and for the weights of a lot.
+        fault_free: of the quantised network on a fault-free array, by the name of the group that runs it.
     """
 
     network_name: str
@@ -54,13 +76,23 @@ class Simulation:
     images: Tensor
     labels: Tensor
     chips: list[Chip]
-    _float_network: nn.Module = field(repr=False)
-    network: nn.Module = field(repr=False)
-    deployment: Deployment | None = None
+    networks: ChipNetworks = field(repr=False)
+    _float_network: nn.Module | None = field(default=None, repr=False)
+    retrained: RetrainedLot | None = field(default=None, repr=False)
     _threads: int | None = None
     reports: list[ChipReport] = field(default_factory=list)
     float_accuracy: Accuracy | None = None
-    fault_free_accuracy: Accuracy | None = None
+    fault_free: dict[str, Accuracy] = field(default_factory=dict)
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """How all weights sit on the chip that they were retrained for; see `ChipNetworks`."""
+        return self.networks.deployment
+
+    @property
+    def fault_free_accuracy(self) -> Accuracy | None:
+        """Of the quantised network on a fault-free array; None before `run`, and for the weights of a lot."""
+        return None if self.retrained is not None else next(iter(self.fault_free.values()), None)
 
     @property
     def steps(self) -> int:
@@ -69,16 +101,21 @@ class Simulation:
 
     def run(self, progress: Progress | None = None) -> None:
         """Run all chips. Interrupted, it keeps the reports of the chips that are done."""
-        self.float_accuracy = measure_accuracy(classify(self._float_network, self.images, self.batch), self.labels)
-        # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is bypassed:
-        # weights that were retrained for bypassed PEs are zero there.
-        place(self.network, Accelerator.fault_free(self.config))
-        fault_free = classify(self.network, self.images, self.batch)
-        self.fault_free_accuracy = measure_accuracy(fault_free, self.labels)
+        if self._float_network is not None:
+            in_float = classify(self._float_network, self.images, self.batch)
+            self.float_accuracy = measure_accuracy(in_float, self.labels)
+        of_group: str | None = None
         for chip in self.chips[len(self.reports) :]:
-            accelerator = self.accelerator(chip)
+            network = self.networks.network(chip)
+            if self.networks.group(chip) != of_group:
+                # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
+                # bypassed: weights that were retrained for bypassed PEs are zero there.
+                place(network, Accelerator.fault_free(self.config))
+                fault_free = classify(network, self.images, self.batch)
+                of_group = self.networks.group(chip)
+                self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
             self.reports.append(
-                run_chip(self.network, accelerator, self.images, self.labels, fault_free, self.batch, progress)
+                run_chip(network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress)
             )
 
     def accelerator(self, chip: Chip, engine: Engine | None = None) -> Accelerator:
@@ -86,11 +123,6 @@ class Simulation:
         return Accelerator(
             self.config, chip.faults, self._bypass_mask(chip), engine=engine or self.engine, threads=self._threads
         )
-
-    def bypassed(self, chip: Chip) -> int:
-        """Number of PEs of the chip that are bypassed."""
-        mask = self._bypass_mask(chip)
-        return 0 if mask is None else int(mask.sum())
 
     def other_chips(self) -> list[str]:
         """Ids of the chips that the weights were not retrained for: with other faults, or more bypassed by fuses."""
@@ -107,8 +139,9 @@ class Simulation:
     def _bypass_mask(self, chip: Chip) -> BoolArray | None:
         """What the chip's fuses bypass, what the weights are for and, if asked for, what the faults require."""
         masks = [] if chip.bypass is None else [chip.bypass]
-        if self.deployment is not None:
-            masks.append(self.deployment.bypass)
+        needed = self.networks.bypass(chip)
+        if needed is not None:
+            masks.append(needed)
         if self.bypass:
             masks.append(chip.faults.required_bypass())
         return np.logical_or.reduce(masks) if masks else None
@@ -125,9 +158,11 @@ class Simulation:
             "clock_mhz": clock_mhz,
             "array": self.config.as_dict(),
             "deployment": self.deployment_dict(),
+            "manifest": self._manifest_dict(),
             "complete": len(self.reports) == len(self.chips),
             "float": None if self.float_accuracy is None else self.float_accuracy.as_dict(),
             "fault_free": None if self.fault_free_accuracy is None else self.fault_free_accuracy.as_dict(),
+            "groups": self._group_dicts(),
             "chips": [
                 self._chip_dict(chip, report, clock_mhz) for chip, report in zip(self.chips, self.reports, strict=False)
             ],
@@ -138,14 +173,52 @@ class Simulation:
             "chip": chip.id,
             "faults": chip.faults.summary(),
             "digest": chip.faults.digest(),
-            "bypassed_pes": self.bypassed(chip),
+            "bypassed_pes": report.bypassed_pes,
             **report.accuracy.as_dict(),
             "changed_predictions": report.changed_predictions,
             "serial_cycles": report.serial_cycles,
             "double_buffered_cycles": report.double_buffered_cycles,
             "latency_ms_per_image": self.latency_ms(report.serial_cycles, clock_mhz),
             "latency_ms_per_image_double_buffered": self.latency_ms(report.double_buffered_cycles, clock_mhz),
+            **self._retraining_of(chip, report),
             "layers": [self._layer_dict(layer) for layer in report.layers],
+        }
+
+    def _manifest_dict(self) -> dict[str, Any] | None:
+        if self.retrained is None:
+            return None
+        manifest = self.retrained.manifest
+        return {
+            "path": str(self.retrained.path),
+            "strategy": manifest.strategy,
+            "images": manifest.images,
+            "required": manifest.required,
+            "same_images": self.retrained.same_images,
+        }
+
+    def _group_dicts(self) -> list[dict[str, Any]] | None:
+        if self.retrained is None:
+            return None
+        groups = self.retrained.manifest.group_named
+        return [
+            {
+                "group": name,
+                "chips": len(groups[name].chips),
+                "iterations": groups[name].iterations,
+                "fault_free": accuracy.as_dict(),
+            }
+            for name, accuracy in self.fault_free.items()
+        ]
+
+    def _retraining_of(self, chip: Chip, report: ChipReport) -> dict[str, Any]:
+        if self.retrained is None:
+            return {}
+        found = self.retrained.manifest.chip_named[chip.id]
+        return {
+            "group": found.group,
+            "correct_at_retraining": found.correct,
+            "required": self.retrained.manifest.required,
+            "passes": self.retrained.passes(report),
         }
 
     def deployment_dict(self) -> dict[str, Any] | None:
@@ -201,22 +274,9 @@ def prepare(
         FileNotFoundError: a file is not there.
         ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
     """
-    with ChipLot(lot) as opened:
-        chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
-        config = opened.config
-    if not chosen:
-        raise InputError(f"{lot} has no chips: generate or import some first")
-    for chip in chosen:
-        if chip.faults.has_flips:
-            raise InputError(
-                f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
-                "a network on a chip needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
-            )
+    config, chosen = read_chips(lot, chips)
     workload = load_workload(network, weights=weights, data=data)
-    available = len(workload.test.images)
-    count = available if images is None else images
-    if not 1 <= count <= available:
-        raise InputError(f"images is {count}: expected 1..{available}, the test images of {workload.test.name}")
+    shown = first_images(workload.test, images)
     deployment = workload.deployment
     if deployment is None:
         quantised = convert(workload.network, config, workload.calibration, method=calibration)
@@ -231,11 +291,48 @@ def prepare(
         engine=engine,
         bypass=bypass,
         batch=batch,
-        images=workload.test.images[:count],
-        labels=workload.test.labels[:count],
+        images=shown.images,
+        labels=shown.labels,
         chips=chosen,
+        networks=OneNetwork(quantised, deployment),
         _float_network=workload.network,
-        network=quantised,
-        deployment=deployment,
         _threads=threads,
     )
+
+
+def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
+    """The array of a lot, and chips of it that networks can run on.
+
+    Args:
+        lot: HDF5 file of chips.
+        chips: ids of those that are wanted; empty for all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        LotError: it is damaged, or has no such chip.
+        InputError: there is no chip, or one has upsets.
+    """
+    with ChipLot(lot) as opened:
+        chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
+        config = opened.config
+    if not chosen:
+        raise InputError(f"{lot} has no chips: generate or import some first")
+    for chip in chosen:
+        if chip.faults.has_flips:
+            raise InputError(
+                f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
+                "a network on a chip needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
+            )
+    return config, chosen
+
+
+def first_images(data: Dataset, images: int | None) -> Dataset:
+    """The first images of a data set; None for all.
+
+    Raises:
+        InputError: it has not so many.
+    """
+    count = len(data) if images is None else images
+    if not 1 <= count <= len(data):
+        raise InputError(f"images is {count}: expected 1..{len(data)}, the test images of {data.name}")
+    return replace(data, images=data.images[:count], labels=data.labels[:count])

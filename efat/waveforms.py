@@ -57,7 +57,8 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
     Raises:
         InputError: more than one chip, or there is no such layer or group.
     """
-    network = simulation.network
+    chip = only_chip(simulation)
+    network = simulation.networks.network(chip)
     layers = quantized_layers(network)
     if layer not in layers and not (layer.isdecimal() and int(layer) < len(layers)):
         close = difflib.get_close_matches(layer, layers, n=3)
@@ -66,7 +67,7 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
             f"no layer {layer!r} in {simulation.network_name}{hint} expected 0..{len(layers) - 1} or one of "
             f"{', '.join(layers)}"
         )
-    place(network, simulation.accelerator(only_chip(simulation)))
+    place(network, simulation.accelerator(chip))
     with _stopped_at(layers, layer, group) as found, torch.inference_mode():
         network(simulation.images[: simulation.batch])
     if found:

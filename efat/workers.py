@@ -5,9 +5,12 @@ Every unit computes in one thread, as floating-point sums depend on the number o
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +20,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from efat.campaign import Executor, Outcome, Unit, Work
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 MOST_DEATHS = 3
 """How many workers may die with a unit before it is given up."""
 
 _PARENT_SECONDS = 1.0
+_REACH_SECONDS = 10.0
 
 
 class WorkerDiedError(RuntimeError):
@@ -37,8 +41,10 @@ def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]
         yield unit, outcome
 
 
-def processes(workers: int) -> Executor:
-    """Do units in worker processes. One that dies is replaced, and what it was doing is done again.
+class processes:  # noqa: N801
+    """Does units in worker processes. One that dies is replaced, and what it was doing is done again.
+
+    The processes stay for the next units, as it takes them seconds to begin; without it they end with this one.
 
     Args:
         workers: how many, >= 1.
@@ -46,43 +52,70 @@ def processes(workers: int) -> Executor:
     Raises:
         InputError: fewer than one.
     """
-    if workers < 1:
-        raise InputError(f"workers is {workers}: expected 1 or more")
 
-    def execute(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise InputError(f"workers is {workers}: expected 1 or more")
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        """Do units.
+
+        Raises:
+            WorkerDiedError: workers died again and again.
+        """
         left = {unit.name: unit for unit in units}
         deaths = dict.fromkeys(left, 0)
         while left:
-            pool = _pool(min(workers, len(left)))
             running: dict[Future[Outcome], Unit] = {}
-            waiting = iter(list(left.values()))
             try:
-                # Few at a time: what is queued when a worker dies is not to blame.
-                for unit in waiting:
-                    running[pool.submit(_work, work, unit.arguments)] = unit
-                    if len(running) == workers:
-                        break
-                while running:
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        outcome = future.result()
-                        unit = running.pop(future)
-                        del left[unit.name]
-                        yield unit, outcome
-                        after = next(waiting, None)
-                        if after is not None:
-                            running[pool.submit(_work, work, after.arguments)] = after
+                yield from self._do(work, left, running)
             except BrokenProcessPool:
+                self._stop()
                 for unit in running.values():
                     deaths[unit.name] += 1
                     if deaths[unit.name] >= MOST_DEATHS:
                         raise WorkerDiedError(
                             f"{MOST_DEATHS} workers died while {unit.name} was running: is there enough memory for "
-                            f"{workers} of them?"
+                            f"{self._workers} of them?"
                         ) from None
-            finally:
-                _stop(pool)
+            except BaseException:
+                self._stop()
+                raise
 
-    return execute
+    def _do(
+        self, work: Work, left: dict[str, Unit], running: dict[Future[Outcome], Unit]
+    ) -> Iterator[tuple[Unit, Outcome]]:
+        """Do what is left, and take it from there when it is done."""
+        pool = self._pool = self._pool or _pool(self._workers)
+        waiting = iter(list(left.values()))
+        # Few at a time: what is queued when a worker dies is not to blame.
+        for unit in waiting:
+            running[pool.submit(_work, work, unit.arguments)] = unit
+            if len(running) == self._workers:
+                break
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                outcome = future.result()
+                unit = running.pop(future)
+                del left[unit.name]
+                yield unit, outcome
+                after = next(waiting, None)
+                if after is not None:
+                    running[pool.submit(_work, work, after.arguments)] = after
+
+    def _stop(self) -> None:
+        """End the workers at once, whatever they are doing."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        workers = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
 
 
 def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
@@ -97,16 +130,19 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
     """
 
     def execute(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        if not units:
+            return
         try:
             import ray
         except ImportError:
             raise InputError("Ray is not installed: pip install 'efat[ray]', or leave out its address") from None
+        _check_reachable(address)
         try:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster at {address!r}: {error}") from None
+            raise InputError(f"no Ray cluster at {address!r}: {first_line(error)}") from None
         try:
-            remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS)(_work)
+            remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS - 1)(_work)
             waiting = iter(units)
             running: dict[Any, Unit] = {}
             for unit in waiting:
@@ -117,7 +153,16 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
                 ready, _ = ray.wait(list(running), num_returns=1)
                 for reference in ready:
                     unit = running.pop(reference)
-                    yield unit, ray.get(reference)
+                    try:
+                        outcome = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:
+                        # Ray's own has the traceback of another machine in its message.
+                        raise error.cause from None
+                    except ray.exceptions.RayError as error:
+                        raise WorkerDiedError(
+                            f"{MOST_DEATHS} workers died while {unit.name} was running: {first_line(error)}"
+                        ) from None
+                    yield unit, outcome
                     after = next(waiting, None)
                     if after is not None:
                         running[remote.remote(work, after.arguments)] = after
@@ -125,6 +170,17 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
             ray.shutdown()
 
     return execute
+
+
+def _check_reachable(address: str) -> None:
+    """Ray tries for minutes to reach a machine that does not answer."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d{1,5})", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster at {address!r}: {first_line(error)}") from None
 
 
 def _work(work: Work, arguments: Mapping[str, Any]) -> Outcome:
@@ -148,16 +204,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     # A process forked from one with threads may stand still for ever.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once, whatever they are doing."""
-    workers = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join()
 
 
 def _begin(parent: int) -> None:

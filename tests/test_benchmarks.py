@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import ROOT, run_python
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 RUNS = [
     pytest.param("cycle_engine.py --quick", ["G PE-cycles/s", "images/s", "of the limit"]),
@@ -38,8 +37,7 @@ def test_every_benchmark_is_run() -> None:
 @pytest.mark.parametrize(("run", "expected"), RUNS, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_benchmark_runs(run: str, expected: list[str], tmp_path: Path) -> None:
     name, *arguments = run.split()
-    command = [sys.executable, str(BENCHMARKS / name), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python(BENCHMARKS / name, arguments, tmp_path, {})
     assert done.returncode == 0, done.stderr
     if "not installed" in done.stdout:
         pytest.skip(done.stdout.strip())

@@ -129,6 +129,13 @@ def write_deployed(path: Path, weights: Mapping[str, Tensor], deployment: Deploy
         deployment: how they sit on the chip.
         about: where it is from, for people: short texts by name.
     """
+    content = deployed_bytes(weights, deployment, about)
+    with replaced(path) as beside:
+        beside.write_bytes(content)
+
+
+def deployed_bytes(weights: Mapping[str, Tensor], deployment: Deployment, about: Mapping[str, str]) -> bytes:
+    """What `write_deployed` writes."""
     # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     tensors[_BYPASS] = torch.from_numpy(deployment.bypass.astype(np.uint8))
@@ -138,9 +145,7 @@ def write_deployed(path: Path, weights: Mapping[str, Tensor], deployment: Deploy
         tensors[_ROWS + name] = torch.from_numpy(placement.rows.astype(np.int32))
         tensors[_COLUMNS + name] = torch.from_numpy(placement.columns.astype(np.int32))
     metadata = {**about, "format": FORMAT, "version": str(VERSION), "array": json.dumps(dict(deployment.array))}
-    content = _with_sorted_header(save(tensors, metadata))
-    with replaced(path) as beside:
-        beside.write_bytes(content)
+    return _with_sorted_header(save(tensors, metadata))
 
 
 def read_deployed(path: Path) -> tuple[dict[str, Tensor], Deployment | None]:

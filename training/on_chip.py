@@ -60,7 +60,7 @@ class OnChip(Hooks):
         layers = trainable_layers(model)
         for name, kept in always_kept.items():
             # As for weights at bypassed PEs: what would move them is zero, whatever the optimiser.
-            layers[name].weight.register_hook(kept.mul)
+            layers[name].weight.register_hook(kept.mul)  # type: ignore[no-untyped-call]
         self.before_step(0)
 
     def before_step(self, iteration: int) -> None:

@@ -189,7 +189,7 @@ class PreparedRetraining:
         self._batches = Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation)
         converted = convert(network, config, data.calibration, method=calibration)
         self._model = trainable(network, converted, learn_scales=learn_scales)
-        self.deployment = _deploy(self._model, chip, strategy)
+        self.deployment = deploy(self._model, chip, strategy)
         self._hooks = OnChip(
             self._model,
             self.deployment.accelerator(config, chip.faults),
@@ -199,7 +199,7 @@ class PreparedRetraining:
             kept_weights(self._model, pruned or {}),
         )
         self.identity = {
-            "network": _digest(f"{_structure(network)} {digest_of_weights(network.state_dict())}".encode()),
+            "network": digest_of_network(network),
             "chip": chip.faults.digest() + ("" if chip.bypass is None else _digest(chip.bypass.tobytes())),
             "training images": data.train.digest,
             "held-out images": data.held_out.digest,
@@ -267,9 +267,11 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _structure(network: nn.Module) -> str:
-    """What a network prints, without addresses of objects, which are others in every process."""
-    return re.sub("0x[0-9a-fA-F]+", "", repr(network))
+def digest_of_network(network: nn.Module) -> str:
+    """SHA-256 (hex) of what a network prints, and of its weights."""
+    # Without addresses of objects, which are others in every process.
+    structure = re.sub("0x[0-9a-fA-F]+", "", repr(network))
+    return _digest(f"{structure} {digest_of_weights(network.state_dict())}".encode())
 
 
 def _digest(content: bytes) -> str:
@@ -290,7 +292,17 @@ def _check(chip: Chip, iterations: int, evaluate_at: Sequence[int], target_accur
         raise InputError(f"target accuracy is {target_accuracy}: expected a fraction, 0..1")
 
 
-def _deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
+def deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
+    """Decide how a network sits on a chip.
+
+    Args:
+        model: from `training.trainable`; it is not changed.
+        chip: the chip.
+        strategy: what is done about its broken PEs.
+
+    Raises:
+        InputError: none of its columns can be used.
+    """
     config = chip.faults.config
     bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass.copy()
     scales = {name: float(layer.activation_scale.detach()) for name, layer in trainable_layers(model).items()}

@@ -24,6 +24,9 @@ from training.recipe import Recipe
 from training.retrain import TrainingData
 from training.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, load_workload
 
+CIFAR = "cifar10"
+"""Folder in the store of images that were decoded."""
+
 LENET_EPOCHS = 12
 RESNET_EPOCHS = 2
 
@@ -110,10 +113,11 @@ def _cifar(folder: Path, split: Split, store: Store, limit: int | None) -> Datas
     if path.exists():
         with np.load(path) as stored:
             if "jpeg" in stored:
-                decoded = store.path(f"cifar10-{split}.npz")
+                folder = store.path(CIFAR)
+                folder.mkdir(exist_ok=True)
+                decoded = folder / f"{split}.npz"
                 if not decoded.exists():
                     _decode(stored["jpeg"], stored["offsets"], stored["labels"], decoded)
-                folder = decoded
     return load_data(folder, split, limit=limit, normalization=WORKLOADS["resnet20"].normalization)
 
 

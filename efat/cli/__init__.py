@@ -13,6 +13,13 @@ from efat.cli.group import LazyGroup
         "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
         "cycles": ("efat.cli.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
         "multiplier": ("efat.cli.multiplier:multiplier", "Show multipliers and what faults inside them do."),
+        "plan": ("efat.cli.plan:plan", "Plan the retraining of a lot: which chips share one, and how long it is."),
+        "report": ("efat.cli.report:report", "Write a page about a retrained lot."),
+        "retrain": ("efat.cli.retrain:retrain", "Carry out a plan for a lot, and verify every chip."),
+        "resilience": (
+            "efat.cli.resilience:resilience",
+            "Measure how much retraining random faulty chips need.",
+        ),
         "retrain-chip": (
             "efat.cli.retrain_chip:retrain_chip",
             "Retrain a network for one faulty chip, and prove it works there.",

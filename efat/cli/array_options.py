@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from efat.cli.multiplier_options import DEFAULT_DESIGN, DESIGNS, chosen_multiplier, table_options, table_signs
-from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, input_errors
+from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, fail, input_errors
 
 if TYPE_CHECKING:
     from simulator import ArrayConfig
@@ -70,8 +71,17 @@ class ArrayRequest:
 
 def array_options(command: _Command) -> _Command:
     """Options for an array; the command gets them as one argument `described`, an `ArrayRequest`."""
+    return _with_options(command, required=True)
+
+
+def optional_array_options(command: _Command) -> _Command:
+    """The same for a command that may be given an array otherwise; without `--array` it gets None."""
+    return _with_options(command, required=False)
+
+
+def _with_options(command: _Command, *, required: bool) -> _Command:
     options = (
-        click.option("--array", required=True, type=ArraySize(), help=ARRAY_HELP),
+        click.option("--array", required=required, type=ArraySize(), help=ARRAY_HELP),
         click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
         click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
         click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
@@ -95,11 +105,21 @@ def array_options(command: _Command) -> _Command:
 
     @functools.wraps(command)
     def with_request(**values: Any) -> Any:
-        request = ArrayRequest(**{field.name: values.pop(field.name) for field in fields(ArrayRequest)})
-        return command(described=request, **values)
+        given = {field.name: values.pop(field.name) for field in fields(ArrayRequest)}
+        if given["array"] is None:
+            _refuse_without_array(list(given))
+        return command(described=None if given["array"] is None else ArrayRequest(**given), **values)
 
     decorated: Any = table_options(with_request)
     for option in reversed(options):
         decorated = option(decorated)
     result: _Command = decorated
     return result
+
+
+def _refuse_without_array(names: list[str]) -> None:
+    """Refuse what describes an array where there is none."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            fail(f"{parameter.opts[0]} describes an array: give its size with --array, or leave this out")

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.array_options import ArrayRequest, array_options
+from efat.cli.fault_options import FaultRequest, fault_options
 from efat.cli.options import (
     INPUT_FILE,
-    KINDS,
-    SITES,
     RateRange,
-    Weighted,
     check_output,
     fail,
     force_option,
-    input_errors,
     output_option,
     write_json,
 )
 
 if TYPE_CHECKING:
-    from simulator import ArrayConfig, FaultModel
     from simulator.chips import Chip
 
 MOST_CHIPS = 1_000_000
@@ -53,30 +49,7 @@ Examples:
     help="Fraction of PEs that have a fault; from a range each chip's is drawn, evenly on a logarithmic scale "
     "(on a linear one if the range starts at 0).",
 )
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    type=Weighted("site", SITES),
-    help=f"Net that breaks, with a relative weight; repeatable: {', '.join(name.lower() for name in SITES)}.  "
-    "[default: all but multiplier and accumulator, equally]",
-)
-@click.option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    type=Weighted("kind", KINDS),
-    help=f"How it breaks, with a relative weight; repeatable: {', '.join(name.lower() for name in KINDS)}.  "
-    "[default: both stuck values, equally]",
-)
-@click.option(
-    "--pattern",
-    type=click.Choice(["uniform", "clustered", "lines"]),
-    default="uniform",
-    show_default=True,
-    help="Where broken PEs lie: independently; in negative-binomial clusters; in whole rows and columns.",
-)
-@click.option("--cluster-alpha", type=float, default=0.5, show_default=True, help="Clustering: smaller clusters more.")
+@fault_options()
 @click.option("--cycles", type=click.IntRange(min=1), help="Clock cycles that flips are drawn from (--kind flip only).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed; each chip has its own.")
 @output_option("Lot to write (HDF5).")
@@ -85,10 +58,7 @@ def generate(
     described: ArrayRequest,
     count: int,
     fault_rate: tuple[float, float],
-    sites: tuple[tuple[str, float], ...],
-    kinds: tuple[tuple[str, float], ...],
-    pattern: str,
-    cluster_alpha: float,
+    described_faults: FaultRequest,
     cycles: int | None,
     seed: int,
     output: Path,
@@ -101,30 +71,18 @@ def generate(
     check_output(output, force=force)
     from efat.cli.render import progress_bar
     from efat.lots import generate_chips, provenance
-    from simulator import FaultModel, Kind, Site
     from simulator.chips import write_lot
 
     config = described.config()
-    asked = any(name == "MULTIPLIER" and weight > 0 for name, weight in sites)
-    _check_multiplier_site(config, asked, described.faulty_multipliers)
+    described_faults.check_multiplier(config, described.faulty_multipliers)
     low, high = fault_rate
-
-    def model(rate: float) -> FaultModel:
-        chosen: dict[str, object] = {}
-        if sites:
-            chosen["sites"] = {Site[name]: weight for name, weight in sites}
-        if kinds:
-            chosen["kinds"] = {Kind[name]: weight for name, weight in kinds}
-        return FaultModel(rate, pattern=pattern, cluster_alpha=cluster_alpha, cycles=cycles, **chosen)  # type: ignore[arg-type]
-
-    with input_errors():
-        model(low)
+    described_faults.model(low, cycles)
     with progress_bar("chips", count) as progress:
         write_lot(
             output,
             config,
-            generate_chips(config, model, count, (low, high), seed),
-            provenance=provenance(f"random, {pattern} pattern, rate {low:g}:{high:g}", seed),
+            generate_chips(config, lambda rate: described_faults.model(rate, cycles), count, (low, high), seed),
+            provenance=provenance(f"random, {described_faults.pattern} pattern, rate {low:g}:{high:g}", seed),
             progress=progress,
         )
     click.echo(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
@@ -230,17 +188,6 @@ def export(lot: Path, output: Path, force: bool) -> None:
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
         written = write_csv(output, counted(opened, progress))
     click.echo(f"Wrote {written} faults to {output}")
-
-
-def _check_multiplier_site(config: ArrayConfig, asked: bool, faulty_multipliers: tuple[Path, ...]) -> None:
-    """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use."""
-    if faulty_multipliers and not asked:
-        fail("--faulty-multiplier: no fault would use it: add --site multiplier")
-    if asked and not config.pe_multiplier.locations:
-        fail(
-            f"--site multiplier: {config.pe_multiplier.name} is a table for all PEs and has no place for faults: "
-            "give what faulty PEs multiply by with --faulty-multiplier"
-        )
 
 
 def _draw(chip: Chip, png: Path) -> None:

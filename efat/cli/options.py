@@ -89,6 +89,36 @@ class RateRange(click.ParamType):  # type: ignore[type-arg]
         return low, high
 
 
+class NumberList(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them, in ascending order and each once whatever order they are given in.
+
+    Args:
+        kind: `float`, or `int` for whole numbers.
+        example: for messages.
+    """
+
+    name = "A,B,..."
+
+    def __init__(self, kind: type[float], example: str) -> None:
+        self._kind = kind
+        self._example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...] | tuple[int, ...]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = {self._kind(part) for part in value.split(",")}
+        except ValueError:
+            numbers = {math.nan}
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            kind = "whole numbers" if self._kind is int else "numbers"
+            self.fail(f"{value!r}: expected {kind} of 0 or more with commas, such as {self._example}", param, ctx)
+        return tuple(sorted(numbers))
+
+
 class Weighted(click.ParamType):  # type: ignore[type-arg]
     """A name, or a name and its relative weight NAME=WEIGHT.
 

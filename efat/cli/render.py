@@ -125,6 +125,26 @@ def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], 
 
 
 @contextmanager
+def stages_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage of some work on standard error; yields a function that takes its name, done and of."""
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=of)
+            progress.update(tasks[what], completed=done, total=of)
+
+        yield show
+
+
+@contextmanager
 def working(what: str) -> Iterator[None]:
     """Say on standard error what is going on while it lasts and cannot be counted."""
     with Console(file=sys.stderr).status(what):

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from efat.cli.group import INTERRUPTED
-from efat.cli.options import INPUT_FILE, NETWORKS, NamedValue, fail
+from efat.cli.options import INPUT_FILE, NETWORKS, fail
+from efat.cli.recipe_options import RecipeRequest, recipe_options
 
 if TYPE_CHECKING:
     from efat.retraining import Retraining
     from efat.retraining_folder import ResultFolder
-    from training.calibration import Method
-
-DEFAULT_BATCH = 128
-DEFAULT_OPTIMIZER = "SGD"
-DEFAULT_OPTIMIZER_OPTIONS = {"SGD": {"momentum": 0.9}}
-DEFAULT_LEARNING_RATE = 0.01
-"""Those of `training.recipe.Recipe`, without importing torch for them; a test keeps them equal."""
 
 
 @click.command(
@@ -54,46 +48,7 @@ Mitigations:
 @click.option("--mitigation", required=True, metavar="NAME", help="What is done about broken PEs, such as fap+t.")
 @click.option("--iterations", type=click.IntRange(min=1), metavar="N", help="Mini-batches to learn from.")
 @click.option("--epochs", type=float, metavar="X", help="Passes over the training images instead, such as 1.5.")
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=DEFAULT_BATCH,
-    show_default=True,
-    help="Images in a mini-batch.",
-)
-@click.option("--optimizer", metavar="NAME", default=DEFAULT_OPTIMIZER, show_default=True, help="Class in torch.optim.")
-@click.option(
-    "--learning-rate", type=float, metavar="X", default=DEFAULT_LEARNING_RATE, show_default=True, help="Its step size."
-)
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    type=NamedValue(),
-    help="Option of the optimiser; repeatable.  [default: momentum=0.9 for SGD]",
-)
-@click.option(
-    "--schedule", metavar="NAME", help="Class in torch.optim.lr_scheduler.  [default: a constant learning rate]"
-)
-@click.option(
-    "--schedule-option",
-    "schedule_options",
-    multiple=True,
-    type=NamedValue(),
-    help="Option of the schedule; repeatable.",
-)
-@click.option(
-    "--label-smoothing",
-    type=float,
-    metavar="X",
-    default=0.0,
-    show_default=True,
-    help="Of the cross entropy, 0 to 1.",
-)
-@click.option(
-    "--augment/--no-augment", default=None, help="Augment training images.  [default: if the network's are augmented]"
-)
+@recipe_options
 @click.option(
     "--evaluate-at",
     multiple=True,
@@ -102,14 +57,6 @@ Mitigations:
     help="Measure accuracy after N iterations, too; repeatable.",
 )
 @click.option("--target-accuracy", type=float, metavar="X", help="End at the first evaluation of X or more, 0 to 1.")
-@click.option(
-    "--calibration",
-    type=click.Choice(["max", "percentile", "mse"]),
-    default="max",
-    show_default=True,
-    help="How the activations' scales are chosen.",
-)
-@click.option("--learn-scales", is_flag=True, help="Learn the activations' scales from there.")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to measure on.  [default: all]")
 @click.option(
     "--seed",
@@ -131,18 +78,9 @@ def retrain_chip(
     mitigation: str,
     iterations: int | None,
     epochs: float | None,
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    options: tuple[tuple[str, Any], ...],
-    schedule: str | None,
-    schedule_options: tuple[tuple[str, Any], ...],
-    label_smoothing: float,
-    augment: bool | None,
+    learning: RecipeRequest,
     evaluate_at: tuple[int, ...],
     target_accuracy: float | None,
-    calibration: str,
-    learn_scales: bool,
     images: int | None,
     seed: int,
     threads: int | None,
@@ -161,9 +99,6 @@ def retrain_chip(
     """
     if iterations is not None and epochs is not None:
         fail("--iterations and --epochs are both given: choose one")
-    if schedule_options and schedule is None:
-        fail("--schedule-option is of no schedule: name one with --schedule")
-    own_options, of_schedule = _named("--option", options), _named("--schedule-option", schedule_options)
     from efat.cli.render import console, working
 
     with working("Loading, quantising and calibrating"):
@@ -173,22 +108,11 @@ def retrain_chip(
         from efat.retraining import prepare
         from efat.retraining_folder import ResultFolder
         from efat.retraining_metrics import Summary, read_metrics
-        from training.recipe import Recipe
 
         folder = ResultFolder(output)
         folder.check(inputs=[path for path in (lot, weights, data) if path is not None])
         if threads is not None:
             torch.set_num_threads(threads)
-        recipe = Recipe(
-            batch=batch,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            options={**DEFAULT_OPTIMIZER_OPTIONS.get(optimizer, {}), **own_options} or None,
-            schedule=schedule,
-            schedule_options=of_schedule,
-            label_smoothing=label_smoothing,
-            seed=seed,
-        )
         retraining = prepare(
             network=network,
             lot=lot,
@@ -198,12 +122,12 @@ def retrain_chip(
             data=data,
             iterations=iterations,
             epochs=epochs,
-            recipe=recipe,
-            augment=augment,
+            recipe=learning.recipe(seed),
+            augment=learning.augment,
             evaluate_at=evaluate_at,
             target_accuracy=target_accuracy,
-            calibration=cast("Method", calibration),
-            learn_scales=learn_scales,
+            calibration=learning.calibration,
+            learn_scales=learning.learn_scales,
             images=images,
         )
         metrics = None if force else folder.finished(retraining.identity)
@@ -217,15 +141,6 @@ def retrain_chip(
     if summary.message is not None:
         raise click.ClickException(summary.message)
     click.echo(f"Try it: {_simulate_command(retraining, folder)}")
-
-
-def _named(option: str, given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in given:
-        if name in found:
-            fail(f"{option} {name} is given twice: leave one of them out")
-        found[name] = value
-    return found
 
 
 def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:

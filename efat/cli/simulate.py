@@ -24,15 +24,22 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
   efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
+  efat simulate --manifest out/manifest.json --lot lot.h5 --engine emulation
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
 )
-@click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option("--network", metavar="NAME", help=f"Network to run: {NETWORKS}.")
 @click.option(
     "--weights",
     type=INPUT_FILE,
     metavar="FILE",
     help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
+)
+@click.option(
+    "--manifest",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Lot that efat retrain retrained: its manifest says which network and weights each chip runs.",
 )
 @click.option(
     "--data",
@@ -49,7 +56,12 @@ Examples:
     show_default=True,
     help="cycle: every register of every PE in every clock cycle; emulation: the same numbers in closed form, faster.",
 )
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to classify.  [default: all]")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Test images to classify.  [default: all; with --manifest those that chips were measured on]",
+)
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", default=64, show_default=True, help="Images per GEMM."
 )
@@ -61,9 +73,7 @@ Examples:
 @click.option(
     "--calibration",
     type=click.Choice(["max", "percentile", "mse"]),
-    default="max",
-    show_default=True,
-    help="How the activations' scales are chosen; retrained weights bring theirs.",
+    help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
 )
 @click.option(
     "--clock-mhz",
@@ -81,8 +91,9 @@ Examples:
 )
 @waveform_options
 def simulate(
-    network: str,
+    network: str | None,
     weights: Path | None,
+    manifest: Path | None,
     data: Path | None,
     lot: Path,
     chips: tuple[str, ...],
@@ -90,7 +101,7 @@ def simulate(
     images: int | None,
     batch: int,
     bypass: bool,
-    calibration: str,
+    calibration: str | None,
     clock_mhz: float,
     threads: int | None,
     json_path: Path | None,
@@ -107,32 +118,58 @@ def simulate(
 
     With --vcd the network runs only up to one layer, with its first batch of images, and a waveform of what the PEs do
     there is written instead of a report, with fault-free values beside the faulty ones.
+
+    With --manifest each chip of a lot runs what `efat retrain` made for it: the weights of its group, with its own PEs
+    bypassed and its own arrangement of operands. Beside its accuracy stand that of the weights without faults, that
+    measured at the retraining, and that required.
     """
+    if manifest is not None:
+        given = {"--weights": weights is not None, "--calibration": calibration is not None, "--bypass": bypass}
+        for option in (option for option, is_given in given.items() if is_given):
+            fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
+    elif network is None:
+        fail("choose a network with --network, or a lot that was retrained with --manifest")
     if json_path is not None:
         check_output(json_path)
     if waveform is not None:
         if json_path is not None:
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
-        check_output(waveform.path, inputs=[path for path in (lot, weights, data) if path is not None])
+        inputs = (lot, weights, manifest, data)
+        check_output(waveform.path, inputs=[path for path in inputs if path is not None])
     from efat.cli.render import console, progress_bar, working
 
     with working("Loading, quantising and calibrating"):
         from efat.cli.simulate_tables import deployment_line, show_simulation
+        from efat.manifest_simulation import prepare_manifest
         from efat.simulation import prepare
 
-        simulation = prepare(
-            network=network,
-            weights=weights,
-            data=data,
-            lot=lot,
-            chips=chips,
-            engine=cast("Engine", engine),
-            images=images,
-            batch=batch,
-            bypass=bypass,
-            calibration=cast("Method", calibration),
-            threads=threads,
-        )
+        if manifest is not None:
+            simulation = prepare_manifest(
+                manifest=manifest,
+                lot=lot,
+                network=network,
+                data=data,
+                chips=chips,
+                engine=cast("Engine", engine),
+                images=images,
+                batch=batch,
+                threads=threads,
+            )
+        else:
+            assert network is not None
+            simulation = prepare(
+                network=network,
+                weights=weights,
+                data=data,
+                lot=lot,
+                chips=chips,
+                engine=cast("Engine", engine),
+                images=images,
+                batch=batch,
+                bypass=bypass,
+                calibration=cast("Method", calibration or "max"),
+                threads=threads,
+            )
     if threads is not None:
         import torch
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from efat.cli.render import results_table
 from efat.inference import Accuracy, LayerReport
-from efat.simulation import Simulation
+from efat.simulation import RetrainedLot, Simulation
+from simulator.chips import Chip
 
 MOST_CHIPS_SHOWN = 40
 MOST_OTHERS_SHOWN = 3
@@ -19,18 +22,26 @@ def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) 
     line = deployment_line(simulation)
     if line is not None:
         console.print(line, soft_wrap=True)
-    console.print(_accuracy_table(simulation))
+    retrained = simulation.retrained
+    console.print(_accuracy_table(simulation) if retrained is None else _retrained_table(simulation, retrained))
     if simulation.reports:
         console.print(_layer_table(simulation))
         console.print(_totals(simulation, clock_mhz))
-        console.print(_verdict(simulation), style="bold")
+        verdict = _verdict(simulation) if retrained is None else _retrained_verdict(simulation, retrained)
+        console.print(verdict, style="bold")
     left = len(simulation.chips) - len(simulation.reports)
     if left:
         console.print(f"Stopped early: {left} of {len(simulation.chips)} chips were not simulated.", style="yellow")
 
 
 def deployment_line(simulation: Simulation) -> str | None:
-    """Which chip the weights were made for, and whether others are simulated; None for weights of no chip."""
+    """What the weights were made for, and whether other chips are simulated; None for weights of no chip."""
+    if simulation.retrained is not None:
+        manifest = simulation.retrained.manifest
+        return (
+            f"Weights of {simulation.retrained.path}: {len(manifest.chips)} chips in {len(manifest.groups)} groups, "
+            f"planned by {manifest.strategy}."
+        )
     deployment = simulation.deployment
     if deployment is None:
         return None
@@ -42,8 +53,7 @@ def deployment_line(simulation: Simulation) -> str | None:
     )
     others = simulation.other_chips()
     if others:
-        named = ", ".join(others[:MOST_OTHERS_SHOWN]) + (", ..." if len(others) > MOST_OTHERS_SHOWN else "")
-        line += f"; {'this is another chip' if len(others) == 1 else f'{len(others)} other chips'}: {named}"
+        line += f"; {'this is another chip' if len(others) == 1 else f'{len(others)} other chips'}: {_some(others)}"
     return f"{line}."
 
 
@@ -67,18 +77,56 @@ def _accuracy_table(simulation: Simulation) -> Table:
     _add_accuracy(table, widths, "0", "0", simulation.fault_free_accuracy, "0", end_section=True)
     done = list(zip(simulation.chips, simulation.reports, strict=False))
     for chip, report in done[:MOST_CHIPS_SHOWN]:
-        faulty = int(chip.faults.faulty_pes().sum())
         _add_accuracy(
             table,
             chip.id,
-            f"{faulty} ({faulty / config.pe_count:.2%})",
-            str(simulation.bypassed(chip)),
+            _faulty(chip),
+            str(report.bypassed_pes),
             report.accuracy,
             f"{report.changed_predictions} ({report.changed_predictions / len(simulation.images):.1%})",
         )
-    if len(done) > MOST_CHIPS_SHOWN:
-        table.add_row(f"... and {len(done) - MOST_CHIPS_SHOWN} more chips: --json has them all")
+    _add_rest(table, len(done))
     return table
+
+
+def _retrained_table(simulation: Simulation, retrained: RetrainedLot) -> Table:
+    manifest = retrained.manifest
+    config = simulation.config
+    # What was measured on other images, and what is required of them, does not stand beside these.
+    at_retraining = ["at\nretraining", "required", "passes"] if retrained.same_images else []
+    table = results_table(
+        f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
+        f"{config.rows}x{config.cols} array, {simulation.engine} engine",
+        left=["chip", "weights of"],
+        right=["faulty\nPEs", "bypassed\nPEs", "weights,\nfault-free", "on\nthe chip", *at_retraining],
+    )
+    done = list(zip(simulation.chips, simulation.reports, strict=False))
+    for chip, report in done[:MOST_CHIPS_SHOWN]:
+        found = manifest.chip_named[chip.id]
+        row = [
+            chip.id,
+            found.group,
+            _faulty(chip),
+            str(report.bypassed_pes),
+            f"{simulation.fault_free[found.group].value:.1%}",
+            f"{report.accuracy.value:.1%}",
+        ]
+        if retrained.same_images:
+            fractions = (count / manifest.images for count in (found.correct, manifest.required))
+            row += [*(f"{fraction:.1%}" for fraction in fractions), "yes" if retrained.passes(report) else "no"]
+        table.add_row(*row)
+    _add_rest(table, len(done))
+    return table
+
+
+def _faulty(chip: Chip) -> str:
+    faulty = int(chip.faults.faulty_pes().sum())
+    return f"{faulty} ({faulty / chip.faults.config.pe_count:.2%})"
+
+
+def _add_rest(table: Table, done: int) -> None:
+    if done > MOST_CHIPS_SHOWN:
+        table.add_row(f"... and {done - MOST_CHIPS_SHOWN} more chips: --json has them all")
 
 
 def _add_accuracy(
@@ -99,8 +147,9 @@ def _add_accuracy(
 
 def _layer_table(simulation: Simulation) -> Table:
     chips = len(simulation.reports)
+    others = "" if _same_cycles(simulation) else ", cycles those of the slowest"
     table = results_table(
-        "Layers" + (f"; changes are those of all {chips} chips" if chips > 1 else ""),
+        "Layers" + (f"; changes are those of all {chips} chips{others}" if chips > 1 else ""),
         left=["layer"],
         right=[
             "GEMM\nM x K x N",
@@ -113,7 +162,8 @@ def _layer_table(simulation: Simulation) -> Table:
         ],
     )
     for of_chips in zip(*(report.layers for report in simulation.reports), strict=True):
-        layer: LayerReport = of_chips[0]
+        # Where operands sit differs between chips that have weights of their own groups; with it the cycles.
+        layer: LayerReport = max(of_chips, key=lambda report: report.serial_cycles)
         changed = sum(report.outputs_changed for report in of_chips)
         outputs = sum(report.outputs for report in of_chips)
         table.add_row(
@@ -130,14 +180,19 @@ def _layer_table(simulation: Simulation) -> Table:
 
 
 def _totals(simulation: Simulation, clock_mhz: float) -> str:
-    report = simulation.reports[0]
+    report = max(simulation.reports, key=lambda report: report.serial_cycles)
     parts = []
     for name, cycles in (("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles)):
         parts.append(f"{cycles:,} cycles {name} ({_duration(simulation.latency_ms(cycles, clock_mhz))} per image)")
+    which = "Each chip" if _same_cycles(simulation) else "The slowest chip"
     return (
-        f"Each chip, {len(simulation.images)} images in batches of {simulation.batch}, at {clock_mhz:g} MHz:\n"
+        f"{which}, {len(simulation.images)} images in batches of {simulation.batch}, at {clock_mhz:g} MHz:\n"
         f"{', '.join(parts)}.\n"
     )
+
+
+def _same_cycles(simulation: Simulation) -> bool:
+    return len({tuple(layer.serial_cycles for layer in report.layers) for report in simulation.reports}) == 1
 
 
 def _duration(milliseconds: float) -> str:
@@ -166,3 +221,34 @@ def _verdict(simulation: Simulation) -> str:
     if simulation.bypass and unusable:
         text += f"\n{unusable} chips have broken column accumulators, which no bypass hides."
     return text
+
+
+def _retrained_verdict(simulation: Simulation, retrained: RetrainedLot) -> str:
+    manifest, reports = retrained.manifest, simulation.reports
+    chips = simulation.chips[: len(reports)]
+    worst = min(range(len(reports)), key=lambda number: reports[number].accuracy.correct)
+    mean = sum(report.accuracy.value for report in reports) / len(reports)
+    shown = (
+        f"Accuracy on the chips: {mean:.1%} in the mean, {reports[worst].accuracy.value:.1%} on the worst "
+        f"({chips[worst].id})."
+    )
+    if not retrained.same_images:
+        return (
+            f"{shown}\nOther images than the {manifest.images} of the retraining: what was required is said of those."
+        )
+    passing = sum(retrained.passes(report) is True for report in reports)
+    different = [
+        chip.id
+        for chip, report in zip(chips, reports, strict=True)
+        if report.accuracy.correct != manifest.chip_named[chip.id].correct
+    ]
+    verb = "classifies" if len(reports) == 1 else "classify"
+    return (
+        f"{passing} of {len(reports)} {'chip' if len(reports) == 1 else 'chips'} {verb} as many images correctly as "
+        f"required: {manifest.required} of {manifest.images}.\n{shown}\n"
+        + (f"Not as at the retraining: {_some(different)}." if different else "All as measured at the retraining.")
+    )
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:MOST_OTHERS_SHOWN]) + (", ..." if len(ids) > MOST_OTHERS_SHOWN else "")

@@ -77,7 +77,7 @@ class NetworkValidation:
         for chip in simulation.chips:
             logits = {}
             for engine in engines:
-                network = place(simulation.network, simulation.accelerator(chip, engine))
+                network = place(simulation.networks.network(chip), simulation.accelerator(chip, engine))
                 with torch.inference_mode():
                     parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
                 # Bits rather than values: NaNs and signed zeros count as well.

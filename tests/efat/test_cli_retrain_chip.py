@@ -21,7 +21,13 @@ from click.testing import Result
 from command import refused, run
 
 from efat.cli import render, retrain_chip
-from efat.cli.retrain_chip import DEFAULT_BATCH, DEFAULT_LEARNING_RATE, DEFAULT_OPTIMIZER, DEFAULT_OPTIMIZER_OPTIONS
+from efat.cli.recipe_options import (
+    DEFAULT_BATCH,
+    DEFAULT_LABEL_SMOOTHING,
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_OPTIMIZER,
+    DEFAULT_OPTIMIZER_OPTIONS,
+)
 from simulator import ArrayConfig, FaultMap, FaultModel, sample_faults
 from simulator.chips import Chip, write_lot
 from training import fit
@@ -283,11 +289,12 @@ def test_options_reach_the_recipe(lot: Path) -> None:
 
 def test_defaults_are_those_of_a_recipe() -> None:
     recipe = Recipe()
-    assert (recipe.batch, recipe.optimizer, recipe.learning_rate) == (
+    assert (recipe.batch, recipe.optimizer, recipe.learning_rate, recipe.label_smoothing) == (
         DEFAULT_BATCH,
         DEFAULT_OPTIMIZER,
         DEFAULT_LEARNING_RATE,
+        DEFAULT_LABEL_SMOOTHING,
     )
     assert DEFAULT_OPTIMIZER_OPTIONS == DEFAULT_OPTIONS
     defaults = {option.name: option.default for option in retrain_chip.retrain_chip.params}
-    assert (defaults["label_smoothing"], defaults["seed"]) == (recipe.label_smoothing, recipe.seed)
+    assert defaults["seed"] == recipe.seed

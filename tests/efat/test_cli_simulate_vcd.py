@@ -12,6 +12,7 @@ from command import refused, run
 from torch import Tensor, nn
 from vcd_file import read_vcd
 
+from efat.chip_networks import OneNetwork
 from efat.cli import main
 from efat.simulation import prepare
 from efat.waveforms import layer_gemm
@@ -192,11 +193,12 @@ def test_layers_count_in_the_order_they_run_and_groups_are_gemms(
     network = Backwards()
     simulation = prepare(network="digits-cnn", lot=lot, chips=["bad"], images=2, batch=1)
     workload = load_workload("digits-cnn")
-    simulation.network = convert(network, CONFIG, workload.calibration)
+    network_on_chip = convert(network, CONFIG, workload.calibration)
+    simulation.networks = OneNetwork(network_on_chip)
     names = [layer_gemm(simulation, str(position)).layer for position in range(3)]
     assert names == ["first", "grouped", "last"]
     groups = [layer_gemm(simulation, "grouped", group) for group in (0, 1)]
-    weights = quantized_layers(simulation.network)["grouped"].weight.numpy()
+    weights = quantized_layers(network_on_chip)["grouped"].weight.numpy()
     for group, gemm in enumerate(groups):
         assert gemm.group == group
         assert np.array_equal(gemm.w, weights[3 * group : 3 * group + 3].reshape(3, -1).T)
@@ -206,7 +208,7 @@ def test_layers_count_in_the_order_they_run_and_groups_are_gemms(
     for layer in ("of_several", "3"):
         with pytest.raises(ValueError, match=f"layer '{layer}' of digits-cnn does not run: choose another"):
             layer_gemm(simulation, layer)
-    assert all(layer.observer is None for layer in quantized_layers(simulation.network).values())
+    assert all(layer.observer is None for layer in quantized_layers(network_on_chip).values())
 
 
 def test_help_lists_the_options() -> None:

@@ -26,6 +26,7 @@ HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "r
         ["chips", "--help"],
         ["chips", "generate", "--help"],
         ["cycles", "--help"],
+        ["resilience", "--help"],
         ["retrain-chip", "--help"],
         ["simulate", "--help"],
     ],
@@ -57,9 +58,21 @@ def test_unknown_command_is_a_usage_error() -> None:
 
 def test_every_listed_command_is_there_and_has_examples() -> None:
     assert isinstance(main, LazyGroup)
-    assert main.list_commands(None) == ["chips", "cycles", "multiplier", "retrain-chip", "simulate", "validate"]  # type: ignore[arg-type]
+    assert main.list_commands(None) == [  # type: ignore[arg-type]
+        "chips",
+        "cycles",
+        "multiplier",
+        "plan",
+        "report",
+        "resilience",
+        "retrain",
+        "retrain-chip",
+        "simulate",
+        "validate",
+    ]
     for arguments in (
         ["cycles"],
+        ["resilience"],
         ["retrain-chip"],
         ["simulate"],
         ["chips", "generate"],

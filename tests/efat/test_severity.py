@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efat.network_gemms import network_gemms
-from efat.severity import MOST_WEIGHTS, severity, total_weights, weights_per_pe
+from efat.severity import MOST_WEIGHTS, pruned_severity, severity, total_weights, weights_per_pe
 from simulator import ArrayConfig
 from simulator.mapping import folds
 from training.errors import InputError
@@ -98,3 +98,43 @@ def test_masks_and_weights_that_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         severity(bypass, weights)
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_what_is_pruned_counts_by_number_and_by_squares(layers: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shapes = [tuple(random.integers(1, 6, random.integers(1, 4))) for _ in range(layers)]
+    weights = [random.normal(size=shape).astype(random.choice([np.float32, np.float64])) for shape in shapes]
+    weights[0][...] *= random.integers(2)  # a layer of zeros now and then
+    pruned = [random.random(shape) < random.random() for shape in shapes]
+    found = pruned_severity(weights, pruned)
+    count = gone = 0
+    shares = []
+    for layer, mask in zip(weights, pruned, strict=True):
+        values, lost = layer.astype(float).ravel().tolist(), mask.ravel().tolist()
+        count, gone = count + len(values), gone + sum(lost)
+        whole = sum(value**2 for value in values)
+        shares.append(sum(value**2 for value, is_lost in zip(values, lost, strict=True) if is_lost) / (whole or 1))
+    assert found.pruned == gone / count
+    assert found.saliency == pytest.approx(sum(shares) / layers)
+    assert 0 <= found.saliency <= 1
+    everything = pruned_severity(weights, [np.ones(shape, np.bool_) for shape in shapes])
+    assert everything.pruned == 1
+    assert everything.saliency == pytest.approx(sum(bool(layer.any()) for layer in weights) / layers)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "masks", "message"),
+    [
+        ([], [], "weights of 0 layers, masks of 0: expected as many, at least one"),
+        ([(2, 3)], [], "weights of 1 layers, masks of 0"),
+        ([(2, 3)], [np.zeros((3, 2), np.bool_)], r"mask of a layer is bool \(3, 2\): expected bool \(2, 3\)"),
+        ([(2, 3)], [np.zeros((2, 3), np.int64)], r"mask of a layer is int64 \(2, 3\)"),
+        ([(0, 3)], [np.zeros((0, 3), np.bool_)], "of one weight or more"),
+    ],
+)
+def test_masks_that_fit_no_weights_are_refused(
+    shapes: list[tuple[int, ...]], masks: list[npt.NDArray[np.bool_]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pruned_severity([np.ones(shape) for shape in shapes], masks)

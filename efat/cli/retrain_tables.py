@@ -1,0 +1,58 @@
+"""What `efat retrain` shows: the groups, what they took, and how many chips meet the constraint."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from efat.cli.render import results_table
+from efat.manifest import AS_IS, Manifest
+from efat.plan import Plan
+
+MOST_GROUPS_SHOWN = 20
+
+
+def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
+    """Print what came out of a plan.
+
+    Args:
+        manifest: what came out.
+        plan: what was planned.
+        console: where to.
+    """
+    images = manifest.images
+    table = results_table(
+        f"{len(manifest.chips)} chips on {images} held-out images, {manifest.required / images:.2%} required",
+        left=["group"],
+        right=["chips", "planned", "iterations", "worst chip", "pass"],
+    )
+    correct = {chip.id: chip for chip in manifest.chips}
+    for group in manifest.groups[:MOST_GROUPS_SHOWN]:
+        chips = [correct[chip] for chip in group.chips]
+        table.add_row(
+            group.name,
+            str(len(chips)),
+            f"{group.planned:,}",
+            f"{group.iterations:,}",
+            f"{min(chip.correct for chip in chips) / images:.2%}",
+            f"{sum(chip.passes for chip in chips)}/{len(chips)}",
+        )
+    if len(manifest.groups) > MOST_GROUPS_SHOWN:
+        table.add_row(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN} more")
+    console.print(table)
+    console.print(_summary(manifest, plan), style="bold")
+
+
+def _summary(manifest: Manifest, plan: Plan) -> str:
+    images, totals = manifest.images, manifest.totals
+    worst = min(manifest.chips, key=lambda chip: chip.correct)
+    cycle_images = sum(chip.cycle_images for chip in manifest.chips)
+    alone = next((len(group.chips) for group in manifest.groups if group.name == AS_IS), 0)
+    text = (
+        f"{manifest.passing} of {len(manifest.chips)} chips meet {manifest.required / images:.2%}; the worst is "
+        f"{worst.id} with {worst.correct / images:.2%}. {alone} needed no retraining. It took {totals.iterations:,} "
+        f"iterations ({totals.top_up_iterations:,} of them topped up, {totals.split_groups} groups split)"
+    )
+    fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
+    if fixed:
+        text += f", where fixed would take {fixed:,}"
+    return f"{text}. The cycle engine gave the same for {cycle_images:,} images."

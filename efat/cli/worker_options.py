@@ -1,0 +1,72 @@
+"""The options that say where units of work run: here, in worker processes, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from efat.cli.options import fail
+
+if TYPE_CHECKING:
+    from efat.campaign import Executor
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class WorkerRequest:
+    """Where a user wants work to run.
+
+    Attributes:
+        workers: processes; 0 for none but this one, None for one for each core.
+        ray: address of a Ray cluster; None for none.
+    """
+
+    workers: int | None
+    ray: str | None
+
+    def executor(self) -> Executor:
+        """What runs it.
+
+        Raises:
+            click.ClickException: both are asked for.
+        """
+        from efat.workers import in_line, processes, ray_cluster
+
+        if self.ray is not None:
+            if self.workers is not None:
+                fail("--workers and --ray are both given: choose one")
+            return ray_cluster(self.ray)
+        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        return in_line if workers == 0 else processes(workers)
+
+
+def worker_options(command: _Command) -> _Command:
+    """Options for where work runs; the command gets them as one argument `workers`, a `WorkerRequest`."""
+    options = (
+        click.option(
+            "--workers",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Worker processes; 0 for none but this one.  [default: one per core]",
+        ),
+        click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Address of a Ray cluster to run on, whose machines see the same files at the same paths.",
+        ),
+    )
+
+    @functools.wraps(command)
+    def gathered(*, workers: int | None, ray: str | None, **others: Any) -> Any:
+        return command(workers=WorkerRequest(workers, ray), **others)
+
+    found: Any = gathered
+    for option in reversed(options):
+        found = option(found)
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,280 @@
+"""The units of work that the retraining of a lot is made of: a group retrained, and a chip verified."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from efat.alignment import Aligner, Placements, bypass_of
+from efat.campaign import Outcome
+from efat.training_setup import Loaded, TrainingSetup
+from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.chips import Chip
+from training.accelerator import Engine
+from training.checkpoint import put_weights
+from training.classification import classify
+from training.convert import convert, quantized_layers
+from training.datasets import Dataset
+from training.deployment import Deployment, deployed_bytes, read_deployed
+from training.mitigations.bypass import Bypass
+from training.mitigations.permutation import Permutation
+from training.mitigations.strategy import Strategy
+from training.on_chip import Pruned
+from training.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult, deploy
+from training.trainable import trainable
+
+WEIGHTS = "weights.safetensors"
+"""A file of a group: its weights."""
+
+DEPLOYMENT = "deployment.safetensors"
+"""A file of a chip that has no other: how the weights sit on it."""
+
+BATCH = 256
+"""Images in one GEMM where accuracy is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTask:
+    """A group to retrain.
+
+    Args:
+        name: of the group.
+        setup: what learns from what, and how.
+        identity: of the setup.
+        config: the array.
+        chips: its chips, in the order in which they joined; none for the weights that everything starts from.
+        aligned: whether each of them has places of its own.
+        predictor: what severity is, for aligned chips.
+        amount: least iterations.
+        step: iterations by which it is topped up if it misses what is required.
+        budget: most iterations.
+        required: held-out images to classify correctly.
+    """
+
+    name: str
+    setup: TrainingSetup
+    identity: Mapping[str, str]
+    config: ArrayConfig
+    chips: tuple[Chip, ...]
+    aligned: bool
+    predictor: str
+    amount: int
+    step: int
+    budget: int
+    required: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChipTask:
+    """A chip to verify.
+
+    Args:
+        setup: what learns from what, and how.
+        identity: of the setup.
+        config: the array.
+        chip: the chip.
+        weights: file of its group's weights.
+        deployment: file that says how they sit on it; None to put them there as the setup's mitigation does.
+        cycle_images: held-out images that the cycle engine classifies, too.
+    """
+
+    setup: TrainingSetup
+    identity: Mapping[str, str]
+    config: ArrayConfig
+    chip: Chip
+    weights: Path
+    deployment: Path | None
+    cycle_images: int
+
+
+def member_file(position: int) -> str:
+    """The file of a group that says how its weights sit on a chip, by the chip's place among its chips."""
+    return f"chip-{position:05d}.safetensors"
+
+
+def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
+    """Retrain a group: the amount that was planned, and more in steps for as long as it misses what is required.
+
+    Args:
+        arguments: `task`, a `GroupTask`.
+
+    Returns:
+        Evaluations on the way, iterations, and the files of its weights and of its chips.
+    """
+    task: GroupTask = arguments["task"]
+    loaded = _load(task.setup, task.identity)
+    prepared, placements = _prepared(task, loaded)
+    diverged_at = None
+    try:
+        result = prepared.run()
+    except RetrainDivergedError as error:
+        result, diverged_at = error.result, error.iteration
+    scales = result.deployment.activation_scales
+    nothing = np.zeros((task.config.rows, task.config.cols), np.bool_)
+    # What is bypassed, and where operands sit, is each chip's; the weights are those of all.
+    bare = Deployment(task.config.as_dict(), nothing, scales, {})
+    files = {WEIGHTS: deployed_bytes(result.weights, bare, _about(task, result))}
+    for position, chip in enumerate(task.chips):
+        if placements is None:
+            deployment = replace(result.deployment, placements=dict(sorted(result.deployment.placements.items())))
+        else:
+            moved = {name: found for name, found in sorted(placements[position].items()) if not found.is_in_order}
+            deployment = Deployment(task.config.as_dict(), bypass_of(chip), scales, moved)
+        files[member_file(position)] = deployed_bytes({}, deployment, _about_chip(task, chip))
+    iterations = len(result.losses)
+    return Outcome(
+        {
+            "chips": [chip.id for chip in task.chips],
+            "evaluations": [[found.iteration, found.correct] for found in result.evaluations],
+            "iterations": iterations,
+            "top_ups": sum(found.iteration > task.amount for found in result.evaluations),
+            "correct": result.evaluations[-1].correct,
+            "met": result.evaluations[-1].correct >= task.required,
+            "diverged_at": diverged_at,
+        },
+        files,
+    )
+
+
+def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
+    """Classify all held-out images on a chip with its own faults, and some of them on the cycle engine, too.
+
+    Args:
+        arguments: `task`, a `ChipTask`.
+
+    Returns:
+        How many were correct, and whether the engines agreed; and the chip's file if it has none yet.
+    """
+    task: ChipTask = arguments["task"]
+    loaded = _load(task.setup, task.identity)
+    weights, group = read_deployed(task.weights)
+    network = copy.deepcopy(loaded.network)
+    put_weights(network, weights, task.weights, f"network {task.setup.network}")
+    deployment = None if task.deployment is None else read_deployed(task.deployment)[1]
+    files = {}
+    if deployment is None:
+        assert group is not None
+        converted = convert(network, task.config, (), activation_scales=group.activation_scales)
+        deployment = deploy(trainable(network, converted), task.chip, task.setup.strategy)
+        files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
+    held_out = loaded.data.held_out
+    predicted = _predictions(network, deployment, task, held_out, "emulation")
+    sample = replace(held_out, images=held_out.images[: task.cycle_images], labels=held_out.labels[: task.cycle_images])
+    stepped = _predictions(network, deployment, task, sample, "cycle") if len(sample) else predicted[:0]
+    return Outcome(
+        {
+            "chip": task.chip.id,
+            "digest": task.chip.faults.digest(),
+            "correct": int((predicted == held_out.labels).sum()),
+            "bypassed_pes": int(deployment.bypass.sum()),
+            "faulty_pes": int(task.chip.faults.faulty_pes().sum()),
+            "cycle_images": len(sample),
+            "cycle_same": bool(torch.equal(stepped, predicted[: len(sample)])),
+        },
+        files,
+    )
+
+
+def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
+    """A chip that stands for several: what any of them bypasses is bypassed, and what any cannot use is broken.
+
+    Weights that work on it work on each of them, as nothing that is broken in one of them acts.
+
+    Args:
+        name: its id.
+        config: the array.
+        chips: which; for none of them it is a chip without faults.
+    """
+    bypass = np.zeros((config.rows, config.cols), np.bool_)
+    for chip in chips:
+        bypass |= bypass_of(chip)
+    columns = sorted({int(column) for chip in chips for column in chip.faults.unusable_columns()})
+    broken = [Fault(0, column, Site.ACCUMULATOR, 0, Kind.STUCK_AT_0) for column in columns]
+    return Chip(name, FaultMap.from_faults(config, broken), bypass)
+
+
+def _load(setup: TrainingSetup, identity: Mapping[str, str]) -> Loaded:
+    # What a process has loaded may have changed since the work was begun.
+    setup.check_identity(identity)
+    return setup.load()
+
+
+def _prepared(task: GroupTask, loaded: Loaded) -> tuple[PreparedRetraining, list[Placements] | None]:
+    """The retraining, and the places of each chip if they are aligned."""
+    setup, config = task.setup, task.config
+    strategy = setup.strategy
+    placements: list[Placements] | None = None
+    lost: Pruned | None = None
+    chip = fused_chip(task.name, config, task.chips)
+    if task.aligned and task.chips:
+        aligner = aligner_of(setup, loaded, config, task.predictor)
+        placements = []
+        for member in task.chips:
+            placements.append(aligner.place(member, lost))
+            own = aligner.lost(member, placements[-1])
+            lost = own if lost is None else {name: lost[name] | own[name] for name in own}
+        others = tuple(part for part in strategy.mitigations if not isinstance(part, Bypass | Permutation))
+        chip, strategy = Chip(task.name, FaultMap(config)), Strategy(others)
+    images = len(loaded.data.held_out)
+    prepared = PreparedRetraining(
+        loaded.network,
+        chip,
+        loaded.data,
+        task.budget,
+        strategy=strategy,
+        recipe=setup.recipe,
+        evaluate_at=range(task.amount, task.budget, task.step),
+        target_accuracy=task.required / images,
+        least_iterations=task.amount,
+        calibration=setup.calibration,
+        learn_scales=setup.learn_scales,
+        pruned=lost,
+    )
+    return prepared, placements
+
+
+def aligner_of(setup: TrainingSetup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
+    """What places chips of an array for a network.
+
+    Args:
+        setup: says what may be permuted.
+        loaded: what it loaded.
+        config: the array.
+        predictor: what severity is.
+
+    Raises:
+        InputError: chips cannot be aligned; see `Aligner`.
+    """
+    converted = convert(loaded.network, config, loaded.data.calibration, method=setup.calibration)
+    parameters = dict(loaded.network.named_parameters(remove_duplicate=False))
+    weights = {name: parameters[f"{name}.weight"].detach().cpu().numpy() for name in quantized_layers(converted)}
+    return Aligner(converted, weights, config, setup.strategy, predictor)
+
+
+def _predictions(
+    network: nn.Module, deployment: Deployment, task: ChipTask, images: Dataset, engine: Engine
+) -> torch.Tensor:
+    converted = convert(network, task.config, (), activation_scales=deployment.activation_scales)
+    deployment.put(converted, deployment.accelerator(task.config, task.chip.faults, engine))
+    return classify(converted, images.images, BATCH)
+
+
+def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:
+    return {
+        "network": task.setup.network,
+        "mitigation": task.setup.mitigation,
+        "group": task.name,
+        "chips": str(len(task.chips)),
+        "iterations": str(len(result.losses)),
+    }
+
+
+def _about_chip(task: GroupTask, chip: Chip) -> dict[str, str]:
+    return {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}

@@ -1,0 +1,231 @@
+"""The plan for a lot: which chips share a retraining, how long each is, and what that costs; kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from efat.campaign import digest_of
+from efat.json_fields import Fields, read_json
+from efat.manifest import AS_IS
+from efat.resilience_table import PREDICTORS
+from simulator.files import replaced
+from training.errors import InputError
+
+__all__ = ["AS_IS", "Plan", "PlannedGroup", "StrategyCost", "read_plan", "write_plan"]
+
+FORMAT = "efat-plan"
+VERSION = 1
+SOURCE = "efat plan"
+"""The command that writes it."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """Chips that share one retraining.
+
+    Args:
+        name: of the group in its plan; `AS_IS` for chips that each are left alone.
+        chips: ids, in the order in which they joined.
+        severity: of what they lose together, by the predictor of the plan, 0..1.
+        amount: iterations of retraining; 0 for none.
+        out_of_reach: whether no amount that was measured is enough; `amount` is then the most that was measured.
+    """
+
+    name: str
+    chips: tuple[str, ...]
+    severity: float
+    amount: int
+    out_of_reach: bool = False
+
+
+@dataclass(frozen=True)
+class StrategyCost:
+    """What a strategy is predicted to cost.
+
+    Args:
+        strategy: its name: `fixed`, `select`, `merge-K` or `efat`.
+        aligned: whether chips were aligned with their groups.
+        groups: number of groups.
+        retrained_groups: those that are retrained.
+        iterations: of all of them.
+        largest_amount: of one of them.
+        out_of_reach: chips in groups for which no measured amount is enough.
+    """
+
+    strategy: str
+    aligned: bool
+    groups: int
+    retrained_groups: int
+    iterations: int
+    largest_amount: int
+    out_of_reach: int
+
+    @classmethod
+    def of(cls, strategy: str, aligned: bool, groups: tuple[PlannedGroup, ...]) -> StrategyCost:
+        """Add up groups."""
+        amounts = [group.amount for group in groups]
+        return cls(
+            strategy=strategy,
+            aligned=aligned,
+            groups=len(groups),
+            retrained_groups=sum(amount > 0 for amount in amounts),
+            iterations=sum(amounts),
+            largest_amount=max(amounts, default=0),
+            out_of_reach=sum(len(group.chips) for group in groups if group.out_of_reach),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that `efat retrain` needs to know, beside the files that are named.
+
+    Args:
+        strategy: `fixed`, `select`, `merge-K` or `efat`.
+        aligned: whether each chip of a group has places of its own for the weights, chosen to suit the group.
+        groups: all chips of the lot, each in one group.
+        step: iterations by which a group that misses the constraint is topped up.
+        budget: most iterations for a group, top-ups included.
+        required: held-out images that each chip must classify correctly.
+        images: held-out images.
+        constraint: what the user asked for: `accuracy` or `max_drop`, as JSON takes it.
+        statistic: over repeats of the resilience analysis.
+        predictor: what severity is.
+        setup: `efat.training_setup.TrainingSetup.as_dict()`.
+        identity: digests of what the setup loads, by name.
+        array: `ArrayConfig.as_dict()`.
+        resilience: `path` and `sha256` of the table.
+        lot: `path`, `sha256` and number of `chips` of the lot.
+        resilience_iterations: that the resilience analysis took, without hardening.
+        harden_iterations: that hardening took.
+        fault_free_correct: held-out images that the original network classifies correctly, quantised, without faults.
+        comparison: what all strategies are predicted to cost.
+    """
+
+    strategy: str
+    aligned: bool
+    groups: tuple[PlannedGroup, ...]
+    step: int
+    budget: int
+    required: int
+    images: int
+    constraint: Mapping[str, Any]
+    statistic: str
+    predictor: str
+    setup: Mapping[str, Any]
+    identity: Mapping[str, str]
+    array: Mapping[str, Any]
+    resilience: Mapping[str, Any]
+    lot: Mapping[str, Any]
+    resilience_iterations: int
+    harden_iterations: int
+    fault_free_correct: int
+    comparison: tuple[StrategyCost, ...]
+
+    @property
+    def cost(self) -> StrategyCost:
+        """What this plan is predicted to cost."""
+        return StrategyCost.of(self.strategy, self.aligned, self.groups)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @property
+    def digest_without_paths(self) -> str:
+        """SHA-256 (hex) of everything but where files are, which are known by their own digests."""
+        content = self.as_dict()
+        for part in ("lot", "resilience"):
+            del content[part]["path"]
+        del content["setup"]["weights"], content["setup"]["data"]
+        return digest_of(content)
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write it in one piece; the same plan gives the same bytes."""
+    with replaced(path) as beside:
+        beside.write_text(json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
+
+
+def read_plan(path: Path) -> Plan:
+    """Read what `write_plan` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is something else, of another version, or damaged.
+    """
+    found = read_json(path, FORMAT, VERSION, SOURCE)
+    found = Fields(found.values, str(path), [field.name for field in fields(Plan)])
+    groups = tuple(_group(group) for group in found.objects("groups", [field.name for field in fields(PlannedGroup)]))
+    for what, names in (
+        ("group", [group.name for group in groups]),
+        ("chip", [chip for group in groups for chip in group.chips]),
+    ):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{path}: {what} {twice!r} is there twice: make the plan again")
+    lot = found.inner("lot", ["path", "sha256", "chips"])
+    if lot.count("chips", 1) != sum(len(group.chips) for group in groups):
+        lot.refuse("chips", f"{sum(len(group.chips) for group in groups)}, which are in groups")
+    resilience = found.inner("resilience", ["path", "sha256"])
+    for source in (lot, resilience):
+        source.text("path"), source.sha256("sha256")
+    images = found.count("images", 1)
+    budget = found.count("budget", max((group.amount for group in groups), default=0))
+    identity = found.inner("identity")
+    constraint = found.inner("constraint", ["accuracy", "max_drop"])
+    predictor = found.text("predictor")
+    if predictor not in PREDICTORS:
+        found.refuse("predictor", f"one of {', '.join(PREDICTORS)}")
+    return Plan(
+        strategy=found.text("strategy"),
+        aligned=found.flag("aligned"),
+        groups=groups,
+        step=found.count("step", 1),
+        budget=budget,
+        required=found.count("required", 0, images),
+        images=images,
+        constraint=constraint.values,
+        statistic=found.text("statistic"),
+        predictor=predictor,
+        setup=found.inner("setup").values,
+        identity={name: identity.text(name) for name in identity.values},
+        array=found.inner("array").values,
+        resilience=resilience.values,
+        lot=lot.values,
+        resilience_iterations=found.count("resilience_iterations"),
+        harden_iterations=found.count("harden_iterations"),
+        fault_free_correct=found.count("fault_free_correct", 0, images),
+        comparison=tuple(_cost(cost) for cost in found.objects("comparison", [f.name for f in fields(StrategyCost)])),
+    )
+
+
+def _group(found: Fields) -> PlannedGroup:
+    chips = found.texts("chips")
+    if not chips:
+        found.refuse("chips", "the id of one chip at least")
+    return PlannedGroup(
+        name=found.text("name", _NAME, "up to 100 letters, digits, dots, underscores and hyphens"),
+        chips=chips,
+        severity=found.number("severity", 0, 1),
+        amount=found.count("amount"),
+        out_of_reach=found.flag("out_of_reach"),
+    )
+
+
+def _cost(found: Fields) -> StrategyCost:
+    return StrategyCost(
+        strategy=found.text("strategy"),
+        aligned=found.flag("aligned"),
+        groups=found.count("groups"),
+        retrained_groups=found.count("retrained_groups"),
+        iterations=found.count("iterations"),
+        largest_amount=found.count("largest_amount"),
+        out_of_reach=found.count("out_of_reach"),
+    )

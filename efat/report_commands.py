@@ -1,0 +1,135 @@
+"""The commands that a retrained lot was made with, put together from what its files say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from efat.report import PLAN_NAME, TABLE_NAME, ReportData
+
+_LINE = 88
+"""Characters after which a command goes on in another line."""
+
+_DEFAULTS = {"weight_bits": 8, "act_bits": 8, "acc_bits": 32, "multiplier": "array"}
+_NO_AUGMENTATION = {"flip": False, "crop_padding": 0}
+
+Option = tuple[str, ...]
+"""Its name, and its value if it has one."""
+
+
+def commands(data: ReportData) -> list[str]:
+    """The commands, in order, each over as many lines as it takes."""
+    plan, manifest = data.plan, data.manifest
+    table = PurePath(plan.resilience["path"])
+    measured = table.parent if table.name == TABLE_NAME else table
+    lot = manifest.lot.path
+    retrained = f"{data.name}/"
+    cycle_images = max(chip.cycle_images for chip in manifest.chips)
+    return [
+        _command("resilience", [*_resilience(data), ("-o", f"{table.parent}/")]),
+        _command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), ("-o", PLAN_NAME)]),
+        _command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), ("-o", retrained)]),
+        _command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot), ("--engine", "emulation")]),
+        _command("report", [(retrained,)]),
+    ]
+
+
+def cautions(data: ReportData) -> list[str]:
+    """What the commands do not say."""
+    found = []
+    if data.table.harden_iterations:
+        found.append(
+            "The network was hardened first. From which weights and for which fault rates is in campaign.json in the "
+            "folder of efat resilience."
+        )
+    multiplier = str(data.plan.array.get("multiplier"))
+    if " " in multiplier:
+        found.append(f"The multiplier was read from files, and its name and digest are {multiplier}.")
+    return found
+
+
+def _resilience(data: ReportData) -> Iterator[Option]:
+    setup, table, array = data.plan.setup, data.table, data.plan.array
+    recipe = setup["recipe"]
+    yield "--network", str(setup["network"])
+    for name in ("weights", "data"):
+        # Hardened weights are those that came out of it.
+        if setup[name] is not None and not (name == "weights" and table.harden_iterations):
+            yield f"--{name}", str(setup[name])
+    yield from _array(array)
+    yield "--mitigation", str(setup["mitigation"])
+    yield "--rates", ",".join(map(_number, table.rates.tolist()))
+    yield "--repeats", str(table.repeats)
+    yield "--levels", ",".join(map(str, table.levels.tolist()))
+    yield from _faults(table.fault_model)
+    if table.harden_iterations:
+        yield "--harden", str(table.harden_iterations)
+    yield "--batch", str(recipe["batch"])
+    yield "--optimizer", str(recipe["optimizer"])
+    yield "--learning-rate", _number(recipe["learning_rate"])
+    for name, value in (recipe["options"] or {}).items():
+        # Pairs of numbers can only be given from Python.
+        if not isinstance(value, list):
+            yield "--option", f"{name}={_number(value)}"
+    if recipe["label_smoothing"]:
+        yield "--label-smoothing", _number(recipe["label_smoothing"])
+    yield ("--no-augment",) if recipe["augmentation"] == _NO_AUGMENTATION else ("--augment",)
+    yield "--calibration", str(setup["calibration"])
+    if setup["learn_scales"]:
+        yield ("--learn-scales",)
+    if setup["images"] is not None:
+        yield "--images", str(setup["images"])
+    yield "--seed", str(table.seed)
+
+
+def _array(array: Mapping[str, Any]) -> Iterator[Option]:
+    yield "--array", f"{array['rows']}x{array['cols']}"
+    for name, default in _DEFAULTS.items():
+        if array[name] != default:
+            yield f"--{name.replace('_', '-')}", str(array[name]).split(" ", maxsplit=1)[0]
+    if not array["act_signed"]:
+        yield ("--unsigned-acts",)
+
+
+def _faults(model: Mapping[str, Any]) -> Iterator[Option]:
+    for option, name in (("--site", "sites"), ("--kind", "kinds")):
+        for chosen, weight in dict(model.get(name) or {}).items():
+            yield option, f"{chosen.lower()}={_number(weight)}"
+    for name in ("pattern", "cluster_alpha"):
+        if name in model:
+            yield f"--{name.replace('_', '-')}", _number(model[name])
+
+
+def _plan(data: ReportData) -> Iterator[Option]:
+    plan = data.plan
+    for name, value in plan.constraint.items():
+        if value is not None:
+            yield f"--{name.replace('_', '-')}", _number(value)
+    yield "--strategy", plan.strategy
+    yield "--statistic", plan.statistic
+    yield "--predictor", plan.predictor
+    if plan.strategy == "efat":
+        yield ("--align",) if plan.aligned else ("--no-align",)
+    yield "--step", str(plan.step)
+    yield "--budget", str(plan.budget)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).removesuffix(".0")
+
+
+def _command(name: str, options: list[Option]) -> str:
+    lines = [f"efat {name}"]
+    for option in options:
+        # A value that begins with a hyphen would be taken for an option.
+        joined = len(option) == 2 and option[1].startswith("-")
+        words = shlex.join(["=".join(option)] if joined else option)
+        if len(lines[-1]) + 1 + len(words) > _LINE and lines[-1].strip():
+            lines.append(f"    {words}")
+        else:
+            lines[-1] += f" {words}"
+    return " \\\n".join(lines)

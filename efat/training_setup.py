@@ -1,0 +1,338 @@
+"""What learns from what, and how: a network and its data, what is done about broken PEs, and the recipe."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from efat.json_fields import LARGEST_COUNT, Fields
+from training.batches import NO_AUGMENTATION, Augmentation, Batches
+from training.calibration import METHODS, Method
+from training.datasets import DATA_VARIABLE
+from training.deployment import Deployment
+from training.errors import InputError, first_line
+from training.mitigations.gradual import Gradual
+from training.mitigations.strategy import Strategy
+from training.recipe import Recipe
+from training.retrain import TrainingData, digest_of_network
+from training.workloads import WORKLOADS, check_fits, load_workload
+
+
+class Loaded(NamedTuple):
+    """A network with its weights, and its data, which fit each other.
+
+    Attributes:
+        network: float32, in evaluation mode; not to be changed.
+        data: images to learn from, to measure on and to calibrate on.
+        deployment: how the weights sit on the chip they were retrained for; None for weights of no chip.
+    """
+
+    network: nn.Module
+    data: TrainingData
+    deployment: Deployment | None
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What decides a retraining beside the chip and the number of iterations; the same for all chips of a lot.
+
+    Args:
+        network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
+        weights: file of the weights to start from; None for those that come with the network. How weights that were
+            retrained already sit on their chip is not taken over.
+        data: what `training.datasets.load_data` reads; None for what comes with the network.
+        mitigation: name of a strategy that bypasses, and prunes and retrains what is left: see `Strategy.named`.
+        recipe: how it learns; at a constant learning rate, so that fewer iterations are the beginning of more.
+        calibration: how the activations' scales are chosen.
+        learn_scales: whether they are learned from there.
+        images: number of held-out test images, the first ones; None for all.
+
+    Raises:
+        InputError: a mitigation that does not retrain, leaves faults in, or injects them in steps; a schedule; a seed
+            that JSON has no number for.
+    """
+
+    network: str
+    weights: Path | None
+    data: Path | None
+    mitigation: str
+    recipe: Recipe
+    calibration: Method = "max"
+    learn_scales: bool = False
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mitigation", self.mitigation.lower())
+        strategy = self.strategy
+        if not strategy.retrains:
+            raise InputError(
+                f"mitigation {self.mitigation} does not retrain: add +t, as in {self.mitigation.split('+')[0]}+t"
+            )
+        if self.mitigation.startswith("none"):
+            raise InputError(
+                f"mitigation {self.mitigation} leaves faults to act, so that no chip can use another one's weights: "
+                "choose one that bypasses them, such as fap+t"
+            )
+        if any(isinstance(mitigation, Gradual) for mitigation in strategy.mitigations):
+            raise InputError(
+                f"mitigation {self.mitigation} injects faults in steps, so that fewer iterations are not the beginning "
+                "of more: leave out +gradual"
+            )
+        if self.recipe.seed > LARGEST_COUNT:
+            raise InputError(f"seed is {self.recipe.seed}: expected at most {LARGEST_COUNT}")
+        if self.recipe.schedule is not None:
+            raise InputError(
+                f"schedule {self.recipe.schedule} depends on the number of iterations, so that fewer are not the "
+                "beginning of more: leave it out"
+            )
+
+    @property
+    def strategy(self) -> Strategy:
+        """What is done about broken PEs."""
+        return Strategy.named(self.mitigation)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them; `from_dict` gives the same setup again."""
+        return {
+            "network": self.network,
+            "weights": None if self.weights is None else str(self.weights),
+            "data": None if self.data is None else str(self.data),
+            "mitigation": self.mitigation,
+            "recipe": self.recipe.as_dict(),
+            "calibration": self.calibration,
+            "learn_scales": self.learn_scales,
+            "images": self.images,
+        }
+
+    @classmethod
+    def from_dict(cls, found: object, where: str = "training setup") -> TrainingSetup:
+        """The setup that `as_dict` described.
+
+        Args:
+            found: what JSON gave.
+            where: for messages: the file, and the place in it.
+
+        Raises:
+            InputError: a field is missing, unknown, or nothing that it can be.
+        """
+        given = Fields(found, where, [field.name for field in fields(cls)])
+        weights, data = given.optional_text("weights"), given.optional_text("data")
+        calibration = given.text("calibration")
+        if calibration not in METHODS:
+            given.refuse("calibration", f"one of {', '.join(METHODS)}")
+        images = given.values["images"]
+        return cls(
+            network=given.text("network"),
+            weights=None if weights is None else Path(weights),
+            data=None if data is None else Path(data),
+            mitigation=given.text("mitigation"),
+            recipe=_recipe(given.inner("recipe", [field.name for field in fields(Recipe)])),
+            calibration=calibration,
+            learn_scales=given.flag("learn_scales"),
+            images=None if images is None else given.count("images", least=1),
+        )
+
+    def with_weights(self, weights: Path) -> TrainingSetup:
+        """The same from other weights."""
+        return replace(self, weights=weights)
+
+    def located(self) -> TrainingSetup:
+        """The same with paths that hold in every folder; what is no path, such as the name of a data set, stays."""
+        return replace(self, weights=_located(self.weights), data=_located(self.data))
+
+    def load(self) -> Loaded:
+        """Load the network and its data, and check that they fit; a process keeps what it loaded last.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            InputError: something is of the wrong kind, does not fit or is unknown.
+        """
+        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), _stamp(self.weights), _stamp(self.data))
+        return _loaded(self.network, self.weights, self.data, self.images, state)
+
+    def identity(self) -> dict[str, str]:
+        """What decides the results, as digests and texts by name; the name says what it is of.
+
+        Raises:
+            FileNotFoundError: as `load`.
+            InputError: as `load`.
+        """
+        network, data, _ = self.load()
+        return {
+            "network": digest_of_network(network),
+            "training images": data.train.digest,
+            "held-out images": data.held_out.digest,
+            "calibration": self.calibration,
+            "strategy": repr(self.strategy),
+            "recipe": json.dumps({**self.recipe.as_dict(), "learn_scales": self.learn_scales}, sort_keys=True),
+        }
+
+    def check_identity(self, expected: Mapping[str, str]) -> None:
+        """Refuse other inputs than those that something was begun with.
+
+        Args:
+            expected: what `identity` gave then.
+
+        Raises:
+            FileNotFoundError: as `load`.
+            InputError: as `load`, or something differs.
+        """
+        found = self.identity()
+        different = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+        if different:
+            raise InputError(
+                f"{self.network}: another {', '.join(different)} than resilience was measured with: "
+                "measure it again, or give back what it was measured with"
+            )
+
+    def try_a_step(self) -> None:
+        """Take a step with a copy of the network; see the function of the same name.
+
+        Raises:
+            FileNotFoundError: as `load`.
+            InputError: as `load`, or the network cannot learn.
+        """
+        network, data, _ = self.load()
+        recipe = self.recipe
+        try_a_step(network, Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation), recipe)
+
+
+def load_training(network: str, weights: Path | None, data: Path | None, images: int | None) -> Loaded:
+    """Load a network and its data, and check that they fit.
+
+    Args:
+        network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
+        weights: file of its weights; None for those that come with it.
+        data: what `training.datasets.load_data` reads; None for what comes with the network.
+        images: number of held-out test images, the first ones, as `efat simulate` takes them; None for all.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: something is of the wrong kind, does not fit or is unknown.
+    """
+    workload = load_workload(network, weights=weights, data=data, training=True)
+    train, test = workload.train, workload.test
+    assert train is not None
+    count = len(test) if images is None else images
+    if not 1 <= count <= len(test):
+        raise InputError(f"images is {count}: expected 1..{len(test)}, the test images of {test.name}")
+    held_out = replace(test, images=test.images[:count], labels=test.labels[:count])
+    for part in (train, held_out):
+        check_fits(workload.network, part, network)
+    return Loaded(workload.network, TrainingData(train, held_out, workload.calibration), workload.deployment)
+
+
+def check_network_named(path: Path, name: str, given: str | None) -> None:
+    """Refuse to run code that only a file names: a network is one that comes with the program, or the user names it.
+
+    Args:
+        path: the file.
+        name: the network that the file names.
+        given: the one that the user names; None for none.
+
+    Raises:
+        InputError: it is the user's own and was not named, or another one was.
+    """
+    if given is not None and given != name:
+        raise InputError(f"network {given!r} is not that of {path}, which is {name!r}: leave out --network")
+    if given is None and name not in WORKLOADS:
+        raise InputError(
+            f"{path} is for network {name!r}, which is none of {', '.join(WORKLOADS)}: if it is your own, say so with "
+            f"--network {name}, as it is code that will run"
+        )
+
+
+def augmentation_of(network: str, augment: bool | None) -> Augmentation:
+    """What is done to training images.
+
+    Args:
+        network: name of the network.
+        augment: whether they are augmented as the network's are; None to do so if it has an augmentation.
+
+    Raises:
+        InputError: it is asked for, and the network has none.
+    """
+    found = WORKLOADS[network].augmentation if network in WORKLOADS else NO_AUGMENTATION
+    if augment and found == NO_AUGMENTATION:
+        raise InputError(f"network {network!r} has no augmentation of its own: leave it out")
+    return NO_AUGMENTATION if augment is False else found
+
+
+def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations: int = 0) -> None:
+    """Take one step with a copy of the float network: what cannot learn at all is refused before anything runs.
+
+    Args:
+        network: the float network; it is not changed.
+        batches: of training images.
+        recipe: how it learns.
+        iterations: that its schedule has to be for.
+
+    Raises:
+        InputError: it cannot learn like this.
+    """
+    learner = copy.deepcopy(network).train()
+    optimizer = recipe.make_optimizer(learner.parameters())
+    recipe.make_schedule(optimizer, iterations)
+    images, labels = batches.at(0)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            functional.cross_entropy(learner(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    except Exception as error:
+        # Whatever the user's network raises when it is to learn, it is the network or its options that must change.
+        raise InputError(
+            f"the network fails to learn from a batch of {len(images)} images: {type(error).__name__}: "
+            f"{first_line(error)}; give a network that can be trained, or another batch size"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _loaded(network: str, weights: Path | None, data: Path | None, images: int | None, _state: object) -> Loaded:
+    return load_training(network, weights, data, images)
+
+
+def _located(path: Path | None) -> Path | None:
+    return path.absolute() if path is not None and path.exists() else path
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Changes when the file does."""
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _recipe(given: Fields) -> Recipe:
+    augmentation = given.inner("augmentation", [field.name for field in fields(Augmentation)])
+    return Recipe(
+        batch=given.count("batch"),
+        optimizer=given.text("optimizer"),
+        learning_rate=given.number("learning_rate"),
+        options=None if given.values["options"] is None else _options(given, "options"),
+        schedule=given.optional_text("schedule"),
+        schedule_options=_options(given, "schedule_options"),
+        label_smoothing=given.number("label_smoothing"),
+        augmentation=Augmentation(augmentation.flag("flip"), augmentation.count("crop_padding")),
+        seed=given.count("seed"),
+    )
+
+
+def _options(given: Fields, name: str) -> dict[str, Any]:
+    """Numbers, true or false by name, and lists of them as tuples, which they were."""
+    found: Mapping[str, Any] = given.inner(name).values
+    taken = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    for value in taken.values():
+        if not all(isinstance(part, bool | int | float) for part in (value if isinstance(value, tuple) else [value])):
+            given.refuse(name, "numbers, true or false, or lists of them, by name")
+    return taken
