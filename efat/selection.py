@@ -14,14 +14,12 @@ from fractions import Fraction
 
 import numpy as np
 
+from efat.foretelling import Foretelling, best_predictor, compare_predictors, severities
 from efat.fusion import AmountMap
-from efat.resilience_table import PREDICTORS, ResilienceTable
+from efat.resilience_table import ResilienceTable
 from efat.severity import Float64Array, Int64Array
 from simulator.faults import BoolArray
 from training.errors import InputError
-
-MOST_PARTS = 200
-"""Into which the chips are divided to compare predictors. With no more chips, each is foretold from all others."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +116,6 @@ class Statistic:
         return None if self.fraction is None else math.ceil(self.fraction * repeats)
 
 
-@dataclass(frozen=True)
-class Foretelling:
-    """How well a predictor foretells the accuracy of chips.
-
-    Attributes:
-        predictor: its name.
-        error: root of the mean squared error, in accuracy points (hundredths); None if there was nothing to compare.
-    """
-
-    predictor: str
-    error: float | None
-
-
 @dataclass(frozen=True, eq=False)
 class ResilienceMap:
     """How much retraining chips need by their severity, to meet a constraint.
@@ -189,7 +174,7 @@ class ResilienceMap:
             self._set("foretelling", compare_predictors(self.table, self.candidates))
             self._set("predictor", best_predictor(self.foretelling))
         self._set("required", self.constraint.required(self.table))
-        severity = _severity(self.table, self._predictor)
+        severity = severities(self.table, self._predictor)
         unharmed = severity == 0
         none_needed = self.table.start_correct >= self.required and bool(
             (self.table.correct[..., 0][unharmed] >= self.required).all()
@@ -257,7 +242,7 @@ class ResilienceMap:
     @property
     def _affected(self) -> BoolArray:
         """Rates with a chip that is affected, or all if there is none: bool [rates]."""
-        affected: BoolArray = _severity(self.table, self._predictor).max(axis=1) > 0
+        affected: BoolArray = severities(self.table, self._predictor).max(axis=1) > 0
         return affected if affected.any() else ~affected
 
     def _set(self, name: str, value: object) -> None:
@@ -314,62 +299,6 @@ class ResilienceMap:
         return points[order], np.maximum.accumulate(amounts[order])
 
 
-def compare_predictors(table: ResilienceTable, candidates: Sequence[str] | None = None) -> tuple[Foretelling, ...]:
-    """Compare how well predictors foretell the accuracy of chips that were left out.
-
-    Each chip is left out in turn (of more than `MOST_PARTS`, several at once), and its accuracy at each level foretold
-    from the others by isotonic regression on the predictor. Chips whose retraining had diverged are left aside.
-
-    Args:
-        table: what was measured.
-        candidates: predictors in the table; None for all.
-
-    Returns:
-        One for each candidate, the simplest first, as in `PREDICTORS`.
-
-    Raises:
-        InputError: there are no candidates, or one is not in the table.
-    """
-    names = list(table.predictors) if candidates is None else list(candidates)
-    if not names:
-        raise InputError(f"there are no predictors to choose from: expected some of {', '.join(table.predictors)}")
-    severities = {name: _severity(table, name).reshape(-1) for name in names}
-    accuracy = table.accuracy.reshape(-1, len(table.levels))
-    return tuple(Foretelling(name, _error(severities[name], accuracy)) for name in PREDICTORS if name in severities)
-
-
-def best_predictor(compared: Sequence[Foretelling]) -> str:
-    """The predictor with the least error; of equally good ones, up to rounding, the simplest.
-
-    Args:
-        compared: from `compare_predictors`.
-    """
-    errors = [math.inf if one.error is None else one.error for one in compared]
-    least = min(errors)
-    return next(
-        one.predictor for one, error in zip(compared, errors, strict=True) if error <= least * (1 + 1e-9) + 1e-9
-    )
-
-
-def _error(severity: Float64Array, accuracy: Float64Array) -> float | None:
-    """Root of the mean squared error in points: of severity [chips] for accuracy [chips, levels]."""
-    from sklearn.isotonic import IsotonicRegression
-
-    squares: list[Float64Array] = []
-    for reached in accuracy.T:
-        known = np.isfinite(reached)
-        x, y = severity[known], reached[known]
-        parts = min(len(x), MOST_PARTS)
-        if parts < 2:
-            continue
-        for part in range(parts):
-            left_out = np.arange(len(x)) % parts == part
-            regression = IsotonicRegression(increasing=False, out_of_bounds="clip")
-            regression.fit(x[~left_out], y[~left_out])
-            squares.append((regression.predict(x[left_out]) - y[left_out]) ** 2)
-    return 100 * math.sqrt(float(np.concatenate(squares).mean())) if squares else None
-
-
 def _amount_map(points: Float64Array, amounts: Float64Array, *, zero: bool) -> AmountMap:
     """Of points that are equal or follow with the same amount, only the last is kept.
 
@@ -391,13 +320,6 @@ def _least_level(levels: Int64Array, meets: BoolArray) -> Float64Array:
     """The least level that meets, as every later one does: float64 [...] for bool [..., levels]; or infinite."""
     stays = np.logical_and.accumulate(meets[..., ::-1], axis=-1)[..., ::-1]
     return np.where(stays[..., -1], levels[np.argmax(stays, axis=-1)], np.inf)
-
-
-def _severity(table: ResilienceTable, predictor: str) -> Float64Array:
-    """Of each chip, float64 [rates, repeats]."""
-    if predictor not in table.predictors:
-        raise InputError(f"predictor {predictor!r} is not in the table: expected one of {', '.join(table.predictors)}")
-    return table.predictors[predictor]
 
 
 def _exactly(value: float) -> Fraction:

@@ -325,6 +325,7 @@ def _recipe(given: Fields) -> Recipe:
         label_smoothing=given.number("label_smoothing"),
         augmentation=Augmentation(augmentation.flag("flip"), augmentation.count("crop_padding")),
         seed=given.count("seed"),
+        try_options=False,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Recipe:
         label_smoothing: of the cross entropy, 0..1.
         augmentation: what is done to training images.
         seed: of the order of images, augmentation, random chips, and whatever the network draws in training.
+        try_options: whether a step is taken to see that the options go together. The first optimiser of a process takes
+            PyTorch seconds to make: where nothing is trained, whoever trains later may find out.
 
     Raises:
         InputError: a value is out of range, or PyTorch has no such optimiser or schedule.
@@ -71,8 +73,9 @@ class Recipe:
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    try_options: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, try_options: bool) -> None:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}: expected 1 or more images")
         if self.seed < 0:
@@ -81,7 +84,10 @@ class Recipe:
             raise InputError(f"learning rate is {self.learning_rate}: expected a finite number of 0 or more")
         if not 0 <= self.label_smoothing <= 1:
             raise InputError(f"label smoothing is {self.label_smoothing}: expected 0..1")
-        self._try_a_step()
+        self._optimizer_class()
+        self._schedule_class()
+        if try_options:
+            self._try_a_step()
 
     def _try_a_step(self) -> None:
         """PyTorch looks at some options only when it takes a step."""
@@ -101,10 +107,7 @@ class Recipe:
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of parameters."""
-        known = _classes(torch.optim, torch.optim.Optimizer, without=_NOT_OPTIMIZERS)
-        found = known.get(self.optimizer)
-        if found is None:
-            raise InputError(f"optimiser {self.optimizer!r} is unknown: expected one of {', '.join(known)}")
+        found = self._optimizer_class()
         options = DEFAULT_OPTIONS.get(self.optimizer, {}) if self.options is None else self.options
         try:
             optimizer: torch.optim.Optimizer = found(list(parameters), lr=self.learning_rate, **options)
@@ -120,13 +123,9 @@ class Recipe:
         Raises:
             InputError: its options do not allow for so many iterations.
         """
-        if self.schedule is None:
+        found = self._schedule_class()
+        if self.schedule is None or found is None:
             return None
-        schedulers = torch.optim.lr_scheduler
-        known = _classes(schedulers, schedulers.LRScheduler, without=_NOT_SCHEDULES)
-        found = known.get(self.schedule)
-        if found is None:
-            raise InputError(f"schedule {self.schedule!r} is unknown: expected one of {', '.join(known)}")
         options = dict(self.schedule_options)
         length = _LENGTHS.get(self.schedule)
         if length is not None:
@@ -143,6 +142,19 @@ class Recipe:
                 f"schedule {self.schedule} is over after {longest} of {iterations} iterations: leave it out"
             )
         return schedule
+
+    def _optimizer_class(self) -> Any:
+        known = _classes(torch.optim, torch.optim.Optimizer, without=_NOT_OPTIMIZERS)
+        if self.optimizer not in known:
+            raise InputError(f"optimiser {self.optimizer!r} is unknown: expected one of {', '.join(known)}")
+        return known[self.optimizer]
+
+    def _schedule_class(self) -> Any:
+        schedulers = torch.optim.lr_scheduler
+        known = _classes(schedulers, schedulers.LRScheduler, without=_NOT_SCHEDULES)
+        if self.schedule is not None and self.schedule not in known:
+            raise InputError(f"schedule {self.schedule!r} is unknown: expected one of {', '.join(known)}")
+        return None if self.schedule is None else known[self.schedule]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that decides a training, as JSON takes it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -107,11 +108,9 @@ def test_units_are_done_in_any_order_and_few_at_a_time(folder: Path, ray: FakeRa
 
 
 def test_errors_are_those_of_the_work(ray: FakeRay) -> None:
-    with pytest.raises(ValueError, match="^number 6 is refused$"):
+    with pytest.raises(ValueError, match=r"^number 6 is refused$"):
         list(ray_cluster("local")(campaign_work.fail, UNITS))
-    with pytest.raises(
-        WorkerDiedError, match="3 workers died while unit-06 was running: The worker died unexpectedly.$"
-    ):
+    with pytest.raises(WorkerDiedError, match=r"3 workers died while unit-06 was running: The worker died"):
         list(ray_cluster("local")(die, UNITS))
     assert not ray.is_open
 
@@ -124,7 +123,7 @@ def test_clusters_that_are_not_there_are_refused(ray: FakeRay, monkeypatch: pyte
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             with pytest.raises(InputError, match=f"no Ray cluster at '{address}': .*refused"):
                 list(ray_cluster(address)(campaign_work.digest, UNITS))
-    with pytest.raises(InputError, match="no Ray cluster at 'auto': Could not find any running Ray instance.$"):
+    with pytest.raises(InputError, match=r"no Ray cluster at 'auto': Could not find any running Ray instance.$"):
         list(ray_cluster("auto")(campaign_work.digest, UNITS))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed: pip install 'efat\[ray\]', or leave out its address"):
@@ -133,7 +132,8 @@ def test_clusters_that_are_not_there_are_refused(ray: FakeRay, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_ray_itself_gives_the_same(folder: Path) -> None:
+def test_ray_itself_gives_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     here, there = (Campaign(folder / name, "digests", {}) for name in ("here", "there"))
     here.run(UNITS, campaign_work.digest, in_line)
     there.run(UNITS, campaign_work.digest, ray_cluster("local"))

@@ -19,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from retrained_lots import write_retrained_lot
+from safetensors.numpy import load, save
 
 from efat import report, report_page
-from efat.manifest import AS_IS, ManifestChip
+from efat.manifest import AS_IS, ManifestChip, write_manifest
 from efat.report import ReportData, read_report
 from efat.report_page import render, write_page
 from efat.report_text import accuracy, duration, named, short_percent, summary
+from efat.resilience_table import digest_of_file
 from efat.selection import Constraint
 from training.deployment import read_deployed
 from training.errors import InputError
@@ -344,6 +346,21 @@ def test_files_of_another_lot_are_refused(tmp_path: Path, seed: int, name: str) 
     (tmp_path / "one" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(InputError, match=r"another list of chips|is not the table"):
         read_report(tmp_path / "one")
+
+
+def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
+    manifest = write_retrained_lot(tmp_path / "retrained", seed, chips=1, failing=0, as_is=0)
+    path = tmp_path / "retrained" / manifest.chips[0].deployment
+    mask = np.roll(load(path.read_bytes())["efat.bypass"], 1, axis=0)
+    path.write_bytes(save({"efat.bypass": mask}))
+    with pytest.raises(InputError, match=r"is not the file that manifest\.json names"):
+        read_report(tmp_path / "retrained")
+    for other, expected in ((mask | 1, "bypasses 256 PEs"), (mask[:-1], r"\[15, 16\]"), (None, "no deployment")):
+        path.write_bytes(save({"efat.bypass" if other is not None else "other": mask if other is None else other}))
+        chip = replace(manifest.chips[0], sha256=digest_of_file(path))
+        write_manifest(tmp_path / "retrained" / "manifest.json", replace(manifest, chips=(chip,)))
+        with pytest.raises(InputError, match=expected):
+            read_report(tmp_path / "retrained")
 
 
 def test_a_chip_outside_the_folder_is_refused(tmp_path: Path, seed: int) -> None:

@@ -107,7 +107,8 @@ def test_what_is_far_below_is_at_the_edge_and_counted(tmp_path: Path, seed: int)
     assert below_axis(data) == 1
     chart = drawing(chips_chart(data), WIDE)
     bottom = places(chart, "base")[0][1]
-    # The arrow stands on the axis.
+    # An arrow stands on the axis, and a cross is where it belongs.
+    assert ["Z" in (path.attributes["d"] or "") for path in chart.all("path", "fail")].count(True) == 1
     assert titled(chart)[low.id][1] == pytest.approx(bottom, abs=0.11)
     assert titled(chart)[other.id][1] < bottom - 20
 
