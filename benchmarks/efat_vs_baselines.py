@@ -128,7 +128,7 @@ class Study:
             progress.console.print(f"{mitigation} {strategy}{', aligned' * aligned}: {error}")
             return None
         seconds = time.perf_counter() - begun
-        name = f"{mitigation}-{strategy}{'-aligned' * aligned}{'-hardened' * bool(arguments.harden)}"
+        name = f"{self.lot.stem}-{mitigation}-{strategy}{'-aligned' * aligned}{'-hardened' * bool(arguments.harden)}"
         execution = Execution(
             plan, self.lot, table, self.folder / f"{name}-{arguments.max_drop:g}", arguments.cycle_images
         )
@@ -146,9 +146,9 @@ class Study:
 
     def _lot(self) -> Path:
         arguments = self.arguments
-        path: Path = self.folder / "lot.h5"
+        rates = low, high = tuple(arguments.fault_rate)
+        path: Path = self.folder / f"lot-{low:g}-{high:g}-{arguments.chips}.h5"
         if not path.exists():
-            rates = tuple(arguments.fault_rate)
             chips = generate_chips(self.config, self.model, arguments.chips, rates, arguments.seed)
             write_lot(path, self.config, chips, provenance=provenance(f"{arguments.pattern} {rates}", arguments.seed))
         return path

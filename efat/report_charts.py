@@ -196,7 +196,7 @@ def _draw_amounts(data: ReportData, shape: Shape) -> Chart:
     if edge < chart.right - 1:
         corners = [(edge, chart.top), (chart.right, chart.top), (chart.right, chart.bottom), (edge, chart.bottom)]
         chart.path(corners, "beyond", closed=True)
-        chart.text((edge + chart.right) / 2, chart.top - 6, "out of reach", "note middle")
+        chart.text(chart.right, chart.top - 6, "out of reach", "note end")
     chart.marks(
         [
             chart.at(max(place, x.low), needed)

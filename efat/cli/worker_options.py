@@ -42,8 +42,13 @@ class WorkerRequest:
             if self.workers is not None:
                 fail("--workers and --ray are both given: choose one")
             return ray_cluster(self.ray)
-        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        workers = _usable_cores() if self.workers is None else self.workers
         return in_line if workers == 0 else processes(workers)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_options(command: _Command) -> _Command:
