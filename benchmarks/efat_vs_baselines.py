@@ -39,7 +39,7 @@ from efat.resilience_inputs import HardeningPlan, Resilience
 from efat.resilience_table import ResilienceTable
 from efat.selection import Constraint
 from efat.training_setup import TrainingSetup, augmentation_of
-from efat.workers import processes
+from efat.workers import in_line, processes
 from simulator import ArrayConfig, FaultModel, Site
 from simulator.chips import write_lot
 from simulator.sampling import PATTERNS
@@ -54,13 +54,13 @@ STRATEGIES = (("fixed", False), ("select", False), ("merge-5", False), ("efat", 
 LEVELS = {
     "digits-cnn": (0, 5, 10, 20, 40, 80),
     "lenet5": (0, 5, 10, 20, 40, 80, 160, 320),
-    "resnet20": (0, 5, 10, 20, 40, 80),
+    "resnet20": (0, 5, 10, 20, 40),
 }
 RATES = {"fap": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2), "fam": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
 RECIPES = {
     "digits-cnn": Recipe(optimizer="AdamW", learning_rate=5e-4, augmentation=augmentation_of("digits-cnn", None)),
     "lenet5": Recipe(optimizer="AdamW", learning_rate=5e-4),
-    "resnet20": Recipe(learning_rate=0.005, augmentation=augmentation_of("resnet20", None)),
+    "resnet20": Recipe(batch=64, learning_rate=0.005, augmentation=augmentation_of("resnet20", None)),
 }
 """With small steps, as accuracy after few iterations must not hang on chance."""
 
@@ -92,7 +92,7 @@ class Study:
         self.folder = arguments.results / f"{self.key}-{arguments.size}-{arguments.pattern}"
         self.folder.mkdir(exist_ok=True)
         self.config = ArrayConfig(arguments.size, arguments.size)
-        self.executor: Executor = processes(arguments.workers)
+        self.executor: Executor = processes(arguments.workers) if arguments.workers else in_line
         self.lot = self._lot()
         self.weights, self.data = self._network()
 
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="held-out images; all of them if not given")
     parser.add_argument("--cycle-images", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="0 for none but this process")
     parser.add_argument("--results", type=Path, default=Path("study-results"))
     parser.add_argument("--fashion-mnist", type=Path)
     parser.add_argument("--cifar", type=Path)

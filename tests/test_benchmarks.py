@@ -23,6 +23,12 @@ RUNS = [
         ["FAP+T", "x quantisation-aware"],
         marks=pytest.mark.slow,
     ),
+    pytest.param("alignment.py --size 16 --largest 2", ["squared weights", "lines", "ms to place a chip"]),
+    pytest.param(
+        "efat_vs_baselines.py --size 16 --chips 3 --rates 0.05 0.2 --repeats 1 --levels 0 2 --images 40 --workers 0",
+        ["efat, aligned", "3 / 3", "its resilience took"],
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         "fault_aware_training.py curves --size 16 --rates 0.2 --maps 1 --iterations 2 --images 40 --png curves.png",
         ["fam+t", "40 held-out images", "wrote curves.png"],

@@ -1,0 +1,103 @@
+"""What do chips that share weights lose together: as masks in order, placed for their union, or aligned?
+
+For groups of chips with defects of each pattern, the share of weights and the share of squared weights (the mean over
+the layers) that no chip of the group may use. Alignment places each chip so that it loses what the group has lost.
+
+Run: python benchmarks/alignment.py
+     python benchmarks/alignment.py --network lenet5 --weights FILE --size 64 --rate 0.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from efat.alignment import Aligner
+from efat.execution_units import aligner_of, fused_chip
+from efat.severity import pruned_severity
+from efat.training_setup import Loaded, TrainingSetup
+from simulator import ArrayConfig, FaultModel, Site, sample_faults
+from simulator.chips import Chip
+from simulator.faults import BoolArray
+from simulator.sampling import PATTERNS
+from training.placement import Placement
+from training.recipe import Recipe
+
+OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)
+SIZES = (1, 2, 4, 8, 16)
+
+Lost = dict[str, BoolArray]
+
+
+def in_order(aligner: Aligner, chip: Chip) -> Lost:
+    """What a chip loses if its operands sit in order."""
+    placements = {
+        name: Placement.in_order(found.groups, found.rows.shape[1], found.columns.shape[1])
+        for name, found in aligner.place(chip).items()
+    }
+    return aligner.lost(chip, placements)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="digits-cnn")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--size", type=int, default=64, help="rows and columns of the array")
+    parser.add_argument("--rate", type=float, default=0.1, help="of faulty PEs")
+    parser.add_argument("--largest", type=int, default=SIZES[-1], help="chips in a group, at most")
+    arguments = parser.parse_args()
+    config = ArrayConfig(arguments.size, arguments.size)
+    setup = TrainingSetup(arguments.network, arguments.weights, arguments.data, "fam+t", Recipe())
+    loaded: Loaded = setup.load()
+    aligner = aligner_of(setup, loaded, config, "saliency")
+    parameters = dict(loaded.network.named_parameters(remove_duplicate=False))
+    console = Console(width=120)
+    console.print(f"{arguments.network} on {arguments.size}x{arguments.size} PEs, {arguments.rate:.1%} of them faulty")
+    table = Table(title="weights / squared weights that a group loses")
+    for heading in ("pattern", "chips", "masks in order", "placed for their union", "each by itself", "aligned"):
+        table.add_column(heading, justify="left" if heading == "pattern" else "right")
+
+    def shown(lost: Lost) -> str:
+        names = list(lost)
+        weights = [parameters[f"{name}.weight"].detach().flatten(1).numpy() for name in names]
+        found = pruned_severity(weights, [lost[name] for name in names])
+        return f"{found.pruned:.1%} / {found.saliency:.2%}"
+
+    placed, seconds = 0, 0.0
+    for pattern in PATTERNS:
+        model = FaultModel(arguments.rate, sites=OWN_PE, pattern=pattern)
+        seeds = np.random.SeedSequence(0).spawn(arguments.largest)
+        chips = [Chip(f"chip-{number}", sample_faults(config, model, seed)) for number, seed in enumerate(seeds)]
+        own: Lost | None = None
+        aligned: Lost | None = None
+        for size, chip in enumerate(chips, 1):
+            alone = aligner.lost(chip, aligner.place(chip))
+            own = alone if own is None else {name: own[name] | alone[name] for name in own}
+            begun = time.perf_counter()
+            joining = aligner.lost(chip, aligner.place(chip, aligned))
+            seconds += time.perf_counter() - begun
+            placed += 1
+            aligned = joining if aligned is None else {name: aligned[name] | joining[name] for name in aligned}
+            if size in SIZES:
+                union = fused_chip("union", config, chips[:size])
+                table.add_row(
+                    pattern,
+                    str(size),
+                    shown(in_order(aligner, union)),
+                    shown(aligner.lost(union, aligner.place(union))),
+                    shown(own),
+                    shown(aligned),
+                )
+    console.print(table)
+    console.print(f"{seconds / placed * 1000:.0f} ms to place a chip")
+
+
+if __name__ == "__main__":
+    main()
