@@ -174,7 +174,7 @@ def results(
         path, table = study.resilience(mitigation, progress)
         runs = []
         for strategy, aligned in STRATEGIES:
-            if aligned and not mitigation.startswith("fam"):
+            if (aligned and not mitigation.startswith("fam")) or strategy not in study.arguments.strategies:
                 continue
             run = study.carry_out(mitigation, path, strategy, aligned, progress)
             if run is not None:
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--fault-rate", type=float, nargs=2, default=(0.01, 0.19), metavar=("LOW", "HIGH"))
     parser.add_argument("--pattern", choices=PATTERNS, default="uniform")
     parser.add_argument("--mitigations", nargs="+", default=["fap+t", "fam+t"])
+    parser.add_argument("--strategies", nargs="+", default=["fixed", "select", "merge-5", "efat"])
     parser.add_argument("--rates", type=float, nargs="+", help="of the resilience analysis, for all mitigations")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--levels", type=int, nargs="+")

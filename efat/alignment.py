@@ -8,31 +8,33 @@ possible of what is left. Weights that are lost are zero for all of them, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
+from efat.chip_masks import bypass_of
 from efat.fusion import AmountMap
 from efat.severity import pruned_severity
+from efat.training_setup import Loaded
 from simulator import ArrayConfig
 from simulator.chips import Chip
 from simulator.faults import BoolArray
-from training.convert import quantized_layers
+from training.convert import convert
 from training.errors import InputError
 from training.mitigations.assignment import assign_positions
 from training.mitigations.permutation import Permutation
 from training.mitigations.strategy import Strategy
 from training.on_chip import Pruned
 from training.placement import Placement
+from training.trainable import trainable, trainable_layers
 
 Placements = dict[str, Placement]
 """Where a chip's operands sit, by the layer's name."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of chips that are placed, and how many there are to place at most."""
+"""Called with the number of steps that are done, and how many there are at most."""
 
 PREDICTORS = ("pruned", "saliency")
 """What says how much a group has lost: see `efat.severity.PrunedSeverity`."""
@@ -41,21 +43,19 @@ MOST_TRIED = 8
 """Groups that a chip is tried in, the latest first: the older a group, the less room it has."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class AlignedGroup:
     """Chips that share weights.
 
     Attributes:
         members: positions of the chips in the list they are from, in the order in which they joined.
         placements: where the operands of each member sit.
-        lost: the weights that any of them has at bypassed PEs.
-        severity: of what is lost, 0..1.
+        severity: of what they lose together, 0..1.
         amount: the amount of retraining that takes; infinite if none is enough.
     """
 
-    members: list[int]
-    placements: list[Placements]
-    lost: Pruned
+    members: tuple[int, ...]
+    placements: tuple[Placements, ...]
     severity: float
     amount: float
 
@@ -63,9 +63,10 @@ class AlignedGroup:
 class Aligner:
     """A network on an array, to place chips.
 
+    A chip that is placed alone sits as `training.mitigations.permutation.Permutation` has it.
+
     Args:
-        network: converted for the array; it is not changed.
-        weights: of each layer before they were quantised, by the layer's name: float [outputs, ...].
+        model: from `training.trainable`, with the weights that retraining starts from; it is not changed.
         config: the array.
         strategy: says whether outputs and reduction indices may be permuted.
         predictor: `pruned` or `saliency`.
@@ -75,18 +76,12 @@ class Aligner:
             of zero gives there depends on which PEs are bypassed.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        weights: Mapping[str, npt.NDArray[np.floating]],
-        config: ArrayConfig,
-        strategy: Strategy,
-        predictor: str,
-    ) -> None:
+    def __init__(self, model: nn.Module, config: ArrayConfig, strategy: Strategy, predictor: str) -> None:
         permutations = [found for found in strategy.mitigations if isinstance(found, Permutation)]
         if not permutations:
             raise InputError(
-                "the mitigation permutes nothing, so chips cannot be aligned: choose fam+t, or no alignment"
+                "the mitigation permutes nothing, so chips cannot be aligned: measure resilience with fam+t, or use no "
+                "alignment"
             )
         if predictor not in PREDICTORS:
             raise InputError(
@@ -101,10 +96,9 @@ class Aligner:
         self.config = config
         self._permutation = permutations[0]
         self._predictor = predictor
-        self._shapes = {name: layer.gemm_shape for name, layer in quantized_layers(network).items()}
-        self._weights = {
-            name: np.asarray(weights[name], np.float64).reshape(n * g, k) for name, (g, k, n) in self._shapes.items()
-        }
+        layers = trainable_layers(model)
+        self._shapes = {name: layer.gemm_shape for name, layer in layers.items()}
+        self._weights = {name: layer.weight.detach().flatten(1).cpu().numpy() for name, layer in layers.items()}
 
     def place(self, chip: Chip, lost: Pruned | None = None) -> Placements:
         """Find places at which a chip loses little beside what is lost already.
@@ -119,7 +113,7 @@ class Aligner:
         bypass, unusable = bypass_of(chip), chip.faults.unusable_columns()
         placements = {}
         for name, (groups, k, n) in self._shapes.items():
-            saliency = np.square(self._weights[name])
+            saliency = np.abs(self._weights[name]).astype(np.float64)
             if lost is not None:
                 saliency[lost[name]] = 0
             placements[name] = assign_positions(
@@ -132,6 +126,19 @@ class Aligner:
             )
         return placements
 
+    def place_together(self, chips: Iterable[Chip]) -> tuple[list[Placements], dict[str, BoolArray]]:
+        """Place chips of one group, in the order given; beside their places gives the weights that any of them loses.
+
+        Raises:
+            InputError: none of a chip's columns can be used.
+        """
+        lost = {name: np.zeros(weights.shape, np.bool_) for name, weights in self._weights.items()}
+        placements = []
+        for chip in chips:
+            placements.append(self.place(chip, lost))
+            lost = _either(lost, self.lost(chip, placements[-1]))
+        return placements, lost
+
     def lost(self, chip: Chip, placements: Placements) -> dict[str, BoolArray]:
         """The weights that a chip has at bypassed PEs, bool [outputs, weights of an output] by the layer's name."""
         bypass = bypass_of(chip)
@@ -143,46 +150,47 @@ class Aligner:
         return float(getattr(found, self._predictor))
 
     def alone(self, chips: Sequence[Chip], member: int, amounts: AmountMap) -> AlignedGroup:
-        """A group of one chip."""
+        """A group of one chip.
+
+        Raises:
+            InputError: none of its columns can be used.
+        """
         placements = self.place(chips[member])
-        lost = self.lost(chips[member], placements)
-        severity = self.severity(lost)
-        return AlignedGroup([member], [placements], lost, severity, float(amounts.amount(severity)))
+        severity = self.severity(self.lost(chips[member], placements))
+        return AlignedGroup((member,), (placements,), severity, float(amounts.amount(severity)))
 
-    def joined(self, group: AlignedGroup, chips: Sequence[Chip], member: int, amounts: AmountMap) -> AlignedGroup:
-        """The group with one more chip."""
-        placements = self.place(chips[member], group.lost)
-        own = self.lost(chips[member], placements)
-        lost = {name: group.lost[name] | own[name] for name in own}
-        severity = self.severity(lost)
-        return AlignedGroup(
-            [*group.members, member], [*group.placements, placements], lost, severity, float(amounts.amount(severity))
-        )
+    def joined(
+        self, group: AlignedGroup, lost: Pruned, chips: Sequence[Chip], member: int, amounts: AmountMap
+    ) -> tuple[AlignedGroup, dict[str, BoolArray]]:
+        """A group with one more chip, and what that has lost.
+
+        Args:
+            group: the group.
+            lost: what it has lost.
+            chips: the lot.
+            member: position of the chip in it.
+            amounts: the amount of retraining by severity.
+
+        Raises:
+            InputError: none of its columns can be used.
+        """
+        placements = self.place(chips[member], lost)
+        together = _either(lost, self.lost(chips[member], placements))
+        severity = self.severity(together)
+        amount = float(amounts.amount(severity))
+        found = AlignedGroup((*group.members, member), (*group.placements, placements), severity, amount)
+        return found, together
 
 
-def bypass_of(chip: Chip) -> BoolArray:
-    """What is bypassed on a chip: what its faults require and what its fuses bypass, bool [R, C]."""
-    required = chip.faults.required_bypass()
-    return required if chip.bypass is None else required | chip.bypass
-
-
-def together(aligner: Aligner, chips: Sequence[Chip], members: Iterable[int], amounts: AmountMap) -> AlignedGroup:
-    """Align chips that are to be one group, in the order given.
+def model_of(loaded: Loaded, config: ArrayConfig) -> nn.Module:
+    """The network ready to learn, to see where its weights sit; it has not the steps of its activations.
 
     Args:
-        aligner: places them.
-        chips: the lot.
-        members: positions in it, at least one.
-        amounts: the amount of retraining by severity.
-
-    Raises:
-        InputError: none of a chip's columns can be used.
+        loaded: the network and its data.
+        config: the array.
     """
-    first, *others = members
-    group = aligner.alone(chips, first, amounts)
-    for member in others:
-        group = aligner.joined(group, chips, member, amounts)
-    return group
+    # Weights sit where they do whatever the steps of activations are, and one image makes do for any.
+    return trainable(loaded.network, convert(loaded.network, config, loaded.data.train.images[:1]))
 
 
 def align(
@@ -191,9 +199,10 @@ def align(
     """Group chips so that little retraining is needed in total, each chip placed to suit its group.
 
     For each amount that some chip may take, groups are filled up to it: chips come by descending severity, and join the
-    first group that takes no more with them; the amount with the least total wins, and of those that are equal the
-    smallest. Chips that need no retraining stay alone, and so do chips that no amount is enough for. The result depends
-    on nothing but the arguments.
+    latest of `MOST_TRIED` groups that takes no more with them, if that is no more than they take apart; the amount with
+    the least total wins, and of those that are equal the smallest. It is never more than chips take one by one. Chips
+    that need no retraining stay alone, and so do chips that no amount is enough for. The result depends on nothing but
+    the arguments.
 
     Args:
         aligner: places them.
@@ -209,20 +218,29 @@ def align(
     """
     caps = sorted({amount for amount in amounts.amounts.tolist() if 0 < amount < np.inf})
     steps = len(chips) * (len(caps) + 1)
-    counter = _Counter(progress, steps)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
     single = []
     for member in range(len(chips)):
         single.append(aligner.alone(chips, member, amounts))
-        counter.add()
+        step()
     fixed = [group for group in single if not 0 < group.amount < np.inf]
     others = [group for group in single if 0 < group.amount < np.inf]
     others.sort(key=lambda group: (-group.severity, group.members))
     best = others
+    tried: dict[tuple[tuple[int, ...], int], float] = {}
     for cap in caps:
-        found = _filled(aligner, chips, others, cap, amounts, counter)
+        found = _filled(aligner, chips, others, cap, amounts, tried, step)
         if _total(found) < _total(best):
             best = found
-    counter.end()
+    if progress is not None:
+        progress(steps, steps)
     return sorted([*fixed, *best], key=lambda group: min(group.members))
 
 
@@ -232,40 +250,51 @@ def _filled(
     single: Sequence[AlignedGroup],
     cap: float,
     amounts: AmountMap,
-    counter: _Counter,
+    tried: dict[tuple[tuple[int, ...], int], float],
+    step: Callable[[], None],
 ) -> list[AlignedGroup]:
-    """Groups that take no more than `cap` each, but for chips that do so alone."""
+    """Groups that take no more than `cap` each, but for chips that do so alone.
+
+    Args:
+        aligner: places chips.
+        chips: the lot.
+        single: a group of each chip, in the order in which they come.
+        cap: the amount.
+        amounts: the amount of retraining by severity.
+        tried: what groups take with one more chip, as far as it is known; it grows.
+        step: called after each chip.
+    """
     groups: list[AlignedGroup] = []
+    # Of the latest groups alone: of all of them together it would be many times the network.
+    lost: dict[int, Pruned] = {}
     for chip in single:
-        counter.add()
+        step()
+        member = chip.members[0]
         for place in range(len(groups) - 1, max(-1, len(groups) - 1 - MOST_TRIED), -1):
             group = groups[place]
-            if group.amount > cap:
+            key, apart = (group.members, member), group.amount + chip.amount
+            if group.amount > cap or not _fits(tried.get(key, 0), cap, apart):
                 continue
-            joined = aligner.joined(group, chips, chip.members[0], amounts)
-            if joined.amount <= cap and joined.amount < group.amount + chip.amount:
-                groups[place] = joined
+            joined, together = aligner.joined(group, lost[place], chips, member, amounts)
+            tried[key] = joined.amount
+            if _fits(joined.amount, cap, apart):
+                groups[place], lost[place] = joined, together
                 break
         else:
+            lost.pop(len(groups) - MOST_TRIED, None)
+            lost[len(groups)] = aligner.lost(chips[member], chip.placements[0])
             groups.append(chip)
     return groups
+
+
+def _fits(amount: float, cap: float, apart: float) -> bool:
+    # Where it is no less than apart, nothing is saved yet, and there is room for further chips.
+    return amount <= cap and amount <= apart
 
 
 def _total(groups: Iterable[AlignedGroup]) -> float:
     return sum(group.amount for group in groups)
 
 
-@dataclass
-class _Counter:
-    progress: Progress | None
-    steps: int
-    done: int = field(default=0)
-
-    def add(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.steps)
-
-    def end(self) -> None:
-        if self.progress is not None:
-            self.progress(self.steps, self.steps)
+def _either(one: Pruned, other: Pruned) -> dict[str, BoolArray]:
+    return {name: one[name] | other[name] for name in one}

@@ -84,7 +84,7 @@ class Campaign:
             raise InputError(f"{folder} is not a folder: expected one for the campaign")
         if (folder / "campaign.json").exists():
             self._check_same()
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
             raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
         else:
             if not folder.parent.is_dir():

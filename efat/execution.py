@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from efat.campaign import Campaign, Executor, Unit
+import numpy as np
+
+from efat.alignment import PREDICTORS as ALIGNED_PREDICTORS
+from efat.campaign import Campaign, Executor, Unit, Work
+from efat.chip_masks import bypass_of
+from efat.elapsed import Elapsed
 from efat.execution_units import DEPLOYMENT, WEIGHTS, ChipTask, GroupTask, member_file, retrain_group, verify_chip
+from efat.json_fields import Fields
 from efat.manifest import (
     FILE_NAME,
     Manifest,
@@ -34,6 +37,8 @@ from training.errors import InputError
 KIND = "retraining of a lot"
 PLAN = "plan.json"
 """It and the table are copied into the folder, so that it can be understood by itself."""
+
+ELAPSED = "elapsed.json"
 
 _PACKAGES = ("efat", "torch", "numpy", "numba")
 
@@ -77,11 +82,15 @@ class Execution:
                 raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")
             if digest_of_file(path) != source["sha256"]:
                 raise InputError(f"{path} is not the {what} that the plan was made from: make the plan again")
+        if self.plan.aligned and self.plan.predictor not in ALIGNED_PREDICTORS:
+            raise InputError(f"the plan aligns chips by predictor {self.plan.predictor!r}: make the plan again")
         if not 0 <= self.cycle_images <= self.plan.images:
             raise InputError(f"cycle images are {self.cycle_images}: expected 0..{self.plan.images}, the held-out ones")
         known = {chip for group in self.plan.groups for chip in group.chips}
         with ChipLot(self.lot) as opened:
-            missing = known.symmetric_difference(opened.chip_ids)
+            missing, array = known.symmetric_difference(opened.chip_ids), opened.config.as_dict()
+        if array != self.plan.array:
+            raise InputError(f"the array of {self.lot} is not that of the plan: make the plan again")
         if missing:
             raise InputError(f"chip {min(missing)!r} is not in both {self.lot} and the plan: make the plan again")
 
@@ -106,18 +115,17 @@ class Execution:
 
 @dataclass(frozen=True)
 class _Group:
-    """A group as it is carried out."""
+    """A group as it is carried out; the severity of parts is known when they are retrained."""
 
     name: str
     chips: tuple[str, ...]
     planned: int
-    severity: float
+    severity: float | None
     split_from: str | None = None
-    least: int = 0
 
     @classmethod
     def of(cls, group: PlannedGroup) -> _Group:
-        return cls(group.name, group.chips, group.amount, group.severity, least=group.amount)
+        return cls(group.name, group.chips, group.amount, group.severity)
 
 
 class _Run:
@@ -127,9 +135,11 @@ class _Run:
         plan = execution.plan
         self._execution, self._plan = execution, plan
         self._executor, self._progress = executor, progress
-        self._begun = time.perf_counter()
         self._setup = TrainingSetup.from_dict(plan.setup).located()
         self._setup.check_identity(plan.identity)
+        images = len(self._setup.load().data.held_out)
+        if images != plan.images:
+            raise InputError(f"the plan is for {plan.images} held-out images, and there are {images}: make it again")
         with ChipLot(execution.lot) as opened:
             self._config: ArrayConfig = opened.config
             self._chips: dict[str, Chip] = {chip.id: chip for chip in opened}
@@ -145,9 +155,11 @@ class _Run:
             },
         )
 
+        self._elapsed = Elapsed(execution.folder / ELAPSED)
+
     def run(self) -> Manifest:
         folder = self._execution.folder
-        shutil.copyfile(self._execution.resilience, folder / TABLE)
+        _put(folder / TABLE, self._execution.resilience.read_bytes())
         write_plan(folder / PLAN, self._plan)
         as_is, groups = self._verify_as_is()
         kept, split = self._retrain(groups)
@@ -171,36 +183,47 @@ class _Run:
         self._do("chips as they are", units, verify_chip)
         passing = []
         for chip, unit in zip(planned.chips, units, strict=True):
-            if self._result(unit.name)["correct"] >= self._plan.required:
+            found = self._result(unit.name)
+            self._check_engines(chip, found)
+            if self._correct(found) >= self._plan.required:
                 passing.append(chip)
             else:
                 name = f"{AS_IS}-{self._position[chip]:05d}"
-                groups.append(_Group(name, (chip,), 0, planned.severity, split_from=AS_IS))
+                groups.append(_Group(name, (chip,), 0, None, split_from=AS_IS))
         return (_Group(AS_IS, tuple(passing), 0, planned.severity) if passing else None), groups
 
     def _retrain(self, groups: list[_Group]) -> tuple[list[_Group], list[_Group]]:
         """Retrain groups, and parts of those that miss what is required; gives those kept and those split."""
         kept, split = [], []
         while groups:
+            able = [group for group in groups if self._can_run(group)]
             # The longest first, so that no worker has one left when all others are done.
-            units = [self._group_unit(group) for group in sorted(groups, key=lambda group: -group.planned)]
+            units = [self._group_unit(group) for group in sorted(able, key=lambda group: -group.planned)]
             self._do("groups", units, retrain_group)
-            parts = []
-            for group in groups:
-                if self._result(group.name)["met"] or len(group.chips) == 1:
-                    kept.append(group)
-                else:
-                    split.append(group)
-                    parts += self._halves(group)
-            groups = parts
+            missing = [group for group in groups if not self._is_kept(group)]
+            kept += [group for group in groups if group not in missing]
+            split += missing
+            groups = [part for group in missing for part in self._halves(group)]
         return kept, split
+
+    def _is_kept(self, group: _Group) -> bool:
+        if len(group.chips) == 1:
+            return True
+        return self._can_run(group) and self._correct(self._result(group.name)) >= self._plan.required
+
+    def _can_run(self, group: _Group) -> bool:
+        """Whether there is a column that all chips of a group can use, or each has places of its own."""
+        if self._plan.aligned or len(group.chips) == 1:
+            return True
+        broken = [self._chips[chip].faults.unusable_columns() for chip in group.chips]
+        return len(np.unique(np.concatenate(broken))) < self._config.cols
 
     def _halves(self, group: _Group) -> list[_Group]:
         """The worse and the better half of its chips, to be retrained for no longer than it takes."""
-        ordered = sorted(group.chips, key=lambda chip: -int(self._chips[chip].faults.required_bypass().sum()))
+        ordered = sorted(group.chips, key=lambda chip: -int(bypass_of(self._chips[chip]).sum()))
         middle = len(ordered) // 2
         return [
-            _Group(f"{group.name}-{letter}", tuple(chips), 0, group.severity, split_from=group.name)
+            _Group(f"{group.name}-{letter}", tuple(chips), 0, None, split_from=group.name)
             for letter, chips in (("a", ordered[:middle]), ("b", ordered[middle:]))
         ]
 
@@ -213,12 +236,18 @@ class _Run:
         self._do("chips verified", units, verify_chip)
         for group in groups:
             for chip in group.chips:
-                found, expected = self._result(self._verified(chip)), self._result(group.name)["correct"]
-                if found["correct"] != expected or not found["cycle_same"]:
+                found = self._result(self._verified(chip))
+                self._check_engines(chip, found)
+                correct, expected = self._correct(found), self._correct(self._result(group.name))
+                if correct != expected:
                     raise VerificationError(
-                        f"chip {chip} classifies {found['correct']} images correctly and {group.name}, which was "
-                        f"retrained for it, {expected}; the engines {'agree' if found['cycle_same'] else 'differ'}"
+                        f"chip {chip} classifies {correct} images correctly and {group.name}, which was retrained for "
+                        f"it, {expected}"
                     )
+
+    def _check_engines(self, chip: str, found: Fields) -> None:
+        if not found.flag("cycle_same"):
+            raise VerificationError(f"chip {chip}: the cycle engine predicts otherwise than the emulation")
 
     def _group_unit(self, group: _Group, budget: int | None = None) -> Unit:
         task = GroupTask(
@@ -229,7 +258,7 @@ class _Run:
             chips=tuple(self._chips[chip] for chip in group.chips),
             aligned=self._plan.aligned,
             predictor=self._plan.predictor,
-            amount=group.least,
+            amount=group.planned,
             step=self._plan.step,
             budget=self._plan.budget if budget is None else budget,
             required=self._plan.required,
@@ -252,15 +281,26 @@ class _Run:
         """Name of the unit: ids of chips may have any characters in them."""
         return f"chip-{self._position[chip]:05d}-{suffix}"
 
-    def _do(self, what: str, units: Sequence[Unit], work: Any) -> None:
-        progress = self._progress
-        told = None if progress is None else lambda done, of: progress(what, done, of)
+    def _do(self, what: str, units: Sequence[Unit], work: Work) -> None:
+        first = True
+
+        def told(done: int, of: int) -> None:
+            nonlocal first
+            if not first:
+                self._elapsed.note()
+            first = False
+            if self._progress is not None:
+                self._progress(what, done, of)
+
         self._campaign.run(units, work, self._executor, told)
 
-    def _result(self, unit: str) -> dict[str, Any]:
+    def _result(self, unit: str) -> Fields:
         found = self._campaign.done(unit)
         assert found is not None
-        return found
+        return Fields(found, str(self._campaign.path(unit, "json")))
+
+    def _correct(self, found: Fields) -> int:
+        return found.count("correct", 0, self._plan.images)
 
     def _manifest(self, groups: Sequence[_Group], split: Sequence[_Group]) -> Manifest:
         """Write what belongs to it, and put it together."""
@@ -272,8 +312,10 @@ class _Run:
         for group in groups:
             for position, chip in enumerate(group.chips):
                 chips[chip] = self._export_chip(group, position, chip)
-        iterations = sum(self._result(group.name)["iterations"] for group in (*groups, *split))
-        planned = sum(min(group.planned, self._result(group.name)["iterations"]) for group in (*groups, *split))
+        done = [group for group in (*groups, *split) if self._can_run(group)]
+        spent = {group: self._result(group.name).count("spent") for group in done}
+        iterations = sum(spent.values())
+        planned = sum(min(group.planned, count) for group, count in spent.items())
         return Manifest(
             strategy=plan.strategy,
             aligned=plan.aligned,
@@ -292,53 +334,60 @@ class _Run:
                 split_groups=len(split),
                 resilience_iterations=plan.resilience_iterations,
                 harden_iterations=plan.harden_iterations,
-                seconds=time.perf_counter() - self._begun,
+                seconds=self._elapsed.seconds,
             ),
             versions={name: version(name) for name in _PACKAGES},
         )
 
     def _export_group(self, group: _Group) -> ManifestGroup:
-        result = self._result(group.name)
+        found = self._result(group.name)
         path = f"weights/{group.name}.safetensors"
         return ManifestGroup(
             name=group.name,
             chips=group.chips,
             weights=path,
-            sha256=self._export(self._campaign.path(group.name, WEIGHTS), path),
+            sha256=self._export(group.name, WEIGHTS, path),
             planned=group.planned,
-            iterations=result["iterations"],
-            top_ups=result["top_ups"],
+            iterations=found.count("iterations"),
+            top_ups=found.count("top_ups"),
             split_from=group.split_from,
-            severity=group.severity,
-            correct=result["correct"],
+            severity=found.number("severity", 0, 1) if group.severity is None else group.severity,
+            correct=self._correct(found),
         )
 
     def _export_chip(self, group: _Group, position: int, chip: str) -> ManifestChip:
-        if group.name == AS_IS:
-            unit = self._verified(chip, "as-is")
-            source = self._campaign.path(unit, DEPLOYMENT)
-        else:
-            unit = self._verified(chip)
-            source = self._campaign.path(group.name, member_file(position))
+        as_is = group.name == AS_IS
+        unit = self._verified(chip, "as-is" if as_is else "verified")
+        source = (unit, DEPLOYMENT) if as_is else (group.name, member_file(position))
         found = self._result(unit)
-        path = f"chips/{self._position[chip]:05d}.safetensors"
+        correct, path = self._correct(found), f"chips/{self._position[chip]:05d}.safetensors"
         return ManifestChip(
             id=chip,
-            digest=found["digest"],
+            digest=found.sha256("digest"),
             group=group.name,
             deployment=path,
-            sha256=self._export(source, path),
-            correct=found["correct"],
-            passes=found["correct"] >= self._plan.required,
-            bypassed_pes=found["bypassed_pes"],
-            faulty_pes=found["faulty_pes"],
-            cycle_images=found["cycle_images"],
-            cycle_same=found["cycle_same"],
+            sha256=self._export(*source, path),
+            correct=correct,
+            passes=correct >= self._plan.required,
+            bypassed_pes=found.count("bypassed_pes"),
+            faulty_pes=found.count("faulty_pes"),
+            cycle_images=found.count("cycle_images"),
+            cycle_same=found.flag("cycle_same"),
         )
 
-    def _export(self, source: Path, path: str) -> str:
+    def _export(self, unit: str, file: str, path: str) -> str:
         """Copy a file of a unit to where the manifest says; gives its digest."""
+        source = self._campaign.path(unit, file)
+        if not source.is_file():
+            raise InputError(f"{source} is missing: delete {self._campaign.path(unit, 'json')} to make it anew")
         content = source.read_bytes()
-        with replaced(self._execution.folder / path) as beside:
-            beside.write_bytes(content)
+        _put(self._execution.folder / path, content)
         return hashlib.sha256(content).hexdigest()
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file in one piece, unless it is there already."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    with replaced(path) as beside:
+        beside.write_bytes(content)

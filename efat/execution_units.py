@@ -12,23 +12,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from efat.alignment import Aligner, Placements, bypass_of
+from efat.alignment import Aligner, Placements, model_of
 from efat.campaign import Outcome
+from efat.chip_masks import MASK_PREDICTORS, bypass_of, counts_of, mask_of
+from efat.severity import pruned_severity, severity, weights_per_pe
 from efat.training_setup import Loaded, TrainingSetup
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.chips import Chip
+from simulator.faults import BoolArray
 from training.accelerator import Engine
 from training.checkpoint import put_weights
 from training.classification import classify
-from training.convert import convert, quantized_layers
-from training.datasets import Dataset
+from training.convert import convert
 from training.deployment import Deployment, deployed_bytes, read_deployed
 from training.mitigations.bypass import Bypass
 from training.mitigations.permutation import Permutation
 from training.mitigations.strategy import Strategy
 from training.on_chip import Pruned
+from training.placement import Placement
 from training.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult, deploy
-from training.trainable import trainable
+from training.trainable import trainable, trainable_layers
 
 WEIGHTS = "weights.safetensors"
 """A file of a group: its weights."""
@@ -110,7 +113,7 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
     """
     task: GroupTask = arguments["task"]
     loaded = _load(task.setup, task.identity)
-    prepared, placements = _prepared(task, loaded)
+    prepared, placements, lost = _prepared(task, loaded)
     diverged_at = None
     try:
         result = prepared.run()
@@ -134,6 +137,8 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
             "chips": [chip.id for chip in task.chips],
             "evaluations": [[found.iteration, found.correct] for found in result.evaluations],
             "iterations": iterations,
+            "spent": iterations if diverged_at is None else diverged_at,
+            "severity": _severity(task, loaded, prepared.deployment, lost),
             "top_ups": sum(found.iteration > task.amount for found in result.evaluations),
             "correct": result.evaluations[-1].correct,
             "met": result.evaluations[-1].correct >= task.required,
@@ -165,9 +170,11 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
         deployment = deploy(trainable(network, converted), task.chip, task.setup.strategy)
         files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
     held_out = loaded.data.held_out
-    predicted = _predictions(network, deployment, task, held_out, "emulation")
-    sample = replace(held_out, images=held_out.images[: task.cycle_images], labels=held_out.labels[: task.cycle_images])
-    stepped = _predictions(network, deployment, task, sample, "cycle") if len(sample) else predicted[:0]
+    predicted = _predictions(network, deployment, task, held_out.images, "emulation")
+    expected = predicted[: task.cycle_images]
+    stepped = expected
+    if task.cycle_images:
+        stepped = _predictions(network, deployment, task, held_out.images[: task.cycle_images], "cycle")
     return Outcome(
         {
             "chip": task.chip.id,
@@ -175,8 +182,8 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
             "correct": int((predicted == held_out.labels).sum()),
             "bypassed_pes": int(deployment.bypass.sum()),
             "faulty_pes": int(task.chip.faults.faulty_pes().sum()),
-            "cycle_images": len(sample),
-            "cycle_same": bool(torch.equal(stepped, predicted[: len(sample)])),
+            "cycle_images": task.cycle_images,
+            "cycle_same": bool(torch.equal(stepped, expected)),
         },
         files,
     )
@@ -200,26 +207,38 @@ def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
     return Chip(name, FaultMap.from_faults(config, broken), bypass)
 
 
+def aligner_of(setup: TrainingSetup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
+    """What places chips of an array for a network.
+
+    Args:
+        setup: says what may be permuted.
+        loaded: what it loaded.
+        config: the array.
+        predictor: what severity is.
+
+    Raises:
+        InputError: chips cannot be aligned; see `Aligner`.
+    """
+    return Aligner(model_of(loaded, config), config, setup.strategy, predictor)
+
+
 def _load(setup: TrainingSetup, identity: Mapping[str, str]) -> Loaded:
     # What a process has loaded may have changed since the work was begun.
     setup.check_identity(identity)
     return setup.load()
 
 
-def _prepared(task: GroupTask, loaded: Loaded) -> tuple[PreparedRetraining, list[Placements] | None]:
-    """The retraining, and the places of each chip if they are aligned."""
+def _prepared(
+    task: GroupTask, loaded: Loaded
+) -> tuple[PreparedRetraining, list[Placements] | None, dict[str, BoolArray] | None]:
+    """The retraining, and if chips are aligned the places of each and what they lose together."""
     setup, config = task.setup, task.config
     strategy = setup.strategy
     placements: list[Placements] | None = None
-    lost: Pruned | None = None
+    lost: dict[str, BoolArray] | None = None
     chip = fused_chip(task.name, config, task.chips)
     if task.aligned and task.chips:
-        aligner = aligner_of(setup, loaded, config, task.predictor)
-        placements = []
-        for member in task.chips:
-            placements.append(aligner.place(member, lost))
-            own = aligner.lost(member, placements[-1])
-            lost = own if lost is None else {name: lost[name] | own[name] for name in own}
+        placements, lost = aligner_of(setup, loaded, config, task.predictor).place_together(task.chips)
         others = tuple(part for part in strategy.mitigations if not isinstance(part, Bypass | Permutation))
         chip, strategy = Chip(task.name, FaultMap(config)), Strategy(others)
     images = len(loaded.data.held_out)
@@ -237,33 +256,39 @@ def _prepared(task: GroupTask, loaded: Loaded) -> tuple[PreparedRetraining, list
         learn_scales=setup.learn_scales,
         pruned=lost,
     )
-    return prepared, placements
+    return prepared, placements, lost
 
 
-def aligner_of(setup: TrainingSetup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
-    """What places chips of an array for a network.
+def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pruned | None) -> float:
+    """How bad a group is, 0..1.
 
     Args:
-        setup: says what may be permuted.
-        loaded: what it loaded.
-        config: the array.
-        predictor: what severity is.
-
-    Raises:
-        InputError: chips cannot be aligned; see `Aligner`.
+        task: the group.
+        loaded: what it retrains.
+        deployment: how it sits on the chip that stands for all of them, if they are not aligned.
+        lost: what they lose together if they are aligned, otherwise None.
     """
-    converted = convert(loaded.network, config, loaded.data.calibration, method=setup.calibration)
-    parameters = dict(loaded.network.named_parameters(remove_duplicate=False))
-    weights = {name: parameters[f"{name}.weight"].detach().cpu().numpy() for name in quantized_layers(converted)}
-    return Aligner(converted, weights, config, setup.strategy, predictor)
+    config = task.config
+    layers = trainable_layers(model_of(loaded, config))
+    if task.predictor in MASK_PREDICTORS:
+        masks = [mask_of(chip, task.predictor) for chip in task.chips]
+        together = np.logical_or.reduce(masks) if masks else np.zeros((config.rows, config.cols), np.bool_)
+        held = weights_per_pe([layer.gemm_shape for layer in layers.values()], config)
+        return float(severity(together, counts_of(task.predictor, held)))
+    if lost is None:
+        places = {name: Placement.in_order(*layer.gemm_shape) for name, layer in layers.items()}
+        places |= deployment.placements
+        lost = {name: placement.at_weights(deployment.bypass, config) for name, placement in places.items()}
+    weights = [layer.weight.detach().flatten(1).cpu().numpy() for layer in layers.values()]
+    return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.predictor))
 
 
 def _predictions(
-    network: nn.Module, deployment: Deployment, task: ChipTask, images: Dataset, engine: Engine
+    network: nn.Module, deployment: Deployment, task: ChipTask, images: torch.Tensor, engine: Engine
 ) -> torch.Tensor:
     converted = convert(network, task.config, (), activation_scales=deployment.activation_scales)
     deployment.put(converted, deployment.accelerator(task.config, task.chip.faults, engine))
-    return classify(converted, images.images, BATCH)
+    return classify(converted, images, BATCH)
 
 
 def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:

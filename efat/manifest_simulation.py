@@ -78,6 +78,7 @@ def prepare_manifest(
         _threads=threads,
     )
 
+
 def _check_lot(
     path: Path, manifest: Manifest, lot: Path, config: ArrayConfig, chips: Sequence[Chip], *, complete: bool
 ) -> None:

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from efat.campaign import digest_of
-from efat.json_fields import Fields, read_json
+from efat.json_fields import LARGEST_COUNT, Fields, read_json
 from efat.manifest import AS_IS
 from efat.resilience_table import PREDICTORS
+from efat.selection import Constraint, Statistic
 from simulator.files import replaced
 from training.errors import InputError
 
-__all__ = ["AS_IS", "Plan", "PlannedGroup", "StrategyCost", "read_plan", "write_plan"]
+__all__ = ["AS_IS", "MOST_TOP_UPS", "Plan", "PlannedGroup", "StrategyCost", "read_plan", "write_plan"]
 
 FORMAT = "efat-plan"
 VERSION = 1
 SOURCE = "efat plan"
 """The command that writes it."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_TOP_UPS = 10_000
+"""Steps that fit into the budget: accuracy is measured after each."""
+
+_NAME = re.compile(rf"{AS_IS}|group-\d{{4,8}}")
+_STRATEGY = re.compile(r"fixed|select|efat|merge-[1-9]\d{0,6}")
+_STRATEGY_EXPECTED = "fixed, select, efat, or merge-K with a number of chips for K"
 
 
 @dataclass(frozen=True)
@@ -148,51 +154,75 @@ class Plan:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write it in one piece; the same plan gives the same bytes."""
+    """Write it in one piece; the same plan gives the same bytes.
+
+    Raises:
+        InputError: `read_plan` would refuse it.
+        OSError: it cannot be written.
+    """
+    text = json.dumps(plan.as_dict(), indent=1, allow_nan=False)
+    content = json.loads(text)
+    del content["format"], content["version"]
+    _plan(Fields(content, str(path)))
     with replaced(path) as beside:
-        beside.write_text(json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_plan(path: Path) -> Plan:
-    """Read what `write_plan` wrote.
+    """Read what `write_plan` wrote. What `setup` says is looked at when it is loaded.
 
     Raises:
         FileNotFoundError: there is no such file.
         InputError: it is something else, of another version, or damaged.
     """
-    found = read_json(path, FORMAT, VERSION, SOURCE)
-    found = Fields(found.values, str(path), [field.name for field in fields(Plan)])
-    groups = tuple(_group(group) for group in found.objects("groups", [field.name for field in fields(PlannedGroup)]))
-    for what, names in (
-        ("group", [group.name for group in groups]),
-        ("chip", [chip for group in groups for chip in group.chips]),
-    ):
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{path}: {what} {twice!r} is there twice: make the plan again")
+    return _plan(read_json(path, FORMAT, VERSION, SOURCE))
+
+
+def _plan(content: Fields) -> Plan:
+    """Take a plan from what JSON gave.
+
+    Raises:
+        InputError: a field is missing or wrong, or they do not fit together.
+    """
+    found = Fields(content.values, content.where, _names(Plan))
+    groups = tuple(_group(group) for group in found.objects("groups", _names(PlannedGroup)))
+    chips = [chip for group in groups for chip in group.chips]
+    comparison = tuple(_cost(cost) for cost in found.objects("comparison", _names(StrategyCost)))
+    _refuse_twice(found, "group", (group.name for group in groups))
+    _refuse_twice(found, "chip", chips)
+    _refuse_twice(found, "comparison of", ((cost.strategy, cost.aligned) for cost in comparison))
     lot = found.inner("lot", ["path", "sha256", "chips"])
-    if lot.count("chips", 1) != sum(len(group.chips) for group in groups):
-        lot.refuse("chips", f"{sum(len(group.chips) for group in groups)}, which are in groups")
     resilience = found.inner("resilience", ["path", "sha256"])
     for source in (lot, resilience):
         source.text("path"), source.sha256("sha256")
+    if lot.count("chips", 1) != len(chips):
+        lot.refuse("chips", f"{len(chips)}, which are in groups")
     images = found.count("images", 1)
+    step = found.count("step", 1)
     budget = found.count("budget", max((group.amount for group in groups), default=0))
-    identity = found.inner("identity")
-    constraint = found.inner("constraint", ["accuracy", "max_drop"])
+    if budget > step * MOST_TOP_UPS:
+        found.refuse("budget", f"at most {MOST_TOP_UPS} steps of {step} iterations")
     predictor = found.text("predictor")
     if predictor not in PREDICTORS:
         found.refuse("predictor", f"one of {', '.join(PREDICTORS)}")
+    constraint = found.inner("constraint", ["accuracy", "max_drop"])
+    given = {name: None if value is None else constraint.number(name) for name, value in constraint.values.items()}
+    statistic = found.text("statistic")
+    try:
+        Constraint(**given), Statistic.parse(statistic)
+    except InputError as error:
+        raise InputError(f"{found.where}: {error}") from None
+    identity = found.inner("identity")
     return Plan(
-        strategy=found.text("strategy"),
+        strategy=found.text("strategy", _STRATEGY, _STRATEGY_EXPECTED),
         aligned=found.flag("aligned"),
         groups=groups,
-        step=found.count("step", 1),
+        step=step,
         budget=budget,
         required=found.count("required", 0, images),
         images=images,
-        constraint=constraint.values,
-        statistic=found.text("statistic"),
+        constraint=given,
+        statistic=statistic,
         predictor=predictor,
         setup=found.inner("setup").values,
         identity={name: identity.text(name) for name in identity.values},
@@ -202,7 +232,7 @@ def read_plan(path: Path) -> Plan:
         resilience_iterations=found.count("resilience_iterations"),
         harden_iterations=found.count("harden_iterations"),
         fault_free_correct=found.count("fault_free_correct", 0, images),
-        comparison=tuple(_cost(cost) for cost in found.objects("comparison", [f.name for f in fields(StrategyCost)])),
+        comparison=comparison,
     )
 
 
@@ -210,22 +240,36 @@ def _group(found: Fields) -> PlannedGroup:
     chips = found.texts("chips")
     if not chips:
         found.refuse("chips", "the id of one chip at least")
+    name = found.text("name", _NAME, f"{AS_IS}, or group- and a number of four digits or more")
     return PlannedGroup(
-        name=found.text("name", _NAME, "up to 100 letters, digits, dots, underscores and hyphens"),
+        name=name,
         chips=chips,
         severity=found.number("severity", 0, 1),
-        amount=found.count("amount"),
+        amount=found.count("amount", 0, 0 if name == AS_IS else LARGEST_COUNT),
         out_of_reach=found.flag("out_of_reach"),
     )
 
 
 def _cost(found: Fields) -> StrategyCost:
+    groups, iterations = found.count("groups"), found.count("iterations")
     return StrategyCost(
-        strategy=found.text("strategy"),
+        strategy=found.text("strategy", _STRATEGY, _STRATEGY_EXPECTED),
         aligned=found.flag("aligned"),
-        groups=found.count("groups"),
-        retrained_groups=found.count("retrained_groups"),
-        iterations=found.count("iterations"),
-        largest_amount=found.count("largest_amount"),
+        groups=groups,
+        retrained_groups=found.count("retrained_groups", 0, groups),
+        iterations=iterations,
+        largest_amount=found.count("largest_amount", 0, iterations),
         out_of_reach=found.count("out_of_reach"),
     )
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _refuse_twice(found: Fields, what: str, names: Iterable[object]) -> None:
+    known: set[object] = set()
+    for name in names:
+        if name in known:
+            raise InputError(f"{found.where}: {what} {name!r} is there twice: make the plan again")
+        known.add(name)

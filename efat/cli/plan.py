@@ -98,7 +98,7 @@ def plan(
     """
     if (accuracy is None) == (max_drop is None):
         fail("give one of --accuracy and --max-drop: what each chip must reach, or how much it may lose")
-    check_output(output, force=force, inputs=[resilience, lot])
+    check_output(output, force=force, inputs=[resilience, resilience / "resilience.h5", lot])
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):

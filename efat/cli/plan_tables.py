@@ -55,4 +55,4 @@ def _summary(plan: Plan) -> str:
             f"; the others share {cost.retrained_groups} retraining{'s' * (cost.retrained_groups > 1)} of "
             f"{cost.iterations:,} iterations in total"
         )
-    return f"{text}. The resilience analysis took {plan.resilience_iterations + plan.harden_iterations:,}."
+    return f"{text}. The resilience analysis took {plan.resilience_iterations + plan.harden_iterations:,} iterations."

@@ -62,7 +62,7 @@ def retrain(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
-        from efat.cli.retrain_tables import show_manifest
+        from efat.cli.retrain_tables import failing_chips, show_manifest
         from efat.execution import Execution
         from efat.plan import read_plan
         from efat.planning import table_of
@@ -86,5 +86,4 @@ def retrain(
     show_manifest(manifest, plan, console())
     click.echo(f"Wrote {execution.manifest}. Look at it: efat report {output}")
     if manifest.passing < len(manifest.chips):
-        failing = len(manifest.chips) - manifest.passing
-        raise click.ClickException(f"{failing} of {len(manifest.chips)} chips miss what is required of them")
+        raise click.ClickException(failing_chips(manifest))

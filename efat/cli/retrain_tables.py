@@ -9,6 +9,7 @@ from efat.manifest import AS_IS, Manifest
 from efat.plan import Plan
 
 MOST_GROUPS_SHOWN = 20
+MOST_FAILING_SHOWN = 5
 
 
 def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
@@ -40,6 +41,16 @@ def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
         table.add_row(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN} more")
     console.print(table)
     console.print(_summary(manifest, plan), style="bold")
+
+
+def failing_chips(manifest: Manifest) -> str:
+    """Say how many chips miss what is required, and which."""
+    failing = sorted((chip for chip in manifest.chips if not chip.passes), key=lambda chip: chip.correct)
+    named = [f"{chip.id} ({chip.correct / manifest.images:.2%})" for chip in failing[:MOST_FAILING_SHOWN]]
+    if len(failing) > len(named):
+        named.append(f"{len(failing) - len(named)} more")
+    miss = "misses" if len(failing) == 1 else "miss"
+    return f"{len(failing)} of {len(manifest.chips)} chips {miss} what is required: {', '.join(named)}"
 
 
 def _summary(manifest: Manifest, plan: Plan) -> str:
