@@ -3,6 +3,9 @@
 For groups of chips with defects of each pattern, the share of weights and the share of squared weights (the mean over
 the layers) that no chip of the group may use. Alignment places each chip so that it loses what the group has lost.
 
+With --train the network is retrained without these weights: does the share of squared weights foretell its accuracy,
+however many weights they are?
+
 Run: python benchmarks/alignment.py
      python benchmarks/alignment.py --network lenet5 --weights FILE --size 64 --rate 0.1
 """
@@ -21,12 +24,13 @@ from efat.alignment import Aligner
 from efat.execution_units import aligner_of, fused_chip
 from efat.severity import pruned_severity
 from efat.training_setup import Loaded, TrainingSetup
-from simulator import ArrayConfig, FaultModel, Site, sample_faults
+from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.chips import Chip
 from simulator.faults import BoolArray
 from simulator.sampling import PATTERNS
 from training.placement import Placement
 from training.recipe import Recipe
+from training.retrain import retrain
 
 OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)
 SIZES = (1, 2, 4, 8, 16)
@@ -43,6 +47,27 @@ def in_order(aligner: Aligner, chip: Chip) -> Lost:
     return aligner.lost(chip, placements)
 
 
+def trained(loaded: Loaded, config: ArrayConfig, groups: list[tuple[str, Lost]], iterations: int) -> Table:
+    """How well the network does without some weights."""
+    levels = [0, *(iterations // part for part in (16, 4, 1))]
+    table = Table(title="accuracy after so many iterations, without these weights")
+    for heading in ("chips: weights / squared weights", *(str(level) for level in levels)):
+        table.add_column(heading, justify="right")
+    for what, lost in groups:
+        result = retrain(
+            loaded.network,
+            Chip("group", FaultMap(config)),
+            loaded.data,
+            iterations,
+            strategy="none+t",
+            recipe=Recipe(optimizer="AdamW", learning_rate=5e-4),
+            evaluate_at=levels,
+            pruned=lost,
+        )
+        table.add_row(what, *(f"{found.accuracy:.1%}" for found in result.evaluations))
+    return table
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,10 +76,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--size", type=int, default=64, help="rows and columns of the array")
     parser.add_argument("--rate", type=float, default=0.1, help="of faulty PEs")
+    parser.add_argument("--train", type=int, default=0, metavar="ITERATIONS")
+    parser.add_argument("--images", type=int, help="held-out images; all of them if not given")
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="chips in a group, at most")
     arguments = parser.parse_args()
     config = ArrayConfig(arguments.size, arguments.size)
-    setup = TrainingSetup(arguments.network, arguments.weights, arguments.data, "fam+t", Recipe())
+    given = arguments.network, arguments.weights, arguments.data
+    setup = TrainingSetup(*given, "fam+t", Recipe(), images=arguments.images)
     loaded: Loaded = setup.load()
     aligner = aligner_of(setup, loaded, config, "saliency")
     parameters = dict(loaded.network.named_parameters(remove_duplicate=False))
@@ -71,6 +99,7 @@ def main() -> None:
         return f"{found.pruned:.1%} / {found.saliency:.2%}"
 
     placed, seconds = 0, 0.0
+    to_train: list[tuple[str, Lost]] = []
     for pattern in PATTERNS:
         model = FaultModel(arguments.rate, sites=OWN_PE, pattern=pattern)
         seeds = np.random.SeedSequence(0).spawn(arguments.largest)
@@ -87,6 +116,8 @@ def main() -> None:
             aligned = joining if aligned is None else {name: aligned[name] | joining[name] for name in aligned}
             if size in SIZES:
                 union = fused_chip("union", config, chips[:size])
+                if pattern == PATTERNS[0]:
+                    to_train += [(f"{size} in order", in_order(aligner, union)), (f"{size} aligned", aligned)]
                 table.add_row(
                     pattern,
                     str(size),
@@ -97,6 +128,9 @@ def main() -> None:
                 )
     console.print(table)
     console.print(f"{seconds / placed * 1000:.0f} ms to place a chip")
+    if arguments.train:
+        groups = [(f"{what}: {shown(lost)}", lost) for what, lost in to_train]
+        console.print(trained(loaded, config, groups, arguments.train))
 
 
 if __name__ == "__main__":

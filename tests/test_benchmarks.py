@@ -23,7 +23,10 @@ RUNS = [
         ["FAP+T", "x quantisation-aware"],
         marks=pytest.mark.slow,
     ),
-    pytest.param("alignment.py --size 16 --largest 2", ["squared weights", "lines", "ms to place a chip"]),
+    pytest.param(
+        "alignment.py --size 16 --largest 2 --train 16 --images 40",
+        ["squared weights", "lines", "ms to place a chip", "2 aligned"],
+    ),
     pytest.param(
         "efat_vs_baselines.py --size 16 --chips 3 --rates 0.05 0.2 --repeats 1 --levels 0 2 --images 40 --workers 0",
         ["efat, aligned", "3 / 3", "its resilience took"],
