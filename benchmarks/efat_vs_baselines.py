@@ -34,9 +34,9 @@ from efat.lots import generate_chips, provenance
 from efat.manifest import Manifest
 from efat.plan import Plan
 from efat.planning import Request, make_plan
-from efat.resilience import TABLE, run_resilience
+from efat.resilience import run_resilience
 from efat.resilience_inputs import HardeningPlan, Resilience
-from efat.resilience_table import ResilienceTable
+from efat.resilience_table import FILE_NAME, ResilienceTable
 from efat.selection import Constraint
 from efat.training_setup import TrainingSetup, augmentation_of
 from efat.workers import in_line, processes
@@ -115,7 +115,7 @@ class Study:
         table = run_resilience(
             folder, resilience, self.executor, lambda done, of: progress.update(task, completed=done, total=of)
         )
-        return folder / TABLE, table
+        return folder / FILE_NAME, table
 
     def carry_out(self, mitigation: str, table: Path, strategy: str, aligned: bool, progress: Progress) -> Run | None:
         """Plan and retrain by a strategy; None if it cannot be had."""

@@ -27,11 +27,10 @@ from efat.manifest import (
 )
 from efat.plan import AS_IS, Plan, PlannedGroup, write_plan
 from efat.planning import TABLE
-from efat.resilience_table import digest_of_file
 from efat.training_setup import TrainingSetup, check_network_named
 from simulator import ArrayConfig
 from simulator.chips import Chip, ChipLot
-from simulator.files import replaced
+from simulator.files import digest_of_file, replaced
 from training.errors import InputError
 
 KIND = "retraining of a lot"

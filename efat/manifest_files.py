@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from efat.manifest import SOURCE, Manifest, ManifestChip, ManifestGroup
-from efat.resilience_table import digest_of_file
+from simulator.files import digest_of_file
 from training.deployment import Deployment, read_deployed
 from training.errors import InputError
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from efat.plan import MOST_TOP_UPS, Plan
 from efat.plan_request import Request
 from efat.planner import Planner, Progress
-from efat.resilience_table import digest_of_file, read_table
+from efat.resilience_table import FILE_NAME as TABLE
+from efat.resilience_table import read_table
 from efat.selection import ResilienceMap
 from efat.training_setup import TrainingSetup, check_network_named
+from simulator.files import digest_of_file
 from training.errors import InputError
 
 __all__ = ["TABLE", "Planned", "Request", "make_plan", "table_of"]
 
-TABLE = "resilience.h5"
 """The table in the folder of `efat resilience`."""
 
 

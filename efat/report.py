@@ -16,14 +16,15 @@ from safetensors.numpy import load
 from efat.json_fields import Fields
 from efat.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup, read_manifest
 from efat.plan import Plan, StrategyCost, read_plan
-from efat.resilience_table import ResilienceTable, digest_of_file, read_table
+from efat.resilience_table import FILE_NAME as TABLE_NAME
+from efat.resilience_table import ResilienceTable, read_table
 from efat.selection import Constraint, ResilienceMap
 from simulator.faults import BoolArray
+from simulator.files import digest_of_file
 from training.errors import InputError, first_line
 from training.recipe import Recipe
 
 PLAN_NAME = "plan.json"
-TABLE_NAME = "resilience.h5"
 
 MOST_GROUPS = 40
 """Groups that are shown; the rest are counted."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from efat.report import PLAN_NAME, TABLE_NAME, ReportData
+from efat.report import PLAN_NAME, ReportData
+from efat.resilience_table import FILE_NAME as TABLE_NAME
 
 _LINE = 88
 """Characters after which a command goes on in another line."""

@@ -15,10 +15,11 @@ from jinja2 import Environment, StrictUndefined
 from efat.bitmaps import data_uri, png
 from efat.json_fields import SHA256
 from efat.manifest import FILE_NAME, ManifestChip, ManifestGroup
-from efat.report import PLAN_NAME, TABLE_NAME, ReportData
+from efat.report import PLAN_NAME, ReportData
 from efat.report_charts import amounts_chart, below_axis, chips_chart, resilience_chart
 from efat.report_commands import cautions, commands
 from efat.report_text import accuracy, counted, duration, short_percent, summary
+from efat.resilience_table import FILE_NAME as TABLE_NAME
 from simulator.faults import BoolArray
 from simulator.files import replaced
 

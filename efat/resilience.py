@@ -15,12 +15,13 @@ import numpy as np
 from efat.campaign import Campaign, Executor, Progress
 from efat.json_fields import Fields
 from efat.resilience_inputs import Resilience, chip_id, fault_model_dict
+from efat.resilience_table import FILE_NAME as TABLE
 from efat.resilience_table import PREDICTORS, ResilienceTable, read_table, write_table
 from efat.resilience_units import BASELINE, HARDENED, WEIGHTS, units_on_chips, units_without_faults, work
 from training.errors import InputError
 
 KIND = "resilience"
-TABLE, PICTURE = "resilience.h5", "resilience.png"
+PICTURE = "resilience.png"
 """What the folder has beside the campaign's files."""
 
 

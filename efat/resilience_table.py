@@ -6,7 +6,6 @@ one is trusted: format, version, shapes, types and every value are checked befor
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,9 @@ from simulator.chips_array import own_dataset, text_attribute
 from simulator.faults import BoolArray
 from simulator.files import replaced
 from training.errors import InputError, first_line
+
+FILE_NAME = "resilience.h5"
+"""In the folder of `efat resilience`."""
 
 FORMAT = "efat-resilience"
 VERSION = 1
@@ -244,19 +246,6 @@ def read_table(path: Path) -> ResilienceTable:
             if file.get(_PREDICTOR + name, getlink=True) is not None
         }
         return ResilienceTable(**values, predictors=predictors)
-
-
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

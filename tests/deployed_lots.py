@@ -20,10 +20,10 @@ from efat.manifest import (
     ManifestTotals,
     write_manifest,
 )
-from efat.resilience_table import digest_of_file
 from efat.training_setup import TrainingSetup
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.chips import Chip, write_lot
+from simulator.files import digest_of_file
 from training.classification import count_correct
 from training.convert import convert, place, quantized_layers
 from training.datasets import Dataset

@@ -23,11 +23,12 @@ from efat.execution import Execution
 from efat.manifest import Manifest, ManifestChip
 from efat.manifest_files import read_chip_deployment, read_group_weights
 from efat.plan import Plan, PlannedGroup, StrategyCost, read_plan
-from efat.resilience_table import PREDICTORS, ResilienceTable, digest_of_file, write_table
+from efat.resilience_table import PREDICTORS, ResilienceTable, write_table
 from efat.training_setup import TrainingSetup
 from efat.workers import in_line, processes
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.chips import Chip, ChipLot, write_lot
+from simulator.files import digest_of_file
 from training.accelerator import Engine
 from training.convert import convert
 from training.recipe import Recipe

@@ -22,9 +22,10 @@ from efat.manifest import (
 )
 from efat.plan import Plan, PlannedGroup, StrategyCost, write_plan
 from efat.resilience_inputs import fault_model_dict
-from efat.resilience_table import ResilienceTable, digest_of_file, write_table
+from efat.resilience_table import ResilienceTable, write_table
 from efat.selection import Constraint, ResilienceMap
 from simulator import ArrayConfig, FaultModel
+from simulator.files import digest_of_file
 from training.deployment import Deployment, write_deployed
 
 SETUP: dict[str, Any] = {

@@ -8,7 +8,8 @@ import numpy as np
 from rich.console import Console
 
 from efat.cli.render import results_table
-from efat.resilience import PICTURE, TABLE, telling_levels
+from efat.resilience import PICTURE, telling_levels
+from efat.resilience_table import FILE_NAME as TABLE
 from efat.resilience_table import ResilienceTable
 from efat.severity import Float64Array
 

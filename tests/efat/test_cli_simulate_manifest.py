@@ -21,10 +21,10 @@ from efat import simulation
 from efat.manifest import AS_IS, Manifest, ManifestChip, read_manifest, write_manifest
 from efat.manifest_files import read_chip_deployment, read_group_weights
 from efat.manifest_simulation import prepare_manifest
-from efat.resilience_table import digest_of_file
 from efat.waveforms import layer_gemm
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.chips import Chip, ChipLot, write_lot
+from simulator.files import digest_of_file
 from training.convert import convert, quantized_layers
 from training.deployment import write_deployed
 from training.workloads import load_workload

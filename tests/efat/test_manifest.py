@@ -28,9 +28,9 @@ from efat.manifest import (
     write_manifest,
 )
 from efat.manifest_files import check_files, read_chip_deployment, read_group_weights
-from efat.resilience_table import digest_of_file
 from simulator import ArrayConfig
 from simulator.chips import LONGEST_ID_BYTES
+from simulator.files import digest_of_file
 from training.deployment import Deployment, write_deployed
 from training.errors import InputError
 from training.placement import Placement

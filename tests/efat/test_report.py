@@ -26,8 +26,8 @@ from efat.manifest import AS_IS, ManifestChip, write_manifest
 from efat.report import ReportData, read_report
 from efat.report_page import render, write_page
 from efat.report_text import accuracy, duration, named, short_percent, summary
-from efat.resilience_table import digest_of_file
 from efat.selection import Constraint
+from simulator.files import digest_of_file
 from training.deployment import read_deployed
 from training.errors import InputError
 

@@ -25,10 +25,10 @@ from efat.resilience_table import (
     MOST_FILE_BYTES,
     MOST_TEXT_BYTES,
     ResilienceTable,
-    digest_of_file,
     read_table,
     write_table,
 )
+from simulator.files import digest_of_file
 from training.errors import InputError
 
 TABLE = table_of(
