@@ -141,7 +141,10 @@ class _Run:
             raise InputError(f"the plan is for {plan.images} held-out images, and there are {images}: make it again")
         with ChipLot(execution.lot) as opened:
             self._config: ArrayConfig = opened.config
-            self._chips: dict[str, Chip] = {chip.id: chip for chip in opened}
+            self._chips: dict[str, Chip] = {}
+            for done, chip in enumerate(opened, 1):
+                self._chips[chip.id] = chip
+                self._tell("reading chips", done, len(opened))
         self._position = {chip: position for position, chip in enumerate(self._chips)}
         self._campaign = Campaign(
             execution.folder,
@@ -288,10 +291,13 @@ class _Run:
             if not first:
                 self._elapsed.note()
             first = False
-            if self._progress is not None:
-                self._progress(what, done, of)
+            self._tell(what, done, of)
 
         self._campaign.run(units, work, self._executor, told)
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, of)
 
     def _result(self, unit: str) -> Fields:
         found = self._campaign.done(unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -223,9 +223,11 @@ class Planner:
             return self._each_alone(predictor, amounts)
         if strategy == "fixed":
             return _with_the_worst(self._each_alone(predictor, amounts))
-        masks, weights = self._masks[predictor], counts_of(predictor, self._per_pe)
+        weights = counts_of(predictor, self._per_pe)
         if strategy == "efat":
+            masks = self._told(predictor, "weights of each chip")
             return _of_groups(fuse(masks, weights, amounts, self._telling("fusing chips")))
+        masks = self._told(predictor, "merging chips")
         return _of_groups(fuse_in_order(masks, weights, amounts, self._request.merged or DEFAULT_SIZE))
 
     def _each_alone(self, predictor: str, amounts: AmountMap) -> list[_Found]:
@@ -233,13 +235,14 @@ class Planner:
         if predictor in self._alone:
             return self._alone[predictor]
         if predictor in MASK_PREDICTORS:
-            alone = _of_groups(singles(self._masks[predictor], counts_of(predictor, self._per_pe), amounts))
+            masks = self._told(predictor, "chips alone")
+            alone = _of_groups(singles(masks, counts_of(predictor, self._per_pe), amounts))
         else:
             aligner, alone = self._aligner(predictor), []
             for member in range(len(self._chips)):
                 group = aligner.alone(self._chips, member, amounts)
                 alone.append((group.members, group.severity, group.amount))
-                self._tell("placing chips", member + 1, len(self._chips))
+                self._tell("chips alone", member + 1, len(self._chips))
         self._alone[predictor] = alone
         return alone
 
@@ -278,6 +281,12 @@ class Planner:
 
     def _aligner(self, predictor: str) -> Aligner:
         return Aligner(self._model, self._config, self._setup.strategy, predictor)
+
+    def _told(self, predictor: str, what: str) -> Iterator[Packed]:
+        """The masks that a predictor counts, with progress as they are taken."""
+        for done, mask in enumerate(self._masks[predictor], 1):
+            yield mask
+            self._tell(what, done, len(self.ids))
 
     def _tell(self, what: str, done: int, of: int) -> None:
         if self._progress is not None:

@@ -22,7 +22,7 @@ from training.errors import InputError
 
 KIND = "resilience"
 PICTURE = "resilience.png"
-"""What the folder has beside the campaign's files."""
+"""What the folder has beside the campaign's files and the table."""
 
 
 def run_resilience(

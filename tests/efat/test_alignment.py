@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_networks import ARRAY, deploy, faulty_chip, on_fault_free, tiny_images, tiny_network, with_broken_accumulators
 from torch import Tensor, nn
 
+from efat import alignment
 from efat.alignment import PREDICTORS, AlignedGroup, Aligner, Placements, align
 from efat.chip_masks import bypass_of
 from efat.execution_units import fused_chip
@@ -30,6 +33,7 @@ from training.errors import InputError
 from training.mitigations.bypass import Bypass
 from training.mitigations.permutation import Permutation
 from training.mitigations.strategy import Strategy
+from training.on_chip import Pruned
 from training.placement import Placement
 from training.trainable import trainable, trainable_layers
 
@@ -42,6 +46,12 @@ IMAGES = tiny_images(5, 3).images
 def network_of(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     return tiny_network()
+
+
+def weights_of(network: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
+    """Of each layer, float32 [outputs, weights of an output]."""
+    layers = (layer for layer in network.named_children() if isinstance(layer[1], nn.Conv2d | nn.Linear))
+    return {name: layer.weight.detach().flatten(1).numpy() for name, layer in layers}
 
 
 def random_chips(random: np.random.Generator, config: ArrayConfig, count: int) -> list[Chip]:
@@ -166,7 +176,7 @@ def test_aligned_chips_take_no_more_than_alone(seed: int, predictor: str) -> Non
     for group in groups:
         check_group(group, aligner, chips, network, predictor)
         own = [alone[member].amount for member in group.members]
-        assert len(own) == 1 or (group.amount < sum(own) and all(0 < amount < np.inf for amount in own))
+        assert len(own) == 1 or (group.amount <= sum(own) and all(0 < amount < np.inf for amount in own))
     taken = [group.amount for group in groups if np.isfinite(group.amount)]
     assert sum(taken) <= sum(group.amount for group in alone if np.isfinite(group.amount))
     again = align(aligner, chips, AMOUNTS)
@@ -180,11 +190,7 @@ def check_group(
 ) -> None:
     """Severity and amount are those of what the members lose; whoever retrains them places them likewise."""
     placements, lost = aligner.place_together([chips[member] for member in group.members])
-    layers = {
-        name: module.weight.detach().flatten(1).numpy()
-        for name, module in network.named_children()
-        if hasattr(module, "weight")
-    }
+    layers = weights_of(network)
     together = {name: np.zeros(weights.shape, np.bool_) for name, weights in layers.items()}
     for member, places, expected in zip(group.members, group.placements, placements, strict=True):
         for name, placement in places.items():
@@ -212,6 +218,77 @@ def test_what_is_lost_already_is_lost_again(seed: int) -> None:
     amounts = AmountMap(np.array([severity, 1.0]), np.array([3.0, 4.0]))
     found = align(aligner, chips, amounts)
     assert [(group.members, group.severity, group.amount) for group in found] == [((0, 1, 2, 3), severity, 3)]
+
+
+def test_what_is_lost_already_does_not_count(seed: int) -> None:
+    aligner = Aligner(on_fault_free(network_of(seed)), ARRAY, Strategy.named("fam-columns+t"), "saliency")
+    chips = [faulty_chip(chip, 0.25) for chip in range(seed, seed + 8)]
+    weights = {name: np.abs(values).astype(np.float64) for name, values in weights_of(network_of(seed)).items()}
+    lost = aligner.lost(chips[0], aligner.place(chips[0]))
+    less = 0
+    for chip in chips[1:]:
+        added = [
+            sum(float(weights[name][mask & ~lost[name]].sum()) for name, mask in aligner.lost(chip, places).items())
+            for places in (aligner.place(chip, lost), aligner.place(chip))
+        ]
+        assert added[0] <= added[1] * (1 + 1e-9) + 1e-12
+        less += added[0] < added[1]
+    assert less
+
+
+class Sets(Aligner):
+    """Chips that lose what their masks say, wherever they are placed."""
+
+    def __init__(self) -> None:
+        self._weights = {"all": np.zeros((5, 4), np.float32)}
+
+    def place(self, chip: Chip, lost: Pruned | None = None) -> Placements:
+        """Anywhere."""
+        return {}
+
+    def lost(self, chip: Chip, placements: Placements) -> dict[str, BoolArray]:
+        """Its mask."""
+        return {"all": bypass_of(chip)}
+
+    def severity(self, lost: Pruned) -> float:
+        """The share of the PEs."""
+        return float(lost["all"].mean())
+
+
+def plainly_aligned(masks: Sequence[BoolArray], amounts: AmountMap, tried: int) -> list[tuple[tuple[int, ...], float]]:
+    """The algorithm as it is described, in few words: members and amounts of the groups."""
+
+    def amount(members: Sequence[int]) -> float:
+        return float(amounts.amount(float(np.logical_or.reduce([masks[member] for member in members]).mean())))
+
+    alone = [(member,) for member in range(len(masks)) if not 0 < amount([member]) < np.inf]
+    others = [(member,) for member in range(len(masks)) if (member,) not in alone]
+    others.sort(key=lambda members: (-float(masks[members[0]].mean()), members))
+    best = others
+    for cap in sorted({value for value in amounts.amounts if 0 < value < np.inf}):
+        groups: list[tuple[int, ...]] = []
+        for chip in others:
+            for latest in reversed(range(max(0, len(groups) - tried), len(groups))):
+                group = groups[latest]
+                joined = amount(group + chip)
+                if amount(group) <= cap and joined <= cap and joined <= amount(group) + amount(chip):
+                    groups[latest] = group + chip
+                    break
+            else:
+                groups.append(chip)
+        if sum(map(amount, groups)) < sum(map(amount, best)):
+            best = groups
+    return sorted(((members, amount(members)) for members in [*alone, *best]), key=lambda found: min(found[0]))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 3))
+def test_groups_are_those_of_the_algorithm_as_it_is_described(seed: int, count: int, tried: int) -> None:
+    random = np.random.default_rng(seed)
+    masks = [random.random((5, 4)) < random.choice([0, 0.1, 0.2, 0.3, 0.5]) for _ in range(count)]
+    chips = [Chip(str(number), FaultMap(ARRAY), mask) for number, mask in enumerate(masks)]
+    with mock.patch.object(alignment, "MOST_TRIED", tried):
+        found = align(Sets(), chips, AMOUNTS)
+    assert [(group.members, group.amount) for group in found] == plainly_aligned(masks, AMOUNTS, tried)
 
 
 def test_a_chip_alone_sits_as_the_mitigation_has_it(seed: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,12 @@ from training.retrain import retrain
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of one's own are looked for in the current folder, too."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def unit(folder: Path, name: str) -> dict[str, Any]:
+    """What a unit gave."""
+    found: dict[str, Any] = json.loads((folder / OUT / "units" / f"{name}.json").read_text())
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     assert totals.split_groups == len(policy.split)
     for chip in manifest.chips:
         assert chip.passes == (chip.correct >= required)
-        assert chip.group == AS_IS or chip.correct == found[chip.group].correct
+        assert chip.passes if chip.group == AS_IS else chip.correct == found[chip.group].correct
+    assert unit(folder, AS_IS)["iterations"] == 0
     assert read_manifest(folder / OUT / "manifest.json") == manifest
     assert read_plan(folder / OUT / "plan.json").as_dict() == plan.as_dict()
 
@@ -149,13 +158,14 @@ def test_every_chip_runs_from_the_files_alone(
 
 def test_retraining_that_diverges_is_counted_and_fails(folder: Path) -> None:
     setup = small_setup(folder, recipe=replace(RECIPE, learning_rate=1e38))
-    plan = planned(folder, random_chips(1, [0.2, 0.2]), {"group-0001": ([0, 1], 3)}, setup=setup, required=30)
+    plan = planned(folder, random_chips(1, [0.2, 0.2]), {"group-0001": ([0, 1], 6)}, setup=setup, required=30)
     manifest = carried_out(folder, plan)
     assert [(group.name, group.iterations) for group in manifest.groups] == [("group-0001-a", 0), ("group-0001-b", 0)]
     assert not manifest.passing
-    # Each of the three was tried.
-    assert manifest.totals.iterations >= 3
-    assert manifest.totals.split_groups == 1
+    spent = [unit(folder, name)["spent"] for name in ("group-0001", "group-0001-a", "group-0001-b")]
+    assert all(1 <= count < 6 for count in spent)
+    assert (manifest.totals.iterations, manifest.totals.split_groups) == (sum(spent), 1)
+    assert manifest.totals.top_up_iterations == sum(spent[1:])
 
 
 def test_chips_without_a_column_in_common_are_split_at_once(folder: Path) -> None:
@@ -189,7 +199,8 @@ def test_progress_tells_of_each_unit(folder: Path) -> None:
     plan = planned(folder, random_chips(5, [0.1, 0.2]), {"group-0001": ([0], 1), AS_IS: ([1], 0)})
     seen: list[tuple[str, int, int]] = []
     carried_out(folder, plan, progress=lambda *told: seen.append(told))
-    assert seen == [
+    assert seen[:2] == [("reading chips", done, 2) for done in (1, 2)]
+    assert seen[2:] == [
         (what, done, 1)
         for what in ("weights as they are", "chips as they are", "groups", "chips verified")
         for done in (0, 1)
