@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +80,12 @@ def random_table(config: ArrayConfig, random: np.random.Generator, images: int =
         harden_iterations=0,
         seed=7,
     )
+
+
+def _cost(
+    strategy: str, groups: int, retrained: int, iterations: int, out_of_reach: int, *, aligned: bool = False
+) -> StrategyCost:
+    return StrategyCost(strategy, aligned, groups, retrained, iterations, min(400, iterations), out_of_reach)
 
 
 def write_retrained_lot(
@@ -189,11 +194,11 @@ def write_retrained_lot(
         harden_iterations=table.harden_iterations,
         fault_free_correct=table.fault_free_correct,
         comparison=(
-            StrategyCost("fixed", False, chips, chips, fixed, 400, 0),
-            StrategyCost("select", False, chips, chips - as_is, int(fixed * 0.4), 400, 1),
-            StrategyCost("merge-4", False, -(-chips // 4), -(-chips // 4), int(fixed * 0.7), 400, 2),
+            _cost("fixed", chips, chips, fixed, 0),
+            _cost("select", chips, chips - as_is, int(fixed * 0.4), min(1, chips)),
+            _cost("merge-4", -(-chips // 4), -(-chips // 4), int(fixed * 0.7), min(2, chips)),
             StrategyCost.of("efat", False, tuple(planned)),
-            replace(StrategyCost.of("efat", True, tuple(planned)), iterations=int(0.8 * iterations)),
+            _cost("efat", len(planned), len(planned), int(0.8 * iterations), 0, aligned=True),
         ),
     )
     write_plan(folder / "plan.json", plan)
