@@ -81,8 +81,8 @@ def test_simulation_gives_the_accuracy_of_retraining(lot: Path, mitigation: str)
         again.run()
         assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
         with torch.inference_mode():
-            assert torch.equal(again.network(images), logits)
-        assert again.bypassed(again.chips[0]) == result.deployment.bypass.sum()
+            assert torch.equal(again.networks.network(again.chips[0])(images), logits)
+        assert again.reports[0].bypassed_pes == result.deployment.bypass.sum()
         assert again.other_chips() == []
         # Without faults and bypass, the weights that are left are all there are.
         if mitigation != "none+t":

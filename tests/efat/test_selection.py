@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from resilience_tables import ALL, table_of, tables
 
-from efat import selection
+from efat import foretelling
+from efat.foretelling import best_predictor, compare_predictors
 from efat.resilience_table import PREDICTORS, ResilienceTable
-from efat.selection import Constraint, ResilienceMap, Statistic, best_predictor, compare_predictors
+from efat.selection import Constraint, ResilienceMap, Statistic
 from training.errors import InputError
 
 BY_HAND = table_of(
@@ -372,7 +373,7 @@ def test_errors_of_predictors_are_those_of_chips_left_out(monkeypatch: pytest.Mo
     (compared,) = compare_predictors(table)
     assert compared.error == pytest.approx(math.sqrt((10**2 + 0 + 20**2) / 3))
     table = table_of([[[90]], [[80]], [[70]], [[60]]], {"weights": [[0.1], [0.2], [0.3], [0.4]]})
-    monkeypatch.setattr(selection, "MOST_PARTS", 2)
+    monkeypatch.setattr(foretelling, "MOST_PARTS", 2)
     (compared,) = compare_predictors(table)
     assert compared.error == pytest.approx(math.sqrt((10**2 + 0 + 0 + 10**2) / 4))
 
