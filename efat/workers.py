@@ -41,10 +41,10 @@ def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]
         yield unit, outcome
 
 
-class processes:  # noqa: N801
-    """Does units in worker processes. One that dies is replaced, and what it was doing is done again.
+def processes(workers: int) -> Executor:
+    """Do units in worker processes. One that dies is replaced, and what it was doing is done again.
 
-    The processes stay for the next units, as it takes them seconds to begin; without it they end with this one.
+    The processes stay for the next units, as it takes them seconds to begin; they end with this one.
 
     Args:
         workers: how many, >= 1.
@@ -52,10 +52,13 @@ class processes:  # noqa: N801
     Raises:
         InputError: fewer than one.
     """
+    if workers < 1:
+        raise InputError(f"workers is {workers}: expected 1 or more")
+    return _Processes(workers)
 
+
+class _Processes:
     def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise InputError(f"workers is {workers}: expected 1 or more")
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
 

@@ -14,6 +14,13 @@ def run(*arguments: str) -> Result:
     return CliRunner(env={"COLUMNS": "80"}).invoke(main, list(arguments))
 
 
+def done(*arguments: str) -> Result:
+    """Run a command that must succeed."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def refused(*arguments: str) -> str:
     """The one line with which a command refuses its input: exit code 2, no traceback, nothing written."""
     before = {path: path.read_bytes() for path in Path.cwd().iterdir() if path.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -293,7 +294,9 @@ def test_output_that_turns_out_read_only_is_refused(folder: Path, monkeypatch: p
 
 def test_interrupted_generate_leaves_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "efat", *GENERATE, "--array", "256x256", "--count", "1000000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Whatever the shell of the tests does with Ctrl-C.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as process:
         for _ in range(600):
             if any(folder.iterdir()):
                 break

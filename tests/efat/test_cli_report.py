@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import pytest
-from command import refused, run
+from command import done, refused
 from html_page import read_page
 from retrained_lots import write_retrained_lot
 
@@ -26,15 +26,8 @@ def retrained(folder: Path, seed: int) -> ReportData:
     return read_report(folder / "retrained")
 
 
-def done(*arguments: str) -> str:
-    """The output of a command that must succeed."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 def test_the_page_is_beside_the_manifest_and_the_terminal_has_its_summary(retrained: ReportData) -> None:
-    output = done("report", "retrained")
+    output = done("report", "retrained").output
     assert output.splitlines()[-6:] == [
         *(finding.sentence for finding in summary(retrained)),
         "Wrote retrained/report.html.",

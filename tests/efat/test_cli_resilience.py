@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from command import refused, run
+from command import done, refused, run
 from resilience_runs import contents
 from rich.console import Console
 
@@ -33,13 +32,6 @@ BASE = ["resilience", "--network", "digits-cnn", "--images", "20", "--batch", "1
 ARRAY = ["--array", "16x16"]
 RATES = ["--rates", "0.3,0.02", "--levels", "2", "--repeats", "2"]
 SHORT = [*BASE, *ARRAY, *RATES]
-
-
-def done(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def table() -> ResilienceTable:

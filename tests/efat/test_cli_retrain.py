@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from command import refused, run
+from command import done, refused, run
 from lot_retraining import LOT, PLAN, random_chips, write_digits_measured
 from resilience_runs import contents
 
@@ -54,13 +53,6 @@ def inputs(folder: Path, made: Path) -> Path:
     """The same in the current folder."""
     shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder
-
-
-def done(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def written() -> Manifest:

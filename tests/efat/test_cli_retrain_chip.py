@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
-from command import refused, run
+from command import done, refused, run
 
 from efat.cli import render, retrain_chip
 from efat.cli.recipe_options import (
@@ -55,13 +54,6 @@ def lot(folder: Path, seed: int) -> Path:
     bad = sample_faults(CONFIG, FaultModel(0.05), seed)
     write_lot("lot.h5", CONFIG, [Chip("bad", bad), Chip("good", FaultMap(CONFIG))])
     return Path("lot.h5")
-
-
-def done(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def measured(folder: str = "out") -> dict[str, Any]:

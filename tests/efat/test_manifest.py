@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from damaged_json import (
+    NO_INTEGERS,
+    Damage,
+    assert_every_field_is_needed,
+    assert_read_or_refused,
+    assert_refused,
+    changed,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,22 +163,8 @@ def small() -> Manifest:
     )
 
 
-def changed(*place: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
-    """Replaces what is at a place."""
-
-    def change(content: dict[str, Any]) -> None:
-        inner: Any = content
-        for step in place[:-1]:
-            inner = inner[step]
-        inner[place[-1]] = to
-
-    return change
-
-
 OUTSIDE = ["../a", "a/../b", "/etc/passwd", "a//b", "./a", "a/.", "", "a\\b", "C:a", "a\x00", "a b", "~/a", 401 * "a"]
-NO_INTEGERS = [-1, 1.0, True, None, "1", 2**53 + 1, 10**400, []]
-
-DAMAGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+DAMAGES: list[tuple[Damage, str]] = [
     *((changed("groups", 1, "weights", to=path), r"groups\[1\]: weights is ") for path in OUTSIDE),
     *((changed("chips", 0, "deployment", to=path), r"chips\[0\]: deployment is ") for path in OUTSIDE),
     *((changed("groups", 0, "planned", to=value), r"groups\[0\]: planned is ") for value in NO_INTEGERS),
@@ -222,37 +212,13 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
-def test_a_damaged_manifest_is_refused_in_a_line_that_names_it(
-    tmp_path: Path, damage: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    path = tmp_path / "manifest.json"
-    content = copy.deepcopy(json.loads(json.dumps(small().as_dict())))
-    damage(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=message) as refused:
-        read_manifest(path)
-    assert str(refused.value).startswith(str(path))
-    assert "\n" not in str(refused.value)
-    assert len(str(refused.value)) < 500
+def test_a_damaged_manifest_is_refused_in_a_line_that_names_it(tmp_path: Path, damage: Damage, message: str) -> None:
+    assert_refused(read_manifest, tmp_path / "manifest.json", small().as_dict(), damage, message)
 
 
 def test_every_field_is_needed(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.json"
-    whole = json.loads(json.dumps(small().as_dict()))
     places: list[tuple[str | int, ...]] = [(), ("groups", 0), ("chips", 1), ("totals",), ("lot",), ("array",)]
-    for place in places:
-        for name in _at(whole, place):
-            content = copy.deepcopy(whole)
-            del _at(content, place)[name]
-            path.write_text(json.dumps(content))
-            with pytest.raises(InputError, match=rf"has no '{name}'|no efat-manifest|version None|version null"):
-                read_manifest(path)
-
-
-def _at(content: Any, place: tuple[str | int, ...]) -> Any:
-    for step in place:
-        content = content[step]
-    return content
+    assert_every_field_is_needed(read_manifest, tmp_path / "manifest.json", small().as_dict(), places)
 
 
 @pytest.mark.parametrize(
@@ -269,22 +235,7 @@ def test_what_is_no_manifest_at_all_is_refused(tmp_path: Path, content: str) -> 
 
 @given(st.data())
 def test_a_manifest_with_anything_anywhere_is_read_or_refused(data: st.DataObject) -> None:
-    content = json.loads(json.dumps(small().as_dict()))
-    inner, key = content, data.draw(st.sampled_from(sorted(content)))
-    while isinstance(inner[key], dict | list) and inner[key] and data.draw(st.booleans()):
-        inner = inner[key]
-        key = data.draw(st.sampled_from(range(len(inner)) if isinstance(inner, list) else sorted(inner)))
-    inner[key] = data.draw(JSON_VALUES | st.text(max_size=5) | st.lists(JSON_VALUES, max_size=2))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "manifest.json"
-        path.write_text(json.dumps(content))
-        try:
-            found = read_manifest(path)
-        except InputError as error:
-            assert str(error).startswith(str(path))  # noqa: PT017
-        else:
-            write_manifest(path, found)
-            assert read_manifest(path) == found
+    assert_read_or_refused(read_manifest, write_manifest, small().as_dict(), data)
 
 
 def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:
