@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from programs import forget_modules
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: threads of torch would only wait for each other, in commands that tests run, too.
@@ -54,3 +57,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modules that a test writes are gone after it."""
+    known = set(sys.modules)
+    yield
+    forget_modules(known, [tmp_path_factory.getbasetemp()])

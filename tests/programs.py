@@ -12,7 +12,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -105,14 +105,20 @@ def _like_a_process(
         finally:
             os.chdir(before)
             torch.set_num_threads(threads)
-            for name in set(sys.modules) - known:
-                if _is_within(sys.modules[name], [folder, *([] if imports is None else [imports])]):
-                    del sys.modules[name]
+            forget_modules(known, [folder, *([] if imports is None else [imports])])
 
 
-def _is_within(module: object, folders: Sequence[Path]) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and any(Path(file).resolve().is_relative_to(folder.resolve()) for folder in folders)
+def forget_modules(known: Set[str], folders: Sequence[Path]) -> None:
+    """Have modules imported anew: another test may write another module of the same name.
+
+    Args:
+        known: names of modules to keep.
+        folders: where the others are that are forgotten.
+    """
+    for name in set(sys.modules) - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and any(Path(file).resolve().is_relative_to(folder.resolve()) for folder in folders):
+            del sys.modules[name]
 
 
 def _ended(arguments: list[str], program: Callable[[], object]) -> subprocess.CompletedProcess[str]:

@@ -254,7 +254,6 @@ def test_what_cannot_work_is_refused(
     with pytest.raises((InputError, ValueError), match=message) as caught:
         retraining.prepare(lot=Path("lot.h5"), **given)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
-    sys.modules.pop("my_untrainable", None)
 
 
 def test_files_that_are_read_are_never_replaced(folder: Path) -> None:

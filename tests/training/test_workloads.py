@@ -286,8 +286,7 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     write_data(tmp_path / "data.npz", 6, 6, classes=4)
-    yield "my_network_module"
-    sys.modules.pop("my_network_module", None)
+    return "my_network_module"
 
 
 def test_your_own_network(own_module, tmp_path):
