@@ -1,0 +1,255 @@
+"""All faults that can happen to an array while it runs a network, numbered but never listed, and samples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from efat.propagation.columns import LayerShape
+from efat.severity import Int64Array
+from simulator import ArrayConfig, Kind, Site, gemm_timing
+from simulator.faults import PERMANENT
+from training.errors import InputError
+
+__all__ = ["POPULATION_DTYPE", "LayerShape", "LayerUse", "Population", "Stratum", "stratum_codes"]
+
+Stratum = tuple[Site, int, Kind]
+"""Faults of one bit of one kind of net, and of one kind."""
+
+POPULATION_DTYPE = np.dtype(
+    [
+        ("row", "<u2"),
+        ("col", "<u2"),
+        ("site", "u1"),
+        ("bit", "<u2"),
+        ("kind", "u1"),
+        ("layer", "<i2"),
+        ("group", "<i2"),
+        ("cycle", "<i8"),
+        ("image", "<i4"),
+    ]
+)
+"""A fault. `layer`, `group`, `cycle` and `image` say when a FLIP happens: in a clock cycle, counted from 0 in serial
+timing, of the GEMM of one group of one layer, for one image by itself. They are -1 for permanent faults."""
+
+_LARGEST_SIZE = (1 << 63) - 1
+_SHUFFLED = 1 << 20
+"""Up to so many faults are shuffled; of more, some are drawn again and again until enough of them are different."""
+_DRAWN_FIRST = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUse:
+    """What a layer makes of the array, for all images.
+
+    Args:
+        name: of the layer.
+        m: rows of X for one image.
+        weights: int8 [groups, N, K].
+        seen: bool [groups, K, 2**act_bits], the bit patterns of activations that occur in each column of X, in any row
+            of any image; zeros of padding are activations, too.
+    """
+
+    name: str
+    m: int
+    weights: npt.NDArray[np.int8]
+    seen: npt.NDArray[np.bool_]
+
+    @property
+    def shape(self) -> LayerShape:
+        """The sizes of its GEMMs."""
+        groups, n, k = self.weights.shape
+        return LayerShape(self.name, groups, self.m, k, n)
+
+
+class Population:
+    """All faults of some strata, each with a number: those of the first stratum, then those of the second, and so on.
+
+    A permanent fault is of one PE (an ACCUMULATOR fault of one column). A FLIP is also of one image and one clock cycle
+    of one GEMM of its inference in serial timing; cycles in which nothing happens count like others.
+
+    Args:
+        config: the array.
+        layers: the layers in the order in which they run.
+        strata: different ones, in the order of their faults.
+        images: how many inferences FLIPs can happen in.
+
+    Raises:
+        InputError: nothing to draw from, a bit that a net does not have, a stratum that is there twice, or more faults
+            than 64 bits count.
+    """
+
+    def __init__(
+        self, config: ArrayConfig, layers: Sequence[LayerShape], strata: Sequence[Stratum], images: int
+    ) -> None:
+        self.config = config
+        self.layers = tuple(layers)
+        self.strata = tuple((Site(site), int(bit), Kind(kind)) for site, bit, kind in strata)
+        self.images = images
+        _check(self)
+        self._serial = np.array(
+            [gemm_timing(config, layer.m, layer.k, layer.n).serial for layer in self.layers], np.int64
+        )
+        cycles = [layer.groups * int(serial) for layer, serial in zip(self.layers, self._serial, strict=True)]
+        self._first_cycle = np.array([0, *accumulate(cycles)], np.int64)
+        self.sizes = [self._size_of(site, kind) for site, _, kind in self.strata]
+        """Faults of each stratum."""
+        self.size = sum(self.sizes)
+        """Faults of all strata."""
+        if self.size > _LARGEST_SIZE:
+            raise InputError(
+                f"there are {self.size} faults: expected at most {_LARGEST_SIZE}; choose fewer images, sites or bits"
+            )
+        self._starts = np.array([0, *accumulate(self.sizes)], np.int64)
+        codes = stratum_codes(*zip(*self.strata, strict=True))
+        self._order = np.argsort(codes)
+        self._codes = codes[self._order]
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles of all GEMMs of one image."""
+        return int(self._first_cycle[-1])
+
+    def stratum_of(self, indices: npt.NDArray[np.integer]) -> Int64Array:
+        """The place of each fault's stratum.
+
+        Args:
+            indices: [faults], numbers in the population.
+
+        Returns:
+            int64 [faults].
+
+        Raises:
+            ValueError: a number that the population does not have.
+        """
+        wanted = np.asarray(indices, np.int64)
+        outside = (wanted < 0) | (wanted >= self.size)
+        if outside.any():
+            raise ValueError(f"fault {wanted[outside][0]} of the population: expected 0..{self.size - 1}")
+        return (np.searchsorted(self._starts, wanted, side="right") - 1).astype(np.int64)
+
+    def faults(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.void]:
+        """The faults with some numbers.
+
+        Args:
+            indices: [faults], numbers in the population, in any order.
+
+        Returns:
+            `POPULATION_DTYPE` [faults], in the same order.
+
+        Raises:
+            ValueError: a number that the population does not have.
+        """
+        stratum = self.stratum_of(indices)
+        site, bit, kind = (np.array(values, np.int64)[stratum] for values in zip(*self.strata, strict=True))
+        time, position = np.divmod(np.asarray(indices, np.int64) - self._starts[stratum], self._positions(site))
+        image, cycle = np.divmod(time, self.cycles)
+        layer = np.searchsorted(self._first_cycle, cycle, side="right") - 1
+        group, cycle = np.divmod(cycle - self._first_cycle[layer], self._serial[layer])
+        table = np.empty(len(stratum), POPULATION_DTYPE)
+        table["row"], table["col"] = np.divmod(position, self.config.cols)
+        table["site"], table["bit"], table["kind"] = site, bit, kind
+        when = {"layer": layer, "group": group, "cycle": cycle, "image": image}
+        for name, values in when.items():
+            table[name] = np.where(kind == Kind.FLIP, values, PERMANENT)
+        return table
+
+    def indices(self, table: npt.NDArray[np.void]) -> Int64Array:
+        """The numbers of some faults.
+
+        Args:
+            table: `POPULATION_DTYPE` [faults] as `faults` gives them.
+
+        Returns:
+            int64 [faults]; -1 for faults of other strata.
+        """
+        wide = {name: table[name].astype(np.int64) for name in POPULATION_DTYPE.names or ()}
+        codes = stratum_codes(wide["site"], wide["bit"], wide["kind"])
+        place = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+        stratum = self._order[place]
+        cycle = self._first_cycle[wide["layer"]] + wide["group"] * self._serial[wide["layer"]] + wide["cycle"]
+        time = np.where(wide["kind"] == Kind.FLIP, wide["image"] * self.cycles + cycle, 0)
+        position = wide["row"] * self.config.cols + wide["col"]
+        index: Int64Array = self._starts[stratum] + time * self._positions(wide["site"]) + position
+        return np.where(self._codes[place] == codes, index, -1)
+
+    def sample(self, count: int | Sequence[int] | npt.NDArray[np.integer], seed: int) -> Int64Array:
+        """Draw faults without replacement, each as likely as any other.
+
+        The faults of a smaller sample with the same seed are among those of a larger one.
+
+        Args:
+            count: how many, or how many of each stratum.
+            seed: 0 or more.
+
+        Returns:
+            int64 [faults], their numbers, ascending.
+
+        Raises:
+            InputError: fewer than none, or more than there are.
+        """
+        if isinstance(count, int | np.integer):
+            drawn = [_draw(self.size, int(count), np.random.SeedSequence(seed), "the population has")]
+        else:
+            if len(count) != len(self.strata):
+                raise ValueError(f"samples of {len(count)} strata: expected {len(self.strata)}")
+            drawn = []
+            for place, (stratum, of_stratum) in enumerate(zip(self.strata, np.asarray(count).tolist(), strict=True)):
+                site, bit, kind = stratum
+                # Of its own, whichever strata there are besides.
+                key = np.random.SeedSequence(seed, spawn_key=(int(site), bit, int(kind)))
+                name = f"bit {bit} of {site.name} with {kind.name} has"
+                drawn.append(_draw(self.sizes[place], of_stratum, key, name) + self._starts[place])
+        return np.sort(np.concatenate(drawn))
+
+    def _size_of(self, site: Site, kind: Kind) -> int:
+        positions = int(self._positions(np.array(site)))
+        return positions * self.cycles * self.images if kind is Kind.FLIP else positions
+
+    def _positions(self, site: npt.NDArray[np.integer]) -> Int64Array:
+        """Nets of a site."""
+        return np.where(site == Site.ACCUMULATOR, self.config.cols, self.config.pe_count)
+
+
+def stratum_codes(site: npt.ArrayLike, bit: npt.ArrayLike, kind: npt.ArrayLike) -> Int64Array:
+    """Numbers for strata that are in the order of sites, then bits, then kinds; any integers of one shape."""
+    return (np.asarray(site, np.int64) << 24) | (np.asarray(bit, np.int64) << 8) | np.asarray(kind, np.int64)
+
+
+def _check(population: Population) -> None:
+    if not population.strata:
+        raise InputError("there are no faults to draw from: expected at least one site, bit and kind")
+    if not population.layers:
+        raise InputError("there are no layers: expected a network with at least one")
+    if population.images < 1:
+        raise InputError(f"images is {population.images}: expected 1 or more")
+    widths = {site: site.bits(population.config) for site in {site for site, _, _ in population.strata}}
+    for site, bit, _ in population.strata:
+        if not 0 <= bit < widths[site]:
+            raise InputError(f"bit {bit} of {site.name}: its net has {widths[site]} bits, expected one of them, from 0")
+    if len(set(population.strata)) < len(population.strata):
+        raise InputError("a bit of a site is there twice with the same kind: give each once")
+
+
+def _draw(size: int, count: int, seed: np.random.SeedSequence, owner: str) -> Int64Array:
+    """Different numbers below `size`, int64 [count]; fewer are the first of more."""
+    if not 0 <= count <= size:
+        raise InputError(f"{count} faults are asked for: {owner} {size}, expected 0..{size}")
+    if count == size:
+        return np.arange(size, dtype=np.int64)
+    random = np.random.default_rng(seed)
+    if size <= _SHUFFLED:
+        return random.permutation(size)[:count]
+    drawn = np.empty(0, np.int64)
+    # Blocks are as long as they are whatever is asked for, so that the numbers are the same.
+    block = _DRAWN_FIRST
+    while len(drawn) < count:
+        drawn = np.concatenate([drawn, random.integers(size, size=block)])
+        _, first = np.unique(drawn, return_index=True)
+        drawn = drawn[np.sort(first)]
+        block = max(block, len(drawn))
+    return drawn[:count]
