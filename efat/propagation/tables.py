@@ -1,0 +1,331 @@
+"""What a propagation campaign found: every fault's outcome and its way through the network, and the HDF5 file of it.
+
+`efat.propagation.columns` says what is in each table and docs/formats.md describes the file. Nothing in one is
+trusted: format, version, shapes, types, sizes, every index and whether the numbers fit each other are checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from efat.propagation.columns import (
+    FAULTS_DTYPE,
+    LAYERS_DTYPE,
+    OPERATION_KINDS,
+    OPERATIONS_DTYPE,
+    OUTCOMES,
+    PATTERNS,
+    STRATA_DTYPE,
+    LayerShape,
+    Operation,
+    Rule,
+)
+from efat.propagation.table_checks import LONGEST_NAME_BYTES, check_tables
+from simulator.chips_array import own_dataset, text_attribute
+from simulator.files import replaced
+from training.errors import InputError, first_line
+
+__all__ = [
+    "FAULTS_DTYPE",
+    "FILE_NAME",
+    "LAYERS_DTYPE",
+    "OPERATIONS_DTYPE",
+    "OPERATION_KINDS",
+    "OUTCOMES",
+    "PATTERNS",
+    "STRATA_DTYPE",
+    "LayerShape",
+    "Operation",
+    "Propagation",
+    "Rule",
+    "joined",
+    "read_propagation",
+    "same",
+    "write_propagation",
+]
+
+FILE_NAME = "propagation.h5"
+"""In the folder of `efat propagate`."""
+
+FORMAT = "efat-propagation"
+VERSION = 1
+
+MOST_FAULTS = 1 << 22
+"""Faults in a table."""
+MOST_LAYER_ROWS = 1 << 25
+MOST_NAMES = 1 << 14
+"""Layers, and operations, of a network."""
+MOST_TEXT_BYTES = 60_000
+"""Of each description, as JSON; the HDF5 library takes little more for an attribute."""
+
+
+_HDF5_VERSION = "v110"
+"""As for lots of chips: what the library of 2016 and later writes has checksums."""
+_FLETCHER32 = 3
+"""The number of the only filter that is used, of checksums: any other might unpack to any size."""
+_CHUNK_ROWS = 1 << 14
+
+_LAYER_SHAPES_DTYPE = np.dtype(
+    [("name", f"S{LONGEST_NAME_BYTES}"), ("groups", "<i8"), ("m", "<i8"), ("k", "<i8"), ("n", "<i8")]
+)
+_GRAPH_DTYPE = np.dtype([("name", f"S{LONGEST_NAME_BYTES}"), ("kind", "S16"), ("layer", "<i2")])
+
+_TABLES = {
+    "faults": (FAULTS_DTYPE, MOST_FAULTS),
+    "layers": (LAYERS_DTYPE, MOST_LAYER_ROWS),
+    "operations": (OPERATIONS_DTYPE, MOST_LAYER_ROWS),
+    "strata": (STRATA_DTYPE, MOST_FAULTS),
+}
+"""Types, and the most rows."""
+_NAMED = {"layer_shapes": (_LAYER_SHAPES_DTYPE, MOST_NAMES), "graph": (_GRAPH_DTYPE, MOST_NAMES)}
+_COUNTS = ("images", "fault_free_correct")
+_TEXTS = ("array", "subject", "population", "request", "versions")
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """Faults that were sampled from a population, and what each does to a network's inference on the same images.
+
+    Args:
+        faults: `FAULTS_DTYPE` [faults].
+        layers: `LAYERS_DTYPE` [rows].
+        operations: `OPERATIONS_DTYPE` [rows].
+        strata: `STRATA_DTYPE` [strata]: all of the population, whether or not any of their faults were sampled.
+        layer_shapes: the quantised layers in the order in which they run; `layer` everywhere is a place in it.
+        graph: the operations of the network in the order in which they run; `operation` is a place in it.
+        images: how many there are.
+        fault_free_correct: those of them that the quantised network gets right on an array without faults.
+        array: `ArrayConfig.as_dict()`.
+        subject: what was run on what, as JSON takes it: what `Subject.as_dict()` gives, and its `identity()` under that
+            name.
+        population: `size` (faults), and how many of them each `Rule` is for, under its name in lower case; either all
+            four or none. Exact integers.
+        request: what was asked for, as JSON takes it: what `Request.as_dict()` gives.
+        versions: of programs and libraries, texts by name.
+
+    Raises:
+        InputError: a value that cannot be, or that others contradict.
+    """
+
+    faults: npt.NDArray[np.void]
+    layers: npt.NDArray[np.void]
+    operations: npt.NDArray[np.void]
+    strata: npt.NDArray[np.void]
+    layer_shapes: Sequence[LayerShape]
+    graph: Sequence[Operation]
+    images: int
+    fault_free_correct: int
+    array: Mapping[str, Any]
+    subject: Mapping[str, Any]
+    population: Mapping[str, int]
+    request: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise InputError(f"{name} is {value!r}: expected an integer")
+            object.__setattr__(self, name, int(value))
+        for name in _TEXTS:
+            object.__setattr__(self, name, _as_json(name, getattr(self, name)))
+        object.__setattr__(self, "layer_shapes", tuple(self.layer_shapes))
+        object.__setattr__(self, "graph", tuple(self.graph))
+        for name, (dtype, most) in _TABLES.items():
+            object.__setattr__(self, name, _table(name, getattr(self, name), dtype, most))
+        check_tables(self)
+
+    @property
+    def stratified(self) -> bool:
+        """Whether each stratum had its part of the sample, as `stratify` in the request says; chance decided if not."""
+        return self.request.get("stratify") is True
+
+
+def same(one: Propagation, other: Propagation) -> bool:
+    """Whether two say exactly the same."""
+    return all(
+        np.array_equal(getattr(one, field.name), getattr(other, field.name))
+        if field.name in _TABLES
+        else getattr(one, field.name) == getattr(other, field.name)
+        for field in fields(Propagation)
+    )
+
+
+def joined(
+    parts: Sequence[tuple[npt.NDArray[np.void], npt.NDArray[np.void]]],
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Put the tables of several units of work together.
+
+    Args:
+        parts: of each unit its faults, `FAULTS_DTYPE` [faults], and its layers, `LAYERS_DTYPE` [rows], whose `fault`
+            is a row of the former; both in any order.
+
+    Returns:
+        All faults by `index`, and all layers by `fault` and `layer`, where `fault` is a row of all faults.
+    """
+    faults = np.concatenate([np.empty(0, FAULTS_DTYPE), *(part[0] for part in parts)])
+    layers = np.concatenate([np.empty(0, LAYERS_DTYPE), *(part[1] for part in parts)])
+    starts = np.cumsum([0, *(len(part[0]) for part in parts)])[:-1]
+    row = layers["fault"].astype(np.int64) + np.repeat(starts, [len(part[1]) for part in parts]).astype(np.int64)
+    order = np.argsort(faults["index"], kind="stable")
+    place = np.empty(len(faults), np.int64)
+    place[order] = np.arange(len(faults))
+    layers["fault"] = place[row]
+    return faults[order], layers[np.lexsort((layers["layer"], layers["fault"]))]
+
+
+def write_propagation(path: Path, propagation: Propagation) -> None:
+    """Write everything. The file appears, or replaces an older one, only when it is complete.
+
+    Args:
+        path: the file; its folder is there.
+        propagation: what to write; the same gives the same bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    named = {
+        "layer_shapes": np.array([_encoded(shape) for shape in propagation.layer_shapes], _LAYER_SHAPES_DTYPE),
+        "graph": np.array([_encoded(operation) for operation in propagation.graph], _GRAPH_DTYPE),
+    }
+    with replaced(path) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["version"] = VERSION
+        for name in _COUNTS:
+            file.attrs[name] = np.int64(getattr(propagation, name))
+        for name in _TEXTS:
+            file.attrs[name] = np.bytes_(_canonical(getattr(propagation, name)).encode())
+        for name in (*_TABLES, *_NAMED):
+            array = named[name] if name in named else getattr(propagation, name)
+            chunk = (min(max(len(array), 1), _CHUNK_ROWS),)
+            file.create_dataset(name, data=array, chunks=chunk, maxshape=(None,), fletcher32=True)
+
+
+def read_propagation(path: Path) -> Propagation:
+    """Read what `write_propagation` wrote, checking all of it.
+
+    Args:
+        path: the file, or the folder of `efat propagate` that it is in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is something else, damaged, or of a newer version.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; make it with `efat propagate`")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file: expected what `efat propagate` writes")
+    with path.open("rb"):
+        pass
+    with _damage_reported(path), h5py.File(path, "r") as file:
+        if text_attribute(file, "format") != FORMAT:
+            raise InputError(f"it is of another kind: expected attribute format={FORMAT!r}, as `efat propagate` writes")
+        version = _integer(file, "version")
+        if version != VERSION:
+            raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
+        values: dict[str, Any] = {name: _integer(file, name) for name in _COUNTS}
+        values |= {name: _json(file, name) for name in _TEXTS}
+        values |= {name: _dataset(file, name, *expected) for name, expected in (_TABLES | _NAMED).items()}
+        values["layer_shapes"] = [LayerShape(name.decode(), *sizes) for name, *sizes in values["layer_shapes"].tolist()]
+        values["graph"] = [
+            Operation(name.decode(), kind.decode(), layer) for name, kind, layer in values["graph"].tolist()
+        ]
+        return Propagation(**values)
+
+
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Name the file in what is refused, and turn whatever HDF5 says of a damaged one into an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(
+            f"{path} is not an HDF5 file or is damaged ({first_line(error)}): make it anew with `efat propagate`"
+        ) from None
+
+
+def _integer(file: h5py.File, name: str) -> int:
+    if name not in file.attrs:
+        raise InputError(f"attribute {name} is missing: expected an integer")
+    attribute = file.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype != np.int64:
+        raise InputError(f"attribute {name} is {attribute.dtype} {attribute.shape}: expected one int64")
+    return int(file.attrs[name])
+
+
+def _json(file: h5py.File, name: str) -> dict[str, Any]:
+    length = file.attrs.get_id(name).dtype.itemsize if name in file.attrs else 0
+    text = text_attribute(file, name) if length <= MOST_TEXT_BYTES else None
+    if text is None:
+        raise InputError(f"attribute {name} is missing, too long or no text: expected an object in JSON")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"attribute {name} is not JSON: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"attribute {name} is {text[:40]}: expected an object in JSON")
+    return found
+
+
+def _dataset(file: h5py.File, name: str, dtype: np.dtype[Any], most: int) -> npt.NDArray[Any]:
+    dataset = own_dataset(file, name)
+    shape = None if dataset is None else dataset.shape
+    if dataset is None or shape is None or dataset.dtype != dtype or len(shape) != 1:
+        what = "missing" if dataset is None else f"{str(dataset.dtype)[:120]} {shape}"
+        raise InputError(f"dataset {name!r} is {what}: expected one dimension of its columns, as docs/formats.md says")
+    largest = max(math.prod(shape), math.prod(dataset.chunks or ()))
+    if largest > most:
+        raise InputError(f"dataset {name!r} takes {largest} rows: expected at most {most}")
+    layout = dataset.id.get_create_plist()
+    if any(layout.get_filter(place)[0] != _FLETCHER32 for place in range(layout.get_nfilters())):
+        raise InputError(f"dataset {name!r} is compressed: expected checksums only, as `efat propagate` writes")
+    array: npt.NDArray[Any] = dataset[:]
+    return array
+
+
+def _table(name: str, values: npt.NDArray[np.void], dtype: np.dtype[Any], most: int) -> npt.NDArray[np.void]:
+    """A copy that nobody changes."""
+    given = np.asarray(values)
+    if given.dtype != dtype or given.ndim != 1:
+        what = f"{str(given.dtype)[:120]} {given.shape}"
+        raise InputError(f"{name} is {what}: expected one dimension of {name.upper()}_DTYPE")
+    if len(given) > most:
+        raise InputError(f"{name} has {len(given)} rows: expected at most {most}")
+    array: npt.NDArray[np.void] = given.copy()
+    array.flags.writeable = False
+    return array
+
+
+def _encoded(named: LayerShape | Operation) -> tuple[Any, ...]:
+    return tuple(value.encode() if isinstance(value, str) else value for value in astuple(named))
+
+
+def _as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as it is read back from a file."""
+    try:
+        text = _canonical(content)
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not what JSON takes: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{name} is {text[:40]}: expected an object")
+    if len(text) > MOST_TEXT_BYTES:
+        raise InputError(f"{name} takes {len(text)} bytes: expected at most {MOST_TEXT_BYTES}")
+    return found
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
