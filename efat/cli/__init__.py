@@ -12,9 +12,14 @@ from efat.cli.group import LazyGroup
     commands={
         "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
         "cycles": ("efat.cli.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
+        "explain": ("efat.cli.explain:explain", "Find the faults of a chip that cause what it does wrong."),
         "multiplier": ("efat.cli.multiplier:multiplier", "Show multipliers and what faults inside them do."),
         "plan": ("efat.cli.plan:plan", "Plan the retraining of a lot: which chips share one, and how long it is."),
-        "report": ("efat.cli.report:report", "Write a page about a retrained lot."),
+        "propagate": (
+            "efat.cli.propagate:propagate",
+            "Inject single faults, and follow them through a network.",
+        ),
+        "report": ("efat.cli.report:report", "Write a page about a retrained lot, or about how faults travel."),
         "retrain": ("efat.cli.retrain:retrain", "Carry out a plan for a lot, and verify every chip."),
         "resilience": (
             "efat.cli.resilience:resilience",

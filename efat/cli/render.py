@@ -125,8 +125,12 @@ def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], 
 
 
 @contextmanager
-def stages_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each stage of some work on standard error; yields a function that takes its name, done and of."""
+def stages_bar() -> Iterator[Callable[..., None]]:
+    """Show a bar for each stage of some work on standard error.
+
+    Yields:
+        A function that takes the stage's name, how much is done and of how much, and what else to say of it.
+    """
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -136,10 +140,10 @@ def stages_bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
-        def show(what: str, done: int, of: int) -> None:
+        def show(what: str, done: int, of: int, note: str = "") -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=of)
-            progress.update(tasks[what], completed=done, total=of)
+            progress.update(tasks[what], completed=done, total=of, description=f"{what}{note}")
 
         yield show
 

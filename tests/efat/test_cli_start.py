@@ -26,6 +26,8 @@ HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "r
         ["chips", "--help"],
         ["chips", "generate", "--help"],
         ["cycles", "--help"],
+        ["explain", "--help"],
+        ["propagate", "--help"],
         ["resilience", "--help"],
         ["retrain-chip", "--help"],
         ["simulate", "--help"],
@@ -61,8 +63,10 @@ def test_every_listed_command_is_there_and_has_examples() -> None:
     assert main.list_commands(None) == [  # type: ignore[arg-type]
         "chips",
         "cycles",
+        "explain",
         "multiplier",
         "plan",
+        "propagate",
         "report",
         "resilience",
         "retrain",
@@ -72,6 +76,8 @@ def test_every_listed_command_is_there_and_has_examples() -> None:
     ]
     for arguments in (
         ["cycles"],
+        ["explain"],
+        ["propagate"],
         ["resilience"],
         ["retrain-chip"],
         ["simulate"],

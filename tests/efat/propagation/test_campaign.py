@@ -1,0 +1,330 @@
+"""Propagation campaigns: what is found, the same wherever and however often it is interrupted, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import propagation_runs
+import pytest
+import torch
+from propagation_runs import ARRAY, small_request, small_subject
+from resilience_runs import OUT, contents
+
+from efat.campaign import Executor
+from efat.propagation import injection, rounds
+from efat.propagation.campaign import run_propagation
+from efat.propagation.columns import OUTCOMES, Rule
+from efat.propagation.population import Population
+from efat.propagation.request import Request
+from efat.propagation.rounds import draw_rounds
+from efat.propagation.statistics import mean_interval
+from efat.propagation.summary import summary
+from efat.propagation.tables import Propagation, read_propagation, same
+from efat.workers import in_line, processes
+from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from training.accelerator import Accelerator
+from training.convert import place
+from training.errors import InputError
+
+PROGRAM = Path(propagation_runs.__file__)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As units have; and networks of one's own are looked for in the current folder, too."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def found(folder: Path, request: Request, executor: Executor = in_line, out: str = OUT) -> Propagation:
+    propagation = run_propagation(folder / out, request, executor)
+    assert same(read_propagation(folder / out), propagation)
+    written = json.loads((folder / out / "summary.json").read_text())
+    assert written == json.loads(json.dumps(summary(propagation, request.confidence)))
+    return propagation
+
+
+def on_faulty_chip(request: Request, row: np.void) -> list[tuple[bool, int]]:
+    """The whole network on a chip with one fault: for each image whether scores change, and the class."""
+    loaded = request.subject.load()
+    fault = Fault(row["row"], row["col"], Site(row["site"]), row["bit"], Kind(row["kind"]))
+    config = request.subject.config
+    before = loaded.network(loaded.images)
+    try:
+        place(loaded.network, Accelerator(config, FaultMap.from_faults(config, [fault])))
+        after = loaded.network(loaded.images)
+    finally:
+        place(loaded.network, Accelerator.fault_free(config))
+    return list(zip((before != after).any(1).tolist(), after.argmax(1).tolist(), strict=True))
+
+
+def test_outcomes_are_those_of_whole_networks_on_faulty_chips(folder: Path, seed: int) -> None:
+    # With columns that no layer uses, and multipliers that are not too large for a test.
+    subject = small_subject(folder, config=ArrayConfig(7, 6, 5, 4, acc_bits=16))
+    request = small_request(folder, subject=subject, sites=tuple(Site), seed=seed, samples=300, stratify=False)
+    propagation = found(folder, request)
+    loaded = request.subject.load()
+    labels, clean = loaded.labels.numpy(), loaded.network(loaded.images).argmax(1).numpy()
+    assert propagation.images == len(labels) == 6
+    assert propagation.fault_free_correct == (labels == clean).sum()
+    faults = propagation.faults
+    assert len(faults) == 300
+    # Some of each rule, as a whole run takes some milliseconds.
+    chance = np.random.default_rng(seed)
+    chosen = np.concatenate([chance.permutation(np.nonzero(faults["rule"] == rule)[0])[:15] for rule in Rule])
+    assert set(faults["rule"][chosen].tolist()) == set(Rule)
+    for row in faults[chosen]:
+        scores, classes = (np.array(part) for part in zip(*on_faulty_chip(request, row), strict=True))
+        same_class = classes == clean
+        # With three classes, the new one is always among the five best.
+        outcomes = (~scores).sum(), (scores & same_class).sum(), (~same_class).sum(), 0
+        assert (row["inactive"] + row["masked"], row["benign"], row["top1"], row["top5"]) == outcomes
+        assert row["correct_lost"] == ((clean == labels) & (classes != labels)).sum()
+        assert row["correct_gained"] == ((clean != labels) & (classes == labels)).sum()
+    # What stands for another fault, and is in the sample, has the same outcomes.
+    places = {index: place for place, index in enumerate(faults["index"].tolist())}
+    for row in faults[faults["rule"] == Rule.EQUIVALENT]:
+        if row["same_as"] in places:
+            other = faults[places[int(row["same_as"])]]
+            assert row[list(OUTCOMES)] == other[list(OUTCOMES)]
+
+
+def test_upsets_are_of_one_image_each(folder: Path, seed: int) -> None:
+    request = small_request(folder, sites=(Site.PSUM, Site.ACTIVATION), kinds=[Kind.FLIP], seed=seed)
+    faults = found(folder, request).faults
+    assert len(faults) == 150
+    assert set(faults["images"].tolist()) == {1}
+    assert set(faults["image"].tolist()) == set(range(6))
+    assert set(faults["layer"].tolist()) == {0, 1, 2}
+
+
+def test_interrupted_anywhere_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
+    request = small_request(folder, seed=seed)
+    undisturbed = found(folder, request, out="undisturbed")
+    total = len(list((folder / "undisturbed/units").glob("*.json")))
+    stop = random.Random(seed).randrange(total + 1)
+
+    def interrupt(done: int, _: int) -> None:
+        if done == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_propagation(folder / OUT, request, in_line, interrupt)
+    assert len(list((folder / OUT / "units").glob("*.json"))) == stop
+    seen: list[tuple[int, int]] = []
+    again = run_propagation(folder / OUT, request, in_line, lambda *progress: seen.append(progress))
+    assert seen[-1] == (total, total)
+    assert len(seen) == 2 + total - stop
+    assert same(again, undisturbed)
+    assert contents(folder / OUT) == contents(folder / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
+def test_interrupted_and_with_workers_killed_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
+    request = small_request(folder, seed=seed)
+    undisturbed = run_propagation(folder / "undisturbed", request, in_line)
+    before, kills = set(children()), []
+
+    def disturb(done: int, of: int) -> None:
+        if done == 3 and not kills:
+            time.sleep(random.Random(seed).uniform(0, 0.1))
+            kills.extend(set(children()) - before)
+            os.kill(max(kills), signal.SIGKILL)
+        if done == 6:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_propagation(folder / "disturbed", request, processes(1), disturb)
+    assert kills
+    assert len(list((folder / "disturbed/units").glob("*.json"))) == 6
+    seen: list[tuple[int, int]] = []
+    again = run_propagation(folder / "disturbed", request, in_line, lambda *progress: seen.append(progress))
+    assert seen == [(1, 1), (6, 9), (7, 9), (8, 9), (9, 9)]
+    assert same(again, undisturbed)
+    assert contents(folder / "disturbed") == contents(folder / "undisturbed")
+
+
+@pytest.mark.slow
+def test_drivers_killed_at_random_moments_lose_nothing(folder: Path, seed: int) -> None:
+    run_propagation(folder / "undisturbed", small_request(folder, samples=600), in_line)
+    chance = random.Random(seed)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    units = folder / OUT / "units"
+    for kill in (True, True, False):
+        there = len(contents(units))
+        driver = subprocess.Popen([sys.executable, str(PROGRAM), str(folder), "2"], env=environment)
+        while kill and driver.poll() is None and len(contents(units)) <= there:
+            time.sleep(0.01)
+        if kill:
+            time.sleep(chance.uniform(0, 0.5))
+            driver.kill()
+        assert driver.wait(300) in ((0, -signal.SIGKILL) if kill else (0,))
+    assert contents(folder / OUT) == contents(folder / "undisturbed")
+
+
+def test_the_number_of_units_does_not_matter(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = small_request(folder, samples=60, seed=seed, stratify=False)
+    expected = found(folder, request)
+    monkeypatch.setattr(injection, "LEAST_UNITS", 1)
+    monkeypatch.setattr(injection, "MOST_FAULT_IMAGES", 6 * 17)
+    again = found(folder, request, out="again")
+    assert len(list((folder / "again/units").glob("*.json"))) != len(list((folder / OUT / "units").glob("*.json")))
+    assert same(again, expected)
+
+
+def test_with_a_margin_it_ends_as_soon_as_the_interval_is_narrow_enough(
+    folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "FIRST_ROUND", 10)
+    bits = {Site.WEIGHT: [4], Site.PSUM: [4, 12]}
+    request = small_request(folder, bits=bits, margin=0.1, confidence=0.9, seed=seed)
+    propagation = found(folder, request)
+    network = list(propagation.layer_shapes)
+    population = Population(ARRAY, network, request.strata, 6)
+    drawn = draw_rounds(population, request)
+    assert len(drawn) > 1
+    critical = dict(zip(propagation.faults["index"].tolist(), propagation.faults["top1"] > 0, strict=True))
+    tried: list[int] = []
+    for indices in drawn:
+        tried += indices.tolist()
+        strata = population.stratum_of(np.array(tried))
+        weights = (np.array(population.sizes) / np.bincount(strata))[strata]
+        values = [critical[index] for index in tried]
+        interval = mean_interval(values, 0.9, weights=weights, population=population.size)
+        if max(interval.high - interval.value, interval.value - interval.low) <= 0.1:
+            break
+    assert propagation.faults["index"].tolist() == sorted(tried)
+    overall = summary(propagation, 0.9)["overall"]["critical"]
+    assert (overall["low"], overall["high"]) == pytest.approx((interval.low, interval.high))
+    after: list[int] = []
+    run_propagation(folder / OUT, request, in_line, None, lambda so_far: after.append(so_far["overall"]["faults"]))
+    assert after == np.cumsum([len(indices) for indices in drawn]).tolist()[: len(after)]
+    assert after[-1] == len(tried)
+
+
+def test_all_faults_leave_nothing_to_chance(folder: Path) -> None:
+    propagation = found(folder, small_request(folder, sites=[Site.PSUM], bits={Site.PSUM: [13]}, exhaustive=True))
+    assert propagation.faults["index"].tolist() == list(range(2 * ARRAY.pe_count))
+    critical = summary(propagation, 0.95)["overall"]["critical"]
+    assert critical["low"] == critical["value"] == critical["high"]
+    assert critical["value"] == pytest.approx((propagation.faults["top1"] > 0).mean())
+
+
+def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = small_request(folder)
+    propagation = found(folder, request)
+    before = contents(folder / OUT)
+    for name in ("inject", "fault_free"):
+        monkeypatch.setattr(f"efat.propagation.campaign.{name}", None)
+    assert same(found(folder, small_request(folder)), propagation)
+    # Tables that are damaged or gone are put together anew, a unit is not.
+    for name in ("propagation.h5", "summary.json"):
+        path = folder / OUT / name
+        for damage in (lambda path=path: path.write_bytes(b"precious"), path.unlink):
+            damage()
+            found(folder, request)
+            assert contents(folder / OUT) == before
+
+
+def test_other_inputs_are_refused_by_name(folder: Path) -> None:
+    found(folder, small_request(folder, samples=40, stratify=False))
+    before = contents(folder / OUT)
+    for changes, what in (
+        ({"samples": 41, "stratify": False}, "number of faults"),
+        ({"seed": 4, "samples": 42}, "number of faults, seed"),
+        ({"sites": [Site.PSUM], "samples": 40, "stratify": False}, "sites"),
+        ({"samples": 40, "stratify": False, "kinds": [Kind.FLIP]}, "kinds"),
+        ({"samples": 40, "stratify": False, "bits": {Site.PSUM: [1]}}, "bits"),
+        ({"samples": 40, "stratify": False, "subject": small_subject(folder, config=replace(ARRAY, rows=6))}, "array"),
+        ({"samples": 40, "stratify": False, "subject": small_subject(folder, images=5)}, "images"),
+    ):
+        with pytest.raises(InputError, match=f"was begun with another {what}: choose another folder"):
+            run_propagation(folder / OUT, small_request(folder, **changes), in_line)
+    assert contents(folder / OUT) == before
+
+
+def test_what_cannot_be_tried_is_refused_before_anything_is_written(folder: Path) -> None:
+    for changes, message in (
+        ({"samples": 10_000}, "samples is 10000: the population has 840 faults"),
+        ({"samples": 9}, "samples is 9: the population has 42 strata"),
+        ({"subject": small_subject(folder, images=31)}, "images is 31"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_propagation(folder / OUT, small_request(folder, **changes), in_line)
+        assert not (folder / OUT).exists()
+
+
+def test_damaged_units_are_refused_in_one_line(folder: Path, seed: int) -> None:
+    request = small_request(folder, samples=40, stratify=False)
+    found(folder, request)
+    units = folder / OUT / "units"
+    chance = np.random.default_rng(seed)
+
+    def message(name: str, content: bytes) -> str:
+        path = units / name
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            run_propagation(folder / OUT, request, in_line)
+        path.write_bytes(before)
+        text = str(caught.value)
+        assert "\n" not in text
+        assert name in text
+        return text
+
+    for name in ("fault-free.seen.npz", "round-00-000000.faults.npy"):
+        content = (units / name).read_bytes()
+        again = "to do this unit again"
+        assert again in message(name, content[: int(chance.integers(0, len(content)))])
+        assert again in message(name, b"")
+    values = json.loads((units / "fault-free.json").read_text())
+    assert "correct is 7: expected an integer of 0..6" in message(
+        "fault-free.json", json.dumps({**values, "correct": 7}).encode()
+    )
+    assert "has no 'correct'" in message("fault-free.json", b"{}")
+    assert "delete it to do this unit again" in message("round-00-000001.json", b"{")
+    # Deleted as it says, it is done again.
+    before = contents(folder / OUT)
+    for name in ("fault-free", "round-00-000001"):
+        (units / f"{name}.json").unlink()
+    (units / "round-00-000001.faults.npy").write_bytes(b"")
+    found(folder, request)
+    assert contents(folder / OUT) == before
+
+
+def test_weights_that_change_on_the_way_are_noticed(folder: Path) -> None:
+    request = small_request(folder)
+    weights = folder / "inputs" / "weights.safetensors"
+
+    def change(done: int, _: int) -> None:
+        if done == 2:
+            # Weights of other bits, as somebody else's training might write them at any time.
+            content = weights.read_bytes()
+            weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    with pytest.raises(InputError, match="network or data are not those that this was begun with"):
+        run_propagation(folder / OUT, request, in_line, change)
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Stands for everything that can end a program."""
+
+
+def children() -> list[int]:
+    """Numbers of the processes that this one has started."""
+    found = Path("/proc/self/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]

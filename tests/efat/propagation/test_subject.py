@@ -1,0 +1,145 @@
+"""The network, the images and the array that faults are put into: what is loaded, identified and refused."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from propagation_runs import ARRAY, small_subject
+from resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights
+
+from efat.propagation.subject import DEFAULT_IMAGES, Subject
+from training.accelerator import Accelerator
+from training.calibration import Method
+from training.convert import convert, quantized_layers
+from training.deployment import Deployment, write_deployed
+from training.errors import InputError
+
+
+def scales_of(subject: Subject) -> dict[str, float]:
+    layers = quantized_layers(subject.load().network)
+    return {name: float(layer.activation_scale) for name, layer in layers.items()}
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+def test_it_is_the_network_quantised_on_an_array_without_faults(folder: Path, seed: int, method: Method) -> None:
+    count = int(np.random.default_rng(seed).integers(1, len(HELD_OUT) + 1))
+    loaded = small_subject(folder, images=count, calibration=method).load()
+    network = small_network()
+    network.load_state_dict(trained_weights())
+    accelerator = Accelerator.fault_free(ARRAY)
+    expected = convert(network, ARRAY, TRAIN.images, method=method, accelerator=accelerator)
+    assert torch.equal(loaded.images, HELD_OUT.images[:count])
+    assert torch.equal(loaded.labels, HELD_OUT.labels[:count])
+    assert torch.equal(loaded.network(loaded.images), expected(loaded.images))
+    assert not loaded.network.training
+    for layer in quantized_layers(loaded.network).values():
+        assert (layer.accelerator.faults, layer.accelerator.bypass, layer.placement) == (None, None, None)
+
+
+def test_the_first_images_are_taken_and_all_if_they_are_few(folder: Path) -> None:
+    subject = small_subject(folder, images=None)
+    assert len(HELD_OUT) < DEFAULT_IMAGES
+    assert len(subject.load().labels) == subject.located().images == len(HELD_OUT)
+    digits = Subject("digits-cnn", None, None, None, ARRAY)
+    assert len(digits.load().labels) == digits.located().images == DEFAULT_IMAGES
+    assert digits.as_dict() == {
+        "network": "digits-cnn",
+        "weights": None,
+        "data": None,
+        "images": None,
+        "calibration": "max",
+    }
+
+
+def test_paths_hold_in_every_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = small_subject(folder).identity()
+    relative = small_subject(folder, weights=Path("inputs/weights.safetensors"), data=Path("inputs")).located()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert pickle.loads(pickle.dumps(relative)) == relative
+    assert relative.identity() == there
+
+
+def test_the_identity_is_of_what_decides_the_results(folder: Path) -> None:
+    subject = small_subject(folder)
+    before = subject.identity()
+
+    def different(other: Subject) -> set[str]:
+        found = other.identity()
+        assert set(found) == set(before)
+        return {name for name, text in found.items() if text != before[name]}
+
+    assert different(subject) == set()
+    assert different(replace(subject, images=7)) == {"images"}
+    assert different(replace(subject, calibration="mse")) == {"calibration", "activation scales"}
+    # Files that change while a process has what was in them.
+    weights = subject.weights
+    assert weights is not None
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "network" in different(subject)
+    weights.write_bytes(content)
+    np.savez(folder / "inputs/test.npz", images=HELD_OUT.images.numpy()[::-1], labels=HELD_OUT.labels.numpy()[::-1])
+    assert different(subject) == {"images"}
+
+
+def test_the_number_of_threads_does_not_matter(folder: Path) -> None:
+    subject, threads = small_subject(folder, calibration="mse"), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            # Of another number of images, so that it is loaded anew.
+            found.append(replace(subject, images=count).identity()["activation scales"])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(found)) == 1
+
+
+def test_weights_that_were_retrained_for_a_chip_bring_their_steps(folder: Path, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    plain = small_subject(folder)
+    scales = {name: scale * float(chance.uniform(0.5, 2)) for name, scale in scales_of(plain).items()}
+    # Only the widths of operands have to be the same: where they sit there does not matter here.
+    elsewhere = replace(ARRAY, rows=9, cols=7, acc_bits=20)
+    deployment = Deployment(elsewhere.as_dict(), chance.random((9, 7)) < 0.5, scales, {})
+    write_deployed(folder / "chip.safetensors", trained_weights(), deployment, {})
+    subject = replace(plain, weights=folder / "chip.safetensors")
+    assert scales_of(subject) == pytest.approx(scales)
+    assert scales_of(replace(subject, calibration="mse")) == scales_of(subject)
+    assert subject.identity()["network"] == plain.identity()["network"]
+    assert subject.identity()["activation scales"] != plain.identity()["activation scales"]
+    narrow = replace(subject, config=replace(ARRAY, act_bits=7))
+    with pytest.raises(InputError, match="retrained for an array with act_bits=6, and this one has 7: give an array"):
+        narrow.load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"images": 0}, InputError, r"images is 0: expected 1\.\.30, the test images of"),
+        ({"images": 31}, InputError, r"images is 31: expected 1\.\.30"),
+        ({"network": "alexnet"}, InputError, "network 'alexnet' is unknown"),
+        ({"weights": Path("gone.safetensors")}, FileNotFoundError, "gone.safetensors"),
+        ({"network": "digits-cnn", "weights": None}, InputError, "does not fit digits-cnn for 1x6x6 images"),
+        ({"config": replace(ARRAY, act_signed=False)}, InputError, "activations are unsigned"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    folder: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        small_subject(folder, **changes).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_calibration_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="'best'"):
+        small_subject(folder, calibration="best")
