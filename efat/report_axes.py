@@ -28,11 +28,15 @@ FORMS = {
     "small cross": (-2.5, -2.5, "l5 5m0-5l-5 5"),
     "arrow": (-4, -9, "l4 8l4-8Z"),
     "rug": (0, 0, "v-7"),
+    "square": (-3.5, -3.5, "h7v7h-7Z"),
+    "triangle": (-4.5, 3.5, "l4.5 -8l4.5 8Z"),
 }
 """Marks: where they begin, from their place, and how they go on. Lines without length have round ends; arrows point
-downwards, and a rug is a short line upwards."""
+downwards, triangles upwards, and a rug is a short line upwards."""
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, top, width and height."""
 Format = Callable[[float], str]
 
 
@@ -100,6 +104,14 @@ class Scale:
         raise AssertionError("twenty times the first step gives fewer ticks")
 
 
+class WholeScale(Scale):
+    """Whole numbers along an axis, with ticks at such numbers only."""
+
+    def ticks(self, most: int) -> list[float]:
+        """Round whole numbers on it, ascending."""
+        return [tick for tick in super().ticks(most) if tick == round(tick)]
+
+
 def scale_of(values: Sequence[float], *, margin: float = 0.04, logarithmic: bool = False) -> Scale:
     """A scale with room for some finite values, and some more at both ends.
 
@@ -160,6 +172,15 @@ class Layer:
         places = sorted({(number(x), number(low), number(high)) for (x, low), (_, high) in ends})
         if places:
             self._add("path", None, d="".join(f"M{x} {low}V{high}" for x, low, high in places), **{"class": kind})
+
+    def boxes(self, boxes: Iterable[Box], kind: str) -> None:
+        """Fill many rectangles, all as one element."""
+        shapes = [
+            f"M{number(x)} {number(y)}H{number(x + width)}V{number(y + height)}H{number(x)}Z"
+            for x, y, width, height in boxes
+        ]
+        if shapes:
+            self._add("path", None, d="".join(shapes), **{"class": kind})
 
     def _add(self, tag: str, text: str | None, **attributes: str) -> ElementTree.Element:
         added = ElementTree.SubElement(self.root, tag, attributes)

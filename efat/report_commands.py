@@ -29,11 +29,11 @@ def commands(data: ReportData) -> list[str]:
     retrained = f"{data.name}/"
     cycle_images = max(chip.cycle_images for chip in manifest.chips)
     return [
-        _command("resilience", [*_resilience(data), ("-o", f"{table.parent}/")]),
-        _command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), ("-o", PLAN_NAME)]),
-        _command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), ("-o", retrained)]),
-        _command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot), ("--engine", "emulation")]),
-        _command("report", [(retrained,)]),
+        command("resilience", [*_resilience(data), ("-o", f"{table.parent}/")]),
+        command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), ("-o", PLAN_NAME)]),
+        command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), ("-o", retrained)]),
+        command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot), ("--engine", "emulation")]),
+        command("report", [(retrained,)]),
     ]
 
 
@@ -59,9 +59,9 @@ def _resilience(data: ReportData) -> Iterator[Option]:
         # Hardened weights are those that came out of it.
         if setup[name] is not None and not (name == "weights" and table.harden_iterations):
             yield f"--{name}", str(setup[name])
-    yield from _array(array)
+    yield from array_options(array)
     yield "--mitigation", str(setup["mitigation"])
-    yield "--rates", ",".join(map(_number, table.rates.tolist()))
+    yield "--rates", ",".join(map(number_text, table.rates.tolist()))
     yield "--repeats", str(table.repeats)
     yield "--levels", ",".join(map(str, table.levels.tolist()))
     yield from _faults(table.fault_model)
@@ -69,13 +69,13 @@ def _resilience(data: ReportData) -> Iterator[Option]:
         yield "--harden", str(table.harden_iterations)
     yield "--batch", str(recipe["batch"])
     yield "--optimizer", str(recipe["optimizer"])
-    yield "--learning-rate", _number(recipe["learning_rate"])
+    yield "--learning-rate", number_text(recipe["learning_rate"])
     for name, value in (recipe["options"] or {}).items():
         # Pairs of numbers can only be given from Python.
         if not isinstance(value, list):
-            yield "--option", f"{name}={_number(value)}"
+            yield "--option", f"{name}={number_text(value)}"
     if recipe["label_smoothing"]:
-        yield "--label-smoothing", _number(recipe["label_smoothing"])
+        yield "--label-smoothing", number_text(recipe["label_smoothing"])
     yield ("--no-augment",) if recipe["augmentation"] == _NO_AUGMENTATION else ("--augment",)
     yield "--calibration", str(setup["calibration"])
     if setup["learn_scales"]:
@@ -85,7 +85,8 @@ def _resilience(data: ReportData) -> Iterator[Option]:
     yield "--seed", str(table.seed)
 
 
-def _array(array: Mapping[str, Any]) -> Iterator[Option]:
+def array_options(array: Mapping[str, Any]) -> Iterator[Option]:
+    """The options that describe an array, from `ArrayConfig.as_dict()`."""
     yield "--array", f"{array['rows']}x{array['cols']}"
     for name, default in _DEFAULTS.items():
         if array[name] != default:
@@ -97,17 +98,17 @@ def _array(array: Mapping[str, Any]) -> Iterator[Option]:
 def _faults(model: Mapping[str, Any]) -> Iterator[Option]:
     for option, name in (("--site", "sites"), ("--kind", "kinds")):
         for chosen, weight in dict(model.get(name) or {}).items():
-            yield option, f"{chosen.lower()}={_number(weight)}"
+            yield option, f"{chosen.lower()}={number_text(weight)}"
     for name in ("pattern", "cluster_alpha"):
         if name in model:
-            yield f"--{name.replace('_', '-')}", _number(model[name])
+            yield f"--{name.replace('_', '-')}", number_text(model[name])
 
 
 def _plan(data: ReportData) -> Iterator[Option]:
     plan = data.plan
     for name, value in plan.constraint.items():
         if value is not None:
-            yield f"--{name.replace('_', '-')}", _number(value)
+            yield f"--{name.replace('_', '-')}", number_text(value)
     yield "--strategy", plan.strategy
     yield "--statistic", plan.statistic
     yield "--predictor", plan.predictor
@@ -117,13 +118,15 @@ def _plan(data: ReportData) -> Iterator[Option]:
     yield "--budget", str(plan.budget)
 
 
-def _number(value: object) -> str:
+def number_text(value: object) -> str:
+    """A value as one gives it to an option."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).removesuffix(".0")
 
 
-def _command(name: str, options: list[Option]) -> str:
+def command(name: str, options: list[Option]) -> str:
+    """A command of `efat`, over as many lines as it takes; each option stays in one."""
     lines = [f"efat {name}"]
     for option in options:
         # A value that begins with a hyphen would be taken for an option.

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from efat.bitmaps import data_uri, png
 from efat.json_fields import SHA256
 from efat.manifest import FILE_NAME, ManifestChip, ManifestGroup
 from efat.report import PLAN_NAME, ReportData
 from efat.report_charts import amounts_chart, below_axis, chips_chart, resilience_chart
-from efat.report_commands import cautions, commands
+from efat.report_commands import cautions, command, commands
+from efat.report_propagation import (
+    PropagationReport,
+    check_same_lot,
+    propagation_command,
+    propagation_inputs,
+)
+from efat.report_propagation_page import propagation_section
+from efat.report_settings import flat, plain
+from efat.report_templates import fill, write_text
 from efat.report_text import accuracy, counted, duration, short_percent, summary
 from efat.resilience_table import FILE_NAME as TABLE_NAME
 from simulator.faults import BoolArray
-from simulator.files import replaced
 
 MOST_ROWS = 2000
 """Chips in the table; the rest are counted."""
@@ -30,6 +35,8 @@ LARGEST_PICTURE = 256
 """Pixels along a side of a group's picture; a pixel of a larger array stands for several PEs."""
 
 _TEMPLATE = "report.html.jinja"
+_PROPAGATION = "Propagation"
+_SECTIONS = ("Chips", "Cost", "Resilience", "Groups", _PROPAGATION, "Reproduce")
 _NAMED = 6
 _SMOOTH = 96
 """From this side on pictures are scaled down, not up."""
@@ -89,37 +96,45 @@ class GroupCard:
     missing: int
 
 
-def write_page(data: ReportData, path: Path) -> None:
+def write_page(data: ReportData, path: Path, propagation: PropagationReport | None = None) -> None:
     """Write the report in one piece; the same lot gives the same bytes.
 
     Args:
         data: the lot.
         path: the file; its folder is there.
+        propagation: what single faults of its array do; None to leave it out.
+
+    Raises:
+        InputError: that is of another array or network.
     """
-    content = render(data).encode("utf-8", "xmlcharrefreplace")
-    with replaced(path) as beside:
-        beside.write_bytes(content)
+    write_text(render(data, propagation), path)
 
 
-def render(data: ReportData) -> str:
+def render(data: ReportData, propagation: PropagationReport | None = None) -> str:
     """The report as HTML that needs nothing else: no network, no script.
 
     Args:
         data: the lot.
+        propagation: as for `write_page`.
+
+    Raises:
+        InputError: as `write_page`.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(accuracy=lambda correct: accuracy(correct, data.manifest.images))
-    environment.filters.update(share=short_percent, counted=counted, number="{:,}".format)
-    template = environment.from_string(files("efat").joinpath(_TEMPLATE).read_text("utf-8"))
+    if propagation is not None:
+        check_same_lot(propagation, data)
     manifest = data.manifest
     rows = data.by_accuracy[:MOST_ROWS]
     costs = cost_rows(data)
-    return template.render(
+    lot_name = PurePath(manifest.lot.path).name or manifest.lot.path
+    return fill(
+        _TEMPLATE,
+        manifest.images,
+        title=f"Retraining of {lot_name}",
+        contents=[(name.lower(), name) for name in _SECTIONS if name != _PROPAGATION or propagation is not None],
         data=data,
         manifest=manifest,
         plan=data.plan,
         table=data.table,
-        lot_name=PurePath(manifest.lot.path).name or manifest.lot.path,
         summary=summary(data),
         chips_chart=chips_chart(data),
         below_axis=below_axis(data),
@@ -134,9 +149,11 @@ def render(data: ReportData) -> str:
         not_shown=_not_shown(data),
         picture_step=_picture_step(manifest.array),
         smooth=min(manifest.array["rows"], manifest.array["cols"]) > _SMOOTH,
-        commands=commands(data),
+        section=None if propagation is None else propagation_section(propagation, "h3"),
+        commands=_commands(data, propagation),
         cautions=cautions(data),
-        inputs=list(_inputs(data)),
+        inputs=[*_inputs(data), *_propagation_inputs(data, propagation)],
+        versions=manifest.versions,
         settings=list(settings(data)),
     )
 
@@ -175,17 +192,17 @@ def cost_rows(data: ReportData) -> list[CostRow]:
 def settings(data: ReportData) -> Iterator[tuple[str, str]]:
     """Everything that was set, by its name."""
     plan, table = data.plan, data.table
-    yield from _flat("", plan.setup)
-    yield from _flat("array.", plan.array)
-    yield from _flat("constraint.", plan.constraint)
+    yield from flat("", plan.setup)
+    yield from flat("array.", plan.array)
+    yield from flat("constraint.", plan.constraint)
     for name in ("required", "images", "strategy", "aligned", "statistic", "predictor", "step", "budget"):
-        yield name, _text(getattr(plan, name))
-    yield from _flat("resilience.fault_model.", table.fault_model)
-    yield "resilience.rates", _text(table.rates.tolist())
-    yield "resilience.levels", _text(table.levels.tolist())
-    yield "resilience.repeats", _text(table.repeats)
-    yield "resilience.seed", _text(table.seed)
-    yield "resilience.harden_iterations", _text(table.harden_iterations)
+        yield name, plain(getattr(plan, name))
+    yield from flat("resilience.fault_model.", table.fault_model)
+    yield "resilience.rates", plain(table.rates.tolist())
+    yield "resilience.levels", plain(table.levels.tolist())
+    yield "resilience.repeats", plain(table.repeats)
+    yield "resilience.seed", plain(table.seed)
+    yield "resilience.harden_iterations", plain(table.harden_iterations)
 
 
 def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
@@ -202,16 +219,20 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
             yield name, place or f"of {plan.setup['network']}", text
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", _text(value)
+def _commands(data: ReportData, propagation: PropagationReport | None) -> list[str]:
+    found = commands(data)
+    if propagation is None:
+        return found
+    report = command("report", [(f"{data.name}/",), ("--propagation", f"{propagation.name}/")])
+    return [*found[:-1], propagation_command(propagation), report]
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _propagation_inputs(data: ReportData, propagation: PropagationReport | None) -> Iterator[tuple[str, str, str]]:
+    """Those that are not the lot's."""
+    known = {digest for _, _, digest in _inputs(data)}
+    for what, where, digest in () if propagation is None else propagation_inputs(propagation):
+        if digest not in known:
+            yield what, where, digest
 
 
 def _left_out(data: ReportData, rows: Sequence[ManifestChip]) -> str:

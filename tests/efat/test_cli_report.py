@@ -43,7 +43,7 @@ def test_the_page_is_beside_the_manifest_and_the_terminal_has_its_summary(retrai
 
 
 def test_what_it_refuses(retrained: ReportData) -> None:
-    assert refused("report", "nothing") == "nothing is no folder: expected that of efat retrain"
+    assert refused("report", "nothing") == "nothing is no folder: expected that of efat retrain or efat propagate"
     assert "manifest.json: no such file" in refused("report", ".")
     assert "no such folder" in refused("report", "retrained", "-o", "missing/report.html")
     assert refused("report", "retrained", "-o", "retrained/manifest.json") == (
