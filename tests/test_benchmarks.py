@@ -28,6 +28,10 @@ RUNS = [
         ["squared weights", "lines", "ms to place a chip", "2 aligned"],
     ),
     pytest.param(
+        "propagation.py --size 16 --images 3 --faults 20 --flips 40 --full 2",
+        ["stuck, one image: all", "flips: masked in their layer", "the same class"],
+    ),
+    pytest.param(
         "efat_vs_baselines.py --size 16 --chips 3 --rates 0.05 0.2 --repeats 1 --levels 0 2 --images 40 --workers 0",
         ["efat, aligned", "3 / 3", "its resilience took"],
         marks=pytest.mark.slow,
