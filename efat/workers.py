@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -61,6 +62,7 @@ class _Processes:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._at_the_end: weakref.finalize[..., _Processes] | None = None
 
     def __call__(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
         """Do units.
@@ -91,7 +93,11 @@ class _Processes:
         self, work: Work, left: dict[str, Unit], running: dict[Future[Outcome], Unit]
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Do what is left, and take it from there when it is done."""
-        pool = self._pool = self._pool or _pool(self._workers)
+        if self._pool is None:
+            self._pool = _pool(self._workers)
+            # Waits: one that is still ending when the program does is woken after it has closed its pipe.
+            self._at_the_end = weakref.finalize(self, self._pool.shutdown)
+        pool = self._pool
         waiting = iter(list(left.values()))
         # Few at a time: what is queued when a worker dies is not to blame.
         for unit in waiting:
@@ -113,6 +119,8 @@ class _Processes:
         pool, self._pool = self._pool, None
         if pool is None:
             return
+        if self._at_the_end is not None:
+            self._at_the_end.detach()
         workers = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:

@@ -117,7 +117,7 @@ def fault_effect(
     if seen == INCOMPLETE and looked_up is not None:
         looked_up.fill()
         seen = effect_of_fault(*arrays, table, state, numbers, delta)
-    if rows.place < where.first_m and not written:
+    if rows.place < where.first_m:
         # A weight is upset in the middle of a line.
         delta[:, :, rows.place : where.first_m] = 0
         seen = CHANGES if delta.any() else NO_CHANGE
@@ -179,7 +179,7 @@ def _fold_of(gemm: LayerGemm, cycle: int) -> tuple[int, int, int]:
 
 
 def _rows(gemm: LayerGemm, where: _Where) -> Rows:
-    """The rows of X that count: one, or lines of them from that on with the first."""
+    """The rows of X that count: a single one, or whole lines from that of the first one on."""
     line, in_line = divmod(where.first_m, gemm.across)
     start = line * gemm.step_down
     if where.stop_m - where.first_m == 1:

@@ -70,7 +70,7 @@ class LayerGemm:
 
     @classmethod
     def of(cls, layer: QuantizedLayer, input_shape: tuple[int, ...]) -> LayerGemm:
-        """The GEMMs of a layer on inputs of one shape; later changes of the layer's parameters are not seen.
+        """The GEMMs of a layer on inputs of one shape, to be made anew when the layer's parameters change.
 
         Args:
             layer: a convolution or a linear layer.

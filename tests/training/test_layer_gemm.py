@@ -101,14 +101,6 @@ def test_whole_rows_of_x_begin_where_it_says(seed: int) -> None:
         gemm.weights[0, 0, 0] = 1
 
 
-def test_parameters_are_those_of_the_moment() -> None:
-    layer = on_chip(nn.Linear(2, 3), Accelerator(ArrayConfig(4, 4)))
-    gemm = LayerGemm.of(layer, (2,))
-    before = gemm.weights.copy()
-    layer.load_parameters(torch.randn(3, 2), None, torch.tensor(0.5))
-    assert np.array_equal(gemm.weights, before)
-
-
 def test_what_has_no_such_gemm_is_refused() -> None:
     chip = Accelerator(ArrayConfig(4, 4))
     convolution = on_chip(nn.Conv2d(2, 3, 3), chip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -389,12 +390,15 @@ def test_only_faults_that_are_there_stand_for_others() -> None:
 
 def test_a_layer_of_two_folds_keeps_the_accumulator_by_itself() -> None:
     # Four reduction indices on three rows; stuck at 1 in the last row it is added twice.
-    two_folds = use_of([[1, 2, 1, 1]], [[0, 2, 6]] * 4)
-    fault = table_of((0, 0, Site.ACCUMULATOR, 4, Kind.STUCK_AT_1))
-    for uses in ([two_folds], [GOLDEN_USE, two_folds]):
+    two_folds = use_of([[1, 2, 2, 1]], [[0, 2, 6]] * 4)
+    for uses, bit in itertools.product(([two_folds], [GOLDEN_USE, two_folds]), (0, 4)):
+        fault = table_of((0, 0, Site.ACCUMULATOR, bit, Kind.STUCK_AT_1))
         found, standing = Collapse(GOLDEN, uses).rules(fault)
         assert found.tolist() == [Rule.SIMULATED]
         assert standing == fault
+        strata: list[Stratum] = [(Site.ACCUMULATOR, bit, Kind.STUCK_AT_1)]
+        counts = Collapse(GOLDEN, uses, strata).counts(Population(GOLDEN, [use.shape for use in uses], strata, 1))
+        assert counts == {Rule.SIMULATED: 1, Rule.UNUSED: 1, Rule.SAME_VALUE: 0, Rule.EQUIVALENT: 0}
 
 
 def test_layers_share_the_array() -> None:
