@@ -41,7 +41,7 @@ class Rule(enum.IntEnum):
     UNUSED = 1
     """Nothing that is used can be reached from its net."""
     SAME_VALUE = 2
-    """The net has the value that it is stuck at anyway, for all weights and inputs that occur."""
+    """It changes no product and no sum that occurs: mostly the bit has that value anyway."""
     EQUIVALENT = 3
     """It does the same as another fault, which was injected in its place."""
 
