@@ -221,3 +221,11 @@ def _operations(random: np.random.Generator, graph: list[Operation], pairs: npt.
                 stopped = (0, 0)
             rows.append((stratum, place, there, masked, out, elements, left, *stopped))
     return np.array(rows, OPERATIONS_DTYPE)
+
+
+def changed(table: str, place: int, /, **values: float) -> npt.NDArray[np.void]:
+    """A table of `small_propagation()` with other values in one row."""
+    found: npt.NDArray[np.void] = getattr(small_propagation(), table).copy()
+    for name, value in values.items():
+        found[name][place] = value
+    return found

@@ -3,93 +3,32 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import click
 import numpy as np
 import pytest
-from command import done, refused
 from html_page import Element, read_page
 from hypothesis import given, settings
-from propagation_tables import fields_of, propagations, small_propagation
-from retrained_lots import write_retrained_lot
+from propagation_campaigns import REQUEST, asked, campaign, parsed
+from propagation_tables import propagations
 
 from efat import report_propagation_page
-from efat.cli import main
 from efat.propagation.estimates import Estimates
 from efat.propagation.heat import HeatMap, heat_maps
 from efat.propagation.shares import bit_shares
-from efat.propagation.tables import FILE_NAME, Propagation, write_propagation
-from efat.report import read_report
-from efat.report_page import render
+from efat.propagation.tables import Propagation
 from efat.report_propagation import (
     PropagationReport,
     propagation_cautions,
     propagation_command,
-    read_propagation_report,
 )
 from efat.report_propagation_charts import bits_chart, heat_chart, shade
 from efat.report_propagation_page import render_propagation
 from efat.report_propagation_text import propagation_findings
 from efat.report_text import short_percent
 from simulator import ArrayConfig, Kind, Site
-from simulator.faults import BoolArray
-from training.errors import InputError
-
-REQUEST: dict[str, Any] = {
-    "sites": ["WEIGHT", "PSUM"],
-    "kinds": ["STUCK_AT_0"],
-    "bits": {"PSUM": [0, 1, 2, 7]},
-    "samples": None,
-    "exhaustive": False,
-    "margin": 0.01,
-    "confidence": 0.9,
-    "stratify": True,
-    "seed": 12,
-}
-
-
-def asked(found: Propagation, **changes: Any) -> Propagation:
-    """The same with everything that a request has."""
-    return replace(found, request=REQUEST | changes)
-
-
-def campaign(seed: int, least: int = 5) -> Propagation:
-    """A campaign of stuck values that tried some faults, and one or more of them changed the class of an image."""
-    random = np.random.default_rng(seed)
-    while True:
-        found = _without_flips(fields_of(random))
-        changed = found.faults["top1"].astype(int) + found.faults["top5"]
-        if len(found.faults) >= least and changed.any():
-            return found
-
-
-def _without_flips(fields: dict[str, Any]) -> Propagation:
-    """What remains of the fields without the strata of upsets."""
-
-    def kept(table: str, chosen: BoolArray, column: str) -> None:
-        """Rows of a table whose column is a row of another, of which some are kept."""
-        rows = fields[table]
-        rows = rows[chosen[rows[column]]]
-        rows[column] = (np.cumsum(chosen) - 1)[rows[column]]
-        fields[table] = rows
-
-    stays = fields["strata"]["kind"] != Kind.FLIP
-    if not stays.any():
-        return asked(Propagation(**fields_of(np.random.default_rng(0))))
-    kept("operations", stays, "stratum")
-    of_fault = fields["faults"]["kind"] != Kind.FLIP
-    kept("layers", of_fault, "fault")
-    fields["faults"], fields["strata"] = fields["faults"][of_fault], fields["strata"][stays]
-    size = int(fields["strata"]["population"].sum())
-    fields["faults"]["index"] = np.arange(len(fields["faults"]))
-    fields["faults"]["same_as"] = -1
-    return asked(Propagation(**{**fields, "population": {"size": size}}))
 
 
 def report_of(found: Propagation) -> PropagationReport:
@@ -270,15 +209,6 @@ def test_a_long_table_has_the_worst_bits(seed: int, monkeypatch: pytest.MonkeyPa
         assert f"{len(worst) - 2} further row" in read_page(render_propagation(report)).text
 
 
-def parsed(line: str) -> dict[str, Any]:
-    """What a command of a report would be run with."""
-    program, name, *arguments = shlex.split(line.replace("\\\n", " "))
-    assert program == "efat"
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    return command.make_context(name, arguments).params
-
-
 def test_the_command_is_what_was_done(seed: int) -> None:
     found = campaign(seed)
     again = parsed(propagation_command(report_of(found)))
@@ -312,100 +242,6 @@ def test_texts_from_files_are_texts(seed: int) -> None:
     assert whole.one("h1").text == f"Fault propagation in {hostile}"
     assert not list(whole.all("script"))
     assert [bar.one("b").text for bar in whole.one("ul", "fates").all("li")] == [shape.name for shape in shapes]
-
-
-def on_the_array_of(folder: Path, found: Propagation) -> Propagation:
-    """The same on the array of a lot that was retrained."""
-    return replace(found, array=dict(read_report(folder).manifest.array))
-
-
-def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:
-    write_retrained_lot(folder / "lot", seed, chips=4)
-    (folder / "faults").mkdir()
-    found = on_the_array_of(folder / "lot", campaign(seed))
-    write_propagation(folder / "faults" / FILE_NAME, found)
-    alone = done("report", "lot").output
-    output = done("report", "lot", "--propagation", "faults", "-o", "both.html").output
-    report = read_propagation_report(folder / "faults")
-    sentences = [finding.sentence for finding in propagation_findings(report)]
-    assert output.splitlines()[-len(sentences) - 1 : -1] == sentences
-    assert output.splitlines()[: -len(sentences) - 1] == alone.splitlines()[:-1]
-    whole = read_page(Path("both.html").read_text())
-    section = whole.with_id("propagation")
-    assert [line.one("span").text for line in section.one("ol", "summary").all("li")] == sentences
-    assert not list(section.all("h1"))
-    assert [heading.text for heading in section.all("h2")] == ["Fault propagation"]
-    commands = whole.with_id("reproduce").one("code").text.split("\n\n")
-    assert parsed(commands[-2])["output"] == Path("faults")
-    assert (parsed(commands[-1])["folder"], parsed(commands[-1])["propagation"]) == (Path("lot"), Path("faults"))
-    assert report.digest in whole.with_id("reproduce").text
-    # Without it the page says nothing of it.
-    assert "propagat" not in render(read_report(folder / "lot")).split("</style>")[1].lower()
-
-
-def test_faults_of_something_else_are_refused(folder: Path, seed: int) -> None:
-    write_retrained_lot(folder / "lot", seed, chips=2)
-    (folder / "faults").mkdir()
-    found = campaign(seed)
-    write_propagation(folder / "faults" / FILE_NAME, found)
-    assert "faults is of another array than manifest.json" in refused("report", "lot", "--propagation", "faults")
-    other = replace(on_the_array_of(folder / "lot", found), subject={**found.subject, "network": "lenet5"})
-    write_propagation(folder / "faults" / FILE_NAME, other)
-    assert "faults is of another network than manifest.json" in refused("report", "lot", "--propagation", "faults")
-    assert "--propagation adds such a folder" in refused("report", "faults", "--propagation", "faults")
-    assert refused("report", "lot", "--propagation", "none") == "none is no folder: expected that of efat propagate"
-    assert not list(folder.rglob("*.html"))
-
-
-def test_a_folder_of_efat_propagate_has_a_page_of_its_own(folder: Path, seed: int) -> None:
-    (folder / "faults").mkdir()
-    write_propagation(folder / "faults" / FILE_NAME, campaign(seed))
-    output = done("report", "faults").output
-    sentences = [finding.sentence for finding in propagation_findings(read_propagation_report(folder / "faults"))]
-    assert output.splitlines() == [*sentences, "Wrote faults/report.html."]
-    written = Path("faults/report.html").read_bytes()
-    done("report", "faults/", "-o", "other.html")
-    assert Path("other.html").read_bytes() == written
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [cut, emptied])
-def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
-    (folder / "faults").mkdir()
-    write_propagation(folder / "faults" / FILE_NAME, asked(small_propagation()))
-    damage(folder / "faults" / FILE_NAME)
-    assert "faults/propagation.h5" in refused("report", "faults")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sites": ["NOWHERE"]}, "sites is a list of 1"),
-        ({"kinds": "FLIP"}, "kinds is 'FLIP'"),
-        ({"bits": {"NOWHERE": [1]}}, "bits is an object of 1"),
-        ({"bits": {"PSUM": ["1"]}}, "PSUM is a list of 1"),
-        ({"bits": {"PSUM": 3}}, "PSUM is 3"),
-        ({"confidence": 1}, "confidence is 1"),
-        ({"confidence": "sure"}, "confidence is 'sure'"),
-        ({"seed": -1}, "seed is -1"),
-        ({"exhaustive": 1}, "exhaustive is 1"),
-        ({"margin": 7}, "margin is 7"),
-        ({"samples": 0.5}, "samples is 0.5"),
-    ],
-)
-def test_requests_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write_propagation(tmp_path / FILE_NAME, small_propagation(request=REQUEST | changes))
-    with pytest.raises(InputError, match=message) as error:
-        read_propagation_report(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path / FILE_NAME}: request")
-    assert len(str(error.value).splitlines()) == 1
 
 
 def test_arrays_of_other_shapes_have_pictures(seed: int) -> None:

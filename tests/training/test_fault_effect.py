@@ -14,6 +14,7 @@ from strategies import configs, random_tables
 from torch import nn
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
+from simulator.multiplier import Multiplier
 from training import faulty_gemm
 from training.accelerator import Accelerator
 from training.fault_effect import FaultEffect, add, fault_effect
@@ -181,6 +182,23 @@ def test_every_kind_of_fault_acts_on_layers_that_share_an_array(exact: bool, see
                 memory = random.integers(*config.act_range, (2, gemm.image_size), endpoint=True).astype(dtype)
                 acted.append(check(EffectCase(gemm, memory, fault, None), cycles=False) is not None)
             assert any(acted), (site, kind)
+
+
+@pytest.mark.parametrize("k", [3, 8, 15])
+def test_products_of_idle_rows_count(k: int, seed: int) -> None:
+    """Where 0 times 0 is something, rows without weights add it to sums, above and below a broken adder."""
+    random = np.random.default_rng(seed)
+    tables = random.integers(-(1 << 7), 1 << 7, (2, 16, 16)).astype(np.int16)
+    tables[:, 0, 0] = random.integers(1, 1 << 7)
+    multiplier = Multiplier.from_tables("idle", tables[0], [tables[1]])
+    config = ArrayConfig(6, 2, weight_bits=4, act_bits=4, acc_bits=9, multiplier=multiplier)
+    gemm = LayerGemm.of(quantized(nn.Linear(k, 3), config), (9, k))
+    memory = random.integers(*config.act_range, (1, gemm.image_size), endpoint=True).astype(np.int8)
+    for row in range(config.rows):
+        for kind in (Kind.STUCK_AT_0, Kind.STUCK_AT_1):
+            effect = check(EffectCase(gemm, memory, Fault(row, 0, Site.PSUM, 2, kind), None), cycles=False)
+            assert effect is not None
+    assert check(EffectCase(gemm, memory, Fault(0, 0, Site.ACCUMULATOR, 2, Kind.STUCK_AT_1), None), cycles=True)
 
 
 def simple_gemm() -> tuple[LayerGemm, Memory, Int32Array]:
