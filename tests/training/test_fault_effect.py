@@ -192,7 +192,7 @@ def test_products_of_idle_rows_count(k: int, seed: int) -> None:
     tables[:, 0, 0] = random.integers(1, 1 << 7)
     multiplier = Multiplier.from_tables("idle", tables[0], [tables[1]])
     config = ArrayConfig(6, 2, weight_bits=4, act_bits=4, acc_bits=9, multiplier=multiplier)
-    gemm = LayerGemm.of(quantized(nn.Linear(k, 3), config), (9, k))
+    gemm = LayerGemm.of(quantized(nn.Linear(k, 3), config), (40, k))
     memory = random.integers(*config.act_range, (1, gemm.image_size), endpoint=True).astype(np.int8)
     for row in range(config.rows):
         for kind in (Kind.STUCK_AT_0, Kind.STUCK_AT_1):
