@@ -58,11 +58,12 @@ def recompute_touched(program: Program, source: Source, target: Target) -> None:
     dense = Dense(weight, activation, product, psum, accumulator, np.array(chip.bypass))
     recompute(
         source,
-        np.ascontiguousarray(program.w.T),
+        # Copies, in the order of C: Numba compiles anew for arrays that are read-only or laid out otherwise.
+        np.array(program.w.T, order="C"),
         dense,
         chip.multipliers,
         table,
-        np.argwhere(touched),
+        np.ascontiguousarray(np.argwhere(touched)),
         32 - config.acc_bits,
         target,
     )
