@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile(
     "fresh",
+    # Inputs are other ones in every run.
+    max_examples=60,
     deadline=None,
     derandomize=False,
     print_blob=True,

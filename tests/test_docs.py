@@ -109,8 +109,17 @@ def test_sessions_give_what_they_show(page: Path) -> None:
     assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
-def test_demo_runs(tmp_path: Path) -> None:
-    demo = [line for line in make_recipe("demo").splitlines() if line.startswith((".venv/bin/efat ", "mkdir "))]
+LESS = {"--count 20": "--count 5", "--repeats 3": "--repeats 1", "--levels 5,10,20,40": "--levels 5,20"}
+"""What is changed of the demo for it to be quick."""
+
+
+@pytest.mark.parametrize("less", [LESS, pytest.param({}, marks=pytest.mark.slow)], ids=["quick", "whole"])
+def test_demo_runs(less: dict[str, str], tmp_path: Path) -> None:
+    recipe = make_recipe("demo")
+    for option, other in less.items():
+        assert option in recipe
+        recipe = recipe.replace(option, other)
+    demo = [line for line in recipe.splitlines() if line.startswith((".venv/bin/efat ", "mkdir "))]
     assert len(demo) > 1, "make demo runs no efat command"
     for number, line in enumerate(demo):
         command = line.replace(".venv/bin/efat", "efat")

@@ -79,10 +79,10 @@ def test_what_is_shown_is_what_was_found(folder: Path) -> None:
 
 
 @contextmanager
-def interrupting_bar() -> Iterator[Callable[[str, int, int], None]]:
+def interrupting_bar() -> Iterator[Callable[..., None]]:
     """A bar that is interrupted after three units."""
 
-    def show(what: str, done: int, of: int) -> None:
+    def show(what: str, done: int, of: int, note: str = "") -> None:
         if done >= 3:
             raise KeyboardInterrupt
 

@@ -192,6 +192,7 @@ def children() -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
+@pytest.mark.slow
 def test_interrupted_and_with_workers_killed_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     found = small_resilience(folder, seed=seed)
     undisturbed = run_resilience(folder / "undisturbed", found, in_line)

@@ -103,7 +103,7 @@ def on_random_cases(examples: int, **drawn: Callable[[Configs], st.SearchStrateg
     return decorate
 
 
-@on_random_cases(600, case=lambda arrays: gemm_cases(arrays=arrays))
+@on_random_cases(360, case=lambda arrays: gemm_cases(arrays=arrays))
 def test_outputs_are_those_of_the_oracle(gemm: Implementation, case: GemmCase) -> None:
     outputs = gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
     expected = oracle_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass)
@@ -115,7 +115,7 @@ def test_outputs_are_those_of_the_oracle(gemm: Implementation, case: GemmCase) -
 @pytest.mark.parametrize("site", Site)
 @pytest.mark.parametrize("kind", Kind)
 @on_random_cases(
-    40,
+    24,
     case=lambda arrays: gemm_cases(kinds=(), bypassing=False, least_rows_of_x=1, arrays=arrays),
     data=lambda _: st.data(),
 )
@@ -184,7 +184,7 @@ def test_flips_late_in_a_long_fold(gemm: Implementation, seed: int) -> None:
     assert np.array_equal(gemm(x, w, config, faults), oracle_gemm(x, w, config, faults).outputs)
 
 
-@on_random_cases(150, case=lambda arrays: gemm_cases(kinds=PERMANENT, bypassing=False, tables=False, arrays=arrays))
+@on_random_cases(90, case=lambda arrays: gemm_cases(kinds=PERMANENT, bypassing=False, tables=False, arrays=arrays))
 def test_required_bypass_leaves_exact_sums(gemm: Implementation, case: GemmCase) -> None:
     config = case.config
     table = case.faults.table
@@ -197,7 +197,7 @@ def test_required_bypass_leaves_exact_sums(gemm: Implementation, case: GemmCase)
 
 
 @on_random_cases(
-    100,
+    60,
     case=lambda arrays: gemm_cases(kinds=(), bypassing=False, tables=False, arrays=arrays),
     data=lambda _: st.data(),
 )
@@ -241,7 +241,7 @@ def unnoticed(config: ArrayConfig, location: int, kind: Kind) -> bool:
 
 
 @on_random_cases(
-    300,
+    180,
     case=lambda arrays: gemm_cases(kinds=PERMANENT, arrays=arrays),
     flip_seed=lambda _: st.integers(0, 2**32 - 1),
 )

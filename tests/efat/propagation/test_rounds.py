@@ -62,7 +62,7 @@ def test_with_a_margin_there_are_twice_as_many_in_each_round(
 
 
 def test_a_number_of_samples_is_one_round(seed: int) -> None:
-    count = int(np.random.default_rng(seed).integers(100, 3000))
+    count = int(np.random.default_rng(seed).integers(100, 2500))
     for stratify in (False, True):
         population, request = requested(samples=count, seed=seed, stratify=stratify)
         (drawn,) = draw_rounds(population, request)
