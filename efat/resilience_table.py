@@ -6,10 +6,8 @@ one is trusted: format, version, shapes, types and every value are checked befor
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from efat.hdf5_fields import (
+    HDF5_VERSION,
+    as_json,
+    canonical_json,
+    check_not_compressed,
+    damage_reported,
+    integer_attribute,
+    json_attribute,
+)
 from efat.severity import Float64Array, Int64Array
 from simulator import ArrayConfig
 from simulator.chips_array import own_dataset, text_attribute
@@ -40,14 +47,8 @@ MOST_VALUES = 1 << 22
 """Accuracies in a table."""
 MOST_IMAGES = 10_000_000
 MOST_ITERATIONS = 1 << 40
-MOST_TEXT_BYTES = 60_000
-"""Of each description, as JSON; the HDF5 library takes little more for an attribute."""
 MOST_FILE_BYTES = 1 << 26
 
-_HDF5_VERSION = "v110"
-"""As for lots of chips: what the library of 2016 and later writes has checksums."""
-_FLETCHER32 = 3
-"""The number of the only filter that is used, of checksums: any other might unpack to any size."""
 
 _DATASETS: dict[str, tuple[type[np.float64 | np.int64], int]] = {
     "rates": (np.float64, 1),
@@ -128,7 +129,7 @@ class ResilienceTable:
             raise InputError("correct is -1, diverged, before a level at which it is not: expected -1 from there on")
         self._check_predictors()
         for name in _TEXTS:
-            self._set(name, _as_json(name, getattr(self, name)))
+            self._set(name, as_json(name, getattr(self, name)))
         if not all(isinstance(value, str) for value in self.setup_identity.values()):
             raise InputError("setup_identity has a value that is not a text: expected digests by name")
         _check_array(self.array)
@@ -197,13 +198,13 @@ def write_table(path: Path, table: ResilienceTable) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with replaced(path) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
+    with replaced(path) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["version"] = VERSION
         for name in _COUNTS:
             file.attrs[name] = np.int64(getattr(table, name))
         for name in _TEXTS:
-            file.attrs[name] = np.bytes_(_canonical(getattr(table, name)).encode())
+            file.attrs[name] = np.bytes_(canonical_json(getattr(table, name)).encode())
         arrays = {name: getattr(table, name) for name in _DATASETS}
         arrays.update({_PREDICTOR + name: values for name, values in table.predictors.items()})
         for name, array in arrays.items():
@@ -229,16 +230,16 @@ def read_table(path: Path) -> ResilienceTable:
     size = path.stat().st_size
     if size > MOST_FILE_BYTES:
         raise InputError(f"{path} has {size} bytes: expected a table, of at most {MOST_FILE_BYTES}")
-    with _damage_reported(path), h5py.File(path, "r") as file:
+    with damage_reported(path, "efat resilience"), h5py.File(path, "r") as file:
         if text_attribute(file, "format") != FORMAT:
             raise InputError(
                 f"it is of another kind: expected attribute format={FORMAT!r}, as `efat resilience` writes"
             )
-        version = _integer(file, "version")
+        version = integer_attribute(file, "version")
         if version != VERSION:
             raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
-        values: dict[str, Any] = {name: _integer(file, name) for name in _COUNTS}
-        values |= {name: _json(file, name) for name in _TEXTS}
+        values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
+        values |= {name: json_attribute(file, name) for name in _TEXTS}
         values |= {name: _dataset(file, name, *_DATASETS[name]) for name in _DATASETS}
         predictors = {
             name: _dataset(file, _PREDICTOR + name, np.float64, 2)
@@ -246,42 +247,6 @@ def read_table(path: Path) -> ResilienceTable:
             if file.get(_PREDICTOR + name, getlink=True) is not None
         }
         return ResilienceTable(**values, predictors=predictors)
-
-
-@contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
-    """Name the file in what is refused, and turn whatever HDF5 says of a damaged one into an `InputError`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(
-            f"{path} is not an HDF5 file or is damaged ({first_line(error)}): make it anew with `efat resilience`"
-        ) from None
-
-
-def _integer(file: h5py.File, name: str) -> int:
-    if name not in file.attrs:
-        raise InputError(f"attribute {name} is missing: expected an integer")
-    attribute = file.attrs.get_id(name)
-    if attribute.shape != () or attribute.dtype != np.int64:
-        raise InputError(f"attribute {name} is {attribute.dtype} {attribute.shape}: expected one int64")
-    return int(file.attrs[name])
-
-
-def _json(file: h5py.File, name: str) -> dict[str, Any]:
-    length = file.attrs.get_id(name).dtype.itemsize if name in file.attrs else 0
-    text = text_attribute(file, name) if length <= MOST_TEXT_BYTES else None
-    if text is None:
-        raise InputError(f"attribute {name} is missing, too long or no text: expected an object in JSON")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"attribute {name} is not JSON: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"attribute {name} is {text[:40]}: expected an object in JSON")
-    return found
 
 
 def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: int) -> npt.NDArray[Any]:
@@ -293,9 +258,7 @@ def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: in
     largest = max(math.prod(shape), math.prod(dataset.chunks or ()))
     if largest > MOST_VALUES:
         raise InputError(f"dataset {name!r} takes {largest} values: expected at most {MOST_VALUES}")
-    layout = dataset.id.get_create_plist()
-    if any(layout.get_filter(place)[0] != _FLETCHER32 for place in range(layout.get_nfilters())):
-        raise InputError(f"dataset {name!r} is compressed: expected checksums only, as `efat resilience` writes")
+    check_not_compressed(dataset, name, "efat resilience")
     array: npt.NDArray[Any] = dataset[:]
     return array
 
@@ -325,24 +288,6 @@ def _check_ascending(name: str, values: npt.NDArray[Any], least: float, most: fl
 def _refuse(name: str, values: npt.NDArray[Any], wrong: BoolArray, expected: str) -> None:
     if wrong.any():
         raise InputError(f"{name} is {values[wrong].flat[0]}: expected {expected}")
-
-
-def _as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as it is read back from a file."""
-    try:
-        text = _canonical(content)
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not what JSON takes: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{name} is {text[:40]}: expected an object")
-    if len(text) > MOST_TEXT_BYTES:
-        raise InputError(f"{name} takes {len(text)} bytes: expected at most {MOST_TEXT_BYTES}")
-    return found
-
-
-def _canonical(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 
 def _check_array(array: Mapping[str, Any]) -> None:

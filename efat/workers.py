@@ -37,7 +37,7 @@ class WorkerDiedError(RuntimeError):
 def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
     """Do the units one after the other, in this process."""
     for unit in units:
-        with _one_thread():
+        with one_thread():
             outcome = work(unit.arguments)
         yield unit, outcome
 
@@ -195,12 +195,13 @@ def _check_reachable(address: str) -> None:
 
 
 def _work(work: Work, arguments: Mapping[str, Any]) -> Outcome:
-    with _one_thread():
+    with one_thread():
         return work(arguments)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, as sums of floats depend on the number of threads."""
     import torch
 
     before = torch.get_num_threads()

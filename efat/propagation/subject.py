@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from efat.simulation import first_images
+from efat.workers import one_thread
 from simulator import ArrayConfig
 from training.accelerator import Accelerator
 from training.calibration import DEFAULT_PERCENTILE, Method, check_method
@@ -124,7 +123,7 @@ def _loaded(subject: Subject, _state: object) -> Loaded:
     check_fits(workload.network, test, subject.network)
     accelerator = Accelerator.fault_free(subject.config)
     scales = None if workload.deployment is None else _scales(workload.deployment, subject.config)
-    with _one_thread():
+    with one_thread():
         quantised = convert(
             workload.network,
             subject.config,
@@ -153,17 +152,6 @@ def _scales(deployment: Deployment, config: ArrayConfig) -> Mapping[str, float]:
                 "give an array with operands like theirs"
             )
     return deployment.activation_scales
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As units of work have it: sums of floats, which steps are chosen by, depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _located(path: Path | None) -> Path | None:

@@ -6,10 +6,8 @@ trusted: format, version, shapes, types, sizes, every index and whether the numb
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from efat.hdf5_fields import (
+    HDF5_VERSION,
+    as_json,
+    canonical_json,
+    check_not_compressed,
+    damage_reported,
+    integer_attribute,
+    json_attribute,
+)
 from efat.propagation.columns import (
     FAULTS_DTYPE,
     LAYERS_DTYPE,
@@ -33,7 +40,7 @@ from efat.propagation.columns import (
 from efat.propagation.table_checks import LONGEST_NAME_BYTES, check_tables
 from simulator.chips_array import own_dataset, text_attribute
 from simulator.files import replaced
-from training.errors import InputError, first_line
+from training.errors import InputError
 
 __all__ = [
     "FAULTS_DTYPE",
@@ -65,14 +72,8 @@ MOST_FAULTS = 1 << 22
 MOST_LAYER_ROWS = 1 << 25
 MOST_NAMES = 1 << 14
 """Layers, and operations, of a network."""
-MOST_TEXT_BYTES = 60_000
-"""Of each description, as JSON; the HDF5 library takes little more for an attribute."""
 
 
-_HDF5_VERSION = "v110"
-"""As for lots of chips: what the library of 2016 and later writes has checksums."""
-_FLETCHER32 = 3
-"""The number of the only filter that is used, of checksums: any other might unpack to any size."""
 _CHUNK_ROWS = 1 << 14
 
 _LAYER_SHAPES_DTYPE = np.dtype(
@@ -138,7 +139,7 @@ class Propagation:
                 raise InputError(f"{name} is {value!r}: expected an integer")
             object.__setattr__(self, name, int(value))
         for name in _TEXTS:
-            object.__setattr__(self, name, _as_json(name, getattr(self, name)))
+            object.__setattr__(self, name, as_json(name, getattr(self, name)))
         object.__setattr__(self, "layer_shapes", tuple(self.layer_shapes))
         object.__setattr__(self, "graph", tuple(self.graph))
         for name, (dtype, most) in _TABLES.items():
@@ -198,13 +199,13 @@ def write_propagation(path: Path, propagation: Propagation) -> None:
         "layer_shapes": np.array([_encoded(shape) for shape in propagation.layer_shapes], _LAYER_SHAPES_DTYPE),
         "graph": np.array([_encoded(operation) for operation in propagation.graph], _GRAPH_DTYPE),
     }
-    with replaced(path) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
+    with replaced(path) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["version"] = VERSION
         for name in _COUNTS:
             file.attrs[name] = np.int64(getattr(propagation, name))
         for name in _TEXTS:
-            file.attrs[name] = np.bytes_(_canonical(getattr(propagation, name)).encode())
+            file.attrs[name] = np.bytes_(canonical_json(getattr(propagation, name)).encode())
         for name in (*_TABLES, *_NAMED):
             array = named[name] if name in named else getattr(propagation, name)
             chunk = (min(max(len(array), 1), _CHUNK_ROWS),)
@@ -228,56 +229,20 @@ def read_propagation(path: Path) -> Propagation:
         raise InputError(f"{path} is not a regular file: expected what `efat propagate` writes")
     with path.open("rb"):
         pass
-    with _damage_reported(path), h5py.File(path, "r") as file:
+    with damage_reported(path, "efat propagate"), h5py.File(path, "r") as file:
         if text_attribute(file, "format") != FORMAT:
             raise InputError(f"it is of another kind: expected attribute format={FORMAT!r}, as `efat propagate` writes")
-        version = _integer(file, "version")
+        version = integer_attribute(file, "version")
         if version != VERSION:
             raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
-        values: dict[str, Any] = {name: _integer(file, name) for name in _COUNTS}
-        values |= {name: _json(file, name) for name in _TEXTS}
+        values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
+        values |= {name: json_attribute(file, name) for name in _TEXTS}
         values |= {name: _dataset(file, name, *expected) for name, expected in (_TABLES | _NAMED).items()}
         values["layer_shapes"] = [LayerShape(name.decode(), *sizes) for name, *sizes in values["layer_shapes"].tolist()]
         values["graph"] = [
             Operation(name.decode(), kind.decode(), layer) for name, kind, layer in values["graph"].tolist()
         ]
         return Propagation(**values)
-
-
-@contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
-    """Name the file in what is refused, and turn whatever HDF5 says of a damaged one into an `InputError`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(
-            f"{path} is not an HDF5 file or is damaged ({first_line(error)}): make it anew with `efat propagate`"
-        ) from None
-
-
-def _integer(file: h5py.File, name: str) -> int:
-    if name not in file.attrs:
-        raise InputError(f"attribute {name} is missing: expected an integer")
-    attribute = file.attrs.get_id(name)
-    if attribute.shape != () or attribute.dtype != np.int64:
-        raise InputError(f"attribute {name} is {attribute.dtype} {attribute.shape}: expected one int64")
-    return int(file.attrs[name])
-
-
-def _json(file: h5py.File, name: str) -> dict[str, Any]:
-    length = file.attrs.get_id(name).dtype.itemsize if name in file.attrs else 0
-    text = text_attribute(file, name) if length <= MOST_TEXT_BYTES else None
-    if text is None:
-        raise InputError(f"attribute {name} is missing, too long or no text: expected an object in JSON")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"attribute {name} is not JSON: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"attribute {name} is {text[:40]}: expected an object in JSON")
-    return found
 
 
 def _dataset(file: h5py.File, name: str, dtype: np.dtype[Any], most: int) -> npt.NDArray[Any]:
@@ -289,9 +254,7 @@ def _dataset(file: h5py.File, name: str, dtype: np.dtype[Any], most: int) -> npt
     largest = max(math.prod(shape), math.prod(dataset.chunks or ()))
     if largest > most:
         raise InputError(f"dataset {name!r} takes {largest} rows: expected at most {most}")
-    layout = dataset.id.get_create_plist()
-    if any(layout.get_filter(place)[0] != _FLETCHER32 for place in range(layout.get_nfilters())):
-        raise InputError(f"dataset {name!r} is compressed: expected checksums only, as `efat propagate` writes")
+    check_not_compressed(dataset, name, "efat propagate")
     array: npt.NDArray[Any] = dataset[:]
     return array
 
@@ -311,21 +274,3 @@ def _table(name: str, values: npt.NDArray[np.void], dtype: np.dtype[Any], most: 
 
 def _encoded(named: LayerShape | Operation) -> tuple[Any, ...]:
     return tuple(value.encode() if isinstance(value, str) else value for value in astuple(named))
-
-
-def _as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as it is read back from a file."""
-    try:
-        text = _canonical(content)
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not what JSON takes: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{name} is {text[:40]}: expected an object")
-    if len(text) > MOST_TEXT_BYTES:
-        raise InputError(f"{name} takes {len(text)} bytes: expected at most {MOST_TEXT_BYTES}")
-    return found
-
-
-def _canonical(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from resilience_tables import ALL, table_of, tables
 
 from efat import resilience_table
+from efat.hdf5_fields import MOST_TEXT_BYTES
 from efat.resilience_table import (
     MOST_FILE_BYTES,
-    MOST_TEXT_BYTES,
     ResilienceTable,
     read_table,
     write_table,

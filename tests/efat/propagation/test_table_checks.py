@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from propagation_tables import changed, small_propagation, table_of
 
+from efat.hdf5_fields import MOST_TEXT_BYTES
 from efat.propagation.tables import (
     FAULTS_DTYPE,
     LAYERS_DTYPE,
-    MOST_TEXT_BYTES,
     OPERATIONS_DTYPE,
     STRATA_DTYPE,
     LayerShape,
