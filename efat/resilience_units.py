@@ -67,7 +67,7 @@ def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dic
     converted = convert(network, config, (), activation_scales=deployment.activation_scales)
     deployment.put(converted, deployment.accelerator(config, chip.faults))
     layers = quantized_layers(converted).values()
-    weights = [(layer.weight.flatten(1) * layer.weight_scale[:, None]).cpu().numpy() for layer in layers]
+    weights = [(layer.weight_int.flatten(1) * layer.weight_scale[:, None]).cpu().numpy() for layer in layers]
     gone = []
     for layer, values in zip(layers, weights, strict=True):
         kept = layer.acting(deployment.bypass)

@@ -206,7 +206,7 @@ class KeptLayer:
 
         gemm = self.gemm
         layer = gemm.layer
-        bias = np.zeros(gemm.outputs, np.int32) if layer.bias is None else layer.bias.numpy()
+        bias = np.zeros(gemm.outputs, np.int32) if layer.bias_int is None else layer.bias_int.numpy()
         values = np.empty(sums.shape, np.float32)
         found = np.empty((5, len(sums)), np.int64)
         compare(sums, self.sums, image, bias, layer.output_scale.numpy(), self.values, values, found)

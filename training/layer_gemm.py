@@ -91,7 +91,7 @@ class LayerGemm:
             )
         layer.check_shape(torch.empty(1, *input_shape, device="meta"))
         groups, k, n = layer.gemm_shape
-        weights = layer.weight.detach().cpu().numpy().reshape(groups, n, k).copy()
+        weights = layer.weight_int.cpu().numpy().reshape(groups, n, k).copy()
         if isinstance(layer, QuantizedConv2d):
             offset, size, width, image_size = _windows(layer, input_shape)
             places = (*size, layer.stride[0] * width, layer.stride[1])
@@ -196,7 +196,7 @@ class LayerGemm:
             float32 [S, *output_shape] on the CPU.
         """
         layer = self.layer
-        bias = None if layer.bias is None else layer.bias.cpu()
+        bias = None if layer.bias_int is None else layer.bias_int.cpu()
         # A tensor of an array that is read-only warns.
         sums = torch.from_numpy(np.require(accumulated, requirements="W"))
         values = dequantize(sums, bias, layer.output_scale.cpu(), channel_dim=1)

@@ -57,7 +57,7 @@ class QuantizedLinear(QuantizedLayer):
         if weights is not None and self.observer is None:
             return self.whole_product(self.whole_input(x), weights)
         rows = self.quantize_input(x).reshape(x.shape[:-1].numel(), self.in_features)
-        outputs = dequantize(self._gemm(rows, self.weight.t()), self.bias, self.output_scale)
+        outputs = dequantize(self._gemm(rows, self.weight_int.t()), self.bias_int, self.output_scale)
         return outputs.reshape(*x.shape[:-1], self.out_features)
 
     def check_shape(self, x: Tensor) -> None:
@@ -120,7 +120,7 @@ class QuantizedConv2d(QuantizedLayer):
         if self._is_emulated(images):
             accumulated = emulated_convolution(
                 images,
-                self.weight,
+                self.weight_int,
                 self.config,
                 self.accelerator.faults,
                 self.accelerator.bypass,
@@ -130,7 +130,7 @@ class QuantizedConv2d(QuantizedLayer):
             )
         else:
             accumulated = self._convolve(images)
-        return dequantize(accumulated, self.bias, self.output_scale, channel_dim=1)
+        return dequantize(accumulated, self.bias_int, self.output_scale, channel_dim=1)
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse images with another number of channels, or smaller than the kernel.
@@ -193,7 +193,7 @@ class QuantizedConv2d(QuantizedLayer):
         """By im2col: one GEMM for each group, whose operands can be observed."""
         size = output_size((images.shape[2], images.shape[3]), self.kernel_size, self.stride, self.dilation)
         outputs = []
-        weights = self.weight.flatten(1).chunk(self.groups)
+        weights = self.weight_int.flatten(1).chunk(self.groups)
         for group, channels in enumerate(images.chunk(self.groups, dim=1)):
             columns = image_to_columns(channels, self.kernel_size, self.stride, self.dilation)
             outputs.append(self._gemm(columns, weights[group].t(), group))

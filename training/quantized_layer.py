@@ -66,20 +66,27 @@ Observer = Callable[[GemmRun], None]
 class QuantizedLayer(nn.Module, ABC):
     """A layer whose GEMMs run on a chip: its integers, and how floats become integers and integers floats.
 
+    The float layer's parameters stay under their names, for a network that uses them beside calling the layer: what it
+    computes with them is float, as before conversion. The chip gets the integers alone.
+
     Attributes:
         name: qualified name of the layer in its network.
         accelerator: the chip the layer runs on.
         placement: where on the array its operands sit; None for in order. Its positions fit the layer's GEMMs.
         observer: called with each GEMM after it ran, or None.
-        weight: int8 weights, the shape of the float layer's.
-        bias: int32 [outputs] in units of the accumulator, or None.
+        weight: float32 parameter, the float layer's weights as they were before they were quantised.
+        bias: float32 parameter [outputs], the float layer's, or None.
+        weight_int: int8 weights, the shape of the float layer's.
+        bias_int: int32 [outputs] in units of the accumulator, or None.
         activation_scale: float32, no dimensions: the value of one step of the input.
         weight_scale: float32 [outputs]: the value of one step of each output's weights.
         output_scale: float32 [outputs]: the value of one step of each output's accumulator, the product of the two.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_int: Tensor
+    bias_int: Tensor | None
     activation_scale: Tensor
     weight_scale: Tensor
     output_scale: Tensor
@@ -110,9 +117,11 @@ class QuantizedLayer(nn.Module, ABC):
             raise ConversionError(
                 f"layer {name!r}: activation scale is {float(input_scale)}: expected finite and positive"
             )
-        for buffer in ("weight", "bias", "activation_scale", "weight_scale", "output_scale"):
+        for parameter in ("weight", "bias"):
+            self.register_parameter(parameter, None)
+        for buffer in ("weight_int", "bias_int", "activation_scale", "weight_scale", "output_scale"):
             self.register_buffer(buffer, None)
-        self.load_parameters(weight, bias, input_scale)
+        self.load_parameters(weight.clone(), None if bias is None else bias.clone(), input_scale)
         if not bool(torch.isfinite(self.output_scale).all()):
             raise ConversionError(
                 f"layer {name!r}: weights up to {float(weight.abs().max()):.3g} on inputs with a step of "
@@ -120,7 +129,7 @@ class QuantizedLayer(nn.Module, ABC):
             )
 
     def load_parameters(self, weight: Tensor, bias: Tensor | None, activation_scale: Tensor) -> None:
-        """Quantise other parameters in place of the present ones; they are not checked.
+        """Quantise other parameters in place of the present ones; they are neither checked nor copied.
 
         Args:
             weight: float32, the shape of the present weights, finite.
@@ -131,8 +140,10 @@ class QuantizedLayer(nn.Module, ABC):
         scales = weight_scales(weight, config, bias=bias, activation_scale=float(activation_scale))
         output_scale = activation_scale * scales
         column = scales.view(-1, *[1] * (weight.ndim - 1))
-        self.weight = quantize(weight, column, weight_limits(config), torch.int8)
-        self.bias = None if bias is None else quantize_bias(bias, output_scale)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.weight_int = quantize(weight, column, weight_limits(config), torch.int8)
+        self.bias_int = None if bias is None else quantize_bias(bias, output_scale)
         self.activation_scale = activation_scale
         self.weight_scale = scales
         self.output_scale = output_scale
@@ -146,7 +157,7 @@ class QuantizedLayer(nn.Module, ABC):
     def gemm_shape(self) -> tuple[int, int, int]:
         """Groups, and K and N of each group's GEMM."""
         groups = int(getattr(self, "groups", 1))
-        return groups, self.weight[0].numel(), len(self.weight) // groups
+        return groups, self.weight_int[0].numel(), len(self.weight_int) // groups
 
     @property
     def computes_exactly(self) -> bool:
@@ -164,7 +175,7 @@ class QuantizedLayer(nn.Module, ABC):
     def kept_weights(self) -> Tensor | None:
         """Which weights act: bool, the shape of the weights, False at bypassed PEs; None for all."""
         accelerator, placement, kept = self._kept
-        moved = kept is not None and kept.device != self.weight.device
+        moved = kept is not None and kept.device != self.weight_int.device
         if accelerator is not self.accelerator or placement is not self.placement or moved:
             bypass = self.accelerator.bypass
             kept = None if bypass is None else self.acting(bypass)
@@ -178,7 +189,7 @@ class QuantizedLayer(nn.Module, ABC):
             return None
         placement = self.placement or in_order(*self.gemm_shape)
         kept = placement.at_weights(~bypass, self.config)
-        return torch.from_numpy(kept).view(self.weight.shape).to(self.weight.device)
+        return torch.from_numpy(kept).view(self.weight_int.shape).to(self.weight_int.device)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input that cannot be quantised.
@@ -259,13 +270,13 @@ class QuantizedLayer(nn.Module, ABC):
         """
         if not self.computes_exactly:
             return None
-        weights = self.weight.to(torch.float32)
+        weights = self.weight_int.to(torch.float32)
         kept = self.kept_weights()
         if kept is not None:
             weights *= kept
         bound = weights.flatten(1).abs().sum(1) * max(map(abs, activation_limits(self.config)))
-        if self.bias is not None:
-            bound += self.bias.abs()
+        if self.bias_int is not None:
+            bound += self.bias_int.abs()
         return weights if float(bound.max()) < min(LARGEST_WHOLE, 1 << (self.config.acc_bits - 1)) else None
 
     def whole_input(self, x: Tensor) -> Tensor:
@@ -279,16 +290,16 @@ class QuantizedLayer(nn.Module, ABC):
 
     def whole_product(self, x: Tensor, w: Tensor) -> Tensor:
         """From `whole_input` and `whole_weights` the layer's result, float32: bit for bit what the chip gives."""
-        product = self.multiply(x, w, None if self.bias is None else self.bias.to(torch.float32))
+        product = self.multiply(x, w, None if self.bias_int is None else self.bias_int.to(torch.float32))
         scale = self.output_scale
-        return product.mul_(scale.view(-1, *[1] * (self.weight.ndim - 2)))
+        return product.mul_(scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
 
     def _widths(self) -> str:
         config = self.config
         sign = "" if config.act_signed else "u"
         return (
             f"weights=int{config.weight_bits}, activations={sign}int{config.act_bits}, "
-            f"bias={self.bias is not None}, engine={self.accelerator.engine!r}"
+            f"bias={self.bias_int is not None}, engine={self.accelerator.engine!r}"
         )
 
 

@@ -187,14 +187,14 @@ def _effective_weights(layer: QuantizedLayer) -> Tensor:
     groups, k, n = layer.gemm_shape
     accelerator, placement = layer.accelerator, layer.placement
     parts = []
-    for group, matrix in enumerate(layer.weight.detach().cpu().view(groups, n, k)):
+    for group, matrix in enumerate(layer.weight_int.cpu().view(groups, n, k)):
         w = matrix.t() if placement is None else placement.place_w(matrix.t(), group)
         program = lower(w.numpy(), layer.config, accelerator.faults, bypass=accelerator.bypass)
         effective = torch.from_numpy(program.effective_weights.astype("float32"))
         if placement is not None:
             effective = placement.take_out(effective[torch.tensor(placement.rows[group])], group)
         parts.append(effective.t())
-    return torch.cat(parts).reshape(layer.weight.shape).to(layer.weight.device)
+    return torch.cat(parts).reshape(layer.weight_int.shape).to(layer.weight_int.device)
 
 
 def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = False) -> nn.Module:

@@ -180,7 +180,7 @@ def test_a_waveform_shows_what_runs_on_the_chip(lot: Manifest) -> None:
     network = load_workload("digits-cnn").network
     network.load_state_dict(weights)
     quantised = quantized_layers(convert(network, CONFIG, (), activation_scales=deployment.activation_scales))
-    assert np.array_equal(gemm.w, placement.place_w(quantised["linear1"].weight.T).numpy())
+    assert np.array_equal(gemm.w, placement.place_w(quantised["linear1"].weight_int.T).numpy())
     assert not placement.is_in_order
     (chip,) = prepared.chips
     read = read_vcd("wave.vcd")

@@ -198,7 +198,7 @@ def test_layers_count_in_the_order_they_run_and_groups_are_gemms(
     names = [layer_gemm(simulation, str(position)).layer for position in range(3)]
     assert names == ["first", "grouped", "last"]
     groups = [layer_gemm(simulation, "grouped", group) for group in (0, 1)]
-    weights = quantized_layers(network_on_chip)["grouped"].weight.numpy()
+    weights = quantized_layers(network_on_chip)["grouped"].weight_int.numpy()
     for group, gemm in enumerate(groups):
         assert gemm.group == group
         assert np.array_equal(gemm.w, weights[3 * group : 3 * group + 3].reshape(3, -1).T)

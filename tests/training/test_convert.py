@@ -199,6 +199,42 @@ def test_a_second_reference_to_a_float_layer_cannot_hide():
         converted(torch.randn(2, 3))
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda module, x: module.layer(x) - module.layer.bias,
+        lambda module, x: module.layer(x.to(next(module.parameters()).dtype)),
+        lambda module, x: functional.linear(torch.relu(module.layer(x)), module.layer.weight.t()),
+        lambda module, x: module.layer(x) / module.layer.weight.flatten(1).norm(dim=1),
+    ],
+    ids=["bias taken off", "type of the parameters", "tied weights", "norm of the weights"],
+)
+def test_parameters_that_a_network_uses_itself_stay_floats(use):
+    torch.manual_seed(0)
+    network, x = Calls(use), torch.randn(50, 3)
+    converted = convert(network, CONFIG, x)
+    assert torch.equal(converted.layer.weight, network.layer.weight)
+    assert torch.equal(converted.layer.bias, network.layer.bias)
+    assert not any(parameter.requires_grad for parameter in converted.parameters())
+    with torch.no_grad():
+        expected, found = network(x), converted(x)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_parameters_of_a_converted_layer_are_its_own():
+    layer = nn.Linear(3, 2)
+    quantized = QuantizedLinear(layer, 0.1, EXACT)
+    expected = layer.weight.detach().clone()
+    layer.weight.data.zero_()
+    layer.bias.data.zero_()
+    assert torch.equal(quantized.weight, expected)
+    assert quantized.bias.all()
+    assert quantized.weight_int.dtype == torch.int8
+    assert quantized.bias_int.dtype == torch.int32
+    assert QuantizedLinear(nn.Linear(3, 2, bias=False), 0.1, EXACT).bias is None
+
+
 class Scaled(nn.Linear):
     """A linear layer that does more."""
 

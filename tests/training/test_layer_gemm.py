@@ -34,13 +34,13 @@ def on_chip(layer: nn.Conv2d | nn.Linear, chip: Accelerator) -> QuantizedLayer:
 def operands(layer: QuantizedLayer, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     """X and W of each group, by im2col of the images as they are padded in float."""
     if not isinstance(layer, QuantizedConv2d):
-        return [(layer.quantize_input(x).reshape(-1, layer.in_features), layer.weight.t())]  # type: ignore[union-attr]
+        return [(layer.quantize_input(x).reshape(-1, layer.in_features), layer.weight_int.t())]  # type: ignore[union-attr]
     down, across = layer.product_padding
     padded = nn.functional.pad(layer.pad(x), [across, across, down, down])
     groups = layer.quantize_input(padded).chunk(layer.groups, dim=1)
     return [
         (image_to_columns(images, layer.kernel_size, layer.stride, layer.dilation), weights.flatten(1).t())
-        for images, weights in zip(groups, layer.weight.chunk(layer.groups), strict=True)
+        for images, weights in zip(groups, layer.weight_int.chunk(layer.groups), strict=True)
     ]
 
 

@@ -30,8 +30,8 @@ def expected_output(accumulated, layer):
     """The contract of training.quantization on float64 accumulators [n, outputs, ...], worked out in NumPy."""
     column = (-1, *[1] * (accumulated.ndim - 2))
     total = wrapped(accumulated.numpy().astype(np.int64), layer.config.acc_bits)
-    if layer.bias is not None:
-        total = wrapped(total + layer.bias.numpy().astype(np.int64).reshape(column), 32)
+    if layer.bias_int is not None:
+        total = wrapped(total + layer.bias_int.numpy().astype(np.int64).reshape(column), 32)
     scale = layer.activation_scale.numpy() * layer.weight_scale.numpy()
     return total.astype(np.float32) * scale.reshape(column)
 
@@ -70,7 +70,7 @@ def test_convolution_is_that_of_torch_over_integers(convolution, signed, weight_
     found = quantized(images)
     accumulated = functional.conv2d(
         quantized.quantize_input(images).double(),
-        quantized.weight.double(),
+        quantized.weight_int.double(),
         stride=layer.stride,
         padding=layer.padding,
         dilation=layer.dilation,
@@ -108,7 +108,7 @@ def test_other_padding_modes_pad_as_torch_does(mode, padding):
     quantized = QuantizedConv2d(layer, 0.02, EXACT)
     images = torch.randn(2, 2, 6, 7)
     float_layer = nn.Conv2d(2, 3, (4, 3), padding=padding, padding_mode=mode, bias=False).double()
-    float_layer.weight.data = quantized.weight.double()
+    float_layer.weight.data = quantized.weight_int.double()
     accumulated = float_layer(quantized.quantize_input(images).double()).detach()
     assert np.array_equal(quantized(images).numpy(), expected_output(accumulated, quantized))
 
@@ -139,7 +139,7 @@ def test_linear_is_that_of_torch_over_integers(leading, inputs, outputs, bias, s
     quantized = QuantizedLinear(nn.Linear(inputs, outputs, bias=bias), 0.02, EXACT)
     x = torch.randn(*leading, inputs)
     rows = quantized.quantize_input(x).double().reshape(-1, inputs) if x.numel() else torch.zeros(0, inputs).double()
-    expected = expected_output(functional.linear(rows, quantized.weight.double()), quantized)
+    expected = expected_output(functional.linear(rows, quantized.weight_int.double()), quantized)
     found = quantized(x)
     assert found.shape == (*leading, outputs)
     assert np.array_equal(found.numpy().reshape(-1, outputs), expected)
@@ -149,8 +149,8 @@ def test_a_hand_worked_linear_layer():
     layer = nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[0.5, -1.27]]), torch.tensor([0.25])
     quantized = QuantizedLinear(layer, 0.5, EXACT)
-    assert quantized.weight.tolist() == [[50, -127]]
-    assert quantized.bias.tolist() == [50]  # 0.25 / (0.5 * 0.01)
+    assert quantized.weight_int.tolist() == [[50, -127]]
+    assert quantized.bias_int.tolist() == [50]  # 0.25 / (0.5 * 0.01)
     # 1.3 / 0.5 rounds to 3 and -0.75 / 0.5 to -2: 3 * 50 + 2 * 127 + 50 = 454 steps of 0.005
     assert quantized(torch.tensor([1.3, -0.75])).tolist() == [
         float(np.float32(454) * (np.float32(0.5) * np.float32(1.27 / 127)))

@@ -40,7 +40,7 @@ def test_layers_compute_as_the_array_on_chips_that_hide_their_faults(narrow: boo
         if weights is None:
             return
         kept = layer.kept_weights()
-        assert torch.equal(weights, layer.weight * (1 if kept is None else kept))
+        assert torch.equal(weights, layer.weight_int * (1 if kept is None else kept))
         whole = layer.whole_input(case.x)
         assert torch.equal(whole, layer.quantize_input(case.x).float())
         # Observed, the layer runs GEMMs, and gives the same.
@@ -132,7 +132,7 @@ def whole_layers(draw: st.DrawFn, bound: int, config: ArrayConfig) -> tuple[Quan
     layer.weight.data = torch.tensor([[sign * weight for sign, weight in zip(signs, weights, strict=True)]]).float()
     layer.bias.data = torch.tensor([float(draw(st.sampled_from([-1, 1])) * (bound - largest * sums))])
     quantized = QuantizedLinear(layer, 1.0, Accelerator(config))
-    assert quantized.weight.abs().sum() * largest + quantized.bias.abs().sum() == bound
+    assert quantized.weight_int.abs().sum() * largest + quantized.bias_int.abs().sum() == bound
     extreme = torch.from_numpy(np.stack([signs, -signs, np.maximum(signs, 0), np.minimum(signs, 0)])).float()
     return quantized, extreme * largest
 

@@ -107,7 +107,7 @@ def test_gradients_are_those_of_the_product_with_what_the_multipliers_get(case: 
     clipped = surrogate_x.clamp((low - 0.5) * step, (high + 0.5) * step)
     seen_x = clipped + ((case.x / quantized.activation_scale).round().clamp(low, high) * step - clipped).detach()
     scales = quantized.weight_scale.double().view(column)
-    seen_weight = (slowly_effective(case, quantized.weight) * scales).requires_grad_()
+    seen_weight = (slowly_effective(case, quantized.weight_int) * scales).requires_grad_()
     parameters = {"weight": seen_weight}
     if case.layer.bias is not None:
         parameters["bias"] = case.layer.bias.detach().double().requires_grad_()
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_the_product_with_what_the_multipliers_get(case: 
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
     assert_close(x.grad, surrogate_x.grad)
-    kept = kept_weights(case, quantized.weight)
+    kept = kept_weights(case, quantized.weight_int)
     assert seen_weight.grad is not None
     assert_close(layer.weight.grad, seen_weight.grad * kept)
     assert layer.weight.grad is not None
@@ -146,7 +146,7 @@ def test_the_gradient_of_a_learned_step_is_that_of_lsq(case: LayerCase, seed: in
     rounded = (padded / quantized.activation_scale).round()
     seen_x = (rounded.clamp(low, high).double() * step).requires_grad_()
     scales = quantized.weight_scale.double().view(-1, *[1] * (case.layer.weight.ndim - 1))
-    product = quantized.multiply(seen_x, slowly_effective(case, quantized.weight) * scales, None)
+    product = quantized.multiply(seen_x, slowly_effective(case, quantized.weight_int) * scales, None)
     product.backward(gradient.double().reshape(product.shape))
     assert seen_x.grad is not None
 

@@ -97,7 +97,7 @@ def test_the_cycle_engine_loses_the_same_weights(seed: int) -> None:
     deployment.put(converted, deployment.accelerator(ARRAY, chip.faults, "cycle"))
     for name, layer in quantized_layers(pruned).items():
         at = deployment.placements[name].at_weights(deployment.bypass, ARRAY)
-        layer.weight[torch.from_numpy(at).view(layer.weight.shape)] = 0
+        layer.weight_int[torch.from_numpy(at).view(layer.weight_int.shape)] = 0
     assert torch.equal(converted(IMAGES), pruned(IMAGES))
 
 
