@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
+import torch
 from torch import Tensor, nn
 
 from simulator.config import ArrayConfig
 from simulator.timing import gemm_timing
 from training.classification import Progress, classify
 from training.convert import place, quantized_layers
-from training.layers import Accelerator, GemmRun
+from training.layers import Accelerator, Engine, GemmRun
+from training.quantized_layer import Observer
+
+
+class EngineMismatchError(RuntimeError):
+    """The emulation and the cycle engine disagree, which is a bug in one of them."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,41 @@ def run_chip(
     )
 
 
+def check_on_cycle_engine(network: nn.Module, accelerator: Accelerator, images: Tensor) -> None:
+    """Compare what a chip computes on the emulation with what it does on the cycle engine: equal in every bit.
+
+    Args:
+        network: a converted network; its layers are put on the chip and stay there.
+        accelerator: the chip.
+        images: float32 [n, c, h, w], all of them one batch.
+
+    Raises:
+        EngineMismatchError: a number that is read out of an accumulator differs, or a logit.
+    """
+    emulated, stepped = (_computed(network, replace(accelerator, engine=engine), images) for engine in _COMPARED)
+    for (name, expected), (_, found) in zip(emulated, stepped, strict=True):
+        differ = int((expected != found).sum())
+        if differ:
+            raise EngineMismatchError(f"{differ} of {found.numel()} {name} differ between emulation and cycle engine")
+
+
+_COMPARED: tuple[Engine, ...] = ("emulation", "cycle")
+
+
+def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> list[tuple[str, Tensor]]:
+    """All outputs of each GEMM and the logits of a batch, as int32 by what they are."""
+    found: list[tuple[str, Tensor]] = []
+
+    def observe(run: GemmRun) -> None:
+        found.append((f"outputs of layer {run.layer}", run.outputs))
+
+    place(network, accelerator)
+    with _observing(network, observe), torch.inference_mode():
+        logits = network(images)
+    # Bits rather than values: NaNs and signed zeros count as well.
+    return [*found, ("logits", logits.contiguous().view(torch.int32))]
+
+
 @contextmanager
 def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, LayerReport]]:
     """Reports by layer name, filled while the network runs."""
@@ -184,11 +225,18 @@ def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, Lay
         exact = fault_free.gemm(*run.on_array())
         report.add(run, exact if run.placement is None else run.placement.take_out(exact, run.group), config)
 
+    with _observing(network, observe):
+        yield reports
+
+
+@contextmanager
+def _observing(network: nn.Module, observer: Observer) -> Iterator[None]:
+    """While this is open, `observer` sees each GEMM that the network runs."""
     layers = quantized_layers(network).values()
     for layer in layers:
-        layer.observer = observe
+        layer.observer = observer
     try:
-        yield reports
+        yield
     finally:
         for layer in layers:
             layer.observer = None

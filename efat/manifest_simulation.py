@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efat.chip_networks import GroupNetworks, check_networks
 from efat.manifest import Manifest, read_manifest
-from efat.simulation import RetrainedLot, Simulation, first_images, read_chips
+from efat.simulation import RetrainedLot, Simulation, checked_images, first_images, read_chips
 from efat.training_setup import TrainingSetup, check_network_named
 from simulator.chips import Chip
 from simulator.config import ArrayConfig
@@ -23,7 +23,8 @@ def prepare_manifest(
     network: str | None = None,
     data: Path | None = None,
     chips: Sequence[str] = (),
-    engine: Engine = "cycle",
+    engine: Engine = "emulation",
+    cycle_images: int | None = None,
     images: int | None = None,
     batch: int = 64,
     threads: int | None = None,
@@ -38,6 +39,7 @@ def prepare_manifest(
         data: folder or file of images; None for where the retraining found them.
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
+        cycle_images: as for `efat.simulation.prepare`.
         images: number of test images; None for those that the chips were measured on at the retraining.
         batch: images per GEMM.
         threads: threads of the cycle engine; None for one per core.
@@ -74,6 +76,7 @@ def prepare_manifest(
         labels=shown.labels,
         chips=chosen,
         networks=GroupNetworks(found, folder, config, workload.network),
+        cycle_images=checked_images(engine, cycle_images, len(shown)),
         retrained=RetrainedLot(manifest, found, same_images),
         _threads=threads,
     )

@@ -32,7 +32,7 @@ def commands(data: ReportData) -> list[str]:
         command("resilience", [*_resilience(data), ("-o", f"{table.parent}/")]),
         command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), ("-o", PLAN_NAME)]),
         command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), ("-o", retrained)]),
-        command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot), ("--engine", "emulation")]),
+        command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot)]),
         command("report", [(retrained,)]),
     ]
 

@@ -11,7 +11,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from efat.chip_networks import ChipNetworks, OneNetwork
-from efat.inference import Accuracy, ChipReport, LayerReport, measure_accuracy, run_chip
+from efat.inference import (
+    Accuracy,
+    ChipReport,
+    EngineMismatchError,
+    LayerReport,
+    check_on_cycle_engine,
+    measure_accuracy,
+    run_chip,
+)
 from efat.manifest import Manifest
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
@@ -24,6 +32,9 @@ from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
 from training.workloads import load_workload
+
+DEFAULT_CYCLE_IMAGES = 8
+"""Images that each chip classifies on the cycle engine, too, if nothing else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +72,8 @@ class Simulation:
         labels: int64 [n].
         chips: the chips to run, those that run the same weights one after the other.
         networks: what runs on each of them.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
+            outputs for; 0 for none, as with the cycle engine itself.
         retrained: the retraining of the lot that the weights are from; None for weights that are no lot's.
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`, and for the weights of a lot.
@@ -77,6 +90,7 @@ class Simulation:
     labels: Tensor
     chips: list[Chip]
     networks: ChipNetworks = field(repr=False)
+    cycle_images: int = 0
     _float_network: nn.Module | None = field(default=None, repr=False)
     retrained: RetrainedLot | None = field(default=None, repr=False)
     _threads: int | None = None
@@ -99,8 +113,21 @@ class Simulation:
         """Images to classify in all: the unit of `run`'s progress."""
         return len(self.images) * len(self.chips)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Run all chips. Interrupted, it keeps the reports of the chips that are done."""
+    @property
+    def cycle_steps(self) -> int:
+        """Images to run on the cycle engine, too: the unit of `run`'s other progress."""
+        return self.cycle_images * len(self.chips)
+
+    def run(self, progress: Progress | None = None, checked: Progress | None = None) -> None:
+        """Run all chips. Interrupted, it keeps the reports of the chips that are done.
+
+        Args:
+            progress: called with the number of images just classified.
+            checked: the same for the cycle engine, where that runs some of them, too.
+
+        Raises:
+            EngineMismatchError: the cycle engine gives other outputs than the emulation.
+        """
         if self._float_network is not None:
             in_float = classify(self._float_network, self.images, self.batch)
             self.float_accuracy = measure_accuracy(in_float, self.labels)
@@ -114,9 +141,21 @@ class Simulation:
                 fault_free = classify(network, self.images, self.batch)
                 of_group = self.networks.group(chip)
                 self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
-            self.reports.append(
-                run_chip(network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress)
+            report = run_chip(
+                network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress
             )
+            self._check(chip, network, checked)
+            self.reports.append(report)
+
+    def _check(self, chip: Chip, network: nn.Module, checked: Progress | None) -> None:
+        if not self.cycle_images:
+            return
+        try:
+            check_on_cycle_engine(network, self.accelerator(chip), self.images[: self.cycle_images])
+        except EngineMismatchError as error:
+            raise EngineMismatchError(f"chip {chip.id}: {error}") from None
+        if checked is not None:
+            checked(self.cycle_images)
 
     def accelerator(self, chip: Chip, engine: Engine | None = None) -> Accelerator:
         """The chip with what is bypassed in it, and the engine that runs it: that of the simulation if None."""
@@ -154,6 +193,7 @@ class Simulation:
             "images": len(self.images),
             "batch": self.batch,
             "engine": self.engine,
+            "cycle_images": self.cycle_images,
             "bypass": self.bypass,
             "clock_mhz": clock_mhz,
             "array": self.config.as_dict(),
@@ -247,7 +287,8 @@ def prepare(
     weights: Path | None = None,
     data: Path | None = None,
     chips: Sequence[str] = (),
-    engine: Engine = "cycle",
+    engine: Engine = "emulation",
+    cycle_images: int | None = None,
     images: int | None = None,
     batch: int = 64,
     bypass: bool = False,
@@ -264,6 +305,8 @@ def prepare(
         data: folder or file of images; None for those that come with the network.
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
+            `DEFAULT_CYCLE_IMAGES` of the emulation's.
         images: number of test images; None for all.
         batch: images per GEMM.
         bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
@@ -295,6 +338,7 @@ def prepare(
         labels=shown.labels,
         chips=chosen,
         networks=OneNetwork(quantised, deployment),
+        cycle_images=checked_images(engine, cycle_images, len(shown)),
         _float_network=workload.network,
         _threads=threads,
     )
@@ -324,6 +368,26 @@ def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]
                 "a network on a chip needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
             )
     return config, chosen
+
+
+def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int:
+    """How many of the first images each chip runs on the cycle engine, too.
+
+    Args:
+        engine: the engine that runs the chips.
+        cycle_images: what is asked for; None for nothing.
+        images: images that each chip classifies.
+
+    Raises:
+        InputError: a negative number, or any with the cycle engine, which runs all images already.
+    """
+    if cycle_images is None:
+        return min(DEFAULT_CYCLE_IMAGES, images) if engine == "emulation" else 0
+    if engine == "cycle":
+        raise InputError(f"cycle images is {cycle_images}: the cycle engine runs all images already; leave it out")
+    if cycle_images < 0:
+        raise InputError(f"cycle images is {cycle_images}: expected 0 or more")
+    return min(cycle_images, images)
 
 
 def first_images(data: Dataset, images: int | None) -> Dataset:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         what: what is counted, in plural.
         total: how many there will be.
     """
+    with progress_bars({what: total}) as (progress,):
+        yield progress
+
+
+@contextmanager
+def progress_bars(totals: Mapping[str, int]) -> Iterator[list[Callable[[int], None]]]:
+    """Show bars on standard error; yields for each of them a function that takes the number of things just done.
+
+    Args:
+        totals: what is counted, in plural, and how many there will be; what there is nothing of has no bar.
+    """
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,8 +76,12 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, advance=done)
+        tasks = [progress.add_task(what, total=total, visible=total > 0) for what, total in totals.items()]
+        yield [partial(_advance, progress, task) for task in tasks]
+
+
+def _advance(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, advance=done)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
   efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
-  efat simulate --manifest out/manifest.json --lot lot.h5 --engine emulation
+  efat simulate --manifest out/manifest.json --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
 )
@@ -52,9 +52,16 @@ Examples:
 @click.option(
     "--engine",
     type=click.Choice(["cycle", "emulation"]),
-    default="cycle",
+    default="emulation",
     show_default=True,
-    help="cycle: every register of every PE in every clock cycle; emulation: the same numbers in closed form, faster.",
+    help="emulation: what the array computes, bit for bit, in closed form; cycle: the same by every register of every "
+    "PE in every clock cycle.",
+)
+@click.option(
+    "--cycle-images",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Images that each chip runs on the cycle engine, too, for the same outputs.  [default: 8]",
 )
 @click.option(
     "--images",
@@ -98,6 +105,7 @@ def simulate(
     lot: Path,
     chips: tuple[str, ...],
     engine: str,
+    cycle_images: int | None,
     images: int | None,
     batch: int,
     bypass: bool,
@@ -112,6 +120,9 @@ def simulate(
     The network is quantised, and every GEMM of its convolutions and linear layers runs on the simulated array of each
     chip. Shown are the accuracy in float, on a fault-free array and on each chip, and for each layer its GEMM, clock
     cycles and the outputs that the faults changed.
+
+    Chips are emulated bit for bit; the first images of each run on the cycle engine, too, and every output must be the
+    same. --engine cycle runs them all there.
 
     An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
     the run and still shows the chips that are done.
@@ -129,17 +140,22 @@ def simulate(
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
     elif network is None:
         fail("choose a network with --network, or a lot that was retrained with --manifest")
+    if cycle_images is not None and engine == "cycle":
+        fail("--engine cycle runs all images on the cycle engine: leave out --cycle-images")
     if json_path is not None:
         check_output(json_path)
     if waveform is not None:
         if json_path is not None:
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
+        if cycle_images is not None:
+            fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
         inputs = (lot, weights, manifest, data)
         check_output(waveform.path, inputs=[path for path in inputs if path is not None])
-    from efat.cli.render import console, progress_bar, working
+    from efat.cli.render import console, progress_bars, working
 
     with working("Loading, quantising and calibrating"):
         from efat.cli.simulate_tables import deployment_line, show_simulation
+        from efat.inference import EngineMismatchError
         from efat.manifest_simulation import prepare_manifest
         from efat.simulation import prepare
 
@@ -151,6 +167,7 @@ def simulate(
                 data=data,
                 chips=chips,
                 engine=cast("Engine", engine),
+                cycle_images=cycle_images,
                 images=images,
                 batch=batch,
                 threads=threads,
@@ -164,6 +181,7 @@ def simulate(
                 lot=lot,
                 chips=chips,
                 engine=cast("Engine", engine),
+                cycle_images=cycle_images,
                 images=images,
                 batch=batch,
                 bypass=bypass,
@@ -182,11 +200,14 @@ def simulate(
         write_waveform(waveform, simulation, clock_mhz)
         return
     interrupted = False
-    with progress_bar("images", simulation.steps) as progress:
+    bars = {"images": simulation.steps, "on the cycle engine": simulation.cycle_steps}
+    with progress_bars(bars) as (progress, checked):
         try:
-            simulation.run(progress)
+            simulation.run(progress, checked)
         except KeyboardInterrupt:
             interrupted = True
+        except EngineMismatchError as error:
+            raise click.ClickException(f"{error}: a bug in eFAT; do not trust its results") from None
     show_simulation(simulation, clock_mhz, console())
     if json_path is not None:
         write_json(json_path, simulation.as_dict(clock_mhz))

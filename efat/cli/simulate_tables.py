@@ -28,6 +28,7 @@ def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) 
         console.print(_layer_table(simulation))
         console.print(_totals(simulation, clock_mhz))
         verdict = _verdict(simulation) if retrained is None else _retrained_verdict(simulation, retrained)
+        console.print(_how_computed(simulation), soft_wrap=True)
         console.print(verdict, style="bold")
     left = len(simulation.chips) - len(simulation.reports)
     if left:
@@ -248,6 +249,20 @@ def _retrained_verdict(simulation: Simulation, retrained: RetrainedLot) -> str:
         f"required: {manifest.required} of {manifest.images}.\n{shown}\n"
         + (f"Not as at the retraining: {_some(different)}." if different else "All as measured at the retraining.")
     )
+
+
+def _how_computed(simulation: Simulation) -> str:
+    """Which engine the numbers are from, and what was compared with the other one."""
+    if simulation.engine == "cycle":
+        return "Computed on the cycle engine, register by register."
+    images = simulation.cycle_images
+    if not images:
+        return "Emulated bit for bit; nothing was compared with the cycle engine."
+    chips, which = len(simulation.reports), "all images" if images == len(simulation.images) else "the first image"
+    if 1 < images < len(simulation.images):
+        which = f"the first {images} images"
+    of = "of each chip" if chips > 1 else "of the chip"
+    return f"Emulated bit for bit; the cycle engine gives the same outputs on {which} {of}."
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -18,7 +18,9 @@ from efat import inference, simulation
 from efat.cli import main
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.chips import Chip, write_lot
+from training import accelerator
 from training.convert import convert
+from training.errors import InputError
 from training.layers import Accelerator
 from training.networks import LeNet5
 from training.workloads import load_workload
@@ -48,8 +50,61 @@ def test_both_engines_give_the_same_report(lot: Path) -> None:
         assert result.exit_code == 0, result.output
         written = json.loads(Path("result.json").read_text())
         assert written.pop("engine") == engine
+        assert written.pop("cycle_images") == (8 if engine == "emulation" else 0)
         reports.append(written)
+        said = (
+            "the same outputs on the first 8 images of each chip." if engine == "emulation" else "on the cycle engine,"
+        )
+        assert said in result.output
     assert reports[0] == reports[1]
+
+
+def test_the_cycle_engine_runs_as_many_images_as_asked_for(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped: list[int] = []
+    original = accelerator.ENGINES["cycle"]
+
+    def counted(chip: Accelerator, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        stepped.append(len(x))
+        return original(chip, x, w)
+
+    monkeypatch.setitem(accelerator.ENGINES, "cycle", counted)
+    some = [*SIMULATE[:-1], "6", "--chip", "mild", "--json", "result.json"]
+    for asked, expected, said in (
+        ([], 6, "the same outputs on all images of the chip."),
+        (["--cycle-images", "1"], 1, "the same outputs on the first image of the chip."),
+        (["--cycle-images", "0"], 0, "nothing was compared with the cycle engine."),
+    ):
+        stepped.clear()
+        result = run(*some, *asked)
+        assert said in result.output
+        assert json.loads(Path("result.json").read_text())["cycle_images"] == expected
+        # The last layer has a row for each image.
+        assert stepped[-1:] == ([expected] if expected else [])
+    message = refused(*some, "--engine", "cycle", "--cycle-images", "2")
+    assert message == "--engine cycle runs all images on the cycle engine: leave out --cycle-images"
+    assert "leave out --cycle-images" in refused(*SIMULATE, "--vcd", "w.vcd", "--layer", "0", "--cycle-images", "2")
+    with pytest.raises(InputError, match="cycle images is 2: the cycle engine runs all images already"):
+        simulation.prepare(network="digits-cnn", lot=lot, engine="cycle", cycle_images=2)
+
+
+def test_engines_that_disagree_end_the_run(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = accelerator.ENGINES["cycle"]
+
+    def wrong(chip: Accelerator, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        outputs = original(chip, x, w)
+        if w.shape[1] == 10:
+            # One bit of one logit, which decides no class.
+            outputs[0, 0] ^= 1
+        return outputs
+
+    monkeypatch.setitem(accelerator.ENGINES, "cycle", wrong)
+    result = run(*SIMULATE, "--chip", "mild", "--json", "result.json")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == (
+        "Error: chip mild: 1 of 80 outputs of layer linear2 differ between emulation and cycle engine: "
+        "a bug in eFAT; do not trust its results"
+    )
+    assert not Path("result.json").exists()
 
 
 def test_numbers_are_those_of_the_engine(lot: Path) -> None:
@@ -66,8 +121,8 @@ def test_numbers_are_those_of_the_engine(lot: Path) -> None:
     assert written["fault_free"]["correct"] == int((fault_free == labels).sum())
     assert written["float"]["correct"] == int((workload.network(images).argmax(1) == labels).sum())
     ruined = written["chips"][1]
-    accelerator = Accelerator(CONFIG, sample_faults(CONFIG, FaultModel(0.1), seed=1))
-    report = inference.run_chip(network, accelerator, images, labels, fault_free, 40)
+    chip = Accelerator(CONFIG, sample_faults(CONFIG, FaultModel(0.1), seed=1))
+    report = inference.run_chip(network, chip, images, labels, fault_free, 40)
     assert ruined["correct"] == report.accuracy.correct
     assert ruined["changed_predictions"] == report.changed_predictions > 0
     for layer, expected in zip(ruined["layers"], report.layers, strict=True):

@@ -31,7 +31,7 @@ from training.workloads import load_workload
 
 IMAGES = 30
 SIMULATE = ["simulate", "--manifest", "out/manifest.json", "--lot", "lot.h5"]
-QUICK = [*SIMULATE, "--engine", "emulation"]
+QUICK = [*SIMULATE, "--cycle-images", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_each_chip_does_as_with_its_own_weights_alone(lot: Manifest) -> None:
     for engine in ("emulation", "cycle"):
         written, _ = simulated(*SIMULATE, "--engine", engine)
         assert written.pop("engine") == engine
+        assert written.pop("cycle_images") == (8 if engine == "emulation" else 0)
         reports[engine] = written
     assert reports["emulation"] == reports["cycle"]
     written = reports["cycle"]
