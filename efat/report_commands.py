@@ -99,9 +99,10 @@ def _faults(model: Mapping[str, Any]) -> Iterator[Option]:
     for option, name in (("--site", "sites"), ("--kind", "kinds")):
         for chosen, weight in dict(model.get(name) or {}).items():
             yield option, f"{chosen.lower()}={number_text(weight)}"
-    for name in ("pattern", "cluster_alpha"):
-        if name in model:
-            yield f"--{name.replace('_', '-')}", number_text(model[name])
+    if "pattern" in model:
+        yield "--pattern", str(model["pattern"])
+    if model.get("pattern") == "clustered":
+        yield "--cluster-alpha", number_text(model["cluster_alpha"])
 
 
 def _plan(data: ReportData) -> Iterator[Option]:

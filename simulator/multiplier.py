@@ -13,6 +13,7 @@ import numpy.typing as npt
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import MOST_LOCATIONS, Netlist
+from simulator.operand_signs import Signs, signed_products
 
 Int16Array = npt.NDArray[np.int16]
 Uint8Array = npt.NDArray[np.uint8]
@@ -28,15 +29,7 @@ def exact_products(weight_bits: int, act_bits: int, *, act_signed: bool = True) 
         act_bits: width of the activation, 2..8.
         act_signed: whether activations are signed.
     """
-    weights = _numbers(weight_bits, signed=True)
-    acts = _numbers(act_bits, signed=act_signed)
-    return np.multiply.outer(weights, acts).astype(np.int16)
-
-
-def _numbers(bits: int, *, signed: bool) -> npt.NDArray[np.int64]:
-    """The numbers of all bit patterns, in the order of the patterns."""
-    patterns = np.arange(1 << bits)
-    return np.where(patterns >> (bits - 1) & signed, patterns - (1 << bits), patterns)
+    return signed_products((1 << weight_bits, 1 << act_bits), Signs(True, act_signed)).astype(np.int16)
 
 
 @dataclass(frozen=True, eq=False)

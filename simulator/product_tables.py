@@ -21,16 +21,22 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.multiplier import TableErrors, table_errors
+from simulator.operand_signs import (
+    Int64Array,
+    OtherSignsError,
+    SignError,
+    Signs,
+    check_signs,
+    operand_values,
+    product_values,
+    signed_products,
+)
 
 Operand = Literal["weight", "activation"]
-Int64Array = npt.NDArray[np.int64]
-
 _NUMPY_MAGIC = b"\x93NUMPY"
 _HEADER_SUFFIXES = (".h", ".hh", ".hpp", ".c", ".cc", ".cpp", ".inc")
 _LARGEST_NUMPY_HEADER = 1 << 14
 _MOST_TEXT_BYTES_PER_PRODUCT = 64
-_FAR_SMALLER = 4
-"""Signs are doubted if others make the mean absolute error this many times smaller."""
 
 
 class ProductTableError(ValueError):
@@ -56,9 +62,14 @@ class ProductTable:
     first: Operand
 
     @property
+    def signs(self) -> Signs:
+        """Whether its operands are two's complement."""
+        return Signs(self.weight_signed, self.act_signed)
+
+    @property
     def exact(self) -> Int64Array:
         """int64 [2**weight_bits, 2**act_bits]: the exact products."""
-        return _exact(self.products.shape, self.weight_signed, self.act_signed)
+        return signed_products(self.products.shape, self.signs)
 
     @property
     def errors(self) -> TableErrors:
@@ -122,9 +133,12 @@ def read_products(
         weight_signed = True if weight_signed is None else weight_signed
         shape = (1 << weight_bits, 1 << act_bits)
         patterns = flat.reshape(shape) if first == "weight" else flat.reshape(shape[::-1]).T
-        products = _numbers(patterns, weight_signed, act_signed)
-        _check_signs(patterns, products, weight_signed, act_signed)
-    except ProductTableError as error:
+        signs = Signs(weight_signed, act_signed)
+        products = product_values(patterns, signs)
+        check_signs(patterns, signs)
+    except OtherSignsError as error:
+        raise ProductTableError(f"{path}: {error}: state the signs that it was made for") from None
+    except (SignError, ProductTableError) as error:
         raise ProductTableError(f"{path}: {error}") from None
     return ProductTable(products.astype(np.int32), weight_signed, act_signed, form, first)
 
@@ -145,7 +159,8 @@ def sign_magnitude(table: ProductTable, *, act_signed: bool) -> ProductTable:
     if table.weight_signed or table.act_signed:
         raise ProductTableError("sign and magnitude: the table's operands are signed already: expected unsigned ones")
     weights, acts = (
-        _operands(size, signed) for size, signed in zip(table.products.shape, (True, act_signed), strict=True)
+        operand_values(size, signed=signed)
+        for size, signed in zip(table.products.shape, (True, act_signed), strict=True)
     )
     magnitudes = table.products[np.abs(weights)[:, None], np.abs(acts)].astype(np.int64)
     products = magnitudes * np.sign(weights)[:, None] * np.where(acts < 0, -1, 1)
@@ -157,51 +172,6 @@ def sign_magnitude(table: ProductTable, *, act_signed: bool) -> ProductTable:
             f"{half.bit_length()} signed bits ({-half}..{half - 1})"
         )
     return ProductTable(products.astype(np.int32), True, act_signed, table.form, table.first)
-
-
-def _operands(size: int, signed: bool) -> Int64Array:
-    """The numbers of all bit patterns."""
-    patterns = np.arange(size, dtype=np.int64)
-    return np.where(signed & (patterns >= size // 2), patterns - size, patterns)
-
-
-def _exact(shape: tuple[int, ...], weight_signed: bool, act_signed: bool) -> Int64Array:
-    products: Int64Array = np.multiply.outer(_operands(shape[0], weight_signed), _operands(shape[1], act_signed))
-    return products
-
-
-def _numbers(patterns: Int64Array, weight_signed: bool, act_signed: bool) -> Int64Array:
-    """Products as numbers, from numbers or bit patterns."""
-    half = patterns.size // 2
-    least, most = int(patterns.min()), int(patterns.max())
-    if weight_signed or act_signed:
-        if least < -half or most >= 2 * half or (least < 0 and most >= half):
-            raise ProductTableError(
-                f"products are {least}..{most}: expected {-half}..{half - 1} for signed operands, "
-                f"or their bit patterns 0..{2 * half - 1}"
-            )
-        return np.where(patterns >= half, patterns - 2 * half, patterns)
-    if least < 0 or most >= 2 * half:
-        raise ProductTableError(f"products are {least}..{most}: expected 0..{2 * half - 1} for unsigned operands")
-    return patterns
-
-
-def _check_signs(patterns: Int64Array, products: Int64Array, weight_signed: bool, act_signed: bool) -> None:
-    """Refuse signs if the table is far closer to the exact products of others."""
-    stated = float(np.abs(products - _exact(products.shape, weight_signed, act_signed)).mean())
-    words = "unsigned", "signed"
-    for weight, act in ((True, True), (True, False), (False, True), (False, False)):
-        try:
-            numbers = _numbers(patterns, weight, act)
-        except ProductTableError:
-            continue
-        error = float(np.abs(numbers - _exact(numbers.shape, weight, act)).mean())
-        if error * _FAR_SMALLER < stated:
-            raise ProductTableError(
-                f"for {words[weight_signed]} weights and {words[act_signed]} activations, as stated, the mean absolute "
-                f"error is {stated:.4g}, but for {words[weight]} weights and {words[act]} activations {error:.4g}: "
-                "state the signs that it was made for"
-            )
 
 
 def _read_numpy(path: Path, weight_bits: int, act_bits: int, first: Operand) -> Int64Array:

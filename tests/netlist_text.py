@@ -92,6 +92,14 @@ endmodule
 """
 
 
+def truncated(netlist: Netlist, bits: int) -> str:
+    """A module whose product lacks its lowest bits."""
+    head, product = verilog(netlist).split("  assign p = {")
+    nets, tail = product.split("}", maxsplit=1)
+    kept = nets.split(",")[:-bits]
+    return f"{head}  assign p = {{{', '.join(kept)}, {bits}'b0 }}{tail}"
+
+
 def blif(netlist: Netlist, order: Callable[[list[str]], list[str]] = list, *, cells: bool = False) -> str:
     """A model with a statement for each gate; `order` may shuffle them."""
     statements = []

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from efat.cli.multiplier_options import DEFAULT_DESIGN, DESIGNS, chosen_multiplier, table_options, table_signs
+from efat.cli.multiplier_options import (
+    DEFAULT_DESIGN,
+    DESIGNS,
+    chosen_multiplier,
+    is_netlist,
+    refuse_table_options,
+    table_options,
+    table_signs,
+)
 from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, fail, input_errors
 
 if TYPE_CHECKING:
@@ -49,13 +57,18 @@ class ArrayRequest:
     table_first: str | None
 
     def config(self) -> ArrayConfig:
-        """The array; says on the terminal which ports of a netlist were taken.
+        """The array; says on the terminal what was found in a multiplier's file.
 
         Raises:
-            click.ClickException: there is no such array, or a file of a multiplier is wrong.
+            click.ClickException: there is no such array, a file of a multiplier is wrong, or an option has no effect.
         """
         from simulator import ArrayConfig
 
+        if (self.multiplier in DESIGNS or is_netlist(self.multiplier)) and not self.faulty_multipliers:
+            kind = "a built-in design" if self.multiplier in DESIGNS else "a netlist"
+            refuse_table_options(
+                f"--multiplier {self.multiplier} is {kind}", self.table_signed, self.sign_magnitude, self.table_first
+            )
         with input_errors():
             config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
         chosen = chosen_multiplier(

@@ -75,6 +75,8 @@ def generate(
 
     config = described.config()
     described_faults.check_multiplier(config, described.faulty_multipliers)
+    if cycles is not None and not any(name == "FLIP" and weight > 0 for name, weight in described_faults.kinds):
+        fail("--cycles has no effect: only flips happen in a clock cycle; add --kind flip, or leave it out")
     low, high = fault_rate
     described_faults.model(low, cycles)
     with progress_bar("chips", count) as progress:
@@ -159,11 +161,14 @@ def import_(
     """Make a lot from a tester's list of FAULTS (CSV)."""
     check_output(output, force=force, inputs=[faults])
     from efat.lots import provenance
+    from simulator import Site
     from simulator.chips import write_lot
     from simulator.chips_csv import read_csv
 
     config = described.config()
     found = read_csv(faults, config)
+    if described.faulty_multipliers and not any((chip.faults.table["site"] == Site.MULTIPLIER).any() for chip in found):
+        fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
     total = sum(len(chip.faults) for chip in found)
     click.echo(f"Wrote {len(found)} chips with {total} faults to {output}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from efat.cli.options import KINDS, SITES, Weighted, fail, input_errors
 
@@ -57,6 +58,27 @@ class FaultRequest:
                 cycles=cycles,
                 **chosen,  # type: ignore[arg-type]
             )
+
+    def refuse_without_effect(self, context: click.Context) -> None:
+        """Refuse what is said twice, and options that change nothing beside the others.
+
+        Raises:
+            click.ClickException: so it is.
+        """
+        for option, named in (("--site", self.sites), ("--kind", self.kinds)):
+            names = [name for name, _ in named]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                fail(f"{option} {twice.lower()} is given twice: expected it once, such as {twice.lower()}=2")
+        of_pes = not self.sites or any(name != "ACCUMULATOR" and weight > 0 for name, weight in self.sites)
+        for name in ("pattern", "cluster_alpha"):
+            if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if not of_pes:
+                fail(f"{option} has no effect: only accumulators break, and each column has one; leave it out")
+            if name == "cluster_alpha" and self.pattern != "clustered":
+                fail(f"{option} has no effect: the pattern is {self.pattern}; add --pattern clustered or leave it out")
 
     def check_multiplier(self, config: ArrayConfig, faulty_multipliers: tuple[Path, ...] = ()) -> None:
         """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use.
@@ -117,6 +139,7 @@ def fault_options(kinds: tuple[str, ...] = KINDS) -> Callable[[_Command], _Comma
         @functools.wraps(command)
         def with_request(**values: Any) -> Any:
             request = FaultRequest(**{field.name: values.pop(field.name) for field in fields(FaultRequest)})
+            request.refuse_without_effect(click.get_current_context())
             return command(described_faults=request, **values)
 
         decorated: Any = with_request

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.multiplier_options import DESIGNS, ports_text, table_options, table_signs
+from efat.cli.multiplier_options import DESIGNS, is_netlist, ports_text, table_options, table_signs
 from efat.cli.options import INPUT_FILE, check_output, fail, input_errors, write_json
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def faults(
     """
     _check_outputs([csv_path, json_path, png], [netlist_path] if netlist_path is not None else [])
     _check_source(context, design, netlist_path)
+    if str(json_path) == "-":
+        _refuse(context, ("top",), "--json - prints all classes and no table")
     from efat.cli.multiplier_tables import fault_dict, show_classes, show_comparisons, write_classes
     from efat.cli.render import console, progress_bar
     from simulator.fault_comparison import compare
@@ -190,7 +192,9 @@ the latter need --sign-magnitude.
 @_port_options
 @click.option("--write", "write_path", type=INPUT_FILE, metavar="FILE", help="Write the products as a NumPy file.")
 @_json_option
+@click.pass_context
 def table(
+    context: click.Context,
     file: Path,
     weight_bits: int,
     act_bits: int,
@@ -211,14 +215,23 @@ def table(
     from efat.cli.multiplier_tables import show_table, table_dict
     from efat.cli.render import console
     from simulator.gates.evaluation import netlist_products
-    from simulator.multiplier_files import NETLIST_SUFFIXES, for_array
+    from simulator.multiplier_files import for_array
     from simulator.product_tables import ProductTable, read_products
 
     ports = ""
-    if file.suffix.lower() in NETLIST_SUFFIXES:
-        read = _read_netlist(file, unsigned_acts, weight_port, act_port, product_port)
+    from_netlist = is_netlist(str(file))
+    _refuse_without_effect(context, from_netlist, table_signed, sign_magnitude)
+    if from_netlist:
+        read = _read_netlist(
+            file,
+            unsigned_acts or table_signed is False,
+            weight_port,
+            act_port,
+            product_port,
+            weight_signed=table_signed is not False,
+        )
         ports = ports_text(read)
-        found = ProductTable(netlist_products(read.netlist), True, not unsigned_acts, "netlist", "weight")
+        found = ProductTable(netlist_products(read.netlist), *read.netlist.signs, "netlist", "weight")
     else:
         signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
         with input_errors():
@@ -230,8 +243,9 @@ def table(
                 act_bits=act_bits,
                 first=signs.first,
             )
-            if sign_magnitude:
-                found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
+    with input_errors():
+        if sign_magnitude:
+            found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
     if write_path is not None:
         _write_products(write_path, found)
     if json_path is not None:
@@ -253,25 +267,49 @@ def _check_outputs(outputs: list[Path | None], inputs: list[Path]) -> None:
             fail(f"{path} is named for two outputs: choose another name")
 
 
+_NETLIST_ONLY = ("weight_port", "act_port", "product_port")
+_WIDTHS = ("weight_bits", "act_bits")
+
+
+def _refuse_without_effect(
+    context: click.Context, from_netlist: bool, table_signed: bool | None, sign_magnitude: bool
+) -> None:
+    """Refuse options that say nothing about the file of `efat multiplier table`."""
+    if from_netlist:
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
+        _refuse(context, ("table_first",), "a netlist's operands are ports: choose them with --weight-port")
+    else:
+        _refuse(context, _NETLIST_ONLY, "only a netlist has ports to choose")
+    if not sign_magnitude and table_signed is False:
+        _refuse(context, ("unsigned_acts",), "--table-unsigned says so already")
+    if not sign_magnitude and table_signed is None and not from_netlist:
+        _refuse(context, ("unsigned_acts",), "say with --table-signed that the table has signed weights")
+
+
+def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            fail(f"--{name.replace('_', '-')}: {reason}")
+
+
 def _check_source(context: click.Context, design: str | None, netlist_path: Path | None) -> None:
     """Refuse options that the other source of gates has."""
     if netlist_path is not None and design is not None:
         fail("--design and --netlist: expected one of them")
-    given = [
-        name
-        for name in (("weight_bits", "act_bits") if netlist_path else ("weight_port", "act_port", "product_port"))
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given:
-        option = "--" + given[0].replace("_", "-")
-        reason = (
-            "the netlist says how wide its operands are" if netlist_path else "only a --netlist has ports to choose"
-        )
-        fail(f"{option}: {reason}")
+    if netlist_path is not None:
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
+    else:
+        _refuse(context, _NETLIST_ONLY, "only a --netlist has ports to choose")
 
 
 def _read_netlist(
-    path: Path, unsigned_acts: bool, weight_port: str | None, act_port: str | None, product_port: str | None
+    path: Path,
+    unsigned_acts: bool,
+    weight_port: str | None,
+    act_port: str | None,
+    product_port: str | None,
+    *,
+    weight_signed: bool = True,
 ) -> NetlistFile:
     from simulator.gates.files import read_netlist_file
 
@@ -281,6 +319,7 @@ def _read_netlist(
             weight_port=weight_port,
             act_port=act_port,
             product_port=product_port,
+            weight_signed=weight_signed,
             act_signed=not unsigned_acts,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import input_errors
+from efat.cli.options import fail, input_errors
 
 if TYPE_CHECKING:
     from simulator.gates.files import NetlistFile
@@ -61,6 +61,24 @@ def table_signs(
     )
 
 
+def refuse_table_options(what: str, table_signed: bool | None, sign_magnitude: bool, table_first: str | None) -> None:
+    """Refuse options of product tables where none is read.
+
+    Args:
+        what: what there is instead.
+        table_signed: value of the option `--table-signed/--table-unsigned`.
+        sign_magnitude: of `--sign-magnitude`.
+        table_first: of `--table-first`.
+
+    Raises:
+        click.ClickException: one of them is given.
+    """
+    signed = {None: "", True: "--table-signed", False: "--table-unsigned"}[table_signed]
+    given = signed or ("--sign-magnitude" if sign_magnitude else "--table-first" if table_first else "")
+    if given:
+        fail(f"{given} has no effect: it is for product tables, and {what}; leave it out")
+
+
 def chosen_multiplier(
     name: str,
     faulty: tuple[Path, ...],
@@ -72,6 +90,8 @@ def chosen_multiplier(
 ) -> str | Multiplier:
     """The multiplier of an array: a built-in design by its name, anything else read.
 
+    Says on the terminal which ports of a netlist were taken, and how near products are to the exact ones.
+
     Args:
         name: of a design or a file.
         faulty: files of the tables that PEs with a faulty multiplier multiply by.
@@ -82,31 +102,45 @@ def chosen_multiplier(
     """
     from simulator.gates.files import read_netlist_file
     from simulator.multiplier import Multiplier
-    from simulator.multiplier_files import NETLIST_SUFFIXES, read_multiplier, read_table
+    from simulator.multiplier_files import read_multiplier, read_table
+    from simulator.operand_signs import Signs, error_note
 
     if name in DESIGNS and not faulty:
         return name
+    array_signs = Signs(True, not unsigned_acts)
     with input_errors():
-        if name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES:
-            click.echo(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
         normal = read_multiplier(
             name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
         )
+        if is_netlist(name):
+            click.echo(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
+        elif name not in DESIGNS:
+            click.echo(f"{name}: product table, {error_note(normal.products, array_signs)}")
         if not faulty:
             return normal
         tables = [
             read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
             for path in faulty
         ]
+        for path, table in zip(faulty, tables, strict=True):
+            click.echo(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
         names = ", ".join(path.name for path in faulty)
         label = f"{normal.name}, faulty {names}"
         return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
 
 
+def is_netlist(name: str) -> bool:
+    """Whether a multiplier's name is that of a netlist file, rather than of a design or a product table."""
+    from simulator.multiplier_files import NETLIST_SUFFIXES
+
+    return name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES
+
+
 def ports_text(read: NetlistFile) -> str:
-    """Which ports of a netlist were taken; files do not say what they are for."""
+    """Which ports of a netlist were taken, and how near it is to exact: files say neither."""
     netlist = read.netlist
     return (
         f"{read.model}: {len(netlist.gates)} gates; weight is port {read.weight_port} ({netlist.weight_bits} bits), "
-        f"activation {read.act_port} ({netlist.act_bits} bits), product {read.product_port}"
+        f"activation {read.act_port} ({netlist.act_bits} bits), product {read.product_port};\n"
+        f"{netlist.signs}: {read.error_note}"
     )

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from simulator.gates.blif import parse_blif
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Netlist, NetlistError
 from simulator.gates.verilog import parse_verilog
 from simulator.gates.wiring import Wiring, assemble, choose_ports
+from simulator.operand_signs import OtherSignsError, Signs, check_signs, error_note
 
 LARGEST_FILE_BYTES = 8 << 20
 
@@ -37,6 +35,11 @@ class NetlistFile(NamedTuple):
     weight_port: str
     act_port: str
     product_port: str
+
+    @property
+    def error_note(self) -> str:
+        """How near its products are to the exact ones, and whether they might be those of other signs."""
+        return error_note(netlist_products(self.netlist), self.netlist.signs)
 
 
 def read_netlist(
@@ -63,7 +66,7 @@ def read_netlist(
 
     Raises:
         FileNotFoundError: there is no such file.
-        NetlistError: it has no multiplier made of gates, or one that is exact with other signs than these.
+        NetlistError: it has no multiplier made of gates, or one that is far nearer to other signs than these.
     """
     return read_netlist_file(
         path,
@@ -120,32 +123,19 @@ def _parser(path: Path, text: str) -> Callable[[str], Wiring]:
     return parser
 
 
-_SIGNS = ((True, True), (True, False), (False, True), (False, False))
+_ADVICE = {
+    Signs(True, True): "take an array of signed activations (without --unsigned-acts)",
+    Signs(True, False): "take an array of unsigned activations (--unsigned-acts)",
+    Signs(False, True): "weights of an array are signed: exchange the names of its ports",
+    Signs(False, False): "weights of an array are signed: synthesise a signed multiplier, or make a table of signs and "
+    "magnitudes of this one with 'efat multiplier table FILE --table-unsigned --sign-magnitude --write TABLE.npy'",
+}
+"""What to do with a netlist for these signs."""
 
 
 def _check_signs(netlist: Netlist) -> None:
-    """Refuse a netlist that multiplies exactly, but numbers of other signs than stated."""
-    bits = netlist.weight_bits, netlist.act_bits
-    signs = netlist.weight_signed, netlist.act_signed
-    mask = (1 << netlist.product_bits) - 1
-    patterns = netlist_products(netlist) & mask
-    fitting = [given for given in _SIGNS if (_exact(bits, given) & mask == patterns).all()]
-    if fitting and signs not in fitting:
-        raise NetlistError(
-            f"it multiplies {_words(fitting[0])} exactly, not {_words(signs)}: state the signs that it was made for"
-        )
-
-
-def _exact(bits: tuple[int, int], signs: tuple[bool, bool]) -> npt.NDArray[np.int64]:
-    """Products of all pairs."""
-    numbers = []
-    for width, signed in zip(bits, signs, strict=True):
-        patterns = np.arange(1 << width)
-        numbers.append(np.where(signed & (patterns >> (width - 1) & 1), patterns - (1 << width), patterns))
-    products: npt.NDArray[np.int64] = np.multiply.outer(*numbers)
-    return products
-
-
-def _words(signs: tuple[bool, bool]) -> str:
-    weight, act = ("signed" if signed else "unsigned" for signed in signs)
-    return f"{weight} weights by {act} activations"
+    """Refuse a netlist whose products are, or are far nearer to, those of other signs than stated."""
+    try:
+        check_signs(netlist_products(netlist) & ((1 << netlist.product_bits) - 1), netlist.signs)
+    except OtherSignsError as error:
+        raise NetlistError(f"{error}: {_ADVICE[error.nearest]}") from None

@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from simulator.operand_signs import Signs
+
 Int32Array = npt.NDArray[np.int32]
 
 MOST_PINS = 4
@@ -132,6 +134,11 @@ class Netlist:
     def product_bits(self) -> int:
         """Width of the product."""
         return self.weight_bits + self.act_bits
+
+    @property
+    def signs(self) -> Signs:
+        """Whether the operands are two's complement."""
+        return Signs(self.weight_signed, self.act_signed)
 
     @property
     def product_signed(self) -> bool:

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import netlist_text
 import numpy as np
 import pytest
 from command import refused, run
@@ -97,7 +98,7 @@ def test_faults_of_a_netlist_are_shown_with_its_ports(netlist: Path) -> None:
 
 
 def test_errors_of_a_table_are_shown(folder: Path, truncated: np.ndarray) -> None:
-    result = run("multiplier", "table", "mul8u.bin", "--table-unsigned", "--unsigned-acts", "--json", "t.json")
+    result = run("multiplier", "table", "mul8u.bin", "--table-unsigned", "--json", "t.json")
     assert result.exit_code == 0, result.output
     assert "raw, 8-bit unsigned weights by 8-bit unsigned activations, activation first (symmetric)" in result.output
     written = json.loads(Path("t.json").read_text())
@@ -173,7 +174,9 @@ def test_input_that_cannot_be_used_is_refused(netlist: Path, truncated: np.ndarr
     assert refused(*faults, "--design", "array", *NETLIST) == "--design and --netlist: expected one of them"
     assert refused(*faults, *NETLIST, "--act-bits", "2").startswith("--act-bits: the netlist says how wide")
     assert refused(*faults, "--weight-port", "w") == "--weight-port: only a --netlist has ports to choose"
-    assert "state the signs that it was made for" in refused(*faults, *NETLIST[:2])
+    doubted = refused(*faults, *NETLIST[:2])
+    assert "exactly, not signed weights by signed activations: take an array of unsigned activations" in doubted
+    assert refused(*faults, "--top", "3", "--json", "-") == "--top: --json - prints all classes and no table"
     assert "no input is named 'x': it has inputs w (3 bits), a (2 bits)" in refused(
         *faults, *NETLIST, "--act-port", "x"
     )
@@ -186,6 +189,13 @@ def test_input_that_cannot_be_used_is_refused(netlist: Path, truncated: np.ndarr
     assert "state the signs that it was made for" in refused(*table, "--table-signed")
     assert "expected 64, 32 words" in refused(*table, *SMALL, "--table-unsigned")
     assert "expected a name that ends in .npy" in refused(*table, "--table-unsigned", "--write", "t.bin")
+    assert refused(*table, "--table-unsigned", "--unsigned-acts") == "--unsigned-acts: --table-unsigned says so already"
+    assert refused(*table, "--unsigned-acts").startswith("--unsigned-acts: say with --table-signed that the table has")
+    assert refused(*table, "--weight-port", "w") == "--weight-port: only a netlist has ports to choose"
+    of_netlist = ["multiplier", "table", "mine.v", "--unsigned-acts"]
+    assert refused(*of_netlist, "--weight-bits", "3").startswith("--weight-bits: the netlist says how wide")
+    assert refused(*of_netlist, "--table-first", "weight").startswith("--table-first: a netlist's operands are ports")
+    assert "operands are signed already" in refused(*of_netlist, "--sign-magnitude")
     np.save("mul8s.npy", exact_products(8, 8))
     signed = ["multiplier", "table", "mul8s.npy", "--table-signed", "--sign-magnitude"]
     assert "operands are signed already: expected unsigned ones" in refused(*signed)
@@ -202,6 +212,26 @@ def test_multipliers_that_do_not_fit_the_array_are_refused(netlist: Path, trunca
     assert "mul8u.bin is a table for all PEs and has no place for faults" in no_place
     unused = refused(*common, "--faulty-multiplier", "mul8u.bin", "--table-unsigned", "--sign-magnitude")
     assert unused == "--faulty-multiplier: no fault would use it: add --site multiplier"
+
+
+def test_an_unsigned_netlist_is_found_out_and_can_be_wrapped(folder: Path) -> None:
+    Path("mul4u.v").write_text(netlist_text.truncated(build("array", 4, 4, weight_signed=False, act_signed=False), 2))
+    common = ["chips", "generate", "--array", "4x4", "--count", "1", "--fault-rate", "0.1", "-o", "lot.h5"]
+    common += ["--weight-bits", "4", "--act-bits", "4"]
+    message = refused(*common, "--multiplier", "mul4u.v")
+    # For operands of 0..3 the lowest two bits of the products add up to 16, and all other pairs are alike.
+    assert "but for unsigned weights by unsigned activations 1: weights of an array are signed" in message
+    assert "'efat multiplier table FILE --table-unsigned --sign-magnitude --write TABLE.npy'" in message
+    refused(*common, "--multiplier", "mul4u.v", "--unsigned-acts")
+    shown = run("multiplier", "table", "mul4u.v", "--table-unsigned", "--sign-magnitude", "--write", "mul4s.npy")
+    assert shown.exit_code == 0, shown.output
+    assert "unsigned weights by unsigned activations: mean absolute error 1\n" in shown.output
+    numbers = np.arange(16) - 16 * (np.arange(16) > 7)
+    exact = np.multiply.outer(numbers, numbers)
+    assert np.array_equal(np.load("mul4s.npy"), np.sign(exact) * (np.abs(exact) & ~3))
+    made = run(*common, "--multiplier", "mul4s.npy", "--table-signed")
+    assert "mul4s.npy: product table, mean absolute error" in made.output
+    assert made.exit_code == 0, made.output
 
 
 def test_pictures_need_matplotlib(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_bad_input_is_refused(folder: Path) -> None:
     assert "rates have 3: expected 0..1" in refused(*SHORT, "--rates", "3")
     assert "rate 0.001 of 256 PEs is not one PE" in refused(*SHORT, "--rates", "0.001")
     assert "'flip' is no kind: expected one of stuck_at_0, stuck_at_1" in refused(*SHORT, "--kind", "flip")
-    assert "cluster_alpha is 0.0" in refused(*SHORT, "--cluster-alpha", "0")
+    assert "cluster_alpha is 0.0" in refused(*SHORT, "--pattern", "clustered", "--cluster-alpha", "0")
     assert "mitigation fap does not retrain: add +t" in refused(*SHORT, "--mitigation", "fap")
     assert "depends on the number of iterations" in refused(*SHORT, "--schedule", "CosineAnnealingLR")
     assert "momentum is given twice" in refused(*SHORT, "--option", "momentum=0", "--option", "momentum=1")
