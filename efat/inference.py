@@ -18,6 +18,9 @@ from training.convert import place, quantized_layers
 from training.layers import Accelerator, Engine, GemmRun
 from training.quantized_layer import Observer
 
+GUESSING = 0.05
+"""Accuracy that guessing reaches with a higher probability cannot be told from it."""
+
 
 class EngineMismatchError(RuntimeError):
     """The emulation and the cycle engine disagree, which is a bug in one of them."""
@@ -49,6 +52,23 @@ class Accuracy:
         wrong = self.images - self.correct
         spread = math.sqrt(z_squared * (self.correct * wrong / self.images + z_squared / 4)) / (self.images + z_squared)
         return max(0.0, centre - spread), min(1.0, centre + spread)
+
+    def like_guessing(self, classes: int) -> bool:
+        """Whether guessing among so many classes has a chance of more than 5 % to be as good (binomial test).
+
+        With too few images for any result to tell, it is false.
+        """
+        n, chance = self.images, 1 / classes
+        if classes < 2 or chance**n > GUESSING:
+            return False
+        log_right, log_wrong = math.log(chance), math.log1p(-chance)
+        as_good = math.fsum(
+            math.exp(
+                math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_right + (n - k) * log_wrong
+            )
+            for k in range(self.correct, n + 1)
+        )
+        return as_good > GUESSING
 
     def as_dict(self) -> dict[str, float]:
         """Count, value and interval, as JSON takes them."""

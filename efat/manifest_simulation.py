@@ -74,6 +74,7 @@ def prepare_manifest(
         batch=batch,
         images=shown.images,
         labels=shown.labels,
+        classes=shown.classes,
         chips=chosen,
         networks=GroupNetworks(found, folder, config, workload.network),
         cycle_images=checked_images(engine, cycle_images, len(shown)),

@@ -70,6 +70,7 @@ class Simulation:
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
+        classes: number of classes of the data.
         chips: the chips to run, those that run the same weights one after the other.
         networks: what runs on each of them.
         cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
@@ -88,6 +89,7 @@ class Simulation:
     batch: int
     images: Tensor
     labels: Tensor
+    classes: int
     chips: list[Chip]
     networks: ChipNetworks = field(repr=False)
     cycle_images: int = 0
@@ -336,6 +338,7 @@ def prepare(
         batch=batch,
         images=shown.images,
         labels=shown.labels,
+        classes=shown.classes,
         chips=chosen,
         networks=OneNetwork(quantised, deployment),
         cycle_images=checked_images(engine, cycle_images, len(shown)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def explain(
     """
     if json_path is not None:
         check_output(json_path, inputs=[path for path in (lot, weights, manifest, data) if path is not None])
+    if manifest is None:
+        warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
     with working("Loading, quantising and calibrating"):
@@ -117,6 +120,8 @@ def explain(
         _run(explanation, tuple(dict.fromkeys(chosen)), measured=images is not None or not chosen)
     except KeyboardInterrupt:
         interrupted = True
+    clean = explanation.fault_free
+    warn_of_guessing("the quantised network", None if clean is None else clean.accuracy, simulation.classes)
     show_explanation(explanation, console(), complete=not interrupted)
     if json_path is not None:
         write_json(json_path, explanation.as_dict(complete=not interrupted))

@@ -9,6 +9,7 @@ import click
 
 from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.group import INTERRUPTED
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
 from efat.cli.propagation_options import PropagationRequest, propagation_options
 from efat.cli.worker_options import WorkerRequest, worker_options
@@ -84,10 +85,12 @@ def propagate(
         )
     if json_path is not None:
         check_output(json_path)
+    warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
     with working("Loading and checking"):
         from efat.cli.propagate_tables import show_propagation
+        from efat.inference import Accuracy
         from efat.propagation.subject import Subject
 
         executor = workers.executor()
@@ -95,6 +98,8 @@ def propagate(
         request = asked.of(Subject(network, weights, data, images, config, cast("Method", calibration)))
         request.subject.load()
     found = _run(output, request, executor)
+    fault_free = Accuracy(found["fault_free"]["correct"], found["images"])
+    warn_of_guessing("the quantised network", fault_free, request.subject.load().classes)
     if json_path is not None:
         write_json(json_path, found)
     if str(json_path) != "-":

@@ -11,6 +11,7 @@ import click
 from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.worker_options import WorkerRequest, worker_options
@@ -120,10 +121,12 @@ def resilience(
         )
     if harden_rates is not None and harden is None:
         fail("--harden-rates is of no hardening: say for how many iterations with --harden")
+    warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
     with working("Loading and checking"):
         from efat.cli.resilience_tables import show_resilience
+        from efat.inference import Accuracy
         from efat.resilience_inputs import HardeningPlan, Resilience
         from efat.training_setup import TrainingSetup, augmentation_of
 
@@ -149,6 +152,10 @@ def resilience(
         )
         measurement.check()
     table = _run(output, measurement, executor)
+    classes = measurement.setup.load().data.held_out.classes
+    in_float, fault_free = (Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
+    if not warn_of_guessing("the float network", in_float, classes):
+        warn_of_guessing("the quantised network", fault_free, classes)
     show_resilience(table, output, console())
     click.echo(f"Try it: {_plan_command(output, lot)}")
 

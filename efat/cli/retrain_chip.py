@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.group import INTERRUPTED
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, fail
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 
@@ -99,6 +100,7 @@ def retrain_chip(
     """
     if iterations is not None and epochs is not None:
         fail("--iterations and --epochs are both given: choose one")
+    warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
     with working("Loading, quantising and calibrating"):
@@ -137,6 +139,9 @@ def retrain_chip(
         _run(retraining, folder, force)
         metrics = read_metrics(folder.metrics)
     summary = Summary.of(metrics)
+    classes = retraining.data.held_out.classes
+    if not warn_of_guessing("the float network", summary.in_float, classes):
+        warn_of_guessing("the quantised network", summary.fault_free, classes)
     show_retraining(summary, folder, console())
     if summary.message is not None:
         raise click.ClickException(summary.message)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
+    from efat.simulation import Simulation
     from training.calibration import Method
     from training.layers import Engine
 
@@ -151,6 +153,8 @@ def simulate(
             fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
         inputs = (lot, weights, manifest, data)
         check_output(waveform.path, inputs=[path for path in inputs if path is not None])
+    if manifest is None:
+        warn_of_own_weights(network, weights)
     from efat.cli.render import console, progress_bars, working
 
     with working("Loading, quantising and calibrating"):
@@ -208,8 +212,17 @@ def simulate(
             interrupted = True
         except EngineMismatchError as error:
             raise click.ClickException(f"{error}: a bug in eFAT; do not trust its results") from None
+    _warn_of_guessing(simulation)
     show_simulation(simulation, clock_mhz, console())
     if json_path is not None:
         write_json(json_path, simulation.as_dict(clock_mhz))
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _warn_of_guessing(simulation: Simulation) -> None:
+    if warn_of_guessing("the float network", simulation.float_accuracy, simulation.classes):
+        return
+    for group, accuracy in simulation.fault_free.items():
+        what = f"the quantised network of group {group}" if group else "the quantised network"
+        warn_of_guessing(what, accuracy, simulation.classes)

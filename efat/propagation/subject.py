@@ -35,6 +35,7 @@ class Loaded(NamedTuple):
         network: on a fault-free array, in evaluation mode; not to be changed.
         images: float32 [n, c, h, w].
         labels: int64 [n].
+        classes: number of classes of the data.
         data: for people: where the images are from.
         identity: what decides all results, as digests and texts by name.
     """
@@ -42,6 +43,7 @@ class Loaded(NamedTuple):
     network: nn.Module
     images: Tensor
     labels: Tensor
+    classes: int
     data: str
     identity: Mapping[str, str]
 
@@ -139,7 +141,7 @@ def _loaded(subject: Subject, _state: object) -> Loaded:
         "calibration": subject.calibration if scales is None else "from the weights",
         "activation scales": hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest(),
     }
-    return Loaded(quantised, test.images, test.labels, test.name, identity)
+    return Loaded(quantised, test.images, test.labels, test.classes, test.name, identity)
 
 
 def _scales(deployment: Deployment, config: ArrayConfig) -> Mapping[str, float]:

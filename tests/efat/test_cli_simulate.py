@@ -23,7 +23,7 @@ from training.convert import convert
 from training.errors import InputError
 from training.layers import Accelerator
 from training.networks import LeNet5
-from training.workloads import load_workload
+from training.workloads import WORKLOADS, load_workload
 
 CONFIG = ArrayConfig(32, 32)
 SIMULATE = ["simulate", "--network", "digits-cnn", "--lot", "lot.h5", "--images", "40"]
@@ -209,6 +209,50 @@ def test_own_weights_data_and_network(lot: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert own.exit_code == 0, own.output
     assert json.loads(Path("own.json").read_text())["chips"] == json.loads(Path("named.json").read_text())["chips"]
+
+
+def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_random.py").write_text(
+        "import torch\nfrom training.networks import DigitsCnn\n\ndef untrained():\n"
+        "    torch.manual_seed(0)\n    return DigitsCnn(1, 8, 10)"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    own = ["--network", "my_random:untrained", "--data", "digits"]
+    of_weights = (
+        "Warning: no --weights: my_random:untrained has the weights that the function returns, which are random"
+    )
+    guessing = "images right without faults, no better than guessing among 10 classes"
+    images = ["--images", "40"]
+    chip = ["--lot", "lot.h5", "--chip", "good", *images]
+    levels = ["--lot", "lot.h5", "--rates", "0", "--levels", "0", "--repeats", "1"]
+    for command in (
+        ["simulate", *own, *chip],
+        ["explain", *own, *chip],
+        ["retrain-chip", *own, *chip, "--mitigation", "fap", "-o", "chip"],
+        ["resilience", *own, *images, *levels, "--workers", "0", "-o", "resilience"],
+        [
+            "propagate",
+            *own,
+            *images,
+            "--lot",
+            "lot.h5",
+            "--samples",
+            "2",
+            "--no-stratify",
+            "--workers",
+            "0",
+            "-o",
+            "faults",
+        ],
+    ):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert of_weights in result.stderr
+        # Said once, of the float network where there is one.
+        assert result.stderr.count(guessing) == 1
+    trained = str(WORKLOADS["digits-cnn"].weights)
+    for command in (["--network", "digits-cnn"], [*own, "--weights", trained]):
+        assert run("simulate", *command, *SIMULATE[3:], "--chip", "good").stderr.count("Warning") == 0
 
 
 def test_bad_input_is_refused(lot: Path) -> None:

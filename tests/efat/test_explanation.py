@@ -193,6 +193,7 @@ def explanation(seed: int, rate: float, *, placed: bool = False, bypassing: floa
         batch=7,
         images=HELD_OUT.images,
         labels=HELD_OUT.labels,
+        classes=HELD_OUT.classes,
         chips=[Chip("chip", faults, random.random((ARRAY.rows, ARRAY.cols)) < bypassing)],
         networks=OneNetwork(quantised),
     )

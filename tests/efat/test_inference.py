@@ -44,6 +44,20 @@ def test_interval_is_that_of_scipy(counts: tuple[int, int]) -> None:
     assert low - 1e-12 <= Accuracy(*counts).value <= high + 1e-12
 
 
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.integers(2, 20))
+def test_guessing_is_told_as_scipy_tells_it(counts: tuple[int, int], classes: int) -> None:
+    correct, images = counts
+    as_good = binomtest(correct, images, 1 / classes, "greater").pvalue
+    if abs(as_good - 0.05) > 1e-9:
+        assert Accuracy(*counts).like_guessing(classes) == (as_good > 0.05 and classes**-images <= 0.05)
+
+
+def test_guessing_cannot_be_told_of_one_class_and_is_of_many_images() -> None:
+    assert not Accuracy(5, 10).like_guessing(1)
+    assert Accuracy(1_010, 10_000).like_guessing(10)
+    assert not Accuracy(1_100, 10_000).like_guessing(10)
+
+
 def test_measure_accuracy_counts() -> None:
     assert measure_accuracy(torch.tensor([1, 2, 3]), torch.tensor([1, 0, 3])) == Accuracy(2, 3)
 
