@@ -26,6 +26,25 @@ _LONGEST_SHOWN = 60
 _ARCHITECTURE = "architecture_presets"
 _CONV_CELLS = ("ifmap height", "ifmap width", "filter height", "filter width", "channels", "filters", "stride")
 _GEMM_CELLS = ("M", "N", "K")
+_HEADINGS = {
+    "m": "M",
+    "n": "N",
+    "k": "K",
+    "channel": "channels",
+    "numfilter": "filters",
+    "numfilters": "filters",
+    "strides": "stride",
+    **{column.replace(" ", ""): column for column in _CONV_CELLS},
+}
+"""What headers of topologies call the columns, in small letters without spaces."""
+
+_STALLING = (
+    ("run_presets", "InterfaceBandwidth", "user"),
+    ("run_presets", "UseRamulatorTrace", "true"),
+    ("layout", "IfmapCustomLayout", "true"),
+    ("layout", "FilterCustomLayout", "true"),
+)
+"""Settings with which SCALE-Sim has the array wait for its memories."""
 
 
 class ScaleSimError(ValueError):
@@ -44,6 +63,8 @@ class ScaleSimConfig:
         rows: `ArrayHeight`, 1..1024.
         cols: `ArrayWidth`, 1..1024.
         run_name: `run_name`, or an empty string.
+        stalls: the settings with which SCALE-Sim would add stall cycles, such as `InterfaceBandwidth: USER`; empty if
+            there are none. Stalls are not modelled here.
 
     Raises:
         ValueError: a size is out of its range.
@@ -52,6 +73,7 @@ class ScaleSimConfig:
     rows: int
     cols: int
     run_name: str = ""
+    stalls: str = ""
 
     def __post_init__(self) -> None:
         for name in ("rows", "cols"):
@@ -138,7 +160,7 @@ def read_config(path: str | Path) -> ScaleSimConfig:
     """Read a configuration.
 
     `ArrayHeight` and `ArrayWidth` must be there. `Dataflow` must be `ws` and `SparsitySupport` false where they are
-    there. Everything else describes memories behind the array and is not looked at.
+    there. Of the memories behind the array only the settings that would make it wait are looked at, for `stalls`.
 
     Args:
         path: the `.cfg` file.
@@ -168,16 +190,28 @@ def read_config(path: str | Path) -> ScaleSimConfig:
         raise ScaleSimError(
             f"{path}: SparsitySupport is {_shown(sparsity)}: expected false, as the array simulated here is dense"
         )
-    return ScaleSimConfig(rows, cols, parser.get("general", "run_name", fallback="").strip())
+    bandwidth = parser.get("run_presets", "InterfaceBandwidth", fallback="CALC").strip()
+    if bandwidth.upper() not in ("CALC", "USER"):
+        raise ScaleSimError(f"{path}: InterfaceBandwidth is {_shown(bandwidth)}: expected CALC or USER")
+    return ScaleSimConfig(
+        rows,
+        cols,
+        run_name=parser.get("general", "run_name", fallback="").strip(),
+        stalls=", ".join(
+            f"{key}: {parser.get(section, key).strip()}"
+            for section, key, value in _STALLING
+            if parser.get(section, key, fallback="").strip().lower() == value
+        ),
+    )
 
 
 def read_conv_topology(path: str | Path) -> list[ConvLayer]:
     """Read a topology of convolutions.
 
-    The first line is a header. Each line after it is `name, ifmap height, ifmap width, filter height, filter width,
-    channels, filters, stride,`. A layer with `DP` in its name is depth-wise: it becomes one layer for each channel, as
-    SCALE-Sim has it. After the stride may stand a sparsity ratio such as `2:4`, which changes nothing on an array that
-    computes every product, and after the last comma a remark.
+    The first line is a header, which must not contradict the order. Each line after it is `name, ifmap height, ifmap
+    width, filter height, filter width, channels, filters, stride,`. A layer with `DP` in its name is depth-wise: it
+    becomes one layer for each channel, as SCALE-Sim has it. After the stride may stand a sparsity ratio such as `2:4`,
+    which changes nothing on an array that computes every product, and after the last comma a remark.
 
     Args:
         path: the CSV file.
@@ -207,8 +241,8 @@ def read_conv_topology(path: str | Path) -> list[ConvLayer]:
 def read_gemm_topology(path: str | Path) -> list[GemmLayer]:
     """Read a topology of GEMMs.
 
-    The first line is a header. Each line after it is `name, M, N, K,`; a sparsity ratio and a remark may follow, as in
-    a topology of convolutions.
+    The first line is a header, which must not contradict the order. Each line after it is `name, M, N, K,`; a sparsity
+    ratio and a remark may follow, as in a topology of convolutions.
 
     Args:
         path: the CSV file.
@@ -260,12 +294,27 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list
                     f"{place} is a layer, {_shown(text.strip())}: expected a header, as SCALE-Sim skips the first line"
                 )
             if not is_layer:
+                _check_header(place, cells, columns)
                 continue
         layer_seen = True
         yield place, _layer_name(place, cells[0]), _layer_numbers(place, cells, columns)
     if not layer_seen:
         found = "a header but no layers" if header_seen else "nothing in it"
         raise ScaleSimError(f"{path} has {found}: expected lines of {_expected(columns)}")
+
+
+def _check_header(place: str, cells: list[str], columns: tuple[str, ...]) -> None:
+    """Refuse a header that names a column at another place than where it is read.
+
+    A name may be missing or be there twice: several of SCALE-Sim's own topologies have two columns `IFMAP Width`.
+    """
+    named = [_HEADINGS.get(re.sub(r"[\s_]", "", cell.lower())) for cell in cells]
+    for position, column in enumerate(columns, start=1):
+        if column in named and named.index(column) != position and named[position : position + 1] != [column]:
+            raise ScaleSimError(
+                f"{place}: the header has {column} in cell {named.index(column) + 1}, but SCALE-Sim reads cells by "
+                f"their order, whatever the header says: put them in the order layer name, {', '.join(columns)}"
+            )
 
 
 def _layer_name(place: str, name: str) -> str:

@@ -55,21 +55,25 @@ def compute_report_row(config: ArrayConfig, layer: GemmLayer) -> ComputeReportRo
     )
 
 
-def write_compute_report(path: str | Path, config: ArrayConfig, layers: Iterable[GemmLayer]) -> None:
+def write_compute_report(
+    path: str | Path, config: ArrayConfig, layers: Iterable[GemmLayer], *, stalls: bool = False
+) -> None:
     """Write the report of a whole network.
 
-    Memory behind the array is not modelled: stall cycles are 0, as SCALE-Sim has them with `InterfaceBandwidth: CALC`,
-    and the cycles including prefetch, which depend on its model of DRAM, are left empty.
+    Memory behind the array is not modelled. Without stalls, their cycles are 0, as SCALE-Sim has them with
+    `InterfaceBandwidth: CALC`; with stalls, what depends on them is left empty: total cycles, stall cycles and overall
+    utilisation. Cycles including prefetch, which depend on SCALE-Sim's model of DRAM, are always left empty.
 
     Args:
         path: the file; it appears, or replaces an older one, only when it is complete.
         config: the array.
         layers: the layers, numbered from 0 in the report.
+        stalls: whether SCALE-Sim would have the array wait for its memories, see `ScaleSimConfig.stalls`.
     """
     with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         file.write(", ".join(COLUMNS) + ",\n")
         for number, layer in enumerate(layers):
             row = compute_report_row(config, layer)
-            utilisations = (row.overall_utilisation, row.mapping_efficiency, row.compute_utilisation)
-            cells = (number, "", row.total_cycles, 0, *utilisations)
+            timed = ("", "", "") if stalls else (row.total_cycles, 0, row.overall_utilisation)
+            cells = (number, "", *timed, row.mapping_efficiency, row.compute_utilisation)
             file.write(", ".join(map(str, cells)) + ",\n")

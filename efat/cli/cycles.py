@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from efat.cli.options import ARRAY_HELP, INPUT_FILE, ArraySize, check_output, fail, input_errors, write_json
+from efat.cli.options import (
+    ARRAY_HELP,
+    ARRAY_PRESETS,
+    INPUT_FILE,
+    ArraySize,
+    check_output,
+    fail,
+    input_errors,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from simulator import ArrayConfig
-    from simulator.scalesim import GemmLayer
+    from simulator.scalesim import GemmLayer, ScaleSimConfig
 
 NETWORKS = "digits-cnn, lenet5, vgg11, resnet20 or resnet18"
+
+
+class CountedArray(ArraySize):
+    """An array as `ArraySize` takes it, as a `ScaleSimConfig` with everything that a `.cfg` says."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it."""
+        size = super().convert(value, param, ctx)
+        from simulator.scalesim import ScaleSimConfig, read_config
+
+        try:
+            if value.strip().lower() in ARRAY_PRESETS or re.fullmatch(r"\d+[xX]\d+", value.strip()):
+                return ScaleSimConfig(*size)
+            return read_config(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(
@@ -32,7 +58,7 @@ which is its name, height and width of the ifmap (padding included) and of a fil
   Linear1, 196, 192, 384,
 """
 )
-@click.option("--array", type=ArraySize(), help=ARRAY_HELP)
+@click.option("--array", type=CountedArray(), help=ARRAY_HELP)
 @click.option("--config", type=INPUT_FILE, metavar="FILE", help="The array, from a SCALE-Sim .cfg.")
 @click.option("--topology", type=INPUT_FILE, metavar="FILE", help="The layers, from a SCALE-Sim topology (CSV).")
 @click.option("--gemm", is_flag=True, help="The topology lists GEMMs, not convolutions.")
@@ -56,7 +82,7 @@ which is its name, height and width of the ifmap (padding included) and of a fil
 )
 @click.option("--list-presets", is_flag=True, help="Show the arrays that --array knows by name, and end.")
 def cycles(
-    array: tuple[int, int] | None,
+    array: ScaleSimConfig | None,
     config: Path | None,
     topology: Path | None,
     gemm: bool,
@@ -77,6 +103,7 @@ def cycles(
     them is not modelled: the array never waits.
     """
     if list_presets:
+        _refuse_beside_presets()
         from efat.cli.cycles_tables import show_presets
         from efat.cli.render import console
 
@@ -92,29 +119,51 @@ def cycles(
     from efat.cli.cycles_tables import show_counts
     from efat.cli.render import console, working
     from efat.cycle_counts import count_network
+    from simulator import ArrayConfig
     from simulator.scalesim_report import write_compute_report
 
     with input_errors():
-        name, machine = _array(array, config, (weight_bits, act_bits, acc_bits))
+        described = _described(array, config)
+        machine = ArrayConfig(
+            described.rows, described.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits
+        )
         layers = _topology_layers(topology, gemm) if topology is not None else _network_layers(network, batch or 1)
     with working("Counting"):
         counts = count_network(machine, layers)
-        write_compute_report(report, machine, layers)
+        write_compute_report(report, machine, layers, stalls=bool(described.stalls))
     if json_path is not None:
-        described = {
+        found = {
             "array": machine.as_dict(),
-            "run_name": name,
+            "run_name": described.run_name,
+            "stalls_not_modelled": described.stalls or None,
             "layers": [count.as_dict() for count in counts.layers],
         }
-        write_json(json_path, {**described, "total": counts.totals()})
+        write_json(json_path, {**found, "total": counts.totals()})
     if str(json_path) != "-":
         source = str(topology) if topology is not None else f"{network}, {batch or 1} images"
-        show_counts(f"{source}{f' ({name})' if name else ''}", machine, counts, console())
+        name = f" ({described.run_name})" if described.run_name else ""
+        show_counts(f"{source}{name}", machine, counts, console())
+        if described.stalls:
+            click.echo(
+                f"With {described.stalls} SCALE-Sim has the array wait for its memories. That is not\n"
+                "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
+                "cycles and overall utilisation empty."
+            )
         click.echo(f"Wrote {report}")
 
 
+def _refuse_beside_presets() -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name != "list_presets" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            fail(
+                f"{parameter.opts[0]} has no effect beside --list-presets, which counts nothing: leave one of them out"
+            )
+
+
 def _check_choice(
-    array: tuple[int, int] | None,
+    array: ScaleSimConfig | None,
     config: Path | None,
     topology: Path | None,
     gemm: bool,
@@ -133,22 +182,18 @@ def _check_choice(
         fail("--batch is given without --network: the sizes in a topology are those of all images together")
 
 
-def _array(size: tuple[int, int] | None, path: Path | None, widths: tuple[int, int, int]) -> tuple[str, ArrayConfig]:
-    """Name of the run, if there is one, and the array."""
-    from simulator import ArrayConfig
-    from simulator.scalesim import ScaleSimConfig, read_config
+def _described(given: ScaleSimConfig | None, path: Path | None) -> ScaleSimConfig:
+    """The array of `--array` or `--config`, which may both be given if they agree."""
+    from simulator.scalesim import read_config
 
     if path is None:
-        assert size is not None
-        found = ScaleSimConfig(*size)
-    else:
-        found = read_config(path)
-        if size is not None and size != (found.rows, found.cols):
-            given = f"{size[0]}x{size[1]}"
-            fail(f"--array gives {given} and {path} gives {found.rows}x{found.cols}: leave one of them out")
-    weight_bits, act_bits, acc_bits = widths
-    config = ArrayConfig(found.rows, found.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits)
-    return found.run_name, config
+        assert given is not None
+        return given
+    found = read_config(path)
+    if given is not None and (given.rows, given.cols) != (found.rows, found.cols):
+        size = f"{given.rows}x{given.cols}"
+        fail(f"--array gives {size} and {path} gives {found.rows}x{found.cols}: leave one of them out")
+    return found
 
 
 def _topology_layers(path: Path, gemm: bool) -> list[GemmLayer]:

@@ -18,7 +18,7 @@ from simulator.presets import PRESETS
 
 CFG = "[general]\nrun_name = first\n[architecture_presets]\nArrayHeight: 32\nArrayWidth: 32\nDataflow: ws\n"
 GEMMS = "Layer,M,N,K,\nL0,196,192,384,\nL1,196,1176,64,\n"
-CONVS = "Layer name, IFMAP Height, ..., Strides,\nConv1,224,224,7,7,3,64,2,\nConv2,9,9,3,3,4,5,1,\n"
+CONVS = "Layer name, IFMAP Height, IFMAP Width, ...\nConv1,224,224,7,7,3,64,2,\nConv2,9,9,3,3,4,5,1,\n"
 
 
 @pytest.fixture
@@ -143,6 +143,19 @@ def test_array_takes_presets_and_configurations(files: Path, array: str, size: t
     assert run("chips", "import", "faults.csv", "--array", array, "-o", "b.h5").exit_code == 0
 
 
+@pytest.mark.parametrize("option", ["--array", "--config"])
+def test_stalls_that_are_not_modelled_are_said(files: Path, option: str) -> None:
+    Path("array.cfg").write_text(f"{CFG}[run_presets]\nInterfaceBandwidth: USER\n")
+    shown = run("cycles", option, "array.cfg", "--topology", "gemms.csv", "--gemm").output
+    assert "With InterfaceBandwidth: USER SCALE-Sim has the array wait for its memories." in shown
+    with Path("COMPUTE_REPORT.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file, skipinitialspace=True))
+    assert [(row["Total Cycles"], row["Stall Cycles"]) for row in rows] == [("", "")] * 2
+    found = as_json(option, "array.cfg", "--topology", "gemms.csv", "--gemm")
+    assert (found["stalls_not_modelled"], found["run_name"]) == ("InterfaceBandwidth: USER", "first")
+    assert as_json("--array", "32x32", "--topology", "convs.csv")["stalls_not_modelled"] is None
+
+
 def test_array_and_config_may_agree(files: Path) -> None:
     assert as_json("--array", "32x32", "--config", "array.cfg", "--topology", "convs.csv")["run_name"] == "first"
 
@@ -200,6 +213,7 @@ HERE = ["cycles", "--array", "32x32"]
         ([*HERE, "--topology", "convs.csv", "--json", "convs.csv"], "convs.csv is the file to read"),
         ([*HERE, "--topology", "convs.csv", "--json", "x", "--report", "./x"], "is named by --json and by --report"),
         ([*HERE, "--topology", "convs.csv", "--report", "no/such/folder"], "no such folder to write folder into"),
+        ([*HERE, "--list-presets"], "--array has no effect beside --list-presets"),
         ([*HERE, "--topology", "bad.csv"], "bad.csv, line 3: stride is 'two': expected a whole number"),
     ],
 )

@@ -71,7 +71,14 @@ Write = Callable[[str | bytes], Path]
 
 
 def test_a_configuration_of_scalesim_is_read(write: Write) -> None:
-    assert read_config(write(GOOGLE)) == ScaleSimConfig(256, 256, "GoogleTPU_v1_ws")
+    assert read_config(write(GOOGLE)) == ScaleSimConfig(256, 256, "GoogleTPU_v1_ws", stalls="InterfaceBandwidth: USER")
+
+
+def test_what_makes_scalesim_wait_for_memories_is_kept(write: Write) -> None:
+    calculated = GOOGLE.replace("USER", "CALC")
+    assert read_config(write(calculated)).stalls == ""
+    waiting = calculated.replace("Trace: False", "Trace: True").replace("CustomLayout: False", "CustomLayout: True")
+    assert read_config(write(waiting)).stalls == "UseRamulatorTrace: True, IfmapCustomLayout: True"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,7 @@ def test_keys_in_any_way_that_scalesim_reads_them(write: Write, text: str) -> No
         (SIZE + "Dataflow: os\n", "Dataflow is 'os': expected ws"),
         (SIZE + "dataflow = is\n", "Dataflow is 'is': expected ws"),
         (SIZE + "[sparsity]\nSparsitySupport: true\n", "SparsitySupport is 'true': expected false"),
+        (SIZE + "[run_presets]\nInterfaceBandwidth: 10\n", "InterfaceBandwidth is '10': expected CALC or USER"),
         (b"\xff\xfe" + SIZE.encode("utf-16-le"), "it is no text in UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0", "it is no text in UTF-8"),
         (SIZE + "\0\0", "bytes of value 0"),
@@ -189,6 +197,40 @@ def test_a_depth_wise_convolution_is_a_layer_for_each_channel(write: Write) -> N
 
 
 LINE = "c,9,9,3,3,4,5,1,"
+
+
+# Of SCALE-Sim's own topologies, byte order mark and all.
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Layer, IFMAP Width, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,",
+        "\ufeffLayer name,Ifmap height,ifmap width,filter height,filter width,channel,num filters,strides,batch size,",
+        "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,,,Eh,Ew,e2",
+        "Layer name\t IFMAP Height\t IFMAP Width\t Filter Height\t Filter Width\t Channels\t Num Filter\t Strides\t",
+    ],
+)
+def test_headers_that_do_not_contradict_the_order_are_skipped(write: Write, header: str) -> None:
+    assert read_conv_topology(write(f"{header}\n{LINE}\n")) == [ConvLayer("c", 9, 9, 3, 3, 4, 5, 1)]
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "cell"),
+    [
+        (CONV_HEADER.replace("IFMAP Height, IFMAP Width", "IFMAP Width, IFMAP_Height"), "ifmap height", 3),
+        (CONV_HEADER.replace("Channels, Num Filter", "Num Filters, Channel"), "channels", 7),
+        (CONV_HEADER.replace("Layer name, ", "").replace(",", ", Layer name,", 1), "ifmap height", 1),
+        (CONV_HEADER.replace(" Strides,", "").replace("name,", "name, stride,"), "ifmap height", 3),
+    ],
+)
+def test_headers_in_another_order_are_refused(write: Write, header: str, column: str, cell: int) -> None:
+    with pytest.raises(ScaleSimError, match=f"line 1: the header has {column} in cell {cell}, but SCALE-Sim reads"):
+        read_conv_topology(write(f"{header}\n{LINE}\n"))
+
+
+def test_gemms_in_another_order_are_refused(write: Write) -> None:
+    for header in ("Layer,M,K,N,", " layer , m , k , n", "Layer,K,M,N", "M,N,K"):
+        with pytest.raises(ScaleSimError, match="put them in the order layer name, M, N, K"):
+            read_gemm_topology(write(f"{header}\nL0,196,384,192,\n"))
 
 
 @pytest.mark.parametrize(

@@ -50,3 +50,13 @@ def test_the_file_has_the_columns_of_scalesim(tmp_path: Path) -> None:
     assert {row["Stall Cycles"] for row in rows} == {"0"}
     assert {row["Total Cycles (incl. prefetch)"] for row in rows} == {""}
     assert float(rows[2]["Mapping Efficiency %"]) == 32.2265625
+
+
+def test_what_stalls_would_change_is_left_empty(tmp_path: Path) -> None:
+    path = tmp_path / "COMPUTE_REPORT.csv"
+    write_compute_report(path, ArrayConfig(32, 32), REPORTED, stalls=True)
+    rows = list(csv.DictReader(path.read_text().splitlines(), skipinitialspace=True))
+    for name in ("Total Cycles", "Stall Cycles", "Overall Util %"):
+        assert {row[name] for row in rows} == {""}
+    assert float(rows[2]["Mapping Efficiency %"]) == 32.2265625
+    assert float(rows[2]["Compute Util %"]) == 1.2394831730769231
