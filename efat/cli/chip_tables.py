@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from efat.cli.render import counted, results_table
+from efat.cli.printing import printable
+from efat.cli.render import ResultsTable, counted, results_table
 from simulator import Site
 from simulator.chips import Chip, ChipLot
 
@@ -74,7 +74,7 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
                 chip.faults.digest()[:12],
             )
     if len(lot) > MOST_CHIPS_SHOWN:
-        table.add_row(f"... and {len(lot) - MOST_CHIPS_SHOWN} more")
+        table.add_note(f"... and {len(lot) - MOST_CHIPS_SHOWN:,} more: --json has them all")
     console.print(table)
     if rates:
         console.print(
@@ -88,7 +88,7 @@ def show_chip(chip: Chip, console: Console) -> None:
     config = chip.faults.config
     summary = chip.faults.summary()
     console.print(
-        Text(chip.id, style="bold"),
+        Text(printable(chip.id), style="bold"),
         f": {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
         f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
         f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
@@ -158,7 +158,7 @@ def _map_lines(chip: Chip) -> list[Text]:
     return lines
 
 
-def _fault_table(chip: Chip) -> Table:
+def _fault_table(chip: Chip) -> ResultsTable:
     table = results_table("", left=["site", "kind"], right=["row", "column", "bit", "cycle"])
     for fault in chip.faults:
         cycle = "" if fault.cycle is None else str(fault.cycle)

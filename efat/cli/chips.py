@@ -18,6 +18,7 @@ from efat.cli.options import (
     output_option,
     write_json,
 )
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.chips import Chip
@@ -87,7 +88,7 @@ def generate(
             provenance=provenance(f"random, {described_faults.pattern} pattern, rate {low:g}:{high:g}", seed),
             progress=progress,
         )
-    click.echo(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
+    say(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
 
 
 @chips.command(
@@ -133,7 +134,7 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
         show_chip(chip, console())
     if png is not None:
         _draw(chip, png)
-        click.echo(f"Wrote {png}")
+        say(f"Wrote {png}")
 
 
 @chips.command(
@@ -171,7 +172,7 @@ def import_(
         fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
     total = sum(len(chip.faults) for chip in found)
-    click.echo(f"Wrote {len(found)} chips with {total} faults to {output}")
+    say(f"Wrote {len(found)} chips with {total} faults to {output}")
 
 
 @chips.command(
@@ -192,7 +193,7 @@ def export(lot: Path, output: Path, force: bool) -> None:
 
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
         written = write_csv(output, counted(opened, progress))
-    click.echo(f"Wrote {written} faults to {output}")
+    say(f"Wrote {written} faults to {output}")
 
 
 def _draw(chip: Chip, png: Path) -> None:

@@ -19,6 +19,7 @@ from efat.cli.options import (
     input_errors,
     write_json,
 )
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.scalesim import GemmLayer, ScaleSimConfig
@@ -144,12 +145,12 @@ def cycles(
         name = f" ({described.run_name})" if described.run_name else ""
         show_counts(f"{source}{name}", machine, counts, console())
         if described.stalls:
-            click.echo(
+            say(
                 f"With {described.stalls} SCALE-Sim has the array wait for its memories. That is not\n"
                 "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
                 "cycles and overall utilisation empty."
             )
-        click.echo(f"Wrote {report}")
+        say(f"Wrote {report}")
 
 
 def _refuse_beside_presets() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
-from efat.cli.render import results_table
+from efat.cli.render import ResultsTable, results_table
 from efat.cycle_counts import NetworkCount
 from simulator.config import ArrayConfig
 from simulator.presets import PRESETS
@@ -35,14 +34,12 @@ def show_counts(title: str, config: ArrayConfig, counts: NetworkCount, console: 
 def show_presets(console: Console) -> None:
     """Print the arrays known by name."""
     table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
-    for column in table.columns[2:]:
-        column.no_wrap = False
     for preset in PRESETS.values():
         table.add_row(preset.name, f"{preset.rows}x{preset.cols}", preset.what, preset.source)
     console.print(table)
 
 
-def _cycles_table(title: str, counts: NetworkCount) -> Table:
+def _cycles_table(title: str, counts: NetworkCount) -> ResultsTable:
     headings = ["GEMM\nM x K x N", "folds", "cycles,\nSCALE-Sim", "serial", "double-\nbuffered"]
     table = results_table(title, left=["layer"], right=[*headings, "utilisation,\nserial", "double-\nbuffered"])
     for count in counts.layers[:MOST_LAYERS_SHOWN]:
@@ -71,7 +68,7 @@ def _cycles_table(title: str, counts: NetworkCount) -> Table:
     return table
 
 
-def _words_table(counts: NetworkCount) -> Table:
+def _words_table(counts: NetworkCount) -> ResultsTable:
     headings = ["ifmap\nreads", "filter\nreads", "ofmap\nreads", "ofmap\nwrites"]
     table = results_table("Words between the SRAMs and the array", left=["layer"], right=headings)
     for count in counts.layers[:MOST_LAYERS_SHOWN]:
@@ -86,7 +83,7 @@ def _words(traffic: Traffic) -> list[str]:
     return [f"{count:,}" for count in words]
 
 
-def _bandwidth_table(counts: NetworkCount) -> Table:
+def _bandwidth_table(counts: NetworkCount) -> ResultsTable:
     headings = [f"{sram}\n{kind}" for sram in ("ifmap", "filter", "ofmap", "all") for kind in ("average", "peak")]
     traffic = counts.traffic
     sizes = f"{traffic.ifmap.word_bytes}, {traffic.filter.word_bytes} and {traffic.ofmap.word_bytes} bytes a word"
@@ -106,7 +103,7 @@ def _bandwidth(traffic: Traffic) -> list[str]:
     return cells
 
 
-def _end_of_layers(table: Table, counts: NetworkCount) -> None:
+def _end_of_layers(table: ResultsTable, counts: NetworkCount) -> None:
     left = len(counts.layers) - MOST_LAYERS_SHOWN
     if left > 0:
         table.add_row(f"... {left:,} more")

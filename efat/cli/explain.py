@@ -9,6 +9,7 @@ import click
 
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from efat.explanation import Explanation
@@ -114,7 +115,7 @@ def explain(
             explanation.check_image(image)
     line = deployment_line(simulation)
     if line is not None:
-        click.echo(line)
+        say(line)
     interrupted = False
     try:
         _run(explanation, tuple(dict.fromkeys(chosen)), measured=images is not None or not chosen)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
-from efat.cli.render import results_table
+from efat.cli.render import ResultsTable, results_table
 from efat.explanation import Comparison, Explanation, FaultCost, ImageExplanation
 from efat.first_action import FirstAction
 from simulator.faults import Fault, Kind, Site
@@ -80,7 +79,7 @@ def _chip_line(explanation: Explanation) -> str:
     return f"{line}."
 
 
-def _accuracy_table(explanation: Explanation) -> Table:
+def _accuracy_table(explanation: Explanation) -> ResultsTable:
     simulation = explanation.simulation
     table = results_table(
         f"{simulation.network_name} on {simulation.data_name}, {_counted(explanation.images, 'image')}",
@@ -99,7 +98,7 @@ def _accuracy_table(explanation: Explanation) -> Table:
     return table
 
 
-def _cost_table(explanation: Explanation) -> Table:
+def _cost_table(explanation: Explanation) -> ResultsTable:
     table = results_table(
         "Faults that may act; left out: the chip without this one; alone: without the others",
         left=["place", "net", "bit", "value"],
@@ -188,7 +187,7 @@ def _first_lines(fault: Fault, first: FirstAction) -> str:
     )
 
 
-def _travel_table(explanation: Explanation, found: ImageExplanation) -> Table:
+def _travel_table(explanation: Explanation, found: ImageExplanation) -> ResultsTable:
     """What the faults change in each layer, and what each of them does beside the others."""
     assert found.travel is not None
     scores = _counted(found.travel.scores_changed, "score")

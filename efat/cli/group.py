@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from efat.cli.printing import say
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
 
@@ -62,7 +64,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except _USER_MISTAKES as error:
             raise InputProblem(_describe(error)) from error

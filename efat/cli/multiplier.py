@@ -10,6 +10,7 @@ import click
 
 from efat.cli.multiplier_options import DESIGNS, is_netlist, ports_text, table_options, table_signs
 from efat.cli.options import INPUT_FILE, check_output, fail, input_errors, write_json
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.gates.files import NetlistFile
@@ -164,12 +165,12 @@ def faults(
         _draw(name, netlist, classes, png)
     if str(json_path) != "-":
         if netlist_path is not None:
-            click.echo(ports_text(read))
+            say(ports_text(read))
         show_comparisons({name: compare(classes)}, console())
         show_classes(netlist, classes[:top], len(classes), console())
         for path in (csv_path, json_path, png):
             if path is not None:
-                click.echo(f"Wrote {path}")
+                say(f"Wrote {path}")
 
 
 @multiplier.command(
@@ -252,10 +253,10 @@ def table(
         write_json(json_path, table_dict(found))
     if str(json_path) != "-":
         if ports:
-            click.echo(ports)
+            say(ports)
         show_table(str(file), found, console())
         if write_path is not None:
-            click.echo(f"Wrote {write_path}")
+            say(f"Wrote {write_path}")
 
 
 def _check_outputs(outputs: list[Path | None], inputs: list[Path]) -> None:

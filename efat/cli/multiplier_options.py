@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from efat.cli.options import fail, input_errors
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.gates.files import NetlistFile
@@ -113,9 +114,9 @@ def chosen_multiplier(
             name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
         )
         if is_netlist(name):
-            click.echo(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
+            say(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
         elif name not in DESIGNS:
-            click.echo(f"{name}: product table, {error_note(normal.products, array_signs)}")
+            say(f"{name}: product table, {error_note(normal.products, array_signs)}")
         if not faulty:
             return normal
         tables = [
@@ -123,7 +124,7 @@ def chosen_multiplier(
             for path in faulty
         ]
         for path, table in zip(faulty, tables, strict=True):
-            click.echo(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
+            say(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
         names = ", ".join(path.name for path in faulty)
         label = f"{normal.name}, faulty {names}"
         return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from efat.inference import Accuracy
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def warn(message: str) -> None:
     """Say on standard error what the user should know about the results."""
-    click.echo(f"Warning: {message}", err=True)
+    say(f"Warning: {message}", err=True)
 
 
 def warn_of_own_weights(network: str | None, weights: Path | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from efat.cli.group import InputProblem
+from efat.cli.printing import say
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -235,7 +236,7 @@ def write_json(path: Path, content: Any) -> None:
 
     text = json.dumps(content, indent=2, allow_nan=False)
     if str(path) == "-":
-        click.echo(text)
+        say(text)
         return
     with replaced(path) as beside:
         beside.write_text(text + "\n")

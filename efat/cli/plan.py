@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from efat.cli.options import INPUT_FILE, check_output, fail, force_option, output_option
+from efat.cli.printing import say
 
 
 @click.command(
@@ -121,4 +122,4 @@ def plan(
         planned = make_plan(table_of(resilience), lot, request, progress)
     write_plan(output, planned.plan)
     show_plan(planned, console())
-    click.echo(f"Wrote {output}. Carry it out: efat retrain --plan {output} -o retrained/")
+    say(f"Wrote {output}. Carry it out: efat retrain --plan {output} -o retrained/")

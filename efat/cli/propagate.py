@@ -11,6 +11,7 @@ from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.printing import say
 from efat.cli.propagation_options import PropagationRequest, propagation_options
 from efat.cli.worker_options import WorkerRequest, worker_options
 
@@ -145,17 +146,17 @@ def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
                 folder, request, counted, lambda done, of: show("units of work", done, of, note), estimated
             )
     except KeyboardInterrupt:
-        click.echo("Interrupted; run the same command to go on.", err=True)
+        say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     except WorkerDiedError as error:
         raise click.ClickException(f"{error}; run the same command to go on") from None
     if not ran:
-        click.echo(f"All of it is in {folder} already: nothing is run.", err=True)
+        say(f"All of it is in {folder} already: nothing is run.", err=True)
     found = summary(propagation, request.confidence)
     if ran or not all((folder / name).exists() for name in PICTURES):
         left_out = draw_pictures(folder, propagation, found)
         if left_out is not None:
-            click.echo(left_out, err=True)
+            say(left_out, err=True)
     return found
 
 

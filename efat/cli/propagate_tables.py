@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from efat.cli.render import results_table
+from efat.cli.render import ResultsTable, facts_table, results_table
 from efat.propagation.columns import PATTERNS
 
 _COLLAPSED = (
@@ -33,20 +32,16 @@ def show_propagation(found: Mapping[str, Any], files: list[Path], console: Conso
         f"{sample['faults']:,} of {population['faults']:,} faults tried",
         style="bold",
     )
-    # Titles of the tables themselves would be as narrow as these.
-    console.print(f"What they do, in % (with {100 * found['confidence']:g} % intervals)", style="bold")
     console.print(_effects(found))
-    console.print("How they leave layers: images with other outputs, and which outputs, in %", style="bold")
     console.print(_layers(found))
-    console.print("What ends differences: images that differ before an operation, not after it", style="bold")
     console.print(_masking(found))
     console.print(_facts(found))
     console.print(f"\nIn {_listed([str(path) for path in files])}.", soft_wrap=True)
 
 
-def _effects(found: Mapping[str, Any]) -> Table:
+def _effects(found: Mapping[str, Any]) -> ResultsTable:
     table = results_table(
-        "",
+        f"What they do, in % (with {100 * found['confidence']:g} % intervals)",
         left=["faults of"],
         right=[
             "tried",
@@ -65,7 +60,7 @@ def _effects(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _add_effects(table: Table, name: str, row: Mapping[str, Any], *, end_section: bool = False) -> None:
+def _add_effects(table: ResultsTable, name: str, row: Mapping[str, Any], *, end_section: bool = False) -> None:
     lost = row["accuracy_lost"]
     table.add_row(
         name,
@@ -78,10 +73,10 @@ def _add_effects(table: Table, name: str, row: Mapping[str, Any], *, end_section
     )
 
 
-def _layers(found: Mapping[str, Any]) -> Table:
+def _layers(found: Mapping[str, Any]) -> ResultsTable:
     """Images whose outputs of a layer change, and the patterns of the outputs that do."""
     table = results_table(
-        "",
+        "How they leave layers: images with other outputs, and which outputs, in %",
         left=["layer"],
         right=["images", *PATTERNS],
     )
@@ -91,9 +86,9 @@ def _layers(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _masking(found: Mapping[str, Any]) -> Table:
+def _masking(found: Mapping[str, Any]) -> ResultsTable:
     table = results_table(
-        "",
+        "What ends differences: images that differ before an operation, not after it",
         left=["operation"],
         right=["differ", "end there\nin %"],
     )
@@ -102,9 +97,8 @@ def _masking(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _facts(found: Mapping[str, Any]) -> Table:
-    facts = results_table("Of all faults, and without faults", left=[""], right=[""])
-    facts.show_header, facts.box = False, None
+def _facts(found: Mapping[str, Any]) -> ResultsTable:
+    facts = facts_table("Of all faults, and without faults")
     rules = found["population"]["rules"]
     for name, rule in _COLLAPSED if rules is not None else ():
         facts.add_row(f"faults that are {name}", f"{rules[rule]['faults']:,} ({_percent(rules[rule]['share'])})")

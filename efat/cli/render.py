@@ -1,40 +1,189 @@
-"""Consoles and progress bars."""
+"""Consoles, tables and progress bars."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from efat.cli.printing import printable
 
 if TYPE_CHECKING:
     from training.fit import Moment
 
 _Thing = TypeVar("_Thing")
 
-NARROWEST = 110
-"""Tables are not squeezed below this width where the output is no terminal."""
+_UNLIMITED = 1_000_000
+_INDENT = "  "
 
 
-def console() -> Console:
-    """Where results go: standard output, wide enough for the tables if it is a file or a pipe.
+class _Output(Console):
+    """A console that prints texts as they are: ids of chips and names of files may have brackets and colons in them."""
 
-    It prints texts as they are: ids of chips and names of files may have brackets and colons in them.
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Clean a text, wherever it comes from."""
+        return super().render_str(printable(text), **settings)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where results go: standard output. In a file or a pipe nothing is wrapped.
+
+    Args:
+        stderr: for standard error instead.
     """
-    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if not found.is_terminal and found.width < NARROWEST:
-        return Console(highlight=False, markup=False, emoji=False, width=NARROWEST)
-    return found
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "stderr": stderr}
+    found = _Output(**plain)
+    return found if found.is_terminal else _Output(**plain, soft_wrap=True)
 
 
-def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+@dataclass(frozen=True)
+class _Column:
+    """A heading, and the side that cells are on."""
+
+    heading: str
+    justify: Literal["left", "right"]
+
+
+@dataclass
+class _Row:
+    """Cells, and how they are shown."""
+
+    cells: list[str]
+    style: str = ""
+    end_section: bool = False
+
+
+class ResultsTable:
+    """A table that shows every cell whole.
+
+    Where a terminal is too narrow for it, a row takes several lines: columns after the first one, which names the row,
+    are stacked; where that is too wide, too, each cell has a line. In a file or a pipe it is as wide as it is.
+
+    Args:
+        title: what it shows; empty for none.
+        columns: of the table.
+        bare: whether it is without headings and lines.
+    """
+
+    def __init__(self, title: str, columns: Sequence[_Column], *, bare: bool = False) -> None:
+        self._title = title
+        self._columns = columns
+        self._bare = bare
+        self._rows: list[_Row] = []
+        self._notes: list[str] = []
+
+    def add_row(self, *cells: str, style: str | None = None, end_section: bool = False) -> None:
+        """Add a row; cells at its end may be left out.
+
+        Args:
+            cells: one for each column.
+            style: of the row.
+            end_section: whether a line follows.
+        """
+        filled = [printable(cell) for cell in cells] + [""] * (len(self._columns) - len(cells))
+        self._rows.append(_Row(filled, style or "", end_section))
+
+    def add_section(self) -> None:
+        """Draw a line after the last row, if there is one."""
+        if self._rows:
+            self._rows[-1].end_section = True
+
+    def add_note(self, text: str) -> None:
+        """Say something under the table."""
+        self._notes.append(printable(text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The title, the table and the notes."""
+        if self._title:
+            yield Text(printable(self._title), style="bold")
+        yield from self._fitting(console, options)
+        yield from map(Text, self._notes)
+
+    def _fitting(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """The first form that is no wider than a terminal."""
+        others = len(self._columns) - 1
+        unlimited = options.update(width=_UNLIMITED)
+        # With less than two columns beside the first one, cells are better told apart by their headings.
+        for lines in range(1, max(2, -(-others // 2) + 1)):
+            table = self._table(-(-others // lines))
+            table.width = Measurement.get(console, unlimited, table).maximum
+            if table.width <= options.max_width or not console.is_terminal:
+                yield table
+                return
+        yield from self._records()
+
+    def _table(self, places: int) -> Table:
+        """The table with so many columns beside the first one; those that are so far apart are stacked."""
+        table = Table(box=None if self._bare else box.SIMPLE_HEAD, pad_edge=False, show_header=not self._bare)
+        first, others = self._columns[0], self._columns[1:]
+        stacks = [others[place::places] for place in range(places)]
+        texts = [[row.cells[1 + place :: places] for row in self._rows] for place in range(places)]
+        heads = [_headings(stack, of_stack) for stack, of_stack in zip(stacks, texts, strict=True)]
+        heights = [
+            max(len(of_stack[level]) for of_stack in heads if level < len(of_stack)) for level in range(len(heads[0]))
+        ]
+        table.add_column(first.heading, no_wrap=True)
+        cells = [[row.cells[0] for row in self._rows]]
+        for stack, of_stack, head in zip(stacks, texts, heads, strict=True):
+            width = _widest([*(line for lines in head for line in lines), *(text for row in of_stack for text in row)])
+            filled = [[*[""] * (height - len(lines)), *lines] for lines, height in zip(head, heights, strict=False)]
+            table.add_column(_stacked(stack, filled, width), no_wrap=True)
+            cells.append([_stacked(stack, [[text] for text in row], width) for row in of_stack])
+        for row, of_row in zip(self._rows, zip(*cells, strict=True), strict=True):
+            table.add_row(*of_row, style=row.style, end_section=row.end_section)
+        return table
+
+    def _records(self) -> Iterator[Text]:
+        """The table with a line for each cell, and the first column's above the others."""
+        headings = [" ".join(column.heading.split()) for column in self._columns[1:]]
+        width = _widest(headings)
+        for row in self._rows:
+            name, *cells = row.cells
+            yield Text(name, style=row.style, overflow="fold")
+            for heading, cell in zip(headings, cells, strict=True):
+                if cell.strip():
+                    named = set_cell_size(heading, width) + _INDENT if width else ""
+                    yield Text(f"{_INDENT}{named}{cell.strip()}", style=row.style, overflow="fold")
+        yield Text()
+
+
+def _headings(stack: Sequence[_Column], texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lines of the headings of columns that are above each other; of several columns each in one, if there is room."""
+    heads = [column.heading.split("\n") for column in stack]
+    room = _widest([text for row in texts for text in row])
+    joined = [" ".join(lines) for lines in heads]
+    return [
+        [text] if len(heads) > 1 and cell_len(text) <= room else lines
+        for text, lines in zip(joined, heads, strict=True)
+    ]
+
+
+def _stacked(stack: Sequence[_Column], lines: Sequence[Sequence[str]], width: int) -> str:
+    """Lines of each of some columns, above each other, each on its column's side."""
+    return "\n".join(
+        line + space if column.justify == "left" else space + line
+        for column, of_column in zip(stack, lines, strict=True)
+        for line in of_column
+        for space in (" " * (width - cell_len(line)),)
+    )
+
+
+def _widest(lines: Sequence[str]) -> int:
+    return max(map(cell_len, lines), default=0)
+
+
+def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> ResultsTable:
     """An empty table in the style of all of them.
 
     Args:
@@ -42,12 +191,14 @@ def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> Tabl
         left: headings of the first columns, of text.
         right: headings of the columns after them, of numbers.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in left:
-        table.add_column(heading, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    return ResultsTable(
+        title, [*(_Column(heading, "left") for heading in left), *(_Column(heading, "right") for heading in right)]
+    )
+
+
+def facts_table(title: str) -> ResultsTable:
+    """An empty table of names and values, without headings."""
+    return ResultsTable(title, [_Column("", "left"), _Column("", "right")], bare=True)
 
 
 @contextmanager
@@ -75,7 +226,7 @@ def progress_bars(totals: Mapping[str, int]) -> Iterator[list[Callable[[int], No
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         tasks = [progress.add_task(what, total=total, visible=total > 0) for what, total in totals.items()]
         yield [partial(_advance, progress, task) for task in tasks]
 
@@ -99,7 +250,7 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total, rate="")
         begun = time.perf_counter()
 
@@ -125,7 +276,7 @@ def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], 
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("iterations", total=iterations, completed=done, state="")
         smoothed: float | None = None
 
@@ -153,7 +304,7 @@ def stages_bar() -> Iterator[Callable[..., None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, of: int, note: str = "") -> None:
@@ -167,7 +318,7 @@ def stages_bar() -> Iterator[Callable[..., None]]:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Say on standard error what is going on while it lasts and cannot be counted."""
-    with Console(file=sys.stderr).status(what):
+    with console(stderr=True).status(what):
         yield
 
 

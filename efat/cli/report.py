@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.options import INPUT_FILE, check_output, fail
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from efat.report_text import Finding
@@ -55,8 +56,8 @@ def report(folder: Path, output: Path | None, propagation: Path | None) -> None:
     with working("Reading"):
         found = _of_propagation(folder, path, propagation) or _of_lot(folder, path, propagation)
     for finding in found:
-        click.echo(finding.sentence)
-    click.echo(f"Wrote {path}.")
+        say(finding.sentence)
+    say(f"Wrote {path}.")
 
 
 def _of_propagation(folder: Path, path: Path, added: Path | None) -> tuple[Finding, ...]:

@@ -13,6 +13,7 @@ from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail
+from efat.cli.printing import say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.worker_options import WorkerRequest, worker_options
 
@@ -157,7 +158,7 @@ def resilience(
     if not warn_of_guessing("the float network", in_float, classes):
         warn_of_guessing("the quantised network", fault_free, classes)
     show_resilience(table, output, console())
-    click.echo(f"Try it: {_plan_command(output, lot)}")
+    say(f"Try it: {_plan_command(output, lot)}")
 
 
 def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultRequest) -> ArrayConfig:
@@ -196,16 +197,16 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
 
             table = run_resilience(folder, measurement, counted, progress)
     except KeyboardInterrupt:
-        click.echo("Interrupted; run the same command to go on.", err=True)
+        say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     except WorkerDiedError as error:
         raise click.ClickException(f"{error}; run the same command to go on") from None
     if not ran:
-        click.echo(f"All of it is in {folder} already: nothing is run.", err=True)
+        say(f"All of it is in {folder} already: nothing is run.", err=True)
     if ran or not (folder / PICTURE).exists():
         left_out = draw_picture(folder, table)
         if left_out is not None:
-            click.echo(left_out, err=True)
+            say(left_out, err=True)
     return table
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from efat.cli.render import results_table
-from efat.resilience import PICTURE, telling_levels
+from efat.cli.render import facts_table, results_table
+from efat.resilience import PICTURE
 from efat.resilience_table import FILE_NAME as TABLE
 from efat.resilience_table import ResilienceTable
 from efat.severity import Float64Array
 
-_RATE_WIDTH, _LEVEL_WIDTH = 12, 14
-
 
 def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> None:
-    """Print what was measured: as many levels as the terminal is wide enough for.
+    """Print what was measured.
 
     Args:
         table: what was measured.
@@ -25,23 +23,19 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
         console: where to.
     """
     setup, array = table.setup, table.array
-    fitting = max(2, (console.width - _RATE_WIDTH) // _LEVEL_WIDTH)
-    shown = telling_levels(table.levels.tolist(), fitting)
     values = "mean (worst) accuracy in %" if table.repeats > 1 else "accuracy in %"
     chips = f"{table.repeats} random chips" if table.repeats > 1 else "1 random chip"
-    # Not as the table's title, which would be as narrow as the table.
-    console.print(
+    results = results_table(
         f"{setup['network']} with {setup['mitigation']} on {array['rows']}x{array['cols']} PEs, "
         f"{chips} for each rate:\n{values} after so many iterations, {table.images} held-out images",
-        style="bold",
+        left=["faulty PEs"],
+        right=[f"{level:,}" for level in table.levels.tolist()],
     )
-    results = results_table("", left=["faulty PEs"], right=[f"{table.levels[place]:,}" for place in shown])
     accuracy = table.accuracy
     for rate, of_rate in zip(table.rates, accuracy, strict=True):
-        results.add_row(f"{100 * rate:g} %", *(_cell(of_rate[:, place]) for place in shown))
+        results.add_row(f"{100 * rate:g} %", *map(_cell, of_rate.T))
     console.print(results)
-    facts = results_table("Without faults, and costs", left=[""], right=[""])
-    facts.show_header, facts.box = False, None
+    facts = facts_table("Without faults, and costs")
     facts.add_row("accuracy of float32", f"{table.float_correct / table.images:.1%}")
     facts.add_row("accuracy quantised, fault-free", f"{table.fault_free_correct / table.images:.1%}")
     if table.harden_iterations:

@@ -8,6 +8,7 @@ import click
 
 from efat.cli.group import INTERRUPTED
 from efat.cli.options import INPUT_FILE
+from efat.cli.printing import say
 from efat.cli.worker_options import WorkerRequest, worker_options
 
 
@@ -81,9 +82,9 @@ def retrain(
         with stages_bar() as progress:
             manifest = execution.run(executor, progress)
     except KeyboardInterrupt:
-        click.echo("Interrupted; run the same command to go on.", err=True)
+        say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     show_manifest(manifest, plan, console())
-    click.echo(f"Wrote {execution.manifest}. Look at it: efat report {output}")
+    say(f"Wrote {execution.manifest}. Look at it: efat report {output}")
     if manifest.passing < len(manifest.chips):
         raise click.ClickException(failing_chips(manifest))

@@ -11,6 +11,7 @@ import click
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, fail
+from efat.cli.printing import say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def retrain_chip(
         )
         metrics = None if force else folder.finished(retraining.identity)
     if metrics is not None:
-        click.echo(f"{folder.metrics} is of this very retraining: nothing is run; --force runs it again.", err=True)
+        say(f"{folder.metrics} is of this very retraining: nothing is run; --force runs it again.", err=True)
     else:
         _run(retraining, folder, force)
         metrics = read_metrics(folder.metrics)
@@ -145,7 +146,7 @@ def retrain_chip(
     show_retraining(summary, folder, console())
     if summary.message is not None:
         raise click.ClickException(summary.message)
-    click.echo(f"Try it: {_simulate_command(retraining, folder)}")
+    say(f"Try it: {_simulate_command(retraining, folder)}")
 
 
 def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
@@ -165,14 +166,14 @@ def _run(retraining: Retraining, folder: ResultFolder, force: bool) -> None:
     iterations = retraining.prepared.iterations
     done = folder.begin(retraining.identity, force=force)
     if done:
-        click.echo(f"Going on after iteration {done} of {iterations}, from {folder.checkpoint}.", err=True)
+        say(f"Going on after iteration {done} of {iterations}, from {folder.checkpoint}.", err=True)
     try:
         with training_bar(iterations, done) as progress:
             retraining.run(progress, checkpoint=folder.checkpoint, done=done)
         left_out = retraining.write(folder)
         folder.end()
     except KeyboardInterrupt:
-        click.echo("Interrupted; run the same command to go on.", err=True)
+        say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     if left_out is not None:
-        click.echo(left_out, err=True)
+        say(left_out, err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from efat.cli.render import results_table
+from efat.cli.render import facts_table, results_table
 from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import Summary
 
@@ -34,8 +34,7 @@ def show_retraining(summary: Summary, folder: ResultFolder, console: Console) ->
         low, high = accuracy.interval
         table.add_row(name, f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}")
     console.print(table)
-    costs = results_table("Chip and retraining", left=[""], right=[""])
-    costs.show_header, costs.box = False, None
+    costs = facts_table("Chip and retraining")
     pes = rows * cols
     costs.add_row("faulty PEs", _share(summary.faulty_pes, pes))
     costs.add_row("bypassed PEs", _share(summary.bypassed_pes, pes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from efat.cli.render import results_table
-from efat.manifest import AS_IS, Manifest
+from efat.manifest import AS_IS, FILE_NAME, Manifest
 from efat.plan import Plan
 
 MOST_GROUPS_SHOWN = 20
@@ -38,7 +38,7 @@ def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
             f"{sum(chip.passes for chip in chips)}/{len(chips)}",
         )
     if len(manifest.groups) > MOST_GROUPS_SHOWN:
-        table.add_row(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN} more")
+        table.add_note(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN:,} more: see {FILE_NAME}")
     console.print(table)
     console.print(_summary(manifest, plan), style="bold")
 

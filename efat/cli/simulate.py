@@ -9,6 +9,7 @@ import click
 
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.printing import say
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def simulate(
     if waveform is not None:
         line = deployment_line(simulation)
         if line is not None:
-            click.echo(line)
+            say(line)
         write_waveform(waveform, simulation, clock_mhz)
         return
     interrupted = False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from efat.cli.render import results_table
+from efat.cli.render import ResultsTable, results_table
 from efat.inference import Accuracy, LayerReport
 from efat.simulation import RetrainedLot, Simulation
 from simulator.chips import Chip
@@ -64,7 +63,7 @@ def _shown(text: str | None) -> str:
     return found if len(found) <= LONGEST_TEXT else f"{found[:LONGEST_TEXT]}..."
 
 
-def _accuracy_table(simulation: Simulation) -> Table:
+def _accuracy_table(simulation: Simulation) -> ResultsTable:
     config = simulation.config
     table = results_table(
         f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
@@ -90,7 +89,7 @@ def _accuracy_table(simulation: Simulation) -> Table:
     return table
 
 
-def _retrained_table(simulation: Simulation, retrained: RetrainedLot) -> Table:
+def _retrained_table(simulation: Simulation, retrained: RetrainedLot) -> ResultsTable:
     manifest = retrained.manifest
     config = simulation.config
     # What was measured on other images, and what is required of them, does not stand beside these.
@@ -125,13 +124,13 @@ def _faulty(chip: Chip) -> str:
     return f"{faulty} ({faulty / chip.faults.config.pe_count:.2%})"
 
 
-def _add_rest(table: Table, done: int) -> None:
+def _add_rest(table: ResultsTable, done: int) -> None:
     if done > MOST_CHIPS_SHOWN:
-        table.add_row(f"... and {done - MOST_CHIPS_SHOWN} more chips: --json has them all")
+        table.add_note(f"... and {done - MOST_CHIPS_SHOWN:,} more chips: --json has them all")
 
 
 def _add_accuracy(
-    table: Table,
+    table: ResultsTable,
     name: str,
     faulty: str,
     bypassed: str,
@@ -146,7 +145,7 @@ def _add_accuracy(
         table.add_row(name, faulty, bypassed, f"{accuracy.value:.1%}", interval, changed, end_section=end_section)
 
 
-def _layer_table(simulation: Simulation) -> Table:
+def _layer_table(simulation: Simulation) -> ResultsTable:
     chips = len(simulation.reports)
     others = "" if _same_cycles(simulation) else ", cycles those of the slowest"
     table = results_table(

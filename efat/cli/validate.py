@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_output, fail, input_errors, write_json
+from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
 if TYPE_CHECKING:
@@ -181,11 +182,11 @@ def _report_mismatch(validation: Validation, mismatch: Mismatch) -> None:
 
     path = Path(f"mismatch-{validation.seed}-{mismatch.number}.json")
     save_case(path, mismatch.case)
-    click.echo(f"Case {mismatch.number} of seed {validation.seed} differs. Made small:\n{mismatch.case}")
+    say(f"Case {mismatch.number} of seed {validation.seed} differs. Made small:\n{mismatch.case}")
     for answer in mismatch.answers:
-        click.echo(str(answer))
+        say(str(answer))
     option = " --against rtl" if "rtl" in validation.engines else ""
-    click.echo(f"Saved: efat validate --replay {path}{option}")
+    say(f"Saved: efat validate --replay {path}{option}")
 
 
 def _replay(path: Path, against: str) -> None:
@@ -194,13 +195,13 @@ def _replay(path: Path, against: str) -> None:
 
     case = load_case(path)
     engines = _engines(against)
-    click.echo(str(case))
+    say(str(case))
     for answer in answers(case, engines):
-        click.echo(str(answer))
+        say(str(answer))
     if differ(case, engines):
-        click.echo("They differ.")
+        say("They differ.")
         raise SystemExit(1)
-    click.echo("They agree.")
+    say("They agree.")
 
 
 def _compare_networks(
@@ -216,7 +217,7 @@ def _compare_networks(
         validation = NetworkValidation(network, lot, weights, data, images)
     line = deployment_line(validation.simulation)
     if line is not None:
-        click.echo(line)
+        say(line)
     comparisons: list[ChipComparison] = []
     interrupted = False
     with progress_bar("chips", len(validation.chips)) as progress:

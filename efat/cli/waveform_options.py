@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from efat.cli.options import INPUT_FILE, fail
+from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from efat.simulation import Simulation
@@ -201,7 +202,7 @@ def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: 
         fail(f"{error} (--pe R,C, --cycles A:B, --vcd-limit SIZE)")
     except (WaveformError, WindowError) as error:
         fail(str(error))
-    click.echo(
+    say(
         f"{request.path}: {size_text(written.size)}, {written.signals} signals of {len(pes)} "
         f"{'PE' if len(pes) == 1 else 'PEs'} in cycles {window.first}:{window.stop} of {place}, on chip {chip.id}.\n"
         f"Look at it with: gtkwave {request.path}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from efat.cli import main
+from efat.cli import main, printing
 from efat.cli.group import LazyGroup
 from efat.cli.multiplier_options import DESIGNS
 from efat.cli.options import KINDS, SITES
@@ -114,6 +115,11 @@ def test_completion_offers_commands_and_sites() -> None:
     assert "simulate" in complete("efat ")
     assert "psum" in complete("efat chips generate --site ")
     assert "tpu-v1" in complete("efat cycles --array ")
+
+
+def test_all_that_is_printed_is_cleaned() -> None:
+    folder = Path(printing.__file__).parent
+    assert [path.name for path in sorted(folder.glob("*.py")) if "click.echo(" in path.read_text()] == ["printing.py"]
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

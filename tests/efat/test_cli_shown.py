@@ -1,0 +1,181 @@
+"""What commands print of a user's own network on chips with long names: all of it, and commands that run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from resilience_runs import HELD_OUT, RECIPE, TRAIN
+from safetensors.torch import save_file
+from tiny_networks import ARRAY, OWN_PE
+
+from efat.cli import main, render
+from efat.cli.render import ResultsTable
+from simulator import FaultModel, sample_faults
+from simulator.chips import Chip, write_lot
+from training.batches import Batches
+from training.fit import fit
+
+NETWORK = "own_networks:small"
+INPUTS = "own data"
+IDS = [f"wafer-17_lot-2026-11-30_die-{number:02d}_site-{number:05d}" for number in range(2)]
+MODULE = """
+from torch import nn
+
+
+def small():
+    network = nn.Sequential()
+    features = nn.Sequential()
+    features.add_module("convolution_of_the_first_stage", nn.Conv2d(1, 4, 3, padding=1))
+    features.add_module("rectifier", nn.ReLU())
+    network.add_module("features_of_a_network", features)
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("classifier_with_a_long_name_of_its_own", nn.Linear(144, 3))
+    return network
+"""
+TOPOLOGY = """Layer name, M, N, K,
+features.stage_1.block_12.convolution_3x3_expanded, 123456789, 4096, 25088,
+classifier, 1, 1000, 4096,
+"""
+OWN = ["--network", NETWORK, "--weights", f"{INPUTS}/weights.safetensors", "--data", INPUTS]
+LEVELS = ",".join(map(str, range(12)))
+COMMANDS = {
+    "chips show": ["chips", "show", "lot.h5"],
+    "one chip": ["chips", "show", "lot.h5", "--chip", IDS[0]],
+    "cycles": ["cycles", "--array", "128x128", "--topology", "long.csv", "--gemm"],
+    "presets": ["cycles", "--list-presets"],
+    "multiplier list": ["multiplier", "list", "--weight-bits", "3", "--act-bits", "3", "--faults"],
+    "multiplier faults": ["multiplier", "faults", "--weight-bits", "3", "--act-bits", "3"],
+    "multiplier table": ["multiplier", "table", "mine.npy", "--table-signed"],
+    "simulate": ["simulate", *OWN, "--lot", "lot.h5"],
+    "explain": ["explain", *OWN, "--lot", "lot.h5", "--chip", IDS[0], "--images", "20", "--image", "0"],
+    "propagate": [
+        "propagate",
+        *OWN,
+        "--lot",
+        "lot.h5",
+        "--site",
+        "weight",
+        "--bit",
+        "weight=6-7",
+        "--exhaustive",
+        "--images",
+        "6",
+        "-o",
+        "prop",
+    ],
+    "validate": ["validate", "--cases", "40", "--array", "4x4"],
+    "validate network": ["validate", *OWN, "--lot", "lot.h5", "--images", "2"],
+    "retrain-chip": [
+        *("retrain-chip", *OWN, "--lot", "lot.h5", "--chip", IDS[0], "--mitigation", "fap+t", "--iterations", "2"),
+        *("--batch", "10", "-o", "one chip"),
+    ],
+    "resilience": [
+        *("resilience", *OWN, "--lot", "lot.h5", "--rates", "0.1,0.3", "--repeats", "2", "--levels", LEVELS),
+        *("--batch", "10", "--site", "weight", "-o", "res"),
+    ],
+    "plan": [
+        "plan",
+        "--resilience",
+        "res",
+        "--lot",
+        "lot.h5",
+        "--max-drop",
+        "0.05",
+        "--network",
+        NETWORK,
+        "-o",
+        "p.json",
+    ],
+    "retrain": ["retrain", "--plan", "p.json", "--network", NETWORK, "-o", "retrained lot"],
+    "simulate manifest": [
+        *("simulate", "--manifest", "retrained lot/manifest.json", "--network", NETWORK, "--lot", "lot.h5"),
+        *("--engine", "emulation"),
+    ],
+    "report": ["report", "retrained lot"],
+}
+IN_LINE = ("propagate", "resilience", "retrain")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command printed in a pipe, and its tables."""
+
+    output: str
+    tables: list[ResultsTable]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
+    """Every command, run once; the lot is retrained from what the ones before it leave."""
+    folder = tmp_path_factory.mktemp("shown")
+    tables: list[ResultsTable] = []
+
+    def recorded(*given: Any, **named: Any) -> ResultsTable:
+        tables.append(ResultsTable(*given, **named))
+        return tables[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        patch.setattr(render, "ResultsTable", recorded)
+        _write_inputs(folder)
+        found = {}
+        for name, arguments in COMMANDS.items():
+            tables.clear()
+            more = ["--workers", "0"] if name in IN_LINE else []
+            result = CliRunner().invoke(main, [*arguments, *more])
+            assert result.exit_code == 0, (name, result.output)
+            found[name] = Shown(result.output, list(tables))
+    return found
+
+
+def _write_inputs(folder: Path) -> None:
+    (folder / "own_networks.py").write_text(MODULE)
+    (folder / "long.csv").write_text(TOPOLOGY)
+    np.save(folder / "mine.npy", np.multiply.outer(np.arange(-128, 128), np.arange(-128, 128)).astype(np.int16))
+    (folder / INPUTS).mkdir()
+    for name, data in (("train", TRAIN), ("test", HELD_OUT)):
+        np.savez(folder / INPUTS / f"{name}.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    import own_networks  # type: ignore[import-not-found]
+
+    torch.manual_seed(5)
+    network = own_networks.small()
+    fit(network, Batches(TRAIN, 10, 0), HELD_OUT, 60, RECIPE)
+    save_file(network.state_dict(), folder / INPUTS / "weights.safetensors")
+    model = FaultModel(0.2, sites=dict.fromkeys(OWN_PE, 1.0))
+    chips = [Chip(name, sample_faults(ARRAY, model, seed)) for seed, name in enumerate(IDS)]
+    write_lot(folder / "lot.h5", ARRAY, chips)
+
+
+def printed(table: ResultsTable, width: int, *, terminal: bool) -> list[str]:
+    """Lines of a table."""
+    file = io.StringIO()
+    console = render._Output(
+        file=file, width=width, force_terminal=terminal, color_system=None, markup=False, soft_wrap=not terminal
+    )
+    console.print(table)
+    return file.getvalue().splitlines()
+
+
+def cells(table: ResultsTable) -> list[str]:
+    return [cell for row in table._rows for cell in row.cells if cell]
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(80, True), (110, True), (80, False)], ids=["80", "110", "pipe"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_cell_is_whole(name: str, width: int, terminal: bool, shown: dict[str, Shown]) -> None:
+    for table in shown[name].tables:
+        lines = printed(table, width, terminal=terminal)
+        text = "\n".join(lines)
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert not terminal or all(len(line) <= width for line in lines)
+        for cell in cells(table):
+            assert cell.strip() in text, f"{cell}\n{text}"
+    assert bool(shown[name].tables) == (name not in ("report",))
