@@ -24,6 +24,7 @@ from efat.manifest import Manifest
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
+from training.array_share import ArrayShare, array_share
 from training.calibration import Method
 from training.classification import Progress, classify
 from training.convert import convert, place
@@ -79,6 +80,7 @@ class Simulation:
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`, and for the weights of a lot.
         fault_free: of the quantised network on a fault-free array, by the name of the group that runs it.
+        share: how much of the network runs on the array; None before `run`.
     """
 
     network_name: str
@@ -99,6 +101,7 @@ class Simulation:
     reports: list[ChipReport] = field(default_factory=list)
     float_accuracy: Accuracy | None = None
     fault_free: dict[str, Accuracy] = field(default_factory=dict)
+    share: ArrayShare | None = None
 
     @property
     def deployment(self) -> Deployment | None:
@@ -140,6 +143,8 @@ class Simulation:
                 # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
                 # bypassed: weights that were retrained for bypassed PEs are zero there.
                 place(network, Accelerator.fault_free(self.config))
+                if self.share is None:
+                    self.share = array_share(network, self.images[:1])
                 fault_free = classify(network, self.images, self.batch)
                 of_group = self.networks.group(chip)
                 self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
@@ -204,6 +209,7 @@ class Simulation:
             "complete": len(self.reports) == len(self.chips),
             "float": None if self.float_accuracy is None else self.float_accuracy.as_dict(),
             "fault_free": None if self.fault_free_accuracy is None else self.fault_free_accuracy.as_dict(),
+            "on_array": None if self.share is None else self.share.as_dict(),
             "groups": self._group_dicts(),
             "chips": [
                 self._chip_dict(chip, report, clock_mhz) for chip, report in zip(self.chips, self.reports, strict=False)

@@ -13,6 +13,7 @@ from simulator.chips import Chip
 
 MOST_CHIPS_SHOWN = 40
 MOST_OTHERS_SHOWN = 3
+MOST_MODULES_SHOWN = 3
 LONGEST_TEXT = 64
 
 
@@ -27,6 +28,7 @@ def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) 
         console.print(_layer_table(simulation))
         console.print(_totals(simulation, clock_mhz))
         verdict = _verdict(simulation) if retrained is None else _retrained_verdict(simulation, retrained)
+        console.print(_on_array(simulation), soft_wrap=True)
         console.print(_how_computed(simulation), soft_wrap=True)
         console.print(verdict, style="bold")
     left = len(simulation.chips) - len(simulation.reports)
@@ -248,6 +250,20 @@ def _retrained_verdict(simulation: Simulation, retrained: RetrainedLot) -> str:
         f"required: {manifest.required} of {manifest.images}.\n{shown}\n"
         + (f"Not as at the retraining: {_some(different)}." if different else "All as measured at the retraining.")
     )
+
+
+def _on_array(simulation: Simulation) -> str:
+    """How much of the network the chips are behind, and what computes in float without any faults."""
+    share = simulation.share
+    assert share is not None
+    if not share.in_float:
+        return "All multiply-accumulates run on the array."
+    named = [f"{name or 'the forward of the network'} ({count:,})" for name, count in share.in_float.items()]
+    more = len(named) - MOST_MODULES_SHOWN
+    places = ", ".join(named[:MOST_MODULES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    percent = f"{share.value:.1%}" if share.value < 0.9995 else "More than 99.9%"
+    left = sum(share.in_float.values())
+    return f"{percent} of the multiply-accumulates run on the array; {left:,} per image stay in float: {places}."
 
 
 def _how_computed(simulation: Simulation) -> str:

@@ -255,6 +255,28 @@ def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.Monkey
         assert run("simulate", *command, *SIMULATE[3:], "--chip", "good").stderr.count("Warning") == 0
 
 
+def test_what_stays_in_float_is_said(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_float.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Own(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.first = nn.Linear(64, 20)\n"
+        "        self.weight = nn.Parameter(torch.eye(20, 10))\n\n"
+        "    def forward(self, x):\n        return self.first(x.flatten(1)) @ self.weight\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    arguments = ["--lot", "lot.h5", "--chip", "good", "--images", "2", "--json", "result.json"]
+    result = run("simulate", "--network", "my_float:Own", "--data", "digits", *arguments)
+    assert (
+        "86.5% of the multiply-accumulates run on the array; 200 per image stay in float: "
+        "the forward of the network (200)."
+    ) in result.output
+    assert json.loads(Path("result.json").read_text())["on_array"] == {
+        "multiply_accumulates": 1280,
+        "share": 1280 / 1480,
+        "in_float": [{"module": "", "multiply_accumulates": 200}],
+    }
+    assert "All multiply-accumulates run on the array." in run(*SIMULATE, "--chip", "good").output
+
+
 def test_bad_input_is_refused(lot: Path) -> None:
     base = SIMULATE[:3]
     assert "missing.h5: no such file" in refused(*base, "--lot", "missing.h5")
