@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from efat.alignment import PREDICTORS as ALIGNED_PREDICTORS
-from efat.campaign import Campaign, Executor, Unit, Work
+from efat.campaign import Campaign, Executor, Notes, Unit, UnitFile, Work, warned
 from efat.chip_masks import bypass_of
 from efat.elapsed import Elapsed
 from efat.execution_units import DEPLOYMENT, WEIGHTS, ChipTask, GroupTask, member_file, retrain_group, verify_chip
@@ -98,18 +97,19 @@ class Execution:
         """The file that is written last."""
         return self.folder / FILE_NAME
 
-    def run(self, executor: Executor, progress: Progress | None = None) -> Manifest:
+    def run(self, executor: Executor, progress: Progress | None = None, notes: Notes = warned) -> Manifest:
         """Do what is left of it; see the module.
 
         Args:
             executor: does the units.
             progress: called from time to time.
+            notes: told of what is in the folder and does not fit; it is done again.
 
         Raises:
             InputError: the folder is of something else, or network or data changed.
             VerificationError: chips do not what they must.
         """
-        return _Run(self, executor, progress).run()
+        return _Run(self, executor, progress, notes).run()
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Group:
 class _Run:
     """One run of an execution, which goes on from what earlier ones left."""
 
-    def __init__(self, execution: Execution, executor: Executor, progress: Progress | None) -> None:
+    def __init__(self, execution: Execution, executor: Executor, progress: Progress | None, notes: Notes) -> None:
         plan = execution.plan
         self._execution, self._plan = execution, plan
         self._executor, self._progress = executor, progress
@@ -155,8 +155,8 @@ class _Run:
                 "cycle images": execution.cycle_images,
                 **plan.identity,
             },
+            notes,
         )
-
         self._elapsed = Elapsed(execution.folder / ELAPSED)
 
     def run(self) -> Manifest:
@@ -180,7 +180,7 @@ class _Run:
         self._do(
             "weights as they are", [self._group_unit(_Group(AS_IS, (), 0, planned.severity), budget=0)], retrain_group
         )
-        weights = self._campaign.path(AS_IS, WEIGHTS)
+        weights = self._campaign.file(AS_IS, WEIGHTS)
         units = [self._chip_unit(chip, weights, None, suffix="as-is") for chip in planned.chips]
         self._do("chips as they are", units, verify_chip)
         passing = []
@@ -233,8 +233,8 @@ class _Run:
         units = []
         for group in groups:
             for position, chip in enumerate(group.chips):
-                deployment = self._campaign.path(group.name, member_file(position))
-                units.append(self._chip_unit(chip, self._campaign.path(group.name, WEIGHTS), deployment))
+                deployment = self._campaign.file(group.name, member_file(position))
+                units.append(self._chip_unit(chip, self._campaign.file(group.name, WEIGHTS), deployment))
         self._do("chips verified", units, verify_chip)
         for group in groups:
             for chip in group.chips:
@@ -267,17 +267,18 @@ class _Run:
         )
         return Unit(group.name, {"task": task})
 
-    def _chip_unit(self, chip: str, weights: Path, deployment: Path | None, suffix: str = "verified") -> Unit:
+    def _chip_unit(self, chip: str, weights: UnitFile, deployment: UnitFile | None, suffix: str = "verified") -> Unit:
         task = ChipTask(
             setup=self._setup,
             identity=self._plan.identity,
             config=self._config,
             chip=self._chips[chip],
-            weights=weights.absolute(),
-            deployment=None if deployment is None else deployment.absolute(),
+            weights=weights.located(),
+            deployment=None if deployment is None else deployment.located(),
             cycle_images=self._execution.cycle_images,
         )
-        return Unit(self._verified(chip, suffix), {"task": task})
+        inputs = {"weights": weights.sha256, "deployment": None if deployment is None else deployment.sha256}
+        return Unit(self._verified(chip, suffix), {"task": task}, inputs)
 
     def _verified(self, chip: str, suffix: str = "verified") -> str:
         """Name of the unit: ids of chips may have any characters in them."""
@@ -300,9 +301,7 @@ class _Run:
             self._progress(what, done, of)
 
     def _result(self, unit: str) -> Fields:
-        found = self._campaign.done(unit)
-        assert found is not None
-        return Fields(found, str(self._campaign.path(unit, "json")))
+        return Fields(dict(self._campaign.values(unit)), str(self._campaign.path(unit, "json")))
 
     def _correct(self, found: Fields) -> int:
         return found.count("correct", 0, self._plan.images)
@@ -382,12 +381,9 @@ class _Run:
 
     def _export(self, unit: str, file: str, path: str) -> str:
         """Copy a file of a unit to where the manifest says; gives its digest."""
-        source = self._campaign.path(unit, file)
-        if not source.is_file():
-            raise InputError(f"{source} is missing: delete {self._campaign.path(unit, 'json')} to make it anew")
-        content = source.read_bytes()
-        _put(self._execution.folder / path, content)
-        return hashlib.sha256(content).hexdigest()
+        source = self._campaign.file(unit, file)
+        _put(self._execution.folder / path, source.read())
+        return source.sha256
 
 
 def _put(path: Path, content: bytes) -> None:

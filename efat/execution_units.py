@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from efat.alignment import Aligner, Placements, model_of
-from efat.campaign import Outcome
+from efat.campaign import Outcome, UnitFile
 from efat.chip_masks import MASK_PREDICTORS, bypass_of, counts_of, mask_of
 from efat.severity import pruned_severity, severity, weights_per_pe
 from efat.training_setup import Loaded, TrainingSetup
@@ -24,7 +23,7 @@ from training.accelerator import Engine
 from training.checkpoint import put_weights
 from training.classification import classify
 from training.convert import convert
-from training.deployment import Deployment, deployed_bytes, read_deployed
+from training.deployment import Deployment, deployed_bytes, deployed_from
 from training.mitigations.bypass import Bypass
 from training.mitigations.permutation import Permutation
 from training.mitigations.strategy import Strategy
@@ -92,8 +91,8 @@ class ChipTask:
     identity: Mapping[str, str]
     config: ArrayConfig
     chip: Chip
-    weights: Path
-    deployment: Path | None
+    weights: UnitFile
+    deployment: UnitFile | None
     cycle_images: int
 
 
@@ -159,10 +158,10 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     """
     task: ChipTask = arguments["task"]
     loaded = _load(task.setup, task.identity)
-    weights, group = read_deployed(task.weights)
+    weights, group = deployed_from(task.weights.read(), task.weights.path)
     network = copy.deepcopy(loaded.network)
-    put_weights(network, weights, task.weights, f"network {task.setup.network}")
-    deployment = None if task.deployment is None else read_deployed(task.deployment)[1]
+    put_weights(network, weights, task.weights.path, f"network {task.setup.network}")
+    deployment = None if task.deployment is None else deployed_from(task.deployment.read(), task.deployment.path)[1]
     files = {}
     if deployment is None:
         assert group is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efat.campaign import Campaign, Executor, Progress
+from efat.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.json_fields import Fields
 from efat.resilience_inputs import Resilience, chip_id, fault_model_dict
 from efat.resilience_table import FILE_NAME as TABLE
@@ -26,7 +26,11 @@ PICTURE = "resilience.png"
 
 
 def run_resilience(
-    folder: Path, resilience: Resilience, executor: Executor, progress: Progress | None = None
+    folder: Path,
+    resilience: Resilience,
+    executor: Executor,
+    progress: Progress | None = None,
+    notes: Notes = warned,
 ) -> ResilienceTable:
     """Measure what is not measured yet, and write the table.
 
@@ -35,22 +39,23 @@ def run_resilience(
         resilience: what to measure.
         executor: where; results do not depend on it, bit for bit.
         progress: called at the beginning and after each unit.
+        notes: told of what is in the folder and does not fit; it is done again.
 
     Returns:
         What is in the folder's table.
 
     Raises:
-        InputError: the folder is another campaign's, something in it is damaged, hardening diverges.
+        InputError: the folder is another campaign's, something in it changes meanwhile, hardening diverges.
     """
     resilience = replace(resilience, setup=resilience.setup.located())
-    campaign = Campaign(folder, KIND, resilience.inputs())
+    campaign = Campaign(folder, KIND, resilience.inputs(), notes)
     units = units_without_faults(resilience)
     if resilience.hardening is not None:
         campaign.run(units, work, executor, _part_of(progress, 0, resilience.unit_count))
-        hardened = campaign.path(HARDENED, WEIGHTS)
-        if not hardened.exists():
-            raise InputError(f"{hardened} is missing: delete {campaign.path(HARDENED, 'json')} to make it anew")
-        resilience = replace(resilience, setup=resilience.setup.with_weights(hardened.absolute()))
+        start = campaign.file(HARDENED, WEIGHTS)
+        resilience = replace(resilience, setup=resilience.setup.with_weights(start.path.absolute()))
+        if resilience.setup.identity()["network"] != campaign.values(HARDENED)["network"]:
+            raise InputError(f"{start.path} changed while this ran: run the same command again")
         units = []
     units += units_on_chips(resilience)
     campaign.run(units, work, executor, _part_of(progress, resilience.unit_count - len(units), resilience.unit_count))
@@ -113,13 +118,13 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
     images = len(setup.load().data.held_out)
 
     def of_unit(name: str, *fields: str) -> Fields:
-        return Fields(campaign.done(name), str(campaign.path(name, "json")), fields)
+        return Fields(dict(campaign.values(name)), str(campaign.path(name, "json")), fields)
 
     baseline = of_unit(BASELINE, "float_correct", "fault_free_correct")
     fault_free = baseline.count("fault_free_correct", most=images)
     start = fault_free
     if hardening is not None:
-        start = of_unit(HARDENED, "start_correct").count("start_correct", most=images)
+        start = of_unit(HARDENED, "start_correct", "network").count("start_correct", most=images)
     shape = len(resilience.rates), resilience.repeats
     correct = np.empty((*shape, len(levels)), np.int64)
     predictors = {name: np.empty(shape) for name in PREDICTORS}
@@ -151,7 +156,7 @@ def _counts(unit: Fields, levels: int, images: int) -> list[int]:
     """The images that a unit classified correctly at each level; the table checks the rest of them."""
     found = unit.values["correct"]
     if not isinstance(found, list) or len(found) != levels or not all(type(n) is int and n <= images for n in found):
-        unit.refuse("correct", f"a list of {levels} integers up to {images}; delete the file to do this unit again")
+        unit.refuse("correct", f"a list of {levels} integers up to {images}")
     return found
 
 

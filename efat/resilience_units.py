@@ -26,7 +26,7 @@ from training.errors import InputError
 from training.mitigations.bypass import Bypass
 from training.mitigations.hardening import OWN_PE_SITES, Hardening
 from training.mitigations.strategy import Strategy
-from training.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, retrain
+from training.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, digest_of_network, retrain
 
 BASELINE, HARDENED = "baseline", "hardened"
 """Names of the units that are no random chip's; those are named as their chips are."""
@@ -46,7 +46,11 @@ def units_on_chips(resilience: Resilience) -> list[Unit]:
     """A retraining for each random chip; where the network is hardened, from the weights of that."""
     identity = resilience.setup.identity()
     return [
-        Unit(chip_id(*place), {"what": place, "resilience": resilience, "identity": identity})
+        Unit(
+            chip_id(*place),
+            {"what": place, "resilience": resilience, "identity": identity},
+            {"network": identity["network"]},
+        )
         for place in resilience.places
     ]
 
@@ -130,7 +134,7 @@ def _hardened(resilience: Resilience) -> Outcome:
     correct = _fault_free_correct(hardened, data, config, setup.calibration)
     # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in result.weights.items()}
-    return Outcome({"start_correct": correct}, {WEIGHTS: save(weights)})
+    return Outcome({"start_correct": correct, "network": digest_of_network(hardened)}, {WEIGHTS: save(weights)})
 
 
 def _on_chip(resilience: Resilience, rate: int, repeat: int) -> Outcome:

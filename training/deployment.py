@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
@@ -158,12 +158,36 @@ def read_deployed(path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
         FileNotFoundError: there is no such file.
         InputError: it is malformed.
     """
-    tensors = read_weights(path)
+    return _split(read_weights(path), path, lambda: _metadata_of(path))
+
+
+def deployed_from(content: bytes, path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
+    """The same from what `deployed_bytes` gave.
+
+    Args:
+        content: the bytes.
+        path: where they are from, for messages.
+
+    Raises:
+        InputError: they are malformed.
+    """
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, RuntimeError, RecursionError) as error:
+        raise _unreadable(path, error) from None
+    return _split(tensors, path, lambda: header.get("__metadata__", {}))
+
+
+def _split(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Callable[[], Mapping[str, str]]
+) -> tuple[dict[str, Tensor], Deployment | None]:
+    """Weights, and how they sit on their chip, from all that a file has."""
     weights = {name: value for name, value in tensors.items() if not name.startswith(PREFIX)}
     extra = {name: value for name, value in tensors.items() if name.startswith(PREFIX)}
     if not extra:
         return weights, None
-    array, about = _read_metadata(path)
+    array, about = _read_metadata(path, metadata())
     try:
         return weights, replace(_deployment(array, extra), about=about)
     except (TypeError, ValueError) as error:
@@ -180,13 +204,20 @@ def _with_sorted_header(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-def _read_metadata(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The array a file is for, and what else it says of itself."""
+def _metadata_of(path: Path) -> Mapping[str, str]:
     try:
         with safe_open(path, "pt") as opened:
-            metadata = opened.metadata() or {}
+            return opened.metadata() or {}
     except SafetensorError as error:
-        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)}): is it complete?") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a readable safetensors file ({first_line(error)}): is it complete?")
+
+
+def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The array a file is for, and what else it says of itself."""
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} has tensors named {PREFIX}* and is no {FORMAT} file: rename them in your network")
     if metadata.get("version") != str(VERSION):

@@ -120,7 +120,7 @@ def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationR
 
 
 def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
-    from efat.cli.render import stages_bar
+    from efat.cli.render import say, stages_bar
     from efat.propagation.campaign import run_propagation
     from efat.propagation.pictures import PICTURES, draw_pictures
     from efat.propagation.summary import summary
@@ -143,7 +143,7 @@ def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
     try:
         with stages_bar() as show:
             propagation = run_propagation(
-                folder, request, counted, lambda done, of: show("units of work", done, of, note), estimated
+                folder, request, counted, lambda done, of: show("units of work", done, of, note), estimated, say
             )
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)

@@ -175,7 +175,7 @@ def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultReques
 
 
 def _run(folder: Path, measurement: Resilience, executor: Executor) -> ResilienceTable:
-    from efat.cli.render import progress_bar
+    from efat.cli.render import progress_bar, say
     from efat.resilience import PICTURE, draw_picture, run_resilience
     from efat.workers import WorkerDiedError
 
@@ -195,7 +195,7 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
                 advance(done - shown)
                 shown = done
 
-            table = run_resilience(folder, measurement, counted, progress)
+            table = run_resilience(folder, measurement, counted, progress, say)
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None

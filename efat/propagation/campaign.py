@@ -6,8 +6,8 @@ rounds: so results depend neither on the number of workers nor on where it was i
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaign import Campaign, Executor, Progress, Unit
+from efat.campaign import Campaign, Executor, Notes, Progress, Unit, warned
 from efat.json_fields import Fields
 from efat.propagation.collapse import Collapse, LayerUse
 from efat.propagation.columns import OPERATIONS_DTYPE, STRATA_DTYPE, LayerShape, Operation, Rule
@@ -30,7 +30,7 @@ from efat.propagation.tables import FILE_NAME, Propagation, joined, read_propaga
 from efat.propagation.units import SEEN, fault_free, inject
 from simulator import ArrayConfig
 from simulator.files import replaced
-from training.errors import InputError, first_line
+from training.errors import InputError
 from training.replay import Replay
 
 KIND = "propagation"
@@ -57,6 +57,7 @@ def run_propagation(
     executor: Executor,
     progress: Progress | None = None,
     estimated: Callable[[Mapping[str, Any]], None] | None = None,
+    notes: Notes = warned,
 ) -> Propagation:
     """Inject what is not injected yet, and write the tables and their summary.
 
@@ -66,6 +67,7 @@ def run_propagation(
         executor: where; results do not depend on it, bit for bit.
         progress: called at the beginning and after each unit with those that are done and those of all rounds so far.
         estimated: called after each round with the summary of what was found so far.
+        notes: told of what is in the folder and does not fit; it is done again.
 
     Returns:
         What is in the folder's tables.
@@ -73,14 +75,14 @@ def run_propagation(
     Raises:
         FileNotFoundError: as `Subject.load`.
         InputError: network and data do not fit, the network cannot be followed, there are not so many faults, the
-            folder is another campaign's, or something in it is damaged.
+            folder is another campaign's, or something in it changes meanwhile.
     """
     request = replace(request, subject=request.subject.located())
     network = _network(request)
     images = len(request.subject.load().labels)
     population = Population(request.subject.config, network.shapes, request.strata, images)
     rounds = draw_rounds(population, request)
-    campaign = Campaign(folder, KIND, request.inputs())
+    campaign = Campaign(folder, KIND, request.inputs(), notes)
     shared = {"subject": request.subject, "identity": request.subject.identity()}
     campaign.run([Unit(FAULT_FREE, shared)], fault_free, executor, progress)
     done = 1
@@ -166,28 +168,23 @@ def _network(request: Request) -> _Network:
 
 def _uses(campaign: Campaign, network: _Network, config: ArrayConfig) -> list[LayerUse]:
     """What the layers do with the array, from the run without faults."""
-    path = campaign.path(FAULT_FREE, SEEN)
     patterns = 1 << config.act_bits
-    found = []
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as packed:
-            for number, (shape, weights) in enumerate(zip(network.shapes, network.weights, strict=True)):
-                marks = packed[f"layer_{number}"]
-                if marks.dtype != np.uint8 or marks.shape != (shape.groups, shape.k, -(-patterns // 8)):
-                    raise ValueError(f"layer_{number} is {marks.dtype} {marks.shape}")
-                seen = np.unpackbits(marks, axis=-1, count=patterns).astype(np.bool_)
-                found.append(LayerUse(shape.name, shape.m, weights, seen))
-    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is damaged ({first_line(error)}): delete {campaign.path(FAULT_FREE, 'json')} to do this unit again"
-        ) from None
-    return found
+    packed = np.load(io.BytesIO(campaign.file(FAULT_FREE, SEEN).read()), allow_pickle=False)
+    return [
+        LayerUse(
+            shape.name,
+            shape.m,
+            weights,
+            np.unpackbits(packed[f"layer_{number}"], axis=-1, count=patterns).astype(np.bool_),
+        )
+        for number, (shape, weights) in enumerate(zip(network.shapes, network.weights, strict=True))
+    ]
 
 
 def _fault_free(campaign: Campaign, images: int) -> int:
     """Images that are classified correctly without faults."""
     path = campaign.path(FAULT_FREE, "json")
-    return Fields(campaign.done(FAULT_FREE), str(path)).count("correct", most=images)
+    return Fields(dict(campaign.values(FAULT_FREE)), str(path)).count("correct", most=images)
 
 
 def _rows(operations: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaign import Campaign, Unit
+from efat.campaign import Campaign, Unit, UnitFile
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, Rule
 from efat.propagation.population import Population
 from efat.propagation.units import FAULTS, LAYERS, OPERATIONS
 from efat.severity import Int64Array
-from training.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from efat.propagation.collapse import Collapse
@@ -98,10 +99,12 @@ class Round:
             images: of the network; an upset is of one of them.
         """
         groups = self._groups()[0]
-        return [
-            Unit(name, {**shared, "faults": self.injected[part], "strata": groups[part]})
-            for name, part in self._parts(images)
-        ]
+        units = []
+        for name, part in self._parts(images):
+            arguments = {"faults": self.injected[part], "strata": groups[part]}
+            inputs = {what: hashlib.sha256(values.tobytes()).hexdigest() for what, values in arguments.items()}
+            units.append(Unit(name, {**shared, **arguments}, inputs))
+        return units
 
     def found(self, campaign: Campaign, images: int, strata: int, operations: int) -> Found:
         """What the units gave, put together for the faults of the sample.
@@ -113,19 +116,18 @@ class Round:
             operations: of the network.
 
         Raises:
-            InputError: a unit is missing or damaged.
+            InputError: a file of a unit changed since it was done.
         """
-        groups, patterns = self._groups()
+        patterns = self._groups()[1]
         rows = np.zeros(len(self.injected), FAULTS_DTYPE)
         layers = [np.empty(0, LAYERS_DTYPE)]
         totals = np.zeros((strata, operations, len(COUNTED)), np.int64)
         for name, part in self._parts(images):
-            unit = _UnitFiles(campaign, name)
-            rows[part] = unit.faults(self.injected[part])
-            of_layers = unit.layers(part.stop - part.start)
+            rows[part] = _table(campaign.file(name, FAULTS))
+            of_layers = _table(campaign.file(name, LAYERS))
             of_layers["fault"] += part.start
             layers.append(of_layers)
-            counted = unit.operations(set(groups[part].tolist()), operations)
+            counted = _table(campaign.file(name, OPERATIONS))
             counts = np.stack([counted[name].astype(np.int64) for name in COUNTED], axis=1)
             for group, operation, of_row in zip(
                 counted["stratum"].tolist(), counted["operation"].tolist(), counts, strict=True
@@ -184,45 +186,7 @@ class Round:
         return rows
 
 
-class _UnitFiles:
-    """The files of a unit, and whether they can be."""
-
-    def __init__(self, campaign: Campaign, name: str) -> None:
-        self._campaign = campaign
-        self._name = name
-
-    def faults(self, injected: Table) -> Table:
-        if self._campaign.done(self._name) != {"faults": len(injected)}:
-            self._refuse("json", "it is of other faults than were injected")
-        rows = self._table(FAULTS, FAULTS_DTYPE)
-        if len(rows) != len(injected) or not all(np.array_equal(rows[name], injected[name]) for name in WHERE):
-            self._refuse(FAULTS, "it has other faults than were injected")
-        return rows
-
-    def layers(self, faults: int) -> Table:
-        rows = self._table(LAYERS, LAYERS_DTYPE)
-        if (rows["fault"] >= faults).any():
-            self._refuse(LAYERS, f"it has fault {rows['fault'].max()} of {faults}")
-        return rows
-
-    def operations(self, groups: set[int], operations: int) -> Table:
-        rows = self._table(OPERATIONS, OPERATIONS_DTYPE)
-        if not set(rows["stratum"].tolist()) <= groups or (rows["operation"] >= operations).any():
-            self._refuse(OPERATIONS, "it has other strata or operations than were injected into")
-        return rows
-
-    def _table(self, file: str, dtype: np.dtype[Any]) -> Table:
-        try:
-            with self._campaign.path(self._name, file).open("rb") as opened:
-                found: npt.NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
-        except FileNotFoundError:
-            self._refuse(file, "it is missing")
-        except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
-            self._refuse(file, first_line(error))
-        if found.dtype != dtype or found.ndim != 1:
-            self._refuse(file, f"it has {str(found.dtype)[:80]} {found.shape}")
-        return found
-
-    def _refuse(self, file: str, why: str) -> NoReturn:
-        path, unit = (self._campaign.path(self._name, name) for name in (file, "json"))
-        raise InputError(f"{path} is damaged ({why}): delete {unit} to do this unit again")
+def _table(file: UnitFile) -> Table:
+    """What a unit wrote."""
+    found: Table = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    return found

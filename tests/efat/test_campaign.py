@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import campaign_work
 import pytest
+from damaged_units import WAYS, damage
 
 from efat import workers
-from efat.campaign import Campaign, Outcome, Unit
+from efat.campaign import Campaign, Outcome, Unit, digest_of
 from efat.workers import WorkerDiedError, in_line, processes
 from training.errors import InputError
 
 PROGRAM = Path(campaign_work.__file__)
+UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaign_work.UNITS[:3]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,10 +59,9 @@ def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path)
         there.run(units, campaign_work.fail, processes(1))
     there.run(units, campaign_work.digest, processes(2))
     assert contents(here.folder) == contents(there.folder)
-    first = here.done("unit-00")
-    assert first is not None
+    first = here.values("unit-00")
     assert first["threads"] == 1
-    assert here.path("unit-00", "bin").read_bytes() == first["digest"].encode() * 1000
+    assert here.file("unit-00", "bin").read() == first["digest"].encode() * 1000
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
@@ -89,7 +93,9 @@ def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pyt
     campaign = Campaign(folder / "campaign", "digests", {})
     with pytest.raises(WorkerDiedError, match="2 workers died while unit-00 was running: is there enough memory for 1"):
         campaign.run(campaign_work.UNITS[:2], campaign_work.die, processes(1))
-    assert campaign.done("unit-00") is None
+    assert campaign.there("unit-00") is None
+    with pytest.raises(ValueError, match="unit unit-00 is not done"):
+        campaign.values("unit-00")
 
 
 def test_other_campaigns_and_folders_are_refused(folder: Path) -> None:
@@ -114,12 +120,89 @@ def test_other_campaigns_and_folders_are_refused(folder: Path) -> None:
             Campaign(folder / "one", "digests", {})
 
 
-def test_damaged_results_are_refused(folder: Path) -> None:
-    campaign = Campaign(folder / "campaign", "digests", {})
-    for content in ("{", "[1]"):
-        campaign.path("unit", "json").write_text(content)
-        with pytest.raises(InputError, match=r"unit.json is damaged .*: delete it to do this unit again"):
-            campaign.done("unit")
+def test_campaigns_that_were_edited_or_are_older_are_refused(folder: Path) -> None:
+    inputs = {"seed": 1, "rates": [0.1], "flag": True}
+    path = folder / "one" / "campaign.json"
+    Campaign(folder / "one", "digests", inputs)
+    genuine = path.read_text()
+    for old, new in (('"seed": 1', '"seed": 2'), ('"seed": 1', '"seed": NaN'), ("true", "1"), ("0.1", "0.10000001")):
+        path.write_text(genuine.replace(old, new))
+        with pytest.raises(InputError, match=r"campaign.json (was edited or is damaged|is no campaign)") as caught:
+            Campaign(folder / "one", "digests", inputs)
+        assert "\n" not in str(caught.value)
+    path.write_text(genuine.replace('"version": 2', '"version": 1'))
+    with pytest.raises(InputError, match="is of version 1, and this program goes on with 2: choose another folder, or"):
+        Campaign(folder / "one", "digests", inputs)
+    path.write_text(genuine)
+    with pytest.raises(InputError, match="was begun with another flag: choose another folder"):
+        Campaign(folder / "one", "digests", {**inputs, "flag": 1})
+
+
+def finished(folder: Path, seed: int, notes: list[str]) -> Campaign:
+    """A campaign with its units done, those of the folder or anew."""
+    campaign = Campaign(folder, "digests", {"seed": seed}, notes.append)
+    campaign.run([replace(unit, inputs={"seed": seed}) for unit in UNITS], campaign_work.digest, in_line)
+    return campaign
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_does_not_fit_is_done_again_and_said(folder: Path, seed: int, way: str) -> None:
+    notes: list[str] = []
+    finished(folder / "one", 1, notes)
+    before = contents(folder / "one")
+    chance = random.Random(seed)
+    for _ in range(10):
+        done = damage(folder / "one" / "units", chance, way)
+        finished(folder / "one", 1, notes)
+        assert contents(folder / "one") == before, done
+        assert notes, done
+        assert all(re.fullmatch(r"\S+one/units/unit-\d\d.json .* done again", note) for note in notes), notes
+        notes.clear()
+    finished(folder / "one", 1, notes)
+    assert notes == []
+
+
+def test_why_a_unit_is_done_again_is_said(folder: Path) -> None:
+    notes: list[str] = []
+    finished(folder / "one", 1, notes)
+    finished(folder / "two", 2, notes)
+    before = contents(folder / "one")
+    units, others = folder / "one" / "units", folder / "two" / "units"
+    for change, unit, why in (
+        (lambda: (units / "unit-00.bin").unlink(), 0, "does not fit its files"),
+        (lambda: (units / "unit-01.bin").write_bytes(b""), 1, "does not fit its files"),
+        (lambda: (units / "unit-01.json").write_bytes(b"[1]"), 1, "is damaged"),
+        (lambda: (units / "unit-01.json").write_bytes(b"{}"), 1, "is damaged"),
+        (lambda: (units / "unit-01.json").write_bytes(b"[" * 100_000), 1, "is damaged"),
+        (lambda: (units / "unit-02.json").write_bytes(before["units/unit-02.json"] + b" "), 2, "is damaged"),
+        (lambda: [shutil.copy(path, units) for path in others.glob("unit-02.*")], 2, "is of another unit or campaign"),
+        (lambda: shutil.copy(units / "unit-00.json", units / "unit-01.json"), 1, "is of another unit or campaign"),
+    ):
+        change()
+        finished(folder / "one", 1, notes)
+        assert notes == [f"{units}/unit-{unit:02d}.json {why}: done again"]
+        assert contents(folder / "one") == before
+        notes.clear()
+    # What was made from something that is another by now is done again, too.
+    campaign = Campaign(folder / "one", "digests", {"seed": 1}, notes.append)
+    changed = [replace(unit, inputs={"seed": 1 + (unit is UNITS[2])}) for unit in UNITS]
+    campaign.run(changed, campaign_work.digest, in_line)
+    assert notes == [f"{units}/unit-02.json was made from other seed: done again"]
+    # Whoever takes no notes is warned.
+    (units / "unit-00.bin").unlink()
+    with pytest.warns(UserWarning, match=r"unit-00.json does not fit its files: done again"):
+        Campaign(folder / "one", "digests", {"seed": 1}).run(changed, campaign_work.digest, in_line)
+
+
+def test_files_are_checked_where_they_are_used(folder: Path) -> None:
+    campaign = finished(folder / "one", 1, [])
+    file = campaign.file("unit-00", "bin").located()
+    assert file.read() == campaign.values("unit-00")["digest"].encode() * 1000
+    file.path.write_bytes(b"other")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"unit-00.bin changed while this ran: run the same command again"):
+            file.read()
+        file.path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 101, "a b"])
@@ -131,7 +214,15 @@ def test_names_that_are_no_file_names_are_refused(name: str) -> None:
 def test_results_are_json(folder: Path) -> None:
     campaign = Campaign(folder / "campaign", "digests", {})
     campaign.run([Unit("unit", {})], lambda _: Outcome({"b": 1.5, "a": [True, None]}), in_line)
-    assert campaign.path("unit", "json").read_text() == '{"a":[true,null],"b":1.5}\n'
+    found = json.loads(campaign.path("unit", "json").read_text())
+    assert found.pop("sha256") == digest_of(found)
+    assert found == {
+        "campaign": campaign.digest,
+        "unit": "unit",
+        "inputs": {},
+        "values": {"b": 1.5, "a": [True, None]},
+        "files": {},
+    }
     assert json.loads((folder / "campaign" / "campaign.json").read_text())["digest"] == campaign.digest
 
 

@@ -33,7 +33,7 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unit(folder: Path, name: str) -> dict[str, Any]:
     """What a unit gave."""
-    found: dict[str, Any] = json.loads((folder / OUT / "units" / f"{name}.json").read_text())
+    found: dict[str, Any] = json.loads((folder / OUT / "units" / f"{name}.json").read_text())["values"]
     return found
 
 

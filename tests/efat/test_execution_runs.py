@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 import lot_retraining
 import pytest
+from damaged_units import WAYS, damage
 from lot_retraining import LOT, NETWORK, OUT, PLAN, TABLE, carried_out, execution, planned, random_chips
-from resilience_runs import contents, small_setup
+from resilience_runs import RECIPE, contents, small_setup
 from tiny_networks import ARRAY
 
 from efat import execution_units
+from efat.campaign import Outcome
 from efat.elapsed import Elapsed
 from efat.execution import Execution, VerificationError
 from efat.manifest import AS_IS, Manifest, read_manifest
@@ -158,24 +161,79 @@ def test_what_is_done_is_not_done_again(folder: Path, seed: int, monkeypatch: py
     assert timeless(again.run(in_line)) == timeless(manifest)
 
 
-def test_units_that_are_damaged_are_refused(folder: Path) -> None:
+def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
+    plan = lot_plan(folder, seed)
+    manifest = carried_out(folder, plan)
+    before = results(folder / OUT)
+    chance, notes = random.Random(seed), []
+    for way in WAYS:
+        done = [damage(folder / OUT / "units", chance, way) for _ in range(2)]
+        (folder / OUT / "manifest.json").unlink()
+        assert timeless(execution(folder, plan).run(in_line, None, notes.append)) == timeless(manifest), done
+        assert results(folder / OUT) == before, done
+        assert notes, done
+        notes.clear()
+
+
+def test_chips_of_weights_that_were_made_again_are_verified_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = planned(folder, random_chips(1, [0.1]), {"group-0001": ([0], 1)})
     carried_out(folder, plan)
     units = folder / OUT / "units"
-    values = json.loads((units / "chip-00000-verified.json").read_text())
-    for name, value in (("correct", 31), ("correct", None), ("digest", "x"), ("cycle_same", 1), ("faulty_pes", -1)):
-        (units / "chip-00000-verified.json").write_text(json.dumps({**values, name: value}))
-        with pytest.raises(InputError, match=f"chip-00000-verified.json: {name} is .*: expected"):
-            carried_out(folder, plan)
-    for name, expected in (("cycle_same", "the cycle engine predicts otherwise"), ("correct", "and group-0001, which")):
-        other = False if name == "cycle_same" else values["correct"] - 1
-        (units / "chip-00000-verified.json").write_text(json.dumps({**values, name: other}))
-        with pytest.raises(VerificationError, match=expected):
-            carried_out(folder, plan)
-    (units / "chip-00000-verified.json").write_text(json.dumps(values))
-    (units / "group-0001.weights.safetensors").unlink()
-    with pytest.raises(InputError, match=r"weights.safetensors is missing: delete .*group-0001.json to make it anew"):
-        carried_out(folder, plan)
+    weights = units / "group-0001.weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-40] + bytes(40))
+    other = replace(RECIPE, seed=9)
+    genuine = execution_units.PreparedRetraining
+    monkeypatch.setattr(
+        execution_units, "PreparedRetraining", lambda *found, **given: genuine(*found, **{**given, "recipe": other})
+    )
+    notes: list[str] = []
+    execution(folder, plan).run(in_line, None, notes.append)
+    assert notes == [
+        f"{units}/group-0001.json does not fit its files: done again",
+        f"{units}/chip-00000-verified.json was made from other weights: done again",
+    ]
+    assert weights.read_bytes() != content
+
+
+def test_chips_that_do_otherwise_than_their_group_are_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(folder, random_chips(1, [0.1]), {"group-0001": ([0], 1)})
+    for name, value, message in (
+        ("cycle_same", False, "the cycle engine predicts otherwise"),
+        ("correct", 0, "and group-0001, which"),
+        ("correct", 31, r"chip-00000-verified.json: correct is 31: expected an integer of 0\.\.30"),
+    ):
+
+        def verified(arguments: Mapping[str, Any], name: str = name, value: object = value) -> Outcome:
+            found = execution_units.verify_chip(arguments)
+            return replace(found, values={**found.values, name: value})
+
+        monkeypatch.setattr("efat.execution.verify_chip", verified)
+        with pytest.raises((VerificationError, InputError), match=message):
+            carried_out(folder, plan, f"{name}-{value}")
+
+
+def test_files_that_change_on_the_way_are_not_used(folder: Path) -> None:
+    plan = planned(folder, random_chips(1, [0.1]), {"group-0001": ([0], 1)})
+    weights = folder / OUT / "units/group-0001.weights.safetensors"
+
+    def change(stage: tuple[str, int]) -> Callable[[str, int, int], None]:
+        def progress(what: str, done: int, _: int) -> None:
+            if (what, done) == stage:
+                weights.write_bytes(weights.read_bytes()[:-40] + bytes(40))
+
+        return progress
+
+    for stage in (("groups", 1), ("chips verified", 1)):
+        with pytest.raises(InputError, match=r"group-0001.weights.safetensors changed while this ran: run the same"):
+            carried_out(folder, plan, progress=change(stage))
+        assert not (folder / OUT / "manifest.json").exists()
+        assert not list((folder / OUT).glob("weights/*"))
+        with pytest.warns(UserWarning, match=r"group-0001.json does not fit its files: done again"):
+            assert carried_out(folder, plan).passing == 1
+        shutil.rmtree(folder / OUT)
 
 
 def test_another_plan_lot_or_folder_is_refused(folder: Path) -> None:

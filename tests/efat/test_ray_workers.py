@@ -100,7 +100,7 @@ def test_units_are_done_in_any_order_and_few_at_a_time(folder: Path, ray: FakeRa
     here.run(UNITS, campaign_work.digest, in_line)
     there.run(UNITS, campaign_work.digest, ray_cluster("local", in_flight=3))
     for unit in UNITS:
-        assert there.done(unit.name) == here.done(unit.name)
+        assert there.values(unit.name) == here.values(unit.name)
     assert (ray.begun, ray.most_waiting) == (len(UNITS), 3)
     assert ray.settings == {"num_cpus": 1, "max_retries": MOST_DEATHS - 1}
     assert not ray.is_open
@@ -137,6 +137,6 @@ def test_ray_itself_gives_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch
     here, there = (Campaign(folder / name, "digests", {}) for name in ("here", "there"))
     here.run(UNITS, campaign_work.digest, in_line)
     there.run(UNITS, campaign_work.digest, ray_cluster("local"))
-    assert [there.done(unit.name) for unit in UNITS] == [here.done(unit.name) for unit in UNITS]
+    assert [there.values(unit.name) for unit in UNITS] == [here.values(unit.name) for unit in UNITS]
     with pytest.raises(ValueError, match="is refused"):
         list(ray_cluster("local")(campaign_work.fail, UNITS[:2]))

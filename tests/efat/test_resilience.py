@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import resilience_runs
 import torch
+from damaged_units import WAYS, damage
 from hypothesis import given
 from hypothesis import strategies as st
 from resilience_runs import HELD_OUT, LEVELS, OUT, RECIPE, contents, small_network, small_resilience, small_setup
@@ -166,9 +166,21 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert run_resilience(folder / "moved", found, in_line).setup["weights"] == str(
         folder / "moved/units" / weights.name
     )
-    (folder / "moved/units" / weights.name).unlink()
-    with pytest.raises(InputError, match=r"hardened.safetensors is missing: delete .*hardened.json to make it anew"):
-        run_resilience(folder / "moved", found, in_line)
+    # Weights that are gone are made again, and others are not used.
+    hardened_again = folder / "moved/units" / weights.name
+    content = hardened_again.read_bytes()
+    hardened_again.unlink()
+    notes: list[str] = []
+    run_resilience(folder / "moved", found, in_line, None, notes.append)
+    assert notes == [f"{folder}/moved/units/hardened.json does not fit its files: done again"]
+    assert hardened_again.read_bytes() == content
+
+    def change(done: int, _: int) -> None:
+        if done == 2:
+            hardened_again.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    with pytest.raises(InputError, match=r"hardened.safetensors changed while this ran: run the same command again"):
+        run_resilience(folder / "moved", found, in_line, change)
 
 
 def test_retraining_that_diverges_is_marked(folder: Path) -> None:
@@ -244,19 +256,12 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
     before = contents(folder / OUT)
     monkeypatch.setattr("efat.resilience_units.PreparedRetraining", None)
     assert same(measured(folder, small_resilience(folder)), table)
-    # A table that is damaged or gone is put together anew, a unit is not.
+    # A table that is damaged or gone is put together anew from the units.
     path = folder / OUT / "resilience.h5"
-    for damage in (lambda: path.write_bytes(b"precious"), path.unlink):
-        damage()
+    for spoil in (lambda: path.write_bytes(b"precious"), path.unlink):
+        spoil()
         measured(folder, found)
         assert contents(folder / OUT) == before
-    unit = folder / OUT / "units/rate-001-chip-000.json"
-    values = json.loads(unit.read_text())
-    for name, value in (("correct", [1, 2]), ("correct", [1, 2, 31]), ("correct", 3), ("predictors", {})):
-        unit.write_text(json.dumps({**values, name: value}))
-        path.unlink(missing_ok=True)
-        with pytest.raises(InputError, match=rf"rate-001-chip-000.json: .*{name} .*|has no 'faulty_pes'"):
-            run_resilience(folder / OUT, found, in_line)
     for changes, what in (
         ({"seed": 4, "repeats": 3}, "repeats, seed"),
         ({"rates": (0.1, 0.2), "levels": (0, 5)}, "levels, rates"),
@@ -267,6 +272,20 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(InputError, match=f"was begun with another {what}: choose another folder"):
             run_resilience(folder / OUT, small_resilience(folder, **changes), in_line)
+
+
+def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
+    found = small_resilience(folder, repeats=1, hardening=HardeningPlan(2))
+    measured(folder, found)
+    before = contents(folder / OUT)
+    chance, notes = random.Random(seed), []
+    for way in WAYS:
+        done = [damage(folder / OUT / "units", chance, way) for _ in range(2)]
+        (folder / OUT / "resilience.h5").unlink()
+        run_resilience(folder / OUT, found, in_line, None, notes.append)
+        assert contents(folder / OUT) == before, done
+        assert notes, done
+        notes.clear()
 
 
 def test_weights_that_change_on_the_way_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import propagation_runs
 import pytest
 import torch
+from damaged_units import WAYS, damage
 from propagation_runs import ARRAY, small_request, small_subject
 from resilience_runs import OUT, contents
 
@@ -231,11 +232,11 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
     for name in ("inject", "fault_free"):
         monkeypatch.setattr(f"efat.propagation.campaign.{name}", None)
     assert same(found(folder, small_request(folder)), propagation)
-    # Tables that are damaged or gone are put together anew, a unit is not.
+    # Tables that are damaged or gone are put together anew from the units.
     for name in ("propagation.h5", "summary.json"):
         path = folder / OUT / name
-        for damage in (lambda path=path: path.write_bytes(b"precious"), path.unlink):
-            damage()
+        for spoil in (lambda path=path: path.write_bytes(b"precious"), path.unlink):
+            spoil()
             found(folder, request)
             assert contents(folder / OUT) == before
 
@@ -268,42 +269,18 @@ def test_what_cannot_be_tried_is_refused_before_anything_is_written(folder: Path
         assert not (folder / OUT).exists()
 
 
-def test_damaged_units_are_refused_in_one_line(folder: Path, seed: int) -> None:
+def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
     request = small_request(folder, samples=40, stratify=False)
     found(folder, request)
-    units = folder / OUT / "units"
-    chance = np.random.default_rng(seed)
-
-    def message(name: str, content: bytes) -> str:
-        path = units / name
-        before = path.read_bytes()
-        path.write_bytes(content)
-        with pytest.raises(InputError) as caught:
-            run_propagation(folder / OUT, request, in_line)
-        path.write_bytes(before)
-        text = str(caught.value)
-        assert "\n" not in text
-        assert name in text
-        return text
-
-    for name in ("fault-free.seen.npz", "round-00-000000.faults.npy"):
-        content = (units / name).read_bytes()
-        again = "to do this unit again"
-        assert again in message(name, content[: int(chance.integers(0, len(content)))])
-        assert again in message(name, b"")
-    values = json.loads((units / "fault-free.json").read_text())
-    assert "correct is 7: expected an integer of 0..6" in message(
-        "fault-free.json", json.dumps({**values, "correct": 7}).encode()
-    )
-    assert "has no 'correct'" in message("fault-free.json", b"{}")
-    assert "delete it to do this unit again" in message("round-00-000001.json", b"{")
-    # Deleted as it says, it is done again.
     before = contents(folder / OUT)
-    for name in ("fault-free", "round-00-000001"):
-        (units / f"{name}.json").unlink()
-    (units / "round-00-000001.faults.npy").write_bytes(b"")
-    found(folder, request)
-    assert contents(folder / OUT) == before
+    chance, notes = random.Random(seed), []
+    for way in WAYS:
+        done = [damage(folder / OUT / "units", chance, way) for _ in range(3)]
+        (folder / OUT / "propagation.h5").unlink()
+        run_propagation(folder / OUT, request, in_line, None, None, notes.append)
+        assert contents(folder / OUT) == before, done
+        assert notes, done
+        notes.clear()
 
 
 def test_weights_that_change_on_the_way_are_noticed(folder: Path) -> None:
