@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     )
 
 
+def note(text: str) -> None:
+    """Print a text on standard error, above what is going on there."""
+    say(text, err=True)
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print a text on standard output.
 

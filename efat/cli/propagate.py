@@ -11,7 +11,7 @@ from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
-from efat.cli.printing import say
+from efat.cli.printing import note, say
 from efat.cli.propagation_options import PropagationRequest, propagation_options
 from efat.cli.worker_options import WorkerRequest, worker_options
 
@@ -120,19 +120,19 @@ def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationR
 
 
 def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
-    from efat.cli.render import say, stages_bar
+    from efat.cli.render import stages_bar
     from efat.propagation.campaign import run_propagation
     from efat.propagation.pictures import PICTURES, draw_pictures
     from efat.propagation.summary import summary
     from efat.workers import WorkerDiedError
 
-    ran, note = 0, ""
+    ran, so_far = 0, ""
 
     def estimated(found: Mapping[str, Any]) -> None:
-        nonlocal note
+        nonlocal so_far
         critical, faults = found["overall"]["critical"], found["overall"]["faults"]
         shares = [f"{100 * critical[name]:.1f}" for name in ("value", "low", "high")]
-        note = f" ({faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
+        so_far = f" ({faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
 
     def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
         nonlocal ran
@@ -143,7 +143,7 @@ def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
     try:
         with stages_bar() as show:
             propagation = run_propagation(
-                folder, request, counted, lambda done, of: show("units of work", done, of, note), estimated, say
+                folder, request, counted, lambda done, of: show("units of work", done, of, so_far), estimated, note
             )
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import click
 from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -200,11 +199,6 @@ def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> Resu
 def facts_table(title: str) -> ResultsTable:
     """An empty table of names and values, without headings."""
     return ResultsTable(title, [_Column("", "left"), _Column("", "right")], bare=True)
-
-
-def say(note: str) -> None:
-    """Show a line on standard error, above what is going on there."""
-    click.echo(note, err=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail
-from efat.cli.printing import say
+from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.worker_options import WorkerRequest, worker_options
 
@@ -175,7 +175,7 @@ def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultReques
 
 
 def _run(folder: Path, measurement: Resilience, executor: Executor) -> ResilienceTable:
-    from efat.cli.render import progress_bar, say
+    from efat.cli.render import progress_bar
     from efat.resilience import PICTURE, draw_picture, run_resilience
     from efat.workers import WorkerDiedError
 
@@ -195,7 +195,7 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
                 advance(done - shown)
                 shown = done
 
-            table = run_resilience(folder, measurement, counted, progress, say)
+            table = run_resilience(folder, measurement, counted, progress, note)
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None

@@ -8,7 +8,7 @@ import click
 
 from efat.cli.group import INTERRUPTED
 from efat.cli.options import INPUT_FILE
-from efat.cli.printing import say
+from efat.cli.printing import note, say
 from efat.cli.worker_options import WorkerRequest, worker_options
 
 
@@ -60,7 +60,7 @@ def retrain(
     FOLDER gets the weights of each group, how they sit on each chip, and manifest.json, which says what runs where and
     how well. The same command goes on after Ctrl-C, a crash or a power cut.
     """
-    from efat.cli.render import console, say, stages_bar, working
+    from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
         from efat.cli.retrain_tables import failing_chips, show_manifest
@@ -80,7 +80,7 @@ def retrain(
         executor = workers.executor()
     try:
         with stages_bar() as progress:
-            manifest = execution.run(executor, progress, say)
+            manifest = execution.run(executor, progress, note)
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
