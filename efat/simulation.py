@@ -333,7 +333,9 @@ def prepare(
         quantised = convert(workload.network, config, workload.calibration, method=calibration)
     else:
         deployment.check_array(config)
-        quantised = convert(workload.network, config, (), activation_scales=deployment.activation_scales)
+        quantised = convert(
+            workload.network, config, workload.calibration, activation_scales=deployment.activation_scales
+        )
         deployment.put(quantised, Accelerator.fault_free(config))
     return Simulation(
         network_name=network,

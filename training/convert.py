@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from torch.nn.parameter import is_lazy
 from simulator import ArrayConfig
 from training.accelerator import Accelerator
 from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
-from training.errors import ConversionError, InputError, first_line
+from training.conversion_check import CHECKED_INPUTS, Run, check_conversion, run_in_float
+from training.errors import ConversionError, InputError
+from training.layer_calls import FloatLayer, float_layers, seen_calls
 from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
 from training.quantization import activation_limits
+from training.user_code import failure
 
 __all__ = ["ConversionError", "convert", "place", "quantized_layers"]
 
 Calibration = Tensor | Iterable[Any]
 """One batch, or batches; a batch is the input tensor or a tuple or list that starts with it, as loaders give."""
-
-_FloatLayer = nn.Conv2d | nn.Linear
 
 _UNCONVERTIBLE: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Conv1d, "write it as a Conv2d with a kernel of (1, k)"),
@@ -52,7 +54,8 @@ def convert(
 
     Everything else of the network stays as it is and computes in float. A layer used in several places stays one
     layer with one input scale. What a network computes by calling functions instead of layers (such as
-    `torch.nn.functional.linear` with a weight of its own) is not seen and stays float.
+    `torch.nn.functional.linear` with a weight of its own) is not seen and stays float. On a few inputs of the first
+    batch the converted network is held against the float one: see `training.conversion_check`.
 
     Args:
         module: the trained float32 network; it is not changed.
@@ -63,7 +66,8 @@ def convert(
         percentile: for method `percentile`, in percent.
         accelerator: the chip to run on; a fault-free one of `config` in the emulation if None.
         activation_scales: the value of one step of each layer's input by the layer's name, as `quantized_layers` has
-            them; then nothing is calibrated, and `calibration` may be empty. None to choose them on `calibration`.
+            them; then nothing is calibrated, and `calibration` may be empty, in which case the converted network is
+            not held against the float one either. None to choose them on `calibration`.
 
     Returns:
         A converted copy, in evaluation mode.
@@ -72,7 +76,8 @@ def convert(
         ConversionError: there is no layer to convert, or one that cannot be; weights or activations are not finite;
             calibration data is missing, does not fit the network, does not reach a layer, or is negative where
             activations are unsigned; `activation_scales` lacks a layer, names one that is not there, or has a value
-            that is not positive and finite.
+            that is not positive and finite; or the converted network does something else than the float one, which
+            the rounding of its layers does not explain.
         InputError: an unknown method, or a percentile outside (0, 100].
         ValueError: `accelerator` has other widths than `config`.
     """
@@ -83,25 +88,38 @@ def convert(
     _check_convertible(module)
     network = copy.deepcopy(module).eval()
     scales: Mapping[str, Tensor | float]
+    batches = _batches(calibration)
+    first = next(batches, None)
     if activation_scales is None:
+        if first is None:
+            raise ConversionError("no calibration data: give at least one batch of inputs")
         levels = activation_limits(config)[1]
-        histograms = _calibrate(network, calibration, config)
+        histograms = _calibrate(network, chain([first], batches), config)
         scales = {name: histogram.scale(method, levels, percentile) for name, histogram in histograms.items()}
     else:
         _check_scales(network, activation_scales)
         scales = activation_scales
-    converted: dict[nn.Module, QuantizedLayer] = {}
-    for name, layer in _float_layers(network):
+    expected = None if first is None else _run_some(network, first)
+    layers: dict[FloatLayer, QuantizedLayer] = {}
+    for name, layer in float_layers(network):
         scale = scales[name]
         quantized = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
-        converted[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
-        layer.register_forward_pre_hook(_refuse_to_run)
-    if network in converted:
-        return converted[network]
+        layers[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
+        layer.forward = partial(_refuse_to_run, type(layer).__name__)  # type: ignore[method-assign]
+    converted = _replaced(network, layers)
+    if expected is not None:
+        check_conversion(converted, layers, *expected, module)
+    return converted
+
+
+def _replaced(network: nn.Module, layers: Mapping[FloatLayer, QuantizedLayer]) -> nn.Module:
+    """Replace layers in place, wherever they are used; gives the network, which may be replaced itself."""
+    if isinstance(network, FloatLayer):
+        return layers[network]
     for parent in list(network.modules()):
         for child_name, child in parent._modules.items():
-            if child in converted:
-                parent._modules[child_name] = converted[child]
+            if isinstance(child, FloatLayer):
+                parent._modules[child_name] = layers[child]
     return network
 
 
@@ -142,13 +160,6 @@ def _check_widths(network: ArrayConfig, array: ArrayConfig) -> None:
             raise ValueError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
 
 
-def _float_layers(module: nn.Module) -> Iterator[tuple[str, _FloatLayer]]:
-    """Each layer once, under its first name; a network that is a single layer is named after its type."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            yield name or type(layer).__name__.lower(), layer
-
-
 def _check_convertible(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         kind = type(layer).__name__
@@ -157,7 +168,7 @@ def _check_convertible(module: nn.Module) -> None:
                 raise ConversionError(f"layer {name!r} is a {kind}, which cannot be converted: {fix}")
         if isinstance(layer, QuantizedLayer):
             raise ConversionError(f"layer {name!r} is quantised already: convert the float network, or use place()")
-    layers = list(_float_layers(module))
+    layers = list(float_layers(module))
     if not layers:
         raise ConversionError(f"{type(module).__name__} has no Conv2d or Linear layer: there is nothing to convert")
     for name, layer in layers:
@@ -168,13 +179,17 @@ def _check_convertible(module: nn.Module) -> None:
                 f"layer {name!r} is a {type(layer).__name__} with a forward of its own: "
                 "use a plain Conv2d or Linear and put the rest into another module"
             )
+        if "forward" in vars(layer):
+            raise ConversionError(
+                f"layer {name!r} has had its forward replaced, which would be lost: put what it does into a module"
+            )
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise ConversionError(f"layer {name!r} has forward hooks, which would be lost: remove them first")
         float_parameters(layer, name)
 
 
 def _check_scales(network: nn.Module, scales: Mapping[str, float]) -> None:
-    names = [name for name, _ in _float_layers(network)]
+    names = [name for name, _ in float_layers(network)]
     for name in names:
         if name not in scales:
             raise ConversionError(f"layer {name!r} has no activation scale: give one for each layer, or calibrate")
@@ -186,39 +201,34 @@ def _check_scales(network: nn.Module, scales: Mapping[str, float]) -> None:
             )
 
 
-def _has_own_forward(layer: _FloatLayer) -> bool:
+def _has_own_forward(layer: FloatLayer) -> bool:
     kind = type(layer)
     if isinstance(layer, nn.Conv2d):
         return kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
     return kind.forward is not nn.Linear.forward
 
 
-def _refuse_to_run(layer: nn.Module, _args: object) -> None:
+def _refuse_to_run(kind: str, *_args: object, **_kwargs: object) -> Tensor:
     """Runs when the network keeps a second reference to a layer that was replaced, where no float result may hide."""
     raise ConversionError(
-        f"a converted {type(layer).__name__} is still used in its float form: "
+        f"a converted {kind} is still used in its float form: "
         "keep layers only as attributes or in ModuleList, ModuleDict and Sequential"
     )
 
 
-def _calibrate(network: nn.Module, calibration: Calibration, config: ArrayConfig) -> dict[str, MagnitudeHistogram]:
-    histograms = {name: MagnitudeHistogram() for name, _ in _float_layers(network)}
-    count = 0
-    with torch.no_grad(), _observed_inputs(network, histograms):
-        for batch in _batches(calibration):
-            try:
-                network(batch)
-            except InputError:
-                raise
-            except Exception as error:
-                # Whatever the user's network raises on these inputs, it is the inputs or the network that must change.
-                raise ConversionError(
-                    f"the network failed on calibration batch {count} of shape {list(batch.shape)}: "
-                    f"{type(error).__name__}: {first_line(error)}"
-                ) from error
-            count += 1
-    if not count:
-        raise ConversionError("no calibration data: give at least one batch of inputs")
+def _calibrate(network: nn.Module, batches: Iterable[Tensor], config: ArrayConfig) -> dict[str, MagnitudeHistogram]:
+    """The inputs of each layer, while the network runs on batches."""
+    histograms = {name: MagnitudeHistogram() for name, _ in float_layers(network)}
+
+    def observe(name: str, x: Tensor) -> None:
+        try:
+            histograms[name].update(x)
+        except InputError as error:
+            raise ConversionError(f"layer {name!r}: {error}") from None
+
+    with torch.no_grad(), seen_calls(dict(float_layers(network)), observe):
+        for count, batch in enumerate(batches):
+            _run(network, batch, count)
     for name, histogram in histograms.items():
         if not histogram.total:
             raise ConversionError(
@@ -231,6 +241,35 @@ def _calibrate(network: nn.Module, calibration: Calibration, config: ArrayConfig
                 "use act_signed=True, or put a ReLU before it"
             )
     return histograms
+
+
+def _run(network: nn.Module, batch: Tensor, count: int) -> None:
+    try:
+        network(batch)
+    except InputError:
+        raise
+    except Exception as error:
+        raise _failed(network, error, batch, count) from error
+
+
+def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, Run]:
+    """Some inputs of a batch, or all if the network takes no fewer, and what a copy of the network does with them."""
+    some = batch[:CHECKED_INPUTS]
+    try:
+        return some, run_in_float(copy.deepcopy(network), some)
+    except Exception:
+        # Whatever the user's network has against so few; against all it has nothing, if it was calibrated on them.
+        try:
+            return batch, run_in_float(copy.deepcopy(network), batch)
+        except Exception as error:
+            raise _failed(network, error, batch, 0) from error
+
+
+def _failed(network: nn.Module, error: Exception, batch: Tensor, count: int) -> ConversionError:
+    """Whatever the user's network raises on inputs, it is the inputs or the network that must change."""
+    return ConversionError(
+        f"the network failed on calibration batch {count} of shape {list(batch.shape)}: {failure(error, network)}"
+    )
 
 
 def _batches(calibration: Calibration) -> Iterator[Tensor]:
@@ -250,26 +289,3 @@ def _batches(calibration: Calibration) -> Iterator[Tensor]:
             )
         if inputs.numel():
             yield inputs
-
-
-@contextmanager
-def _observed_inputs(network: nn.Module, histograms: dict[str, MagnitudeHistogram]) -> Iterator[None]:
-    """While this is open, each float layer's inputs go into its histogram."""
-
-    def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            histograms[name].update(args[0] if args else kwargs["input"])
-        except InputError as error:
-            raise ConversionError(f"layer {name!r}: {error}") from None
-
-    handles = [
-        layer.register_forward_pre_hook(
-            lambda _layer, args, kwargs, name=name: observe(name, args, kwargs), with_kwargs=True
-        )
-        for name, layer in _float_layers(network)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -38,18 +38,18 @@ class QuantizedLinear(QuantizedLayer):
         self.in_features = layer.in_features
         self.out_features = layer.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
         """Multiply on the chip.
 
         Args:
-            x: float32 [..., in_features].
+            input: float32 [..., in_features].
 
         Returns:
             float32 [..., out_features], without gradient.
         """
-        self.check_shape(x)
-        self.check_input(x)
-        return self.compute(x.detach())
+        self.check_shape(input)
+        self.check_input(input)
+        return self.compute(input.detach())
 
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of an input that was checked."""
@@ -96,19 +96,19 @@ class QuantizedConv2d(QuantizedLayer):
         self.groups = layer.groups
         self.padding_mode = layer.padding_mode
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
         """Convolve on the chip.
 
         Args:
-            x: float32 [batch, in_channels, height, width], or without the batch.
+            input: float32 [batch, in_channels, height, width], or without the batch.
 
         Returns:
-            float32 [batch, out_channels, out_height, out_width], without gradient; without the batch if `x` is.
+            float32 [batch, out_channels, out_height, out_width], without gradient; without the batch if `input` is.
         """
-        self.check_shape(x)
-        self.check_input(x)
-        result = self.compute(self.pad(x.detach() if x.ndim == 4 else x.detach()[None]))
-        return result if x.ndim == 4 else result[0]
+        self.check_shape(input)
+        self.check_input(input)
+        result = self.compute(self.pad(input.detach() if input.ndim == 4 else input.detach()[None]))
+        return result if input.ndim == 4 else result[0]
 
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of images that were checked and went through `pad`."""

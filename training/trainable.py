@@ -85,20 +85,20 @@ class TrainableLayer(nn.Module):
         """Which weights act if those PEs, bool [R, C], are bypassed: bool, the shape of the weights; None for all."""
         return self._on_chip[0].acting(bypass)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
         """Compute on the chip; in training mode, with gradients.
 
         Args:
-            x: float32, of the shape that the float layer takes. In training mode NaN makes outputs NaN, and infinity
-                is clipped; in evaluation mode both are refused.
+            input: float32, of the shape that the float layer takes. In training mode NaN makes outputs NaN, and
+                infinity is clipped; in evaluation mode both are refused.
         """
         layer = self.quantized
         if not self.training:
-            outputs: Tensor = layer(x)
+            outputs: Tensor = layer(input)
             return outputs
-        layer.check_shape(x)
-        lacks_batch = isinstance(layer, QuantizedConv2d) and x.ndim == 3
-        padded = layer.pad(x[None] if lacks_batch else x)
+        layer.check_shape(input)
+        lacks_batch = isinstance(layer, QuantizedConv2d) and input.ndim == 3
+        padded = layer.pad(input[None] if lacks_batch else input)
         learned: Tensor = _compute_on_chip(padded, self.weight, self.bias, self.activation_scale, layer)
         return learned[0] if lacks_batch else learned
 

@@ -129,7 +129,7 @@ def _loaded(subject: Subject, _state: object) -> Loaded:
         quantised = convert(
             workload.network,
             subject.config,
-            workload.calibration if scales is None else (),
+            workload.calibration,
             method=subject.calibration,
             accelerator=accelerator,
             activation_scales=scales,

@@ -140,7 +140,7 @@ def test_scales_that_are_given_need_no_calibration():
     calibrated = convert(network, CONFIG, torch.randn(4, 3, 6, 6), accelerator=EXACT)
     scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(calibrated).items()}
     images = torch.randn(3, 3, 6, 6)
-    for calibration in ((), [], "no data at all"):
+    for calibration in ((), [], images):
         converted = convert(network, CONFIG, calibration, accelerator=EXACT, activation_scales=scales)
         assert torch.equal(converted(images), calibrated(images))
     doubled = {name: 2 * scale for name, scale in scales.items()}
@@ -190,13 +190,16 @@ class Calls(nn.Module):
 
 
 def test_a_layer_called_by_keyword_is_seen():
-    convert(Calls(lambda module, x: module.layer(input=x)), CONFIG, torch.randn(2, 3))
+    for call in (lambda module, x: module.layer(input=x), lambda module, x: module.layer.forward(x)):
+        x = torch.randn(2, 3)
+        converted = convert(Calls(call), CONFIG, x)
+        assert torch.equal(converted(x), converted.layer(x))
 
 
 def test_a_second_reference_to_a_float_layer_cannot_hide():
-    converted = convert(Calls(lambda module, x: module.spare[0](x)), CONFIG, torch.randn(2, 3))
-    with pytest.raises(ConversionError, match="still used in its float form"):
-        converted(torch.randn(2, 3))
+    for call in (lambda module, x: module.spare[0](x), lambda module, x: module.spare[0].forward(input=x)):
+        with pytest.raises(ConversionError, match="still used in its float form"):
+            convert(Calls(call), CONFIG, torch.randn(2, 3))
 
 
 @pytest.mark.parametrize(

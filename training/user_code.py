@@ -1,0 +1,78 @@
+"""What went wrong in a user's network, and where: the layer, and the line of the user's code."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+from training.errors import InputError, first_line
+
+_OURS = tuple(Path(__file__).parents[1] / package for package in ("simulator", "training", "efat"))
+
+
+def failure(error: BaseException, network: nn.Module) -> str:
+    """What an exception says of a network's own code, in one line.
+
+    Args:
+        error: raised while the network ran.
+        network: whose modules are looked for among what ran.
+
+    Returns:
+        Its type, unless it is one of ours, its first line, and where it is from: the innermost module that ran, and the
+        line of code that is neither of torch nor of this project; as much of it as is known.
+    """
+    said = first_line(error)
+    if not isinstance(error, InputError) and said != type(error).__name__:
+        said = f"{type(error).__name__}: {said}"
+    names = {module: name for name, module in network.named_modules() if name}
+    places: list[str] = []
+    for frame, _ in _frames(error):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and module in names and not isinstance(error, InputError):
+            places[:1] = [f"in layer {names[module]!r}"]
+    line = line_of(error)
+    if line is not None:
+        places.append(f"at {line}")
+    return f"{said} ({' '.join(places)})" if places else said
+
+
+def line_of(error: BaseException) -> str | None:
+    """File and line of the user's code that an exception comes from; None if it comes from none."""
+    found: dict[int, str] = {}
+    for frame, number in _frames(error):
+        path = Path(frame.f_code.co_filename)
+        rank = _rank(path)
+        if rank is not None:
+            found[rank] = f"{_shown(path)}:{number}"
+    return found[max(found)] if found else None
+
+
+def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """Frames from the outermost to the innermost, with the lines they are at."""
+    return traceback.walk_tb(error.__traceback__)
+
+
+def _rank(path: Path) -> int | None:
+    """1 for the user's own code, 0 for other code that is installed, None for torch and for this project."""
+    if not path.is_absolute():  # of the interpreter itself, or typed in
+        return None
+    if any(path.is_relative_to(folder) for folder in (*_OURS, Path(torch.__file__).parent)):
+        return None
+    return 0 if any(path.is_relative_to(folder) for folder in _installed()) else 1
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    return tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
