@@ -12,13 +12,15 @@ from efat.cli.fault_options import FaultRequest, fault_options
 from efat.cli.options import (
     INPUT_FILE,
     RateRange,
+    check_json,
     check_output,
     fail,
     force_option,
+    json_option,
     output_option,
     write_json,
 )
-from efat.cli.printing import say
+from efat.cli.printing import json_is_alone, say
 
 if TYPE_CHECKING:
     from simulator.chips import Chip
@@ -101,17 +103,14 @@ Examples:
 @click.argument("lot", type=INPUT_FILE)
 @click.option("--chip", "chip_id", metavar="ID", help="Show this chip's fault map instead of the whole lot.")
 @click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw the chip's fault map into this file.")
-@click.option(
-    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write what is shown to this file; - prints it."
-)
+@json_option("what is shown")
 def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | None) -> None:
     """Show a LOT of chips as a table, or one chip's fault map as a picture."""
     if png is not None:
         if chip_id is None:
             fail("--png draws one chip: name it with --chip ID")
         check_output(png, inputs=[lot])
-    if json_path is not None and str(json_path) != "-":
-        check_output(json_path, inputs=[lot])
+    check_json(json_path, inputs=[lot])
     from efat.cli.chip_tables import chip_dict, show_chip, show_lot
     from efat.cli.render import console, counted, progress_bar
     from simulator.chips import ChipLot
@@ -123,15 +122,14 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
                     rows = [chip_dict(chip) for chip in counted(opened, progress)]
                 lot_dict = {"array": opened.config.as_dict(), "provenance": opened.provenance, "chips": rows}
                 write_json(json_path, lot_dict)
-            if str(json_path) != "-":
+            if not json_is_alone():
                 with progress_bar("chips", len(opened)) as progress:
                     show_lot(opened, console(), progress)
             return
         chip = opened[chip_id]
     if json_path is not None:
         write_json(json_path, chip_dict(chip))
-    if str(json_path) != "-":
-        show_chip(chip, console())
+    show_chip(chip, console())
     if png is not None:
         _draw(chip, png)
         say(f"Wrote {png}")

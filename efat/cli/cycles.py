@@ -14,9 +14,11 @@ from efat.cli.options import (
     ARRAY_PRESETS,
     INPUT_FILE,
     ArraySize,
+    check_json,
     check_output,
     fail,
     input_errors,
+    json_option,
     write_json,
 )
 from efat.cli.printing import say
@@ -78,9 +80,7 @@ which is its name, height and width of the ifmap (padding included) and of a fil
     show_default=True,
     help="Report with the columns of SCALE-Sim's to write or replace.",
 )
-@click.option(
-    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything to this file, too; - prints only it."
-)
+@json_option("everything")
 @click.option("--list-presets", is_flag=True, help="Show the arrays that --array knows by name, and end.")
 def cycles(
     array: ScaleSimConfig | None,
@@ -113,10 +113,9 @@ def cycles(
     _check_choice(array, config, topology, gemm, network, batch)
     inputs = [path for path in (config, topology) if path is not None]
     check_output(report, inputs=inputs)
-    if json_path is not None and str(json_path) != "-":
-        check_output(json_path, inputs=inputs)
-        if json_path.resolve() == report.resolve():
-            fail(f"{json_path} is named by --json and by --report: choose two names")
+    check_json(json_path, inputs=inputs)
+    if json_path is not None and json_path.resolve() == report.resolve():
+        fail(f"{json_path} is named by --json and by --report: choose two names")
     from efat.cli.cycles_tables import show_counts
     from efat.cli.render import console, working
     from efat.cycle_counts import count_network
@@ -140,17 +139,16 @@ def cycles(
             "layers": [count.as_dict() for count in counts.layers],
         }
         write_json(json_path, {**found, "total": counts.totals()})
-    if str(json_path) != "-":
-        source = str(topology) if topology is not None else f"{network}, {batch or 1} images"
-        name = f" ({described.run_name})" if described.run_name else ""
-        show_counts(f"{source}{name}", machine, counts, console())
-        if described.stalls:
-            say(
-                f"With {described.stalls} SCALE-Sim has the array wait for its memories. That is not\n"
-                "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
-                "cycles and overall utilisation empty."
-            )
-        say(f"Wrote {report}")
+    source = str(topology) if topology is not None else f"{network}, {batch or 1} images"
+    name = f" ({described.run_name})" if described.run_name else ""
+    show_counts(f"{source}{name}", machine, counts, console())
+    if described.stalls:
+        say(
+            f"With {described.stalls} SCALE-Sim has the array wait for its memories. That is not\n"
+            "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
+            "cycles and overall utilisation empty."
+        )
+    say(f"Wrote {report}")
 
 
 def _refuse_beside_presets() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ Examples:
     type=click.Choice(["max", "percentile", "mse"]),
     help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
 )
-@click.option("--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything found to this file, too.")
+@json_option("everything found")
 def explain(
     network: str | None,
     weights: Path | None,
@@ -98,8 +98,7 @@ def explain(
     Networks run on the emulation, which computes what the array does, bit for bit. What is bypassed stays bypassed
     whatever is left out. Ctrl-C stops and still shows what was found so far.
     """
-    if json_path is not None:
-        check_output(json_path, inputs=[path for path in (lot, weights, manifest, data) if path is not None])
+    check_json(json_path, inputs=[path for path in (lot, weights, manifest, data) if path is not None])
     if manifest is None:
         warn_of_own_weights(network, weights)
     from efat.cli.render import console, working

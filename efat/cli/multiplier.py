@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from efat.cli.multiplier_options import DESIGNS, is_netlist, ports_text, table_options, table_signs
-from efat.cli.options import INPUT_FILE, check_output, fail, input_errors, write_json
+from efat.cli.options import INPUT_FILE, check_json, check_output, fail, input_errors, json_option, write_json
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
@@ -52,11 +52,6 @@ def _port_options(command: _Command) -> _Command:
     return command
 
 
-_json_option = click.option(
-    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write what is shown to this file; - prints it."
-)
-
-
 @multiplier.command(
     name="list",
     short_help="The built-in designs: gates, and where faults can sit.",
@@ -68,11 +63,10 @@ Examples:
 )
 @_operand_options
 @click.option("--faults", is_flag=True, help="Evaluate all their stuck-at faults, too (some seconds).")
-@_json_option
+@json_option("what is shown")
 def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, json_path: Path | None) -> None:
     """List the built-in designs: their gates, and where faults can sit."""
-    if json_path is not None and str(json_path) != "-":
-        check_output(json_path)
+    check_json(json_path)
     from efat.cli.multiplier_tables import comparison_dict, netlist_dict, show_comparisons, show_designs
     from efat.cli.render import console, progress_bar
     from simulator.fault_comparison import compare
@@ -90,10 +84,9 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
         for name, comparison in comparisons.items():
             rows[name]["faults"] = comparison_dict(comparison)
         write_json(json_path, rows)
-    if str(json_path) != "-":
-        show_designs(netlists, console())
-        if comparisons:
-            show_comparisons(comparisons, console())
+    show_designs(netlists, console())
+    if comparisons:
+        show_comparisons(comparisons, console())
 
 
 @multiplier.command(
@@ -115,7 +108,7 @@ A netlist is structural Verilog or BLIF, as Yosys writes it:
 @_port_options
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Classes to print.")
 @click.option("--csv", "csv_path", type=INPUT_FILE, metavar="FILE", help="Write all classes to this file.")
-@click.option("--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Likewise as JSON; - prints it.")
+@json_option("all classes")
 @click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw what all classes do into this file.")
 @click.pass_context
 def faults(
@@ -163,14 +156,13 @@ def faults(
         write_json(json_path, fault_dict(name, netlist, classes))
     if png is not None:
         _draw(name, netlist, classes, png)
-    if str(json_path) != "-":
-        if netlist_path is not None:
-            say(ports_text(read))
-        show_comparisons({name: compare(classes)}, console())
-        show_classes(netlist, classes[:top], len(classes), console())
-        for path in (csv_path, json_path, png):
-            if path is not None:
-                say(f"Wrote {path}")
+    if netlist_path is not None:
+        say(ports_text(read))
+    show_comparisons({name: compare(classes)}, console())
+    show_classes(netlist, classes[:top], len(classes), console())
+    for path in (csv_path, json_path, png):
+        if path is not None and str(path) != "-":
+            say(f"Wrote {path}")
 
 
 @multiplier.command(
@@ -192,7 +184,7 @@ the latter need --sign-magnitude.
 @table_options
 @_port_options
 @click.option("--write", "write_path", type=INPUT_FILE, metavar="FILE", help="Write the products as a NumPy file.")
-@_json_option
+@json_option("what is shown")
 @click.pass_context
 def table(
     context: click.Context,
@@ -251,12 +243,11 @@ def table(
         _write_products(write_path, found)
     if json_path is not None:
         write_json(json_path, table_dict(found))
-    if str(json_path) != "-":
-        if ports:
-            say(ports)
-        show_table(str(file), found, console())
-        if write_path is not None:
-            say(f"Wrote {write_path}")
+    if ports:
+        say(ports)
+    show_table(str(file), found, console())
+    if write_path is not None:
+        say(f"Wrote {write_path}")
 
 
 def _check_outputs(outputs: list[Path | None], inputs: list[Path]) -> None:

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from efat.cli.group import InputProblem
-from efat.cli.printing import say
+from efat.cli.printing import json_alone, print_json
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -230,13 +231,57 @@ def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ())
         fail(f"{path}: no permission to write it")
 
 
+def json_option(help_text: str) -> Callable[[_Command], _Command]:
+    """The option `--json FILE`; with `-` nothing but JSON is on standard output.
+
+    Args:
+        help_text: what is written, such as "everything found".
+    """
+    option = click.option(
+        "--json",
+        "json_path",
+        type=INPUT_FILE,
+        metavar="FILE",
+        help=f"Write {help_text} to this file, too; - prints it on standard output, and nothing else there.",
+    )
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def with_json(*arguments: Any, json_path: Path | None, **others: Any) -> Any:
+            with json_alone() if _is_stdout(json_path) else nullcontext():
+                return command(*arguments, json_path=json_path, **others)
+
+        decorated: _Command = option(with_json)  # type: ignore[assignment]
+        return decorated
+
+    return decorate
+
+
+def check_json(path: Path | None, inputs: Sequence[Path] = ()) -> None:
+    """Refuse what `--json` names, before any work is done, if it cannot be written.
+
+    Args:
+        path: the file; None for none, `-` for standard output.
+        inputs: files that the command reads.
+
+    Raises:
+        click.ClickException: so it is.
+    """
+    if path is not None and not _is_stdout(path):
+        check_output(path, inputs=inputs)
+
+
+def _is_stdout(path: Path | None) -> bool:
+    return str(path) == "-"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one piece; `-` is the terminal."""
+    """Write JSON in one piece; `-` is standard output."""
     from simulator.files import replaced
 
     text = json.dumps(content, indent=2, allow_nan=False)
-    if str(path) == "-":
-        say(text)
+    if _is_stdout(path):
+        print_json(text)
         return
     with replaced(path) as beside:
         beside.write_text(text + "\n")

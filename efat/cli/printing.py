@@ -1,8 +1,16 @@
-"""What is printed as text: characters that a terminal would obey, or that cannot be shown, are shown escaped."""
+"""What is printed: text without what a terminal would obey, or JSON and nothing else."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
 import click
+
+_JSON_STREAM = "efat.json_stream"
+"""Where a command's context keeps the stream that is for JSON alone."""
 
 
 def printable(text: str) -> str:
@@ -35,3 +43,40 @@ def say(text: str, *, err: bool = False) -> None:
         err: on standard error instead.
     """
     click.echo(printable(text), err=err)
+
+
+@contextmanager
+def json_alone() -> Iterator[None]:
+    """Keep standard output for JSON: whatever else is printed meanwhile, in child processes, too, goes to stderr.
+
+    Results are not shown as tables meanwhile; see `json_is_alone`.
+    """
+    stdout = sys.stdout
+    try:
+        number, error = stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):  # no files, but something of Python's
+        with redirect_stdout(sys.stderr):
+            click.get_current_context().meta[_JSON_STREAM] = stdout
+            yield
+        return
+    stdout.flush()
+    with os.fdopen(os.dup(number), "w", encoding="utf-8") as kept:
+        os.dup2(error, number)
+        try:
+            click.get_current_context().meta[_JSON_STREAM] = kept
+            yield
+        finally:
+            stdout.flush()
+            kept.flush()
+            os.dup2(kept.fileno(), number)
+
+
+def json_is_alone() -> bool:
+    """Whether standard output is for JSON alone."""
+    context = click.get_current_context(silent=True)
+    return context is not None and _JSON_STREAM in context.meta
+
+
+def print_json(text: str) -> None:
+    """Print JSON, which escapes what must be escaped, on standard output."""
+    click.echo(text, file=click.get_current_context().meta[_JSON_STREAM])

@@ -10,7 +10,7 @@ import click
 from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
 from efat.cli.printing import note, say
 from efat.cli.propagation_options import PropagationRequest, propagation_options
 from efat.cli.worker_options import WorkerRequest, worker_options
@@ -54,7 +54,7 @@ Examples:
 )
 @worker_options
 @click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
-@click.option("--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write the summary to this file, too.")
+@json_option("the summary")
 def propagate(
     network: str,
     weights: Path | None,
@@ -84,8 +84,7 @@ def propagate(
             if lot is None
             else "--array and --lot are both given: choose one"
         )
-    if json_path is not None:
-        check_output(json_path)
+    check_json(json_path)
     warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
@@ -103,8 +102,7 @@ def propagate(
     warn_of_guessing("the quantised network", fault_free, request.subject.load().classes)
     if json_path is not None:
         write_json(json_path, found)
-    if str(json_path) != "-":
-        show_propagation(found, _files(output), console())
+    show_propagation(found, _files(output), console())
 
 
 def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationRequest) -> ArrayConfig:

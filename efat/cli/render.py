@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,11 +13,19 @@ from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from efat.cli.printing import printable
+from efat.cli.printing import json_is_alone, printable
 
 if TYPE_CHECKING:
     from training.fit import Moment
@@ -37,12 +45,13 @@ class _Output(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where results go: standard output. In a file or a pipe nothing is wrapped.
+    """Where results go: standard output. In a file or a pipe nothing is wrapped; beside JSON alone nothing is shown.
 
     Args:
         stderr: for standard error instead.
     """
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "stderr": stderr}
+    plain["quiet"] = not stderr and json_is_alone()
     found = _Output(**plain)
     return found if found.is_terminal else _Output(**plain, soft_wrap=True)
 
@@ -201,6 +210,12 @@ def facts_table(title: str) -> ResultsTable:
     return ResultsTable(title, [_Column("", "left"), _Column("", "right")], bare=True)
 
 
+def _progress(*columns: ProgressColumn) -> Progress:
+    """Bars on standard error if that is a terminal."""
+    shown = console(stderr=True)
+    return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
+
+
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error; yields a function that takes the number of things just done.
@@ -226,7 +241,7 @@ def progress_bars(totals: Mapping[str, int]) -> Iterator[list[Callable[[int], No
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         tasks = [progress.add_task(what, total=total, visible=total > 0) for what, total in totals.items()]
         yield [partial(_advance, progress, task) for task in tasks]
 
@@ -250,7 +265,7 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(what, total=total, rate="")
         begun = time.perf_counter()
 
@@ -276,7 +291,7 @@ def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], 
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task("iterations", total=iterations, completed=done, state="")
         smoothed: float | None = None
 
@@ -304,7 +319,7 @@ def stages_bar() -> Iterator[Callable[..., None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, of: int, note: str = "") -> None:
@@ -318,7 +333,8 @@ def stages_bar() -> Iterator[Callable[..., None]]:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Say on standard error what is going on while it lasts and cannot be counted."""
-    with console(stderr=True).status(what):
+    shown = console(stderr=True)
+    with shown.status(what) if shown.is_terminal else nullcontext():
         yield
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_output, fail, write_json
+from efat.cli.options import INPUT_FILE, NETWORKS, check_json, check_output, fail, json_option, write_json
 from efat.cli.printing import say
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
@@ -96,9 +96,7 @@ Examples:
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the engine.  [default: one per core]"
 )
-@click.option(
-    "--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write everything measured to this file, too."
-)
+@json_option("everything measured")
 @waveform_options
 def simulate(
     network: str | None,
@@ -145,8 +143,7 @@ def simulate(
         fail("choose a network with --network, or a lot that was retrained with --manifest")
     if cycle_images is not None and engine == "cycle":
         fail("--engine cycle runs all images on the cycle engine: leave out --cycle-images")
-    if json_path is not None:
-        check_output(json_path)
+    check_json(json_path)
     if waveform is not None:
         if json_path is not None:
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_output, fail, input_errors, write_json
+from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_json, fail, input_errors, json_option, write_json
 from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
@@ -56,7 +56,7 @@ Examples:
     "--images", type=click.IntRange(min=1), metavar="N", help=f"Images for each chip.  [default: {DEFAULT_IMAGES}]"
 )
 @click.option("--replay", type=INPUT_FILE, metavar="FILE", help="Run one saved case instead.")
-@click.option("--json", "json_path", type=INPUT_FILE, metavar="FILE", help="Write what was counted to this file, too.")
+@json_option("what was counted")
 def validate(
     array: tuple[int, int] | None,
     sites: str | None,
@@ -89,8 +89,7 @@ def validate(
         _refuse_together("--replay", {**of_cases, **of_networks, "--json": json_path})
         _replay(replay, against)
         return
-    if json_path is not None:
-        check_output(json_path)
+    check_json(json_path)
     if any(value is not None for value in of_networks.values()):
         given = next(name for name, value in of_networks.items() if value is not None)
         _refuse_together(given, {**of_cases, "--against rtl": against if against != "cycle" else None})

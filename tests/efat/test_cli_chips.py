@@ -164,7 +164,7 @@ def test_what_is_read_is_never_written_over(lot: Path) -> None:
 
 def test_show_writes_json(lot: Path) -> None:
     result = run("chips", "show", "lot.h5", "--json", "-")
-    shown = json.loads(result.output)
+    shown = json.loads(result.stdout)
     assert (shown["array"]["rows"], shown["array"]["cols"], shown["array"]["acc_bits"]) == (8, 6, 32)
     assert [row["chip"] for row in shown["chips"]] == [chip.id for chip in chips(lot)]
     assert shown["chips"][0]["digest"] == chips(lot)[0].faults.digest()

@@ -32,7 +32,7 @@ def files(folder: Path) -> Path:
 def as_json(*arguments: str) -> dict[str, Any]:
     result = run("cycles", *arguments, "--json", "-")
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.output)
+    found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 

@@ -57,7 +57,7 @@ def test_list_evaluates_faults_when_asked(folder: Path) -> None:
         expected = compare(fault_classes(build(design, 3, 2, act_signed=False)))
         assert row["faults"]["classes"] == expected.classes
         assert row["faults"]["disturbed"] == list(expected.disturbed)
-    assert "faults" not in json.loads(run("multiplier", "list", "--json", "-").output)["dadda"]
+    assert "faults" not in json.loads(run("multiplier", "list", "--json", "-").stdout)["dadda"]
 
 
 def test_faults_of_a_design_are_shown(folder: Path) -> None:
@@ -92,7 +92,7 @@ def test_all_classes_are_written(folder: Path) -> None:
 def test_faults_of_a_netlist_are_shown_with_its_ports(netlist: Path) -> None:
     result = run("multiplier", "faults", *NETLIST, "--json", "-")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["gates"] == 16
+    assert json.loads(result.stdout)["gates"] == 16
     result = run("multiplier", "faults", *NETLIST)
     assert "mult3x2: 16 gates; weight is port w (3 bits), activation a (2 bits), product p" in result.output
 

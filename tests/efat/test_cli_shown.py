@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -30,6 +35,7 @@ from torch import nn
 
 
 def small():
+    print("a network of my own")
     network = nn.Sequential()
     features = nn.Sequential()
     features.add_module("convolution_of_the_first_stage", nn.Conv2d(1, 4, 3, padding=1))
@@ -100,15 +106,20 @@ COMMANDS = {
     ],
     "report": ["report", "retrained lot"],
 }
+WITH_JSON = [
+    *("chips show", "one chip", "cycles", "multiplier list", "multiplier faults", "multiplier table", "simulate"),
+    *("explain", "propagate", "validate", "validate network", "simulate manifest"),
+]
 IN_LINE = ("propagate", "resilience", "retrain")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command printed in a pipe, and its tables."""
+    """What a command printed in a pipe, its tables, and what it printed with `--json -`."""
 
     output: str
     tables: list[ResultsTable]
+    json: str
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +143,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
             more = ["--workers", "0"] if name in IN_LINE else []
             result = CliRunner().invoke(main, [*arguments, *more])
             assert result.exit_code == 0, (name, result.output)
-            found[name] = Shown(result.output, list(tables))
+            found[name] = Shown(result.stdout, list(tables), "")
+            if name in WITH_JSON:
+                alone = CliRunner().invoke(main, [*arguments, *more, "--json", "-"])
+                assert alone.exit_code == 0, (name, alone.output)
+                found[name] = replace(found[name], json=alone.stdout)
     return found
 
 
@@ -179,3 +194,42 @@ def test_every_cell_is_whole(name: str, width: int, terminal: bool, shown: dict[
         for cell in cells(table):
             assert cell.strip() in text, f"{cell}\n{text}"
     assert bool(shown[name].tables) == (name not in ("report",))
+
+
+@pytest.mark.parametrize("name", WITH_JSON)
+def test_json_is_all_that_is_on_standard_output(name: str, shown: dict[str, Shown]) -> None:
+    assert json.loads(shown[name].json)
+
+
+def test_all_options_for_json_are_tried() -> None:
+    def options(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                inner = command.get_command(click.Context(command), name)
+                assert inner is not None
+                yield from options(inner, (*words, name))
+        elif any("--json" in parameter.opts for parameter in command.params):
+            yield words
+
+    tried = {tuple(COMMANDS[name]) for name in WITH_JSON}
+    for words in options(main, ()):
+        assert any(arguments[: len(words)] == words for arguments in tried), words
+
+
+def test_what_other_processes_print_is_not_in_the_json() -> None:
+    script = """
+import os, pathlib, click
+from efat.cli.options import json_option, write_json
+
+@click.command()
+@json_option("it")
+def command(json_path):
+    os.system("echo noise")
+    write_json(json_path, {"found": 1})
+    print("more noise")
+
+command()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "--json", "-"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"found": 1}
+    assert done.stderr == "noise\nmore noise\n"
