@@ -177,7 +177,7 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     return Outcome(
         {
             "chip": task.chip.id,
-            "digest": task.chip.faults.digest(),
+            "digest": task.chip.digest(),
             "correct": int((predicted == held_out.labels).sum()),
             "bypassed_pes": int(deployment.bypass.sum()),
             "faulty_pes": int(task.chip.faults.faulty_pes().sum()),

@@ -304,7 +304,7 @@ class Explanation:
             "data": simulation.data_name,
             "array": simulation.config.as_dict(),
             "chip": self.chip_id,
-            "digest": self._chip.faults.digest(),
+            "digest": self._chip.digest(),
             "bypassed_pes": subsets.bypassed_pes,
             "images": self.images,
             **{name: None if part is None else part.as_dict() for name, part in parts.items()},

@@ -27,7 +27,7 @@ _MARKERS = {Kind.STUCK_AT_0: ("o", "stuck at 0"), Kind.STUCK_AT_1: ("s", "stuck 
 
 
 def draw_fault_map(chip: Chip, path: Path) -> None:
-    """Draw where a chip is broken and which PEs must be bypassed for it.
+    """Draw where a chip is broken, which PEs must be bypassed for it, and which its fuses bypass.
 
     Args:
         chip: the chip.
@@ -68,6 +68,12 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
         if (table["kind"] == kind).any()
     ]
     handles.append(axes.scatter([], [], marker="s", color="#E0E0E0", label=f"must be bypassed ({int(required.sum())})"))
+    if chip.bypass is not None and chip.bypassed_by_fuses:
+        rows, cols = np.nonzero(chip.bypass)
+        label = f"bypassed by fuses ({chip.bypassed_by_fuses})"
+        handles.append(
+            axes.scatter(cols, rows, s=size, zorder=2, marker="x", color="#888888", linewidth=1, label=label)
+        )
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     faulty = int(chip.faults.faulty_pes().sum())
     title = f"{chip.id}: {faulty} of {config.pe_count} PEs faulty ({faulty / config.pe_count:.2%})"

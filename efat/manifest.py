@@ -76,7 +76,7 @@ class ManifestChip:
 
     Args:
         id: its id in the lot.
-        digest: `FaultMap.digest()` of its faults, hexadecimal.
+        digest: `Chip.digest()` of its array, faults and bypassed PEs, hexadecimal.
         group: name of its group.
         deployment: file that says how the weights sit on it, relative to the folder of the manifest, written by
             `training.deployment.write_deployed` without weights.

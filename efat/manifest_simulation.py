@@ -107,9 +107,9 @@ def _check_lot(
         retrained = manifest.chip_named.get(chip.id)
         if retrained is None:
             raise InputError(f"chip {chip.id} of {lot} is not in {path}: choose those that are with --chip ID")
-        if retrained.digest != chip.faults.digest():
+        if not chip.has_digest(retrained.digest):
             raise InputError(
-                f"chip {chip.id} of {lot} has other faults than the one that {path} has weights for: "
+                f"chip {chip.id} of {lot} has other faults or bypassed PEs than the one that {path} has weights for: "
                 "give the lot that was retrained, or retrain this one"
             )
     if complete:

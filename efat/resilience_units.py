@@ -160,7 +160,7 @@ def _on_chip(resilience: Resilience, rate: int, repeat: int) -> Outcome:
     correct = {evaluation.iteration: evaluation.correct for evaluation in evaluations}
     return Outcome(
         {
-            "chip": chip.faults.digest(),
+            "chip": chip.digest(),
             "correct": [correct.get(level, -1) for level in resilience.levels],
             "predictors": predictors,
         }

@@ -68,7 +68,7 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
             "digest": chip.faults.digest(),
             "array": chip.faults.config.as_dict(),
             "faults": chip.faults.summary(),
-            "bypassed_by_fuses": 0 if chip.bypass is None else int(chip.bypass.sum()),
+            "bypassed_by_fuses": chip.bypassed_by_fuses,
         },
         "mitigation": retraining.mitigation,
         "recipe": retraining.recipe.as_dict(),

@@ -175,6 +175,7 @@ class Simulation:
         deployment = self.deployment
         if deployment is None:
             return []
+        # Of the faults only: what is bypassed anyway may be bypassed by fuses or not.
         digest = deployment.about.get("chip_digest")
         return [
             chip.id
@@ -220,7 +221,7 @@ class Simulation:
         return {
             "chip": chip.id,
             "faults": chip.faults.summary(),
-            "digest": chip.faults.digest(),
+            "digest": chip.digest(),
             "bypassed_pes": report.bypassed_pes,
             **report.accuracy.as_dict(),
             "changed_predictions": report.changed_predictions,

@@ -10,6 +10,7 @@ Nothing in a file is trusted: format, version, shapes, sizes and every index are
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,28 @@ class Chip:
         return self.id == other.id and self.faults == other.faults and np.array_equal(self._mask(), other._mask())
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def bypassed_by_fuses(self) -> int:
+        """Number of PEs that its fuses bypass."""
+        return 0 if self.bypass is None else int(self.bypass.sum())
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the array, the faults and the bypassed PEs: equal exactly for chips that behave alike.
+
+        Without bypassed PEs it is that of the faults.
+        """
+        faults = self.faults.digest()
+        if not self.bypassed_by_fuses:
+            return faults
+        return hashlib.sha256(f"{faults}\n".encode() + np.packbits(self._mask()).tobytes()).hexdigest()
+
+    def has_digest(self, digest: str | None) -> bool:
+        """Whether a file that has this digest is about this chip.
+
+        Files of programs before the digest covered bypassed PEs have that of the faults.
+        """
+        return digest in (self.digest(), self.faults.digest())
 
     def _mask(self) -> BoolArray:
         config = self.faults.config

@@ -1,7 +1,8 @@
-"""Fault lists as testers write them: CSV with a line for each fault.
+"""Fault lists as testers write them: CSV with a line for each fault and for each PE that fuses bypass.
 
 The header is `chip,row,col,site,bit,kind,cycle`, in any order. Site and kind are names, in upper or lower case; `cycle`
-is empty except for FLIPs (the column may be missing). A chip without faults is a line with its id and nothing else.
+is empty except for FLIPs (the column may be missing). A line with the site `BYPASS` says that the chip's fuses bypass
+a PE; its `bit`, `kind` and `cycle` are empty. A chip with neither is a line with its id and nothing else.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.chips import Chip, LotError
 from simulator.config import ArrayConfig
-from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
+from simulator.faults import FAULT_DTYPE, PERMANENT, BoolArray, FaultMap, Kind, Site
 from simulator.files import replaced
+
+BYPASS = "BYPASS"
+"""What stands for the site where a PE is bypassed by fuses."""
 
 COLUMNS = ("chip", "row", "col", "site", "bit", "kind", "cycle")
 _REQUIRED = COLUMNS[:-1]
@@ -29,7 +33,7 @@ _NAMES = {field: {code: name for name, code in codes.items()} for field, codes i
 
 
 def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
-    """Read a fault list.
+    """Read a list of faults and of PEs that fuses bypass.
 
     Args:
         path: the CSV file, UTF-8.
@@ -53,7 +57,12 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
     if "" in columns["row"]:
         empty = [not any(cells) for cells in zip(*columns.values(), strict=True)]
         kept = np.flatnonzero(~np.asarray(empty))
-        columns = {name: [cells[i] for i in kept] for name, cells in columns.items()}
+        columns = _chosen(columns, kept)
+    masks: dict[int, BoolArray] = {}
+    if any(cell.upper() == BYPASS for cell in set(columns["site"])):
+        fused = np.asarray([cell.upper() == BYPASS for cell in columns["site"]])
+        masks = _bypass(path, config, _chosen(columns, np.flatnonzero(fused)), line[kept][fused], owner[kept][fused])
+        columns, kept = _chosen(columns, np.flatnonzero(~fused)), kept[~fused]
     table = np.empty(len(kept), FAULT_DTYPE)
     for name, cells in columns.items():
         table[name] = (
@@ -65,7 +74,7 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
     for i, chip_id in enumerate(ids):
         mine = order[bounds[i] : bounds[i + 1]]
         try:
-            found.append(Chip(chip_id, FaultMap(config, table[mine])))
+            found.append(Chip(chip_id, FaultMap(config, table[mine]), masks.get(i)))
         except ValueError as error:
             culprit = _first_bad_line(config, table[mine], line[kept][mine])
             where = f"line {culprit}" if culprit is not None else f"chip {chip_id!r}"
@@ -75,32 +84,77 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
     return found
 
 
-def write_csv(path: str | Path, chips: Iterable[Chip]) -> int:
-    """Write a fault list; bypass masks are not part of it.
+class Written(NamedTuple):
+    """What was written of some chips."""
+
+    faults: int
+    bypassed: int
+
+
+def write_csv(path: str | Path, chips: Iterable[Chip]) -> Written:
+    """Write a list of faults and of PEs that fuses bypass, from which `read_csv` makes the same chips.
 
     Args:
         path: the file; it appears, or replaces an older one, only when it is complete.
         chips: the chips, taken one by one.
 
     Returns:
-        Number of faults written.
+        Numbers of faults and of bypassed PEs.
     """
-    written = 0
+    faults = bypassed = 0
     with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for chip in chips:
             writer.writerows(_csv_rows(chip))
-            written += len(chip.faults)
-    return written
+            faults += len(chip.faults)
+            bypassed += chip.bypassed_by_fuses
+    return Written(faults, bypassed)
 
 
 def _csv_rows(chip: Chip) -> Iterator[tuple[Any, ...]]:
-    if not len(chip.faults):
+    if not len(chip.faults) and not chip.bypassed_by_fuses:
         yield (chip.id, "", "", "", "", "", "")
     sites, kinds = _NAMES["site"], _NAMES["kind"]
     for row, col, site, bit, kind, cycle in chip.faults.table.tolist():
         yield chip.id, row, col, sites[site], bit, kinds[kind], "" if cycle == PERMANENT else cycle
+    if chip.bypass is not None:
+        for row, col in np.argwhere(chip.bypass).tolist():
+            yield chip.id, row, col, BYPASS, "", "", ""
+
+
+def _chosen(columns: dict[str, list[str]], lines: npt.NDArray[np.int64]) -> dict[str, list[str]]:
+    return {name: [cells[i] for i in lines] for name, cells in columns.items()}
+
+
+def _bypass(
+    path: Path,
+    config: ArrayConfig,
+    columns: dict[str, list[str]],
+    lines: npt.NDArray[np.int64],
+    owner: npt.NDArray[np.int64],
+) -> dict[int, BoolArray]:
+    """The bypass masks of the chips that have one, from the lines about bypassed PEs."""
+    for name in ("bit", "kind", "cycle"):
+        given = np.asarray([cell.strip() != "" for cell in columns[name]])
+        if given.any():
+            i = int(np.argmax(given))
+            raise LotError(
+                f"{path}, line {lines[i]}: {name} is {columns[name][i]!r}: expected nothing, as a bypassed PE has none"
+            )
+    places = {name: _numbers(path, name, columns[name], lines) for name in ("row", "col")}
+    for name, side in (("row", config.rows), ("col", config.cols)):
+        outside = places[name] >= side
+        if outside.any():
+            i = int(np.argmax(outside))
+            raise LotError(
+                f"{path}, line {lines[i]}: {name} of a bypassed PE is {places[name][i]}: expected 0..{side - 1}"
+            )
+    masks = {}
+    for chip in np.unique(owner).tolist():
+        masks[chip] = np.zeros((config.rows, config.cols), np.bool_)
+        masks[chip][places["row"][owner == chip], places["col"][owner == chip]] = True
+    return masks
 
 
 def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]]]:
@@ -161,7 +215,8 @@ def _codes(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]
     values = np.fromiter((codes[cell] for cell in cells), np.int64, len(cells))
     if (values < 0).any():
         i = int(np.argmax(values < 0))
-        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(known)}")
+        names = [*known, BYPASS] if name == "site" else known
+        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(names)}")
     return values
 
 

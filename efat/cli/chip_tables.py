@@ -42,8 +42,12 @@ _SITE_LETTERS = {
 
 def chip_dict(chip: Chip) -> dict[str, Any]:
     """A chip's summary, as JSON takes it."""
-    fused = 0 if chip.bypass is None else int(chip.bypass.sum())
-    return {"chip": chip.id, **chip.faults.summary(), "bypassed_by_fuses": fused, "digest": chip.faults.digest()}
+    return {
+        "chip": chip.id,
+        **chip.faults.summary(),
+        "bypassed_by_fuses": chip.bypassed_by_fuses,
+        "digest": chip.digest(),
+    }
 
 
 def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) -> None:
@@ -56,22 +60,24 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
         f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums, "
         f"multiplier {config.multiplier if isinstance(config.multiplier, str) else config.multiplier.name}; {source}",
         left=["chip"],
-        right=["faults", "faulty PEs", "rate", "must bypass", "unusable columns", "digest"],
+        right=["faults", "faulty\nPEs", "rate", "must\nbypass", "fused\nPEs", "unusable\ncolumns", "digest"],
     )
-    rates, bypasses = [], []
+    rates, bypasses, fused = [], [], []
     for position, chip in enumerate(counted(lot, progress)):
         summary = chip.faults.summary()
         rates.append(summary["fault_rate"])
         bypasses.append(summary["required_bypass_rate"])
+        fused.append(chip.bypassed_by_fuses)
         if position < MOST_CHIPS_SHOWN:
             table.add_row(
                 chip.id,
                 str(summary["faults"]),
                 str(summary["faulty_pes"]),
                 f"{summary['fault_rate']:.2%}",
-                f"{summary['required_bypass']} ({summary['required_bypass_rate']:.1%})",
+                str(summary["required_bypass"]),
+                str(chip.bypassed_by_fuses),
                 str(summary["unusable_columns"]),
-                chip.faults.digest()[:12],
+                chip.digest()[:12],
             )
     if len(lot) > MOST_CHIPS_SHOWN:
         table.add_note(f"... and {len(lot) - MOST_CHIPS_SHOWN:,} more: --json has them all")
@@ -80,6 +86,11 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
         console.print(
             f"Faulty PEs per chip: {min(rates):.2%} to {max(rates):.2%}, mean {np.mean(rates):.2%}. "
             f"PEs that must be bypassed: {min(bypasses):.2%} to {max(bypasses):.2%}, mean {np.mean(bypasses):.2%}."
+        )
+    if any(fused):
+        console.print(
+            f"Fused PEs, which a chip's fuses bypass: {min(fused)} to {max(fused)} per chip, "
+            f"in {np.count_nonzero(fused)} of {len(fused)} chips."
         )
 
 
@@ -92,7 +103,7 @@ def show_chip(chip: Chip, console: Console) -> None:
         f": {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
         f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
         f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
-        + ("" if chip.bypass is None else f"; fuses bypass {int(chip.bypass.sum())} PEs"),
+        + (f"; fuses bypass {chip.bypassed_by_fuses} PEs" if chip.bypassed_by_fuses else ""),
         sep="",
     )
     for line in _map_lines(chip):
@@ -105,6 +116,10 @@ def show_chip(chip: Chip, console: Console) -> None:
     legend.append("+ ", style="bold")
     legend.append("several   ")
     legend.append("\N{MIDDLE DOT} must be bypassed", style="dim")
+    if chip.bypass is not None and chip.bypassed_by_fuses:
+        alone = int((chip.bypass & ~chip.faults.faulty_pes()).sum())
+        legend.append("   x ", style="bold")
+        legend.append(f"bypassed by fuses without a fault of its own {alone}")
     console.print(legend)
     if 0 < len(chip.faults) <= MOST_FAULTS_LISTED:
         console.print(_fault_table(chip))
@@ -121,9 +136,11 @@ def _map_lines(chip: Chip) -> list[Text]:
     np.bitwise_or.at(
         sites, (table["row"] // down, table["col"] // across), np.int64(1) << table["site"].astype(np.int64)
     )
-    required = np.zeros(shape, np.bool_)
-    rows, cols = np.nonzero(chip.faults.required_bypass())
-    required[rows // down, cols // across] = True
+    required, fused = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    for marks, mask in ((required, chip.faults.required_bypass()), (fused, chip.bypass)):
+        if mask is not None:
+            rows, cols = np.nonzero(mask)
+            marks[rows // down, cols // across] = True
     single = {1 << site: site for site in Site}
     unusable = set((chip.faults.unusable_columns() // across).tolist())
     # On small arrays two characters for a PE come out about square.
@@ -144,6 +161,8 @@ def _map_lines(chip: Chip) -> list[Text]:
                 line.append(_SITE_LETTERS[single[code]].ljust(width), style=f"bold {_SITE_STYLES[single[code]]}")
             elif code:
                 line.append("+".ljust(width), style="bold")
+            elif fused[row, col]:
+                line.append("x".ljust(width), style="bold")
             else:
                 line.append(("\N{MIDDLE DOT}" if required[row, col] else " ").ljust(width), style="dim")
         line.append(f"{side} row {row * down}" if row % 4 == 0 else side, style="dim")

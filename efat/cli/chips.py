@@ -144,7 +144,9 @@ Example:
 \b
 The file starts with the line chip,row,col,site,bit,kind,cycle; one fault follows on each line:
   chip-07,12,3,PSUM,20,STUCK_AT_1,
-cycle is empty except for FLIP. A chip without faults is a line with its id and six commas.
+cycle is empty except for FLIP. A PE that the chip's fuses bypass is a line with the site BYPASS:
+  chip-07,12,3,BYPASS,,,
+A chip with neither is a line with its id and six commas.
 """,
 )
 @click.argument("faults", type=INPUT_FILE)
@@ -157,7 +159,7 @@ def import_(
     output: Path,
     force: bool,
 ) -> None:
-    """Make a lot from a tester's list of FAULTS (CSV)."""
+    """Make a lot from a tester's list of FAULTS and bypassed PEs (CSV)."""
     check_output(output, force=force, inputs=[faults])
     from efat.lots import provenance
     from simulator import Site
@@ -169,8 +171,8 @@ def import_(
     if described.faulty_multipliers and not any((chip.faults.table["site"] == Site.MULTIPLIER).any() for chip in found):
         fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
-    total = sum(len(chip.faults) for chip in found)
-    say(f"Wrote {len(found)} chips with {total} faults to {output}")
+    total, fused = sum(len(chip.faults) for chip in found), sum(chip.bypassed_by_fuses for chip in found)
+    say(f"Wrote {len(found)} chips with {total} faults{_and_bypassed(fused)} to {output}")
 
 
 @chips.command(
@@ -183,7 +185,7 @@ Example:
 @output_option("File to write (CSV).")
 @force_option
 def export(lot: Path, output: Path, force: bool) -> None:
-    """Write the faults of a LOT as CSV, a line for each fault."""
+    """Write the faults of a LOT as CSV, a line for each fault and for each PE that fuses bypass."""
     check_output(output, force=force, inputs=[lot])
     from efat.cli.render import counted, progress_bar
     from simulator.chips import ChipLot
@@ -191,7 +193,11 @@ def export(lot: Path, output: Path, force: bool) -> None:
 
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
         written = write_csv(output, counted(opened, progress))
-    say(f"Wrote {written} faults to {output}")
+    say(f"Wrote {written.faults} faults{_and_bypassed(written.bypassed)} to {output}")
+
+
+def _and_bypassed(pes: int) -> str:
+    return f" and {pes} PEs bypassed by fuses" if pes else ""
 
 
 def _draw(chip: Chip, png: Path) -> None:

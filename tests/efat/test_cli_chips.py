@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from command import refused, run
 
-from simulator import FaultMap, Kind, Site
-from simulator.chips import Chip, ChipLot
+from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.chips import Chip, ChipLot, write_lot
 
 GENERATE = ["chips", "generate", "--array", "8x6", "--count", "4", "--fault-rate", "0.25", "-o", "lot.h5"]
 
@@ -92,9 +92,41 @@ def test_show_prints_a_row_for_each_chip(lot: Path) -> None:
     assert result.exit_code == 0
     for chip in chips(lot):
         row = next(line for line in result.output.splitlines() if chip.id in line)
-        assert chip.faults.digest()[:12] in row
+        assert chip.digest()[:12] in row
         assert "25.00%" in row
     assert "4 chips of 8x6 PEs" in result.output
+    assert "fuses" not in result.output
+
+
+def test_pes_bypassed_by_fuses_are_shown_and_kept(folder: Path) -> None:
+    config = ArrayConfig(2, 5)
+    mask = np.zeros((2, 5), np.bool_)
+    mask[1, 3:] = True
+    broken = FaultMap.from_faults(config, [Fault(1, 4, Site.PSUM, 3, Kind.STUCK_AT_1)])
+    made = [Chip("fused", FaultMap(config), mask), Chip("broken", broken, mask), Chip("sound", FaultMap(config))]
+    write_lot("lot.h5", config, made)
+    shown = run("chips", "show", "lot.h5").output
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.split()}
+    digests = [chip.digest()[:12] for chip in made]
+    assert len(set(digests)) == 3
+    assert rows["fused"] == ["0", "0", "0.00%", "0", "2", "0", digests[0]]
+    assert rows["broken"] == ["1", "1", "10.00%", "1", "2", "0", digests[1]]
+    assert "Fused PEs, which a chip's fuses bypass: 0 to 2 per chip, in 2 of 3 chips." in shown
+    assert max(len(line) for line in shown.splitlines() if "0%" in line and "to" not in line) <= 80
+    lines = [
+        line.strip()
+        for line in run("chips", "show", "lot.h5", "--chip", "broken", "--png", "b.png").output.splitlines()
+    ]
+    assert "; fuses bypass 2 PEs" in " ".join(lines[:2])
+    assert "│      x S │" in lines
+    assert any("x bypassed by fuses without a fault of its own 1" in line for line in lines)
+    assert json.loads(run("chips", "show", "lot.h5", "--chip", "fused", "--json", "-").output)["bypassed_by_fuses"] == 2
+    assert run("chips", "export", "lot.h5", "-o", "faults.csv").output == (
+        "Wrote 1 faults and 4 PEs bypassed by fuses to faults.csv\n"
+    )
+    result = run("chips", "import", "faults.csv", "--array", "2x5", "-o", "again.h5")
+    assert result.output == "Wrote 3 chips with 1 faults and 4 PEs bypassed by fuses to again.h5\n"
+    assert chips(Path("again.h5")) == made
 
 
 def test_show_abbreviates_a_long_lot(folder: Path) -> None:

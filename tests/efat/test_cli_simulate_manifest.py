@@ -250,7 +250,9 @@ def test_another_lot_is_refused(lot: Manifest) -> None:
     other = [chips[0], Chip("chip 1", FaultMap(CONFIG)), *chips[2:]]
     write_lot("other.h5", CONFIG, other)
     base = [*SIMULATE[:3], "--lot", "other.h5"]
-    assert "chip chip 1 of other.h5 has other faults than the one that out/manifest.json" in refused(*base)
+    assert "chip chip 1 of other.h5 has other faults or bypassed PEs than the one that out/manifest.json" in refused(
+        *base
+    )
     assert simulated(*base, "--chip", "chip 2", "--images", "2")[0]["complete"]
     write_lot("other.h5", CONFIG, [*chips, Chip("new", chips[0].faults)])
     assert "chip new of other.h5 is not in out/manifest.json" in refused(*base)

@@ -228,6 +228,23 @@ def test_ids_that_cannot_be_stored_are_refused(chip_id: str) -> None:
         Chip(chip_id, FaultMap(CONFIG))
 
 
+def test_digests_cover_faults_and_bypassed_pes() -> None:
+    faults = FaultMap.from_faults(CONFIG, [Fault(1, 2, Site.PSUM, 3, Kind.STUCK_AT_0)])
+    none = np.zeros((CONFIG.rows, CONFIG.cols), np.bool_)
+    one, other = none.copy(), none.copy()
+    one[0, 1] = other[1, 0] = True
+    plain = Chip("a", faults)
+    assert plain.digest() == faults.digest() == Chip("b", faults, none).digest()
+    assert len({chip.digest() for chip in (plain, Chip("a", faults, one), Chip("a", faults, other))}) == 3
+    assert Chip("a", faults, one).digest() == Chip("b", faults, one.copy()).digest()
+    # Older files have the digest of the faults.
+    assert Chip("a", faults, one).has_digest(faults.digest())
+    assert Chip("a", faults, one).has_digest(Chip("a", faults, one).digest())
+    assert not Chip("a", faults, one).has_digest(Chip("a", faults, other).digest())
+    assert not plain.has_digest(Chip("a", faults, one).digest())
+    assert not plain.has_digest(None)
+
+
 def test_a_bypass_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(LotError, match=r"bypass is bool \(5, 8\): expected bool \(5, 9\)"):
         Chip("a", FaultMap(CONFIG), np.zeros((5, 8), bool))

@@ -30,7 +30,11 @@ def chips(draw: st.DrawFn) -> tuple[ArrayConfig, list[Chip]]:
     config = draw(configs())
     names = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
     ids = draw(st.lists(names, unique=True, min_size=1, max_size=4))
-    return config, [Chip(chip_id, draw(fault_maps(config, 100))) for chip_id in ids]
+    sides = (config.rows, config.cols)
+    masks = [
+        np.random.default_rng(draw(st.integers(0, 99))).random(sides) < draw(st.sampled_from([0, 0.3, 1])) for _ in ids
+    ]
+    return config, [Chip(name, draw(fault_maps(config, 100)), mask) for name, mask in zip(ids, masks, strict=True)]
 
 
 @settings(max_examples=60)
@@ -39,7 +43,8 @@ def test_what_is_written_is_read(made: tuple[ArrayConfig, list[Chip]]) -> None:
     config, listed = made
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "faults.csv"
-        assert write_csv(path, listed) == sum(len(chip.faults) for chip in listed)
+        bypassed = sum(int(chip.bypass.sum()) for chip in listed if chip.bypass is not None)
+        assert write_csv(path, listed) == (sum(len(chip.faults) for chip in listed), bypassed)
         assert read_csv(path, config) == listed
 
 
@@ -68,9 +73,39 @@ def test_a_chip_without_faults_is_a_line_of_its_own(tmp_path: Path) -> None:
     assert [(chip.id, len(chip.faults)) for chip in found] == [("well", 0), ("ill", 1)]
 
 
+def test_bypassed_pes_are_lines_of_their_own(tmp_path: Path) -> None:
+    lines = [
+        "a,1,2,BYPASS,,,",
+        "b,0,0,PSUM,3,STUCK_AT_0,",
+        "a,3,0,PSUM,3,STUCK_AT_0,",
+        " a,0,3, bypass ,, ,",
+        "c,,,,,,",
+    ]
+    a, b, c = chips_of(tmp_path, "\n".join([HEADER, *lines]))
+    assert np.argwhere(a.bypass).tolist() == [[0, 3], [1, 2]]
+    assert list(a.faults) == [Fault(3, 0, Site.PSUM, 3, Kind.STUCK_AT_0)]
+    assert (b.bypass, c.bypass) == (None, None)
+    write_csv(tmp_path / "again.csv", [a, c])
+    assert (tmp_path / "again.csv").read_text().splitlines()[1:] == [
+        "a,3,0,PSUM,3,STUCK_AT_0,",
+        "a,0,3,BYPASS,,,",
+        "a,1,2,BYPASS,,,",
+        "c,,,,,,",
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (
+            ["a,1,1,PSUM,3,STUCK_AT_0,", "a,1,1,BYPASS,3,,"],
+            "line 3: bit is '3': expected nothing, as a bypassed PE has",
+        ),
+        (["a,1,1,BYPASS,,STUCK_AT_0,"], "line 2: kind is 'STUCK_AT_0': expected nothing"),
+        (["", "a,1,1,BYPASS,,,7"], "line 3: cycle is '7': expected nothing"),
+        (["a,1,1,BYPASS,,,", "a,4,1,BYPASS,,,"], r"line 3: row of a bypassed PE is 4: expected 0\.\.3"),
+        (["a,1,1,BYPASS,,,", "a,1,,BYPASS,,,"], "line 3: col is ''"),
+        (["a,1,1,BYPASSED,,,"], "site is 'BYPASSED': expected one of .*ACCUMULATOR, BYPASS"),
         (["a,x,1,PSUM,3,STUCK_AT_0,"], "line 2: row is 'x': expected a whole number, 0 to 65535"),
         (["a,+1,1,PSUM,3,STUCK_AT_0,", "a,y,1,PSUM,3,STUCK_AT_0,"], "line 3: row is 'y'"),
         (["a,1,1,PSUM,3,STUCK_AT_0,", "a,1,1,PSUM,1_0,STUCK_AT_0,"], "line 3: bit is '1_0'"),
