@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import about, metrics_of, write_metrics
 from efat.training_setup import augmentation_of, load_training, try_a_step
 from simulator.chips import Chip, ChipLot
+from simulator.files import replaced
 from training.accelerator import Accelerator
 from training.batches import Batches
 from training.calibration import Method
 from training.classification import count_correct
 from training.convert import convert
-from training.deployment import Deployment, write_deployed
+from training.deployment import Deployment, deployed_bytes
 from training.errors import InputError
 from training.fit import Moment
 from training.mitigations.strategy import Strategy
@@ -139,7 +141,9 @@ class Retraining:
         if self.result is None:
             raise ValueError("nothing was retrained: call run() first")
         metrics = metrics_of(self)
-        write_deployed(folder.weights, self.result.weights, self.result.deployment, about(metrics))
+        weights = deployed_bytes(self.result.weights, self.result.deployment, about(metrics))
+        with replaced(folder.weights) as beside:
+            beside.write_bytes(weights)
         left_out = None
         try:
             from efat.retraining_curve import draw_curve
@@ -147,7 +151,7 @@ class Retraining:
             draw_curve(metrics, folder.curve)
         except ImportError as error:
             left_out = f"{folder.curve} needs {error.name}, which is not installed: pip install 'efat[plots]'"
-        write_metrics(folder.metrics, metrics)
+        write_metrics(folder.metrics, metrics, hashlib.sha256(weights).hexdigest())
         return left_out
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efat.retraining_metrics import digest_of_identity, read_metrics
+from efat.campaign import Notes, warned
+from efat.retraining_metrics import digest_of_identity, read_identity, read_metrics
+from simulator.files import digest_of_file
 from training.deployment import read_deployed
 from training.errors import InputError
-from training.training_state import read_state
+from training.training_state import DamagedStateError, read_state
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,32 @@ class ResultFolder:
             if any(given.exists() and file.samefile(given) for given in inputs):
                 raise InputError(f"{file} is a file to read: choose another folder to write into")
 
-    def finished(self, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    def finished(self, identity: Mapping[str, str], notes: Notes = warned) -> dict[str, Any] | None:
         """What this very retraining measured, if all of its results are there; see `read_metrics`.
 
         Args:
             identity: what the retraining is made from.
+            notes: told of results that are damaged.
         """
         if not self.metrics.exists() or any(self._strangers(identity)):
             return None
-        return read_metrics(self.metrics) if self.weights.exists() else None
+        try:
+            found = read_metrics(self.metrics)
+        except InputError:
+            notes(f"{self.metrics} is damaged: done again")
+            return None
+        if not self.weights.exists() or digest_of_file(self.weights) != found["weights_sha256"]:
+            notes(f"{self.metrics} does not fit {self.weights}: done again")
+            return None
+        return found
 
-    def begin(self, identity: Mapping[str, str], *, force: bool = False) -> int:
+    def begin(self, identity: Mapping[str, str], *, force: bool = False, notes: Notes = warned) -> int:
         """Make the folder ready to run in.
 
         Args:
             identity: what the retraining is made from.
             force: delete what is of other retrainings, and results of this one.
+            notes: told of a checkpoint that is damaged.
 
         Returns:
             How many iterations of this retraining are done, in the checkpoint.
@@ -107,7 +119,14 @@ class ResultFolder:
             for file in self.files:
                 if file != self.checkpoint or file in strangers:
                     file.unlink(missing_ok=True)
-        return len(read_state(self.checkpoint, identity).losses) if self.checkpoint.exists() else 0
+        if not self.checkpoint.exists():
+            return 0
+        try:
+            return len(read_state(self.checkpoint, identity).losses)
+        except DamagedStateError:
+            notes(f"{self.checkpoint} is damaged: done again from the start")
+            self.checkpoint.unlink()
+            return 0
 
     def end(self) -> None:
         """Delete the checkpoint, and what a killed run left half written: all results are there."""
@@ -118,10 +137,10 @@ class ResultFolder:
 
     def _strangers(self, identity: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
         """Files that are there and are not of this retraining, and why."""
-        ours = 0
+        ours = measured = False
         if self.metrics.exists():
             try:
-                found = read_metrics(self.metrics)["identity"]
+                found = read_identity(self.metrics)
             except InputError as error:
                 yield self.metrics, f"{error}: choose another folder"
             else:
@@ -131,17 +150,20 @@ class ResultFolder:
                         self.metrics,
                         f"{self.metrics} is of a retraining with another {', '.join(different)}: choose another folder",
                     )
-                ours += not different
+                ours = measured = not different
         if self.checkpoint.exists():
             try:
                 read_state(self.checkpoint, identity)
-                ours += 1
+                ours = True
+            except DamagedStateError:
+                # Whatever it was of, nothing of it is left.
+                pass
             except InputError as error:
                 yield self.checkpoint, str(error)
         if self.weights.exists():
             if _run_of(self.weights) == digest_of_identity(identity):
-                ours += 1
-            else:
+                ours = True
+            elif not measured:
                 yield self.weights, f"{self.weights} is not of this retraining: choose another folder"
         # A picture does not say what it is of.
         if self.curve.exists() and not ours:

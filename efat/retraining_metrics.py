@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from efat.campaign import digest_of
 from efat.inference import Accuracy
 from simulator.files import replaced
 from training.convert import quantized_layers
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from efat.retraining import Retraining
 
 FORMAT = "efat-retraining"
-VERSION = 1
+VERSION = 2
 
 Metrics = Mapping[str, Any]
 """What is in `metrics.json`; docs/formats.md says it field by field."""
@@ -125,18 +126,44 @@ def digest_of_identity(identity: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
 
 
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write them in one piece."""
+def write_metrics(path: Path, metrics: Metrics, weights_sha256: str) -> None:
+    """Write them in one piece, with the digest of the file of weights and of all of it."""
+    content = {**metrics, "weights_sha256": weights_sha256}
     with replaced(path) as beside:
-        beside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        beside.write_text(json.dumps({**content, "sha256": digest_of(content)}, indent=2, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read what `write_metrics` wrote.
 
     Raises:
+        InputError: it is something else, of another version, or damaged.
+    """
+    found = _of_retraining(path)
+    try:
+        whole = found["sha256"] == digest_of({name: value for name, value in found.items() if name != "sha256"})
+    except (KeyError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is damaged, as its digest is another")
+    try:
+        Summary.of(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)})") from None
+    return found
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """What the retraining was made from that a file says it is of, whether it is damaged or not.
+
+    Raises:
         InputError: it is something else, or of another version.
     """
+    identity: dict[str, str] = _of_retraining(path)["identity"]
+    return identity
+
+
+def _of_retraining(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -148,10 +175,6 @@ def read_metrics(path: Path) -> dict[str, Any]:
     identity = found.get("identity")
     if not isinstance(identity, dict) or not all(isinstance(value, str) for value in identity.values()):
         raise InputError(f"{path} does not say what it was made from")
-    try:
-        Summary.of(found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)})") from None
     return found
 
 

@@ -23,6 +23,10 @@ VERSION = 1
 _BEGINNING = b"efat-checkpoint"
 
 
+class DamagedStateError(InputError):
+    """A file was a state, and is not whole any more."""
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """Everything that decides how a training goes on.
@@ -65,7 +69,8 @@ def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
         identity: what the training to go on with is made from.
 
     Raises:
-        InputError: it is no state, is damaged, or is of another training; the message says what differs.
+        DamagedStateError: it is damaged.
+        InputError: it is no state, or is of another training; the message says what differs.
     """
     content = _checked_content(path)
     try:
@@ -94,5 +99,5 @@ def _checked_content(path: Path) -> bytes:
         version = words[1][:20].decode(errors="replace")
         raise InputError(f"{path} is a checkpoint of version {version!r}, and this program reads {VERSION}: delete it")
     if words[2] != hashlib.sha256(content).hexdigest().encode():
-        raise InputError(f"{path} is a checkpoint that is damaged: delete it to start over")
+        raise DamagedStateError(f"{path} is a checkpoint that is damaged: delete it to start over")
     return content

@@ -11,7 +11,7 @@ import click
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, fail
-from efat.cli.printing import say
+from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def retrain_chip(
             learn_scales=learning.learn_scales,
             images=images,
         )
-        metrics = None if force else folder.finished(retraining.identity)
+        metrics = None if force else folder.finished(retraining.identity, note)
     if metrics is not None:
         say(f"{folder.metrics} is of this very retraining: nothing is run; --force runs it again.", err=True)
     else:
@@ -164,7 +164,7 @@ def _run(retraining: Retraining, folder: ResultFolder, force: bool) -> None:
     from efat.cli.render import training_bar
 
     iterations = retraining.prepared.iterations
-    done = folder.begin(retraining.identity, force=force)
+    done = folder.begin(retraining.identity, force=force, notes=note)
     if done:
         say(f"Going on after iteration {done} of {iterations}, from {folder.checkpoint}.", err=True)
     try:

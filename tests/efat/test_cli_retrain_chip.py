@@ -60,6 +60,7 @@ def measured(folder: str = "out") -> dict[str, Any]:
     """What a run measured, but for the time it took."""
     found: dict[str, Any] = json.loads(Path(folder, "metrics.json").read_text())
     assert found.pop("wall")["seconds"] > 0
+    assert len(found.pop("sha256")) == 64
     return found
 
 
@@ -172,6 +173,47 @@ def test_a_killed_run_goes_on_bit_for_bit(lot: Path) -> None:
     assert results()["weights.safetensors"] == undisturbed
     assert measured() == metrics
     assert sorted(results()) == ["curve.png", "metrics.json", "weights.safetensors"]
+
+
+def test_results_that_are_damaged_are_made_again(lot: Path, seed: int) -> None:
+    done(*SHORT)
+    undisturbed, metrics = results()["weights.safetensors"], measured()
+    chance = random.Random(seed)
+    weights, numbers = Path("out/weights.safetensors"), Path("out/metrics.json")
+    tensors = 8 + int.from_bytes(undisturbed[:8], "little")
+    for path, first, why in (
+        (weights, tensors, "does not fit out/weights.safetensors"),
+        (numbers, numbers.read_bytes().index(b'"losses"') + 20, "is damaged"),
+    ):
+        content = path.read_bytes()
+        # Of numbers the digits that are not the first, so that they stay numbers.
+        inner = [found.end() - 1 for found in re.finditer(rb"[0-9.][0-9]", content)]
+        places = range(first, len(content)) if path == weights else [place for place in inner if place > first]
+        for place in (places[0], chance.choice(places), places[-1]):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert done(*SHORT).output.startswith(f"out/metrics.json {why}: done again\n")
+            assert weights.read_bytes() == undisturbed
+            assert measured() == metrics
+            content = path.read_bytes()
+    # Cut off, a file of weights says no more what it is of.
+    Path("out/weights.safetensors").write_bytes(undisturbed[:50])
+    assert "out/metrics.json does not fit out/weights.safetensors: done again" in done(*SHORT).output
+    assert results()["weights.safetensors"] == undisturbed
+
+
+def test_a_checkpoint_that_is_damaged_is_begun_again(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(*SHORT)
+    undisturbed, metrics = results()["weights.safetensors"], measured()
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "training_bar", interrupting_bar)
+        assert run(*SHORT, "--force").exit_code == 130
+    checkpoint = Path("out/checkpoint.pt")
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-9])
+    assert "out/checkpoint.pt is damaged: done again from the start" in done(*SHORT).output
+    assert results()["weights.safetensors"] == undisturbed
+    assert measured() == metrics
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import metrics_of, read_metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.chips import Chip, write_lot
+from simulator.files import digest_of_file
 from training.deployment import read_deployed
 from training.errors import InputError
 from training.layers import Engine
@@ -145,7 +146,8 @@ def test_what_is_measured(lot: Path) -> None:
     assert metrics["bypassed_pes"] == result.deployment.bypass.sum()
     assert metrics["chip"]["bypassed_by_fuses"] == 1
     folder = written(found)
-    assert read_metrics(folder.metrics) == json.loads(json.dumps(metrics_of(found)))
+    digests = {"weights_sha256": digest_of_file(folder.weights), "sha256": read_metrics(folder.metrics)["sha256"]}
+    assert read_metrics(folder.metrics) == {**json.loads(json.dumps(metrics_of(found))), **digests}
     assert folder.curve.read_bytes().startswith(b"\x89PNG")
     weights, deployment = read_deployed(folder.weights)
     assert all(torch.equal(value, result.weights[name]) for name, value in weights.items())
@@ -272,7 +274,7 @@ def test_files_that_are_read_are_never_replaced(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "curve.png", "metrics.json", "checkpoint.pt"])
-@pytest.mark.parametrize("content", [b"", b"precious", b'{"format": "efat-retraining", "version": 1, "identity": {}}'])
+@pytest.mark.parametrize("content", [b"", b"precious", b'{"format": "efat-retraining", "version": 2, "identity": {}}'])
 def test_files_of_somebody_else_are_kept_unless_forced(folder: Path, name: str, content: bytes) -> None:
     out = ResultFolder(Path("out"))
     out.path.mkdir()
