@@ -1,4 +1,4 @@
-"""Which network runs on a chip and how it sits there: the same for all chips, or that of the chip's own group."""
+"""Which network runs on a chip and how it sits there: the same for all chips, the chip's own, or that of its group."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from simulator.chips import Chip
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
 from training.accelerator import Accelerator
+from training.batches import Batches
 from training.checkpoint import put_weights
-from training.convert import convert
+from training.convert import convert, quantized_layers
 from training.deployment import Deployment
 from training.errors import InputError
+from training.mitigations.strategy import Strategy
+from training.retrain import mitigated
 
 
 class ChipNetworks(ABC):
@@ -42,6 +45,15 @@ class ChipNetworks(ABC):
             FileNotFoundError: a file that it is read from is not there.
             InputError: such a file is damaged, or does not fit the network or the chip.
         """
+
+    def compared_with(self, chip: Chip) -> nn.Module:
+        """The quantised network that a chip's is compared with: without anything done about this chip's faults.
+
+        Raises:
+            FileNotFoundError: as `network`.
+            InputError: as `network`.
+        """
+        return self.network(chip)
 
     @abstractmethod
     def bypass(self, chip: Chip) -> BoolArray | None:
@@ -76,6 +88,51 @@ class OneNetwork(ChipNetworks):
     def bypass(self, chip: Chip) -> BoolArray | None:
         """What the deployment bypasses."""
         return None if self.deployment is None else self.deployment.bypass
+
+
+class MitigatedNetworks(ChipNetworks):
+    """The same network for all chips, and for each what a mitigation does about its faults without retraining.
+
+    Only that of the last chip is kept in memory.
+
+    Args:
+        network: the float network.
+        quantised: the same, quantised.
+        strategy: what is done.
+        batches: of training images; see `training.retrain.mitigated`.
+    """
+
+    def __init__(
+        self, network: nn.Module, quantised: nn.Module, strategy: Strategy, batches: Batches | None = None
+    ) -> None:
+        self._network = network
+        self._quantised = quantised
+        self._strategy = strategy
+        self._batches = batches
+        self._last: tuple[str, nn.Module, Deployment] | None = None
+
+    def group(self, chip: Chip) -> str:
+        """All chips are of one group, without a name."""
+        return ""
+
+    def network(self, chip: Chip) -> nn.Module:
+        """The network as the mitigation has it on the chip."""
+        return self._mitigated(chip)[0]
+
+    def compared_with(self, chip: Chip) -> nn.Module:
+        """The network as it is."""
+        return self._quantised
+
+    def bypass(self, chip: Chip) -> BoolArray:
+        """What the mitigation bypasses, and the chip's fuses."""
+        return self._mitigated(chip)[1].bypass
+
+    def _mitigated(self, chip: Chip) -> tuple[nn.Module, Deployment]:
+        if self._last is None or self._last[0] != chip.id:
+            self._last = None  # Two networks are never in memory at a time.
+            scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(self._quantised).items()}
+            self._last = chip.id, *mitigated(self._network, chip, self._strategy, scales, self._batches)
+        return self._last[1:]
 
 
 class GroupNetworks(ChipNetworks):

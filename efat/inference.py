@@ -143,6 +143,7 @@ class ChipReport:
         changed_predictions: images classified otherwise than by the fault-free quantised network.
         bypassed_pes: PEs that were bypassed.
         layers: one report per layer, in the order they run.
+        as_is: accuracy on the chip if nothing is done about its faults; None where nothing is, or nothing is bypassed.
     """
 
     predictions: Tensor
@@ -150,6 +151,12 @@ class ChipReport:
     changed_predictions: int
     bypassed_pes: int
     layers: list[LayerReport] = field(default_factory=list)
+    as_is: Accuracy | None = None
+
+    @property
+    def made_worse(self) -> bool:
+        """Whether more images are right if nothing is done about the chip's faults."""
+        return self.as_is is not None and self.as_is.correct > self.accuracy.correct
 
     @property
     def serial_cycles(self) -> int:

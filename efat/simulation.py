@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from efat.chip_networks import ChipNetworks, OneNetwork
+from efat.chip_networks import ChipNetworks, MitigatedNetworks, OneNetwork
 from efat.inference import (
     Accuracy,
     ChipReport,
@@ -21,10 +22,12 @@ from efat.inference import (
     run_chip,
 )
 from efat.manifest import Manifest
+from efat.training_setup import augmentation_of
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
 from training.array_share import ArrayShare, array_share
+from training.batches import Batches
 from training.calibration import Method
 from training.classification import Progress, classify
 from training.convert import convert, place
@@ -32,7 +35,10 @@ from training.datasets import Dataset
 from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
-from training.workloads import load_workload
+from training.mitigations.batch_norm import BatchNormStatistics
+from training.mitigations.strategy import Strategy
+from training.recipe import Recipe
+from training.workloads import LoadedWorkload, load_workload
 
 DEFAULT_CYCLE_IMAGES = 8
 """Images that each chip classifies on the cycle engine, too, if nothing else is asked for."""
@@ -68,6 +74,7 @@ class Simulation:
         config: the array of the lot.
         engine: the engine that runs the chips.
         bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
+        mitigation: name of what is done about the faults of each chip; None for nothing beside `bypass`.
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
@@ -95,6 +102,7 @@ class Simulation:
     chips: list[Chip]
     networks: ChipNetworks = field(repr=False)
     cycle_images: int = 0
+    mitigation: str | None = None
     _float_network: nn.Module | None = field(default=None, repr=False)
     retrained: RetrainedLot | None = field(default=None, repr=False)
     _threads: int | None = None
@@ -116,7 +124,12 @@ class Simulation:
     @property
     def steps(self) -> int:
         """Images to classify in all: the unit of `run`'s progress."""
-        return len(self.images) * len(self.chips)
+        return len(self.images) * len(self.chips) * (1 if self.treatment is None else 2)
+
+    @property
+    def treatment(self) -> str | None:
+        """What is done about the faults of chips, by the name of its option; None for nothing."""
+        return "bypass" if self.bypass else self.mitigation
 
     @property
     def cycle_steps(self) -> int:
@@ -138,8 +151,8 @@ class Simulation:
             self.float_accuracy = measure_accuracy(in_float, self.labels)
         of_group: str | None = None
         for chip in self.chips[len(self.reports) :]:
-            network = self.networks.network(chip)
             if self.networks.group(chip) != of_group:
+                network = self.networks.compared_with(chip)
                 # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
                 # bypassed: weights that were retrained for bypassed PEs are zero there.
                 place(network, Accelerator.fault_free(self.config))
@@ -148,11 +161,24 @@ class Simulation:
                 fault_free = classify(network, self.images, self.batch)
                 of_group = self.networks.group(chip)
                 self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
+            network = self.networks.network(chip)
             report = run_chip(
                 network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress
             )
             self._check(chip, network, checked)
-            self.reports.append(report)
+            self.reports.append(replace(report, as_is=self._as_is(chip, progress)))
+
+    def _as_is(self, chip: Chip, progress: Progress | None) -> Accuracy | None:
+        """Accuracy on the chip if nothing is done about its faults, where PEs are bypassed because of them."""
+        if self.treatment is None:
+            return None
+        before = self._mask_before(chip)
+        if (self._bypass_mask(chip) & ~before).any():
+            network = place(self.networks.compared_with(chip), Accelerator(self.config, chip.faults, before))
+            return measure_accuracy(classify(network, self.images, self.batch, progress), self.labels)
+        if progress is not None:
+            progress(len(self.images))
+        return None
 
     def _check(self, chip: Chip, network: nn.Module, checked: Progress | None) -> None:
         if not self.cycle_images:
@@ -183,15 +209,14 @@ class Simulation:
             if chip.faults.digest() != digest or (chip.bypass is not None and (chip.bypass & ~deployment.bypass).any())
         ]
 
-    def _bypass_mask(self, chip: Chip) -> BoolArray | None:
-        """What the chip's fuses bypass, what the weights are for and, if asked for, what the faults require."""
-        masks = [] if chip.bypass is None else [chip.bypass]
-        needed = self.networks.bypass(chip)
-        if needed is not None:
-            masks.append(needed)
-        if self.bypass:
-            masks.append(chip.faults.required_bypass())
-        return np.logical_or.reduce(masks) if masks else None
+    def _bypass_mask(self, chip: Chip) -> BoolArray:
+        """What the chip's fuses bypass, what its network is for and, if asked for, what the faults require."""
+        required = chip.faults.required_bypass() if self.bypass else None
+        return _union(self.config, chip.bypass, self.networks.bypass(chip), required)
+
+    def _mask_before(self, chip: Chip) -> BoolArray:
+        """What is bypassed in a chip before anything is done about its faults here."""
+        return _union(self.config, chip.bypass, None if self.mitigation is not None else self.networks.bypass(chip))
 
     def as_dict(self, clock_mhz: float) -> dict[str, Any]:
         """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
@@ -203,6 +228,7 @@ class Simulation:
             "engine": self.engine,
             "cycle_images": self.cycle_images,
             "bypass": self.bypass,
+            "mitigation": self.mitigation,
             "clock_mhz": clock_mhz,
             "array": self.config.as_dict(),
             "deployment": self.deployment_dict(),
@@ -224,6 +250,7 @@ class Simulation:
             "digest": chip.digest(),
             "bypassed_pes": report.bypassed_pes,
             **report.accuracy.as_dict(),
+            "as_is": None if report.as_is is None else report.as_is.as_dict(),
             "changed_predictions": report.changed_predictions,
             "serial_cycles": report.serial_cycles,
             "double_buffered_cycles": report.double_buffered_cycles,
@@ -289,6 +316,15 @@ class Simulation:
         return cycles / (clock_mhz * 1e3) / len(self.images)
 
 
+def _union(config: ArrayConfig, *masks: BoolArray | None) -> BoolArray:
+    """PEs of an array that any mask has, bool [R, C]."""
+    found = np.zeros((config.rows, config.cols), np.bool_)
+    for mask in masks:
+        if mask is not None:
+            found |= mask
+    return found
+
+
 def prepare(
     *,
     network: str,
@@ -301,6 +337,7 @@ def prepare(
     images: int | None = None,
     batch: int = 64,
     bypass: bool = False,
+    mitigation: str | None = None,
     calibration: Method = "max",
     threads: int | None = None,
 ) -> Simulation:
@@ -319,6 +356,8 @@ def prepare(
         images: number of test images; None for all.
         batch: images per GEMM.
         bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
+        mitigation: name of what is done about the faults of each chip, without retraining: see `Strategy.named`; None
+            for nothing beside `bypass`.
         calibration: how the activations' scales are chosen; weights that were retrained for a chip bring theirs.
         threads: threads of the cycle engine; None for one per core.
 
@@ -326,8 +365,10 @@ def prepare(
         FileNotFoundError: a file is not there.
         ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
     """
+    strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
+    measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
     config, chosen = read_chips(lot, chips)
-    workload = load_workload(network, weights=weights, data=data)
+    workload = load_workload(network, weights=weights, data=data, training=measures)
     shown = first_images(workload.test, images)
     deployment = workload.deployment
     if deployment is None:
@@ -338,6 +379,14 @@ def prepare(
             workload.network, config, workload.calibration, activation_scales=deployment.activation_scales
         )
         deployment.put(quantised, Accelerator.fault_free(config))
+    networks: ChipNetworks = OneNetwork(quantised, deployment)
+    if strategy is not None:
+        if deployment is not None:
+            raise InputError(
+                f"{weights} was retrained for a chip, which says what is bypassed: leave out the mitigation"
+            )
+        batches = _batches(network, workload) if measures else None
+        networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
     return Simulation(
         network_name=network,
         data_name=workload.test.name,
@@ -349,11 +398,34 @@ def prepare(
         labels=shown.labels,
         classes=shown.classes,
         chips=chosen,
-        networks=OneNetwork(quantised, deployment),
+        networks=networks,
         cycle_images=checked_images(engine, cycle_images, len(shown)),
+        mitigation=None if mitigation is None else mitigation.lower(),
         _float_network=workload.network,
         _threads=threads,
     )
+
+
+def _without_retraining(mitigation: str, *, bypass: bool) -> Strategy:
+    """The strategy of a name, which does not retrain."""
+    strategy = Strategy.named(mitigation)
+    if bypass:
+        raise InputError(f"mitigation {mitigation} and bypass both say what is bypassed: leave out one of them")
+    if strategy.retrains:
+        raise InputError(
+            f"mitigation {mitigation} retrains, which a simulation does not: efat retrain-chip does for one chip, and "
+            "efat resilience is the first step for a lot"
+        )
+    return strategy
+
+
+def _batches(network: str, workload: LoadedWorkload) -> Batches:
+    """Batches of training images, as `efat retrain-chip` measures batch normalisation on."""
+    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in workload.network.modules()):
+        raise InputError(f"network {network} has no statistics of batch normalisation to measure: leave out +bn")
+    assert workload.train is not None
+    recipe = Recipe(augmentation=augmentation_of(network, None))
+    return Batches(workload.train, recipe.batch, recipe.seed, recipe.augmentation)
 
 
 def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:

@@ -310,3 +310,36 @@ def deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
     for mitigation in strategy.mitigations:
         deployment = mitigation.deploy(deployment, chip, model)
     return deployment
+
+
+def mitigated(
+    network: nn.Module,
+    chip: Chip,
+    strategy: Strategy,
+    activation_scales: Mapping[str, float],
+    batches: Batches | None = None,
+) -> tuple[nn.Module, Deployment]:
+    """A network on a chip with all that a strategy does about its broken PEs but retraining; as `retrain` gives it.
+
+    Args:
+        network: float32 and trained; it is not changed.
+        chip: the chip, with permanent faults only.
+        strategy: what is done.
+        activation_scales: the value of one step of each layer's input, by the layer's name.
+        batches: of training images, which a strategy that measures batch normalisation needs.
+
+    Returns:
+        The network, quantised, on the chip, in evaluation mode; and how it sits there.
+
+    Raises:
+        InputError: none of the chip's columns can be used.
+    """
+    config = chip.faults.config
+    model = trainable(network, convert(network, config, (), activation_scales=activation_scales))
+    deployment = deploy(model, chip, strategy)
+    accelerator = deployment.accelerator(config, chip.faults)
+    OnChip(model, accelerator, deployment, strategy, Step(0, 0, 0), {}).before_evaluation()
+    if batches is not None:
+        for mitigation in strategy.mitigations:
+            mitigation.settle(model, batches)
+    return deployed(model), deployment

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
+from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_json, check_output, fail, json_option, write_json
 from efat.cli.printing import say
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
@@ -26,6 +26,7 @@ Examples:
   efat chips generate --array 32x32 --count 5 --fault-rate 0.01 -o lot.h5
   efat simulate --network digits-cnn --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
+  efat simulate --network digits-cnn --lot lot.h5 --mitigation fam
   efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
   efat simulate --manifest out/manifest.json --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
@@ -81,6 +82,12 @@ Examples:
     help="Bypass the PEs that the faults require, beside those that a chip's fuses bypass already.",
 )
 @click.option(
+    "--mitigation",
+    metavar="NAME",
+    help="What is done about the broken PEs of each chip without retraining, as for efat retrain-chip: none, fap, fam, "
+    "fam-rows or fam-columns, and then +bn.",
+)
+@click.option(
     "--calibration",
     type=click.Choice(["max", "percentile", "mse"]),
     help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
@@ -110,6 +117,7 @@ def simulate(
     images: int | None,
     batch: int,
     bypass: bool,
+    mitigation: str | None,
     calibration: str | None,
     clock_mhz: float,
     threads: int | None,
@@ -128,6 +136,9 @@ def simulate(
     An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
     the run and still shows the chips that are done.
 
+    With --bypass or --mitigation each chip is also run with its faults left in, and it is said which chips that serves
+    better.
+
     With --vcd the network runs only up to one layer, with its first batch of images, and a waveform of what the PEs do
     there is written instead of a report, with fault-free values beside the faulty ones.
 
@@ -136,7 +147,12 @@ def simulate(
     measured at the retraining, and that required.
     """
     if manifest is not None:
-        given = {"--weights": weights is not None, "--calibration": calibration is not None, "--bypass": bypass}
+        given = {
+            "--weights": weights is not None,
+            "--calibration": calibration is not None,
+            "--bypass": bypass,
+            "--mitigation": mitigation is not None,
+        }
         for option in (option for option, is_given in given.items() if is_given):
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
     elif network is None:
@@ -156,7 +172,7 @@ def simulate(
     from efat.cli.render import console, progress_bars, working
 
     with working("Loading, quantising and calibrating"):
-        from efat.cli.simulate_tables import deployment_line, show_simulation
+        from efat.cli.simulate_tables import deployment_line, harm_line, show_simulation
         from efat.inference import EngineMismatchError
         from efat.manifest_simulation import prepare_manifest
         from efat.simulation import prepare
@@ -187,6 +203,7 @@ def simulate(
                 images=images,
                 batch=batch,
                 bypass=bypass,
+                mitigation=mitigation,
                 calibration=cast("Method", calibration or "max"),
                 threads=threads,
             )
@@ -211,6 +228,9 @@ def simulate(
         except EngineMismatchError as error:
             raise click.ClickException(f"{error}: a bug in eFAT; do not trust its results") from None
     _warn_of_guessing(simulation)
+    harm = harm_line(simulation)
+    if harm is not None:
+        warn(harm)
     show_simulation(simulation, clock_mhz, console())
     if json_path is not None:
         write_json(json_path, simulation.as_dict(clock_mhz))

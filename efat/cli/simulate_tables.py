@@ -59,6 +59,24 @@ def deployment_line(simulation: Simulation) -> str | None:
     return f"{line}."
 
 
+def harm_line(simulation: Simulation) -> str | None:
+    """Which chips are worse for what was done about their faults; None for none of them."""
+    done = list(zip(simulation.chips, simulation.reports, strict=False))
+    worse = [(chip, report, report.as_is) for chip, report in done if report.made_worse and report.as_is is not None]
+    if not worse:
+        return None
+    worse.sort(key=lambda found: found[1].accuracy.correct - found[2].correct)
+    named = [f"{chip.id} {as_is.value:.1%} -> {report.accuracy.value:.1%}" for chip, report, as_is in worse]
+    more = len(worse) - MOST_OTHERS_SHOWN
+    listed = ", ".join(named[:MOST_OTHERS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    treatment = str(simulation.treatment)
+    advice = "take them as they are" if treatment.startswith("fam") else "try --mitigation fam"
+    chips = "chip" if len(done) == 1 else "chips"
+    return (
+        f"{treatment} makes {len(worse)} of {len(done)} {chips} worse than leaving their faults in: {listed}; {advice}"
+    )
+
+
 def _shown(text: str | None) -> str:
     """A text from a file, fit for a line on a terminal."""
     found = "".join(character if character.isprintable() else "?" for character in text or "")
@@ -211,6 +229,8 @@ def _verdict(simulation: Simulation) -> str:
     mean = sum(report.accuracy.value for report in simulation.reports) / len(drops)
     within = sum(drop <= 0.01 for drop in drops)
     how = "with their broken PEs bypassed" if simulation.bypass else "as they are"
+    if simulation.mitigation is not None:
+        how = f"with {simulation.mitigation}"
     if simulation.deployment is not None and not simulation.bypass:
         how = "with the PEs bypassed that the weights are for"
     unusable = sum(len(chip.faults.unusable_columns()) > 0 for chip in simulation.chips[: len(drops)])

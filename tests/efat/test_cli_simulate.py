@@ -14,7 +14,7 @@ from command import refused, run
 from safetensors.torch import save_file
 from torch import nn
 
-from efat import inference, simulation
+from efat import inference, retraining, simulation
 from efat.cli import main
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.chips import Chip, write_lot
@@ -182,6 +182,85 @@ def test_what_a_chips_fuses_bypass_is_bypassed(folder: Path) -> None:
     assert [chip["bypassed_pes"] for chip in bypassed] == [1, 1, 2]
     assert plain[1]["layers"] == bypassed[0]["layers"] == bypassed[1]["layers"] != plain[0]["layers"]
     assert plain[2]["layers"] == bypassed[2]["layers"] != plain[1]["layers"]
+
+
+@pytest.fixture
+def low_bits(folder: Path) -> Path:
+    """A chip whose first 12 rows have the lowest bit of weights stuck, which costs nothing, and a ruined one."""
+    low = [Fault(row, col, Site.WEIGHT, 0, Kind.STUCK_AT_1) for row in range(12) for col in range(32)]
+    ruined = sample_faults(CONFIG, FaultModel(0.05), seed=1)
+    write_lot("low.h5", CONFIG, [Chip("low", FaultMap.from_faults(CONFIG, low)), Chip("ruined", ruined)])
+    return Path("low.h5")
+
+
+def test_treatments_that_are_worse_than_the_faults_are_warned_of(low_bits: Path) -> None:
+    arguments = ["simulate", "--network", "digits-cnn", "--lot", "low.h5", "--images", "60", "--json", "result.json"]
+    run(*arguments)
+    as_is = json.loads(Path("result.json").read_text())["chips"]
+    assert [chip["as_is"] for chip in as_is] == [None, None]
+    for options, name, advice in (
+        (["--bypass"], "bypass", "try --mitigation fam"),
+        (["--mitigation", "fam-rows"], "fam-rows", "take them as they are"),
+    ):
+        result = run(*arguments, *options)
+        written = json.loads(Path("result.json").read_text())
+        assert (written["bypass"], written["mitigation"]) == (name == "bypass", None if name == "bypass" else name)
+        low, ruined = written["chips"]
+        for chip, expected in zip((low, ruined), as_is, strict=True):
+            assert chip["as_is"]["correct"] == expected["correct"]
+        assert low["correct"] < low["as_is"]["correct"]
+        assert ruined["correct"] > ruined["as_is"]["correct"]
+        figures = f"low {low['as_is']['accuracy']:.1%} -> {low['accuracy']:.1%}"
+        warning = f"Warning: {name} makes 1 of 2 chips worse than leaving their faults in: {figures}; {advice}"
+        assert [line for line in result.stderr.splitlines() if line] == [warning]
+
+
+@pytest.mark.parametrize("mitigation", ["none", "fap", "fam", "fam-columns+bn"])
+def test_mitigations_do_what_retrain_chip_does_without_retraining(
+    lot: Path, mitigation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my_norms.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef network():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    arguments = ["--network", "my_norms:network", "--data", "digits", "--lot", "lot.h5", "--images", "60"]
+    arguments += ["--mitigation", mitigation]
+    assert run("simulate", *arguments, "--json", "result.json").exit_code == 0
+    written = json.loads(Path("result.json").read_text())
+    plain = run("simulate", *arguments[:-2], "--json", "plain.json")
+    assert plain.exit_code == 0
+    assert written["fault_free"] == json.loads(Path("plain.json").read_text())["fault_free"]
+    for chip in written["chips"][1:]:
+        alone = retraining.prepare(
+            network="my_norms:network",
+            lot=lot,
+            data=Path("digits"),
+            chip=chip["chip"],
+            mitigation=mitigation,
+            images=60,
+        )
+        result = alone.run()
+        assert chip["correct"] == result.evaluations[-1].correct
+        assert chip["bypassed_pes"] == int(result.deployment.bypass.sum())
+
+
+def test_mitigations_that_mean_nothing_are_refused(lot: Path) -> None:
+    assert "mitigation fap+t retrains, which a simulation does not: efat retrain-chip" in refused(
+        *SIMULATE, "--mitigation", "fap+t"
+    )
+    assert "mitigation 'fab' is unknown" in refused(*SIMULATE, "--mitigation", "fab")
+    assert "mitigation fap and bypass both say what is bypassed: leave out one of them" in refused(
+        *SIMULATE, "--mitigation", "fap", "--bypass"
+    )
+    assert "no statistics of batch normalisation to measure: leave out +bn" in refused(
+        *SIMULATE, "--mitigation", "fap+bn"
+    )
+    run("retrain-chip", *SIMULATE[1:], "--chip", "mild", "--mitigation", "fap", "-o", "out")
+    weights = ["--weights", "out/weights.safetensors", "--mitigation", "fap"]
+    assert "was retrained for a chip, which says what is bypassed: leave out the mitigation" in refused(
+        *SIMULATE, *weights
+    )
 
 
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
