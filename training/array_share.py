@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.convert import quantized_layers
+from training.layer_calls import other_forwards
 from training.quantized_layer import GemmRun, QuantizedLayer
 
 
@@ -106,7 +107,7 @@ def _attributed(network: nn.Module, counter: FlopCounterMode) -> Iterator[Counte
     def settle() -> None:
         nonlocal counted
         total = counter.get_total_flops()
-        if running and not any(isinstance(module, QuantizedLayer) for module in running):
+        if running and not isinstance(running[-1], QuantizedLayer):
             found[names[running[-1]]] += total - counted
         counted = total
 
@@ -118,9 +119,21 @@ def _attributed(network: nn.Module, counter: FlopCounterMode) -> Iterator[Counte
         settle()
         running.pop()
 
-    handles = [handle for module in names for handle in _hooked(module, enter, leave)]
+    def as_layer(layer: QuantizedLayer) -> Callable[..., Tensor]:
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            enter(layer, args)
+            outputs: Tensor = type(layer).forward(layer, *args, **kwargs)
+            leave(layer, args, outputs)
+            return outputs
+
+        return forward
+
+    # Layers may be called by their forward, where no hook is.
+    forwards = {module: as_layer(module) for module in names if isinstance(module, QuantizedLayer)}
+    handles = [handle for module in names if module not in forwards for handle in _hooked(module, enter, leave)]
     try:
-        yield found
+        with other_forwards(forwards):
+            yield found
     finally:
         for handle in handles:
             handle.remove()

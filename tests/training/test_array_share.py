@@ -29,7 +29,7 @@ class Scores(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A linear layer that is used twice, the scores, and a product of its own."""
+    """A linear layer that is used twice, once by its forward, the scores, and a product of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From [b, 5, 8] to [b, 6]."""
-        return self.scores(self.shared(self.shared(x))) @ self.table
+        return self.scores(self.shared.forward(self.shared(x))) @ self.table
 
 
 def test_all_of_a_plain_network_runs_on_the_array() -> None:
