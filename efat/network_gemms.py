@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from simulator.scalesim import GemmLayer
+from simulator.suggestions import did_you_mean
 from training.errors import InputError
 from training.workloads import WORKLOADS
 
@@ -25,7 +26,9 @@ def network_gemms(name: str, batch: int = 1) -> list[GemmLayer]:
     """
     workload = WORKLOADS.get(name)
     if workload is None:
-        raise InputError(f"network {name!r} is unknown: choose one of {', '.join(WORKLOADS)}")
+        raise InputError(
+            f"network {name!r} is unknown: choose one of {', '.join(WORKLOADS)}{did_you_mean(name, WORKLOADS)}"
+        )
     found: list[GemmLayer] = []
     # On the meta device tensors have shapes and no values.
     with torch.device("meta"), torch.inference_mode():

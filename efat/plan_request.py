@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from efat.selection import Constraint
+from simulator.suggestions import did_you_mean
 from training.errors import InputError
 
 
@@ -41,7 +42,7 @@ class Request:
         if self.strategy not in ("fixed", "select", "efat") and self.merged is None:
             raise InputError(
                 f"strategy {self.strategy!r} is unknown: expected fixed, select, efat, or merge-K with a number of "
-                "chips for K, such as merge-5"
+                f"chips for K, such as merge-5{did_you_mean(self.strategy, ('fixed', 'select', 'efat', 'merge-5'))}"
             )
         if self.aligned and self.strategy != "efat":
             raise InputError(f"strategy {self.strategy} does not align chips: only efat does")

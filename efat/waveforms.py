@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from efat.simulation import Simulation
 from simulator.chips import Chip
+from simulator.suggestions import did_you_mean
 from training.convert import place, quantized_layers
 from training.errors import InputError
 from training.layers import GemmRun, QuantizedLayer
@@ -61,11 +61,9 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
     network = simulation.networks.network(chip)
     layers = quantized_layers(network)
     if layer not in layers and not (layer.isdecimal() and int(layer) < len(layers)):
-        close = difflib.get_close_matches(layer, layers, n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else ":"
         raise InputError(
-            f"no layer {layer!r} in {simulation.network_name}{hint} expected 0..{len(layers) - 1} or one of "
-            f"{', '.join(layers)}"
+            f"no layer {layer!r} in {simulation.network_name}: expected 0..{len(layers) - 1} or one of "
+            f"{', '.join(layers)}{did_you_mean(layer, layers)}"
         )
     place(network, simulation.accelerator(chip))
     with _stopped_at(layers, layer, group) as found, torch.inference_mode():

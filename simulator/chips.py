@@ -9,7 +9,6 @@ Nothing in a file is trusted: format, version, shapes, sizes and every index are
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from simulator.chips_array import LotError, own_dataset, read_array, text_attrib
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, BoolArray, FaultMap
 from simulator.files import replaced
+from simulator.suggestions import did_you_mean
 
 LONGEST_ID_BYTES = 64
 MOST_CHIPS = 10_000_000
@@ -163,8 +163,7 @@ class ChipLot:
         """
         position = self._position.get(chip_id)
         if position is None:
-            near = difflib.get_close_matches(chip_id, self.chip_ids, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else f": it has {_some(self.chip_ids)}"
+            hint = did_you_mean(chip_id, self.chip_ids) or f": it has {_some(self.chip_ids)}"
             raise LotError(f"{self.path}: no chip {chip_id!r} among its {len(self)} chips{hint}")
         return next(self._read(position, position + 1))
 

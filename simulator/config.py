@@ -8,6 +8,7 @@ from typing import Any
 
 from simulator.gates.designs import DESIGNS
 from simulator.multiplier import Multiplier, built_in
+from simulator.suggestions import did_you_mean
 
 LARGEST_SIDE = 1024
 SMALLEST_OPERAND_BITS = 2
@@ -75,7 +76,8 @@ class ArrayConfig:
         multiplier = self.multiplier
         if isinstance(multiplier, str):
             if multiplier not in DESIGNS:
-                raise ValueError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}")
+                hint = did_you_mean(multiplier, DESIGNS)
+                raise ValueError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
             return
         if not isinstance(multiplier, Multiplier):
             raise TypeError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")

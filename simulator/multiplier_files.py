@@ -11,6 +11,7 @@ import numpy.typing as npt
 from simulator.gates.files import read_netlist_file
 from simulator.multiplier import DESIGNS, Multiplier, built_in
 from simulator.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
+from simulator.suggestions import did_you_mean
 
 NETLIST_SUFFIXES = (".v", ".sv", ".blif")
 
@@ -113,7 +114,8 @@ def read_multiplier(
         return built_in(name, weight_bits, act_bits, act_signed=act_signed)
     path = Path(name)
     if not path.exists():
-        raise FileNotFoundError(f"{name}: neither a file nor one of the designs {', '.join(DESIGNS)}")
+        hint = did_you_mean(str(name), DESIGNS)
+        raise FileNotFoundError(f"{name}: neither a file nor one of the designs {', '.join(DESIGNS)}{hint}")
     if path.suffix.lower() in NETLIST_SUFFIXES:
         netlist = read_netlist_file(path, act_signed=act_signed).netlist
         if (netlist.weight_bits, netlist.act_bits) != (weight_bits, act_bits):

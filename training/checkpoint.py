@@ -93,11 +93,12 @@ def _read_safetensors(path: Path) -> object:
 def _read_state_dict(path: Path) -> object:
     try:
         found: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception:
         # torch.load raises nearly anything on a file that is no state dict, and nothing but the file can be wrong.
+        # What it says is advice to those who trust the file: to unpickle it.
         raise InputError(
-            f"{path} is not a safetensors file or a state dict of tensors only ({first_line(error)}): "
-            "save weights with safetensors or torch.save(network.state_dict(), ...)"
+            f"{path} is not a state dict of tensors: it is damaged, or there are other things in it; save weights with "
+            "safetensors or torch.save(network.state_dict(), ...)"
         ) from None
     return found
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError
+from training.errors import InputError, first_line
 
 LARGEST_BYTES = 4 << 30
 _UINT8 = 0x08
@@ -38,7 +38,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         with gzip.open(path) if zipped else path.open("rb") as file:
             return _read(file, path, dimensions, size * _LARGEST_GZIP_RATIO if zipped else size)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): is the file complete?") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)}): is the file complete?") from None
 
 
 def _read(file: BinaryIO | gzip.GzipFile, path: Path, dimensions: int, most: int) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from simulator.suggestions import did_you_mean
 from training.batches import Augmentation
 from training.errors import InputError, first_line
 
@@ -146,14 +147,20 @@ class Recipe:
     def _optimizer_class(self) -> Any:
         known = _classes(torch.optim, torch.optim.Optimizer, without=_NOT_OPTIMIZERS)
         if self.optimizer not in known:
-            raise InputError(f"optimiser {self.optimizer!r} is unknown: expected one of {', '.join(known)}")
+            raise InputError(
+                f"optimiser {self.optimizer!r} is unknown: expected one of "
+                f"{', '.join(known)}{did_you_mean(self.optimizer, known)}"
+            )
         return known[self.optimizer]
 
     def _schedule_class(self) -> Any:
         schedulers = torch.optim.lr_scheduler
         known = _classes(schedulers, schedulers.LRScheduler, without=_NOT_SCHEDULES)
         if self.schedule is not None and self.schedule not in known:
-            raise InputError(f"schedule {self.schedule!r} is unknown: expected one of {', '.join(known)}")
+            raise InputError(
+                f"schedule {self.schedule!r} is unknown: expected one of "
+                f"{', '.join(known)}{did_you_mean(self.schedule, known)}"
+            )
         return None if self.schedule is None else known[self.schedule]
 
     def as_dict(self) -> dict[str, Any]:

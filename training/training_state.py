@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simulator.files import replaced
-from training.errors import InputError, first_line
+from training.errors import InputError
 
 VERSION = 1
 
@@ -77,9 +77,9 @@ def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state = TrainingState(**{field.name: found[field.name] for field in fields(TrainingState)})
         known = dict(state.identity)
-    except Exception as error:
+    except Exception:
         # torch.load raises nearly anything on what is none of its own, and nothing but the file can be wrong.
-        raise InputError(f"{path} is no checkpoint ({first_line(error)}): delete it to start over") from None
+        raise InputError(f"{path} is no checkpoint: delete it to start over") from None
     different = [name for name in {**known, **identity} if known.get(name) != identity.get(name)]
     if different:
         raise InputError(

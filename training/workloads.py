@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from simulator.suggestions import did_you_mean
 from training.batches import NO_AUGMENTATION, Augmentation
 from training.checkpoint import put_weights
 from training.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
@@ -118,7 +119,7 @@ def load_workload(
     if workload is None:
         raise InputError(
             f"network {name!r} is unknown: choose one of {', '.join(WORKLOADS)}, "
-            "or name your own as package.module:function"
+            f"or name your own as package.module:function{did_you_mean(name, WORKLOADS)}"
         )
     weights_path = workload.weights if weights is None else Path(weights)
     source = workload.data if data is None else data
@@ -222,11 +223,15 @@ def _build_own(name: str) -> nn.Module:
     if folder not in sys.path:  # a command that is installed does not look into the current folder by itself
         sys.path.insert(0, folder)
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        module = importlib.import_module(module_name)
+        function = getattr(module, function_name)
     except ImportError as error:
         raise InputError(f"network {name!r} cannot be imported: {first_line(error)}") from error
     except AttributeError:
-        raise InputError(f"network {name!r}: module {module_name!r} has no {function_name!r}") from None
+        raise InputError(
+            f"network {name!r}: module {module_name!r} has no {function_name!r}"
+            f"{did_you_mean(function_name, dir(module))}"
+        ) from None
     except Exception as error:
         raise InputError(f"network {name!r}: import raised {type(error).__name__}: {first_line(error)}") from error
     if not callable(function):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.array_options import ArrayRequest, array_options
+from efat.cli.completion import complete_chips
 from efat.cli.fault_options import FaultRequest, fault_options
 from efat.cli.options import (
     INPUT_FILE,
@@ -101,7 +102,13 @@ Examples:
 """
 )
 @click.argument("lot", type=INPUT_FILE)
-@click.option("--chip", "chip_id", metavar="ID", help="Show this chip's fault map instead of the whole lot.")
+@click.option(
+    "--chip",
+    "chip_id",
+    shell_complete=complete_chips,
+    metavar="ID",
+    help="Show this chip's fault map instead of the whole lot.",
+)
 @click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw the chip's fault map into this file.")
 @json_option("what is shown")
 def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | None) -> None:

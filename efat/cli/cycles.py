@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from efat.cli.completion import complete_networks
 from efat.cli.options import (
     ARRAY_HELP,
     ARRAY_PRESETS,
@@ -65,7 +66,9 @@ which is its name, height and width of the ifmap (padding included) and of a fil
 @click.option("--config", type=INPUT_FILE, metavar="FILE", help="The array, from a SCALE-Sim .cfg.")
 @click.option("--topology", type=INPUT_FILE, metavar="FILE", help="The layers, from a SCALE-Sim topology (CSV).")
 @click.option("--gemm", is_flag=True, help="The topology lists GEMMs, not convolutions.")
-@click.option("--network", metavar="NAME", help=f"The layers of a network instead: {NETWORKS}.")
+@click.option(
+    "--network", shell_complete=complete_networks, metavar="NAME", help=f"The layers of a network instead: {NETWORKS}."
+)
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images per GEMM, with --network only.  [default: 1]"
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from efat.cli.completion import complete_chips, complete_networks
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
 from efat.cli.printing import say
@@ -27,7 +28,7 @@ Examples:
   efat explain --manifest out/manifest.json --lot lot.h5 --chip chip-0003
 """
 )
-@click.option("--network", metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
 @click.option(
     "--weights",
     type=INPUT_FILE,
@@ -47,7 +48,7 @@ Examples:
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
-@click.option("--chip", required=True, metavar="ID", help="Chip to explain.")
+@click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to explain.")
 @click.option(
     "--image",
     "chosen",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from efat.cli.printing import say
+from efat.cli.printing import printable, say
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
@@ -46,6 +48,17 @@ class LazyGroup(click.Group):
         """Names of the commands."""
         return sorted(self._places)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or say which one may be meant."""
+        name = args[0]
+        if name not in self._places and not name.startswith("-") and not ctx.resilient_parsing:
+            from simulator.suggestions import did_you_mean
+
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, self._places) or '.'}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
         if cmd_name not in self._places:
@@ -59,8 +72,19 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._places[name][1]) for name in self.list_commands(ctx)])
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse arguments, and report what is wrong with them as users should see it."""
+        with _cleaned():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command and report what goes wrong as users should see it."""
+        """Run a command, and report what goes wrong as users should see it."""
+        with _cleaned():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -77,7 +101,19 @@ class LazyGroup(click.Group):
         except ValueError as error:
             if not _is_input_error(error):
                 raise
-            raise InputProblem(" ".join(str(error).split())) from error
+            raise InputProblem(str(error)) from error
+
+
+@contextmanager
+def _cleaned() -> Iterator[None]:
+    """Messages of errors in one line each, without what a terminal would obey."""
+    try:
+        yield
+    except click.ClickException as error:
+        # Click never changes a message that is there; some have none, and make it when they are shown.
+        if error.message:
+            error.message = printable(" ".join(error.message.split()))  # type: ignore[misc]
+        raise
 
 
 def _describe(error: OSError) -> str:

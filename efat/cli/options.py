@@ -46,6 +46,7 @@ class ArraySize(click.ParamType):  # type: ignore[type-arg]
             return int(match[1]), int(match[2])
         from simulator.presets import PRESETS
         from simulator.scalesim import ScaleSimError, read_config
+        from simulator.suggestions import did_you_mean
 
         preset = PRESETS.get(value.strip().lower())
         if preset is not None:
@@ -53,7 +54,8 @@ class ArraySize(click.ParamType):  # type: ignore[type-arg]
         if not value.lower().endswith(".cfg") and not Path(value).is_file():
             known = ", ".join(ARRAY_PRESETS)
             expected = f"rows x columns, such as 64x64, one of {known}, or a SCALE-Sim .cfg file"
-            self.fail(f"{value!r} is not a size and not the name of an array: expected {expected}", param, ctx)
+            hint = did_you_mean(value, ARRAY_PRESETS)
+            self.fail(f"{value!r} is not a size and not the name of an array: expected {expected}{hint}", param, ctx)
         try:
             config = read_config(value)
         except (OSError, ScaleSimError) as error:
@@ -121,6 +123,21 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
         return tuple(sorted(numbers))
 
 
+def unknown_name(given: str, what: str, names: Sequence[str]) -> str:
+    """A message about a name that there is not.
+
+    Args:
+        given: the name, as the user wrote it.
+        what: what it should be.
+        names: the names there are, in capitals.
+    """
+    from simulator.suggestions import did_you_mean
+
+    known = [name.lower() for name in names]
+    hint = did_you_mean(given.replace("-", "_"), known)
+    return f"{given!r} is no {what}: expected one of {', '.join(known)}{hint}"
+
+
 class Weighted(click.ParamType):  # type: ignore[type-arg]
     """A name, or a name and its relative weight NAME=WEIGHT.
 
@@ -142,8 +159,7 @@ class Weighted(click.ParamType):  # type: ignore[type-arg]
         given, equals, weight_text = value.partition("=")
         name = given.strip().upper().replace("-", "_")
         if name not in self._names:
-            known = ", ".join(known.lower() for known in self._names)
-            self.fail(f"{given!r} is no {self._what}: expected one of {known}", param, ctx)
+            self.fail(unknown_name(given, self._what, self._names), param, ctx)
         try:
             weight = float(weight_text) if equals else 1.0
         except ValueError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from efat.cli.array_options import ArrayRequest, optional_array_options
+from efat.cli.completion import complete_networks
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
@@ -33,7 +34,9 @@ Examples:
   efat propagate --network lenet5 --weights lenet5.safetensors --lot lot.h5 --samples 20000 --json - -o lenet/
 """
 )
-@click.option("--network", required=True, metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option(
+    "--network", shell_complete=complete_networks, required=True, metavar="NAME", help=f"Network to run: {NETWORKS}."
+)
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.  [default: the network's]")
 @click.option("--data", type=INPUT_FILE, metavar="PATH", help="Images to classify, as for efat simulate.")
 @optional_array_options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import KINDS, SITES, fail
+from efat.cli.options import KINDS, SITES, fail, unknown_name
 
 if TYPE_CHECKING:
     from efat.propagation.request import Request
@@ -39,8 +39,7 @@ class Named(click.ParamType):  # type: ignore[type-arg]
         """Parse it."""
         found: str = value.strip().upper().replace("-", "_")
         if found not in self._names:
-            known = ", ".join(name.lower() for name in self._names)
-            self.fail(f"{value!r} is no {self._what}: expected one of {known}", param, ctx)
+            self.fail(unknown_name(value, self._what, self._names), param, ctx)
         return found
 
     def shell_complete(

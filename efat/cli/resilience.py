@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.array_options import ArrayRequest, optional_array_options
+from efat.cli.completion import complete_mitigations, complete_networks
 from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
@@ -40,7 +41,13 @@ Examples:
   efat plan --resilience res/ --lot lot.h5 --max-drop 0.01 -o plan.json
 """
 )
-@click.option("--network", required=True, metavar="NAME", help=f"Network to retrain: {NETWORKS}.")
+@click.option(
+    "--network",
+    shell_complete=complete_networks,
+    required=True,
+    metavar="NAME",
+    help=f"Network to retrain: {NETWORKS}.",
+)
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
 @click.option(
     "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
@@ -50,6 +57,7 @@ Examples:
 @fault_options(PERMANENT_KINDS)
 @click.option(
     "--mitigation",
+    shell_complete=complete_mitigations,
     metavar="NAME",
     default="fap+t",
     show_default=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from efat.cli.completion import complete_chips, complete_mitigations, complete_networks
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, fail
@@ -40,14 +41,26 @@ Mitigations:
   ...+gradual  with the faults injected in steps: fap+t+gradual
 """,
 )
-@click.option("--network", required=True, metavar="NAME", help=f"Network to retrain: {NETWORKS}.")
+@click.option(
+    "--network",
+    shell_complete=complete_networks,
+    required=True,
+    metavar="NAME",
+    help=f"Network to retrain: {NETWORKS}.",
+)
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
 @click.option(
     "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
 )
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
-@click.option("--chip", required=True, metavar="ID", help="Chip to retrain for.")
-@click.option("--mitigation", required=True, metavar="NAME", help="What is done about broken PEs, such as fap+t.")
+@click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to retrain for.")
+@click.option(
+    "--mitigation",
+    shell_complete=complete_mitigations,
+    required=True,
+    metavar="NAME",
+    help="What is done about broken PEs, such as fap+t.",
+)
 @click.option("--iterations", type=click.IntRange(min=1), metavar="N", help="Mini-batches to learn from.")
 @click.option("--epochs", type=float, metavar="X", help="Passes over the training images instead, such as 1.5.")
 @recipe_options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from efat.cli.completion import complete_chips, complete_networks
 from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, check_json, check_output, fail, json_option, write_json
 from efat.cli.printing import say
@@ -32,7 +33,7 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
 )
-@click.option("--network", metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
 @click.option(
     "--weights",
     type=INPUT_FILE,
@@ -52,7 +53,14 @@ Examples:
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
-@click.option("--chip", "chips", multiple=True, metavar="ID", help="Chip to simulate; repeatable.  [default: all]")
+@click.option(
+    "--chip",
+    "chips",
+    shell_complete=complete_chips,
+    multiple=True,
+    metavar="ID",
+    help="Chip to simulate; repeatable.  [default: all]",
+)
 @click.option(
     "--engine",
     type=click.Choice(["cycle", "emulation"]),

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from efat.cli.options import INPUT_FILE, SITES, ArraySize, check_json, fail, input_errors, json_option, write_json
+from efat.cli.completion import complete_networks
+from efat.cli.options import (
+    INPUT_FILE,
+    SITES,
+    ArraySize,
+    check_json,
+    fail,
+    input_errors,
+    json_option,
+    unknown_name,
+    write_json,
+)
 from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
@@ -49,7 +60,12 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="S", help="Seed of the cases.  [default: a fresh one]")
 @click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Compare a network on these chips instead.")
-@click.option("--network", metavar="NAME", help="Network to run on the chips, as for efat simulate.")
+@click.option(
+    "--network",
+    shell_complete=complete_networks,
+    metavar="NAME",
+    help="Network to run on the chips, as for efat simulate.",
+)
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.")
 @click.option("--data", type=INPUT_FILE, metavar="PATH", help="Its images.")
 @click.option(
@@ -119,7 +135,7 @@ def _chosen_sites(listed: str | None) -> list[str]:
     names = [name.strip().upper().replace("-", "_") for name in listed.split(",")]
     for name in names:
         if name not in SITES:
-            fail(f"{name.lower()!r} is no site: expected some of {', '.join(site.lower() for site in SITES)}")
+            fail(unknown_name(name.lower(), "site", SITES))
     return names
 
 

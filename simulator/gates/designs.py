@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.suggestions import did_you_mean
 
 _ZERO, _ONE = -2, -1
 """Bits that are constant; all others are numbers of nets."""
@@ -199,7 +200,8 @@ def build(
     (321, 962)
     """
     if design not in _REDUCTIONS:
-        raise ValueError(f"multiplier {design!r} is unknown: expected one of {', '.join(DESIGNS)}")
+        hint = did_you_mean(design, DESIGNS)
+        raise ValueError(f"multiplier {design!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
     if not (1 <= weight_bits <= 8 and 1 <= act_bits <= 8):
         raise ValueError(f"multiplier of {weight_bits}x{act_bits} bits: expected 1..8 bits each")
     builder = _Builder(weight_bits, act_bits)

@@ -124,7 +124,7 @@ def test_what_the_options_cannot_mean_is_refused(lot: Path) -> None:
         assert f"{option} says what a waveform shows: name the file" in refused(*SIMULATE, option, value)
     assert "--vcd-limit says what a waveform shows" in refused(*SIMULATE, "--vcd-limit", "1GB")
     assert "--vcd needs a layer: choose one with --layer" in refused(*WAVE)
-    assert "no layer 'cnov2' in digits-cnn, did you mean conv2 or " in refused(*WAVE, "--layer", "cnov2")
+    assert "linear1, linear2; did you mean conv2 or " in refused(*WAVE, "--layer", "cnov2")
     assert "expected 0..4 or one of conv1, conv2, conv3, linear1, linear2" in refused(*WAVE, "--layer", "dense")
     assert "no layer '5' in digits-cnn: expected 0..4 or one of conv1" in refused(*WAVE, "--layer", "5")
     assert "fold 99: the GEMM of M=64, K=144, N=24 has 18 folds on the 16x12 array, expected 0..17" in refused(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from efat.cli import main, printing
+from efat.cli.completion import MITIGATION_NAMES, NETWORK_NAMES
 from efat.cli.group import LazyGroup
 from efat.cli.multiplier_options import DESIGNS
 from efat.cli.options import KINDS, SITES
-from simulator import Kind, Site
+from simulator import ArrayConfig, FaultMap, Kind, Site
+from simulator.chips import Chip, write_lot
 from simulator.gates import designs
+from training.mitigations.strategy import NAMES, Strategy
+from training.workloads import WORKLOADS
 
 HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
@@ -139,3 +146,68 @@ def test_a_full_disk_is_a_failure_not_a_mistake(monkeypatch: pytest.MonkeyPatch)
     result = CliRunner().invoke(main, ["chips", "show", "lot.h5"])
     assert result.exit_code == 1
     assert result.output == "Error: lot.h5: No space left on device\n"
+
+
+def test_what_a_user_may_have_meant_is_asked(folder: Path) -> None:
+    write_lot("lot.h5", ArrayConfig(4, 4), [Chip("chip-0003", FaultMap(ArrayConfig(4, 4)))])
+    for arguments, meant in (
+        (["explian"], "explain"),
+        (["simulate", "--netwrok", "x", "--lot", "lot.h5"], "--network"),
+        (["simulate", "--network", "restnet18", "--lot", "lot.h5"], "resnet18"),
+        (["cycles", "--array", "4x4", "--network", "LeNet"], "lenet5"),
+        (["cycles", "--array", "gemini", "--network", "lenet5"], "gemmini"),
+        (["chips", "show", "lot.h5", "--chip", "chip-003"], "chip-0003"),
+        (["validate", "--sites", "psums"], "psum"),
+        (["propagate", "--site", "weight-laod"], "weight_load"),
+        (["propagate", "--bit", "actvation=1"], "activation"),
+        (["chips", "generate", "--kind", "stuck-at-3"], "stuck_at_0"),
+        (["chips", "import", "x.csv", "--array", "4x4", "--multiplier", "wallis", "-o", "y.h5"], "wallace"),
+        (["resilience", "--network", "digits-cnn", "--array", "4x4", "--mitigation", "fab+t", "-o", "x"], "fap+t"),
+        (["resilience", "--network", "digits-cnn", "--array", "4x4", "--optimizer", "adamw", "-o", "x"], "AdamW"),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        error = result.stderr.splitlines()[-1]
+        assert re.search(rf"[Dd]id you mean .*{re.escape(meant)}", error), error
+
+
+def test_completion_offers_what_there_is(folder: Path) -> None:
+    config = ArrayConfig(4, 4)
+    write_lot("lot.h5", config, [Chip(name, FaultMap(config)) for name in ("wafer-1 a", "wafer-2", "other")])
+
+    def complete(words: str, incomplete: str) -> list[str]:
+        found = ShellComplete(main, {}, "efat", "_EFAT_COMPLETE").get_completions(words.split(), incomplete)
+        return [item.value for item in found]
+
+    assert complete("simulate --network", "res") == ["resnet20", "resnet18"]
+    assert complete("retrain-chip --mitigation", "fam-r") == [name for name in NAMES if name.startswith("fam-r")]
+    for words in ("simulate --lot lot.h5 --chip", "explain --lot lot.h5 --chip", "chips show lot.h5 --chip"):
+        assert complete(words, "wa") == ["wafer-1 a", "wafer-2"]
+    assert complete("simulate --chip", "") == complete("simulate --lot none.h5 --chip", "") == []
+
+
+def test_what_completion_knows_is_what_there_is() -> None:
+    assert tuple(WORKLOADS) == NETWORK_NAMES
+    assert NAMES == MITIGATION_NAMES
+    for name in NAMES:
+        Strategy.named(name)
+
+
+def test_errors_are_one_line_that_a_terminal_does_not_obey(folder: Path) -> None:
+    Path("own_broken.py").write_text("raise RuntimeError('\\x1b[31mred\\x1b[0m\\nand more')")
+    write_lot("lot.h5", ArrayConfig(4, 4), [Chip("a", FaultMap(ArrayConfig(4, 4)))])
+    np.savez("x.npz", images=np.zeros((3, 1, 4, 4), np.float32), labels=np.zeros(3, np.int64))
+    for arguments, shown in (
+        (
+            ["simulate", "--lot", "lot.h5", "--network", "own_broken:net", "--data", "x.npz"],
+            r"RuntimeError: \x1b[31mred",
+        ),
+        (["simulate", "--lot", "lot.h5", "--network", "\x1b]0;title\x07"], r"\x1b]0;title\x07"),
+        (["chips", "show", "no\x1b[2J\nfile"], r"no\x1b[2J file: no such file"),
+        (["\x1b[31mred"], r"\x1b[31mred"),
+        (["simulate", "--\x1b[31mred"], r"\x1b[31mred"),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert shown in result.stderr.splitlines()[-1]
+        assert result.stderr.replace("\n", "").isprintable()

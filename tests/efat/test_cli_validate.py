@@ -163,7 +163,7 @@ def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.Mon
     ("arguments", "message"),
     [
         (["--cases", "5", "--minutes", "1"], "--cases and --minutes are both given"),
-        (["--sites", "psum,clock"], "'clock' is no site: expected some of weight,"),
+        (["--sites", "psum,clock"], "'clock' is no site: expected one of weight,"),
         (["--array", "2000x2"], "rows is 2000"),
         (["--lot", "lot.h5"], "--lot is given without --network"),
         (["--network", "digits-cnn"], "--network is given without --lot"),

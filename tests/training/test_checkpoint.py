@@ -90,9 +90,11 @@ def test_code_in_a_state_dict_does_not_run(tmp_path, legacy):
     proof = tmp_path / "it-ran"
     path = tmp_path / "weights.pt"
     torch.save({"a": Runs(f"touch {proof}")}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(InputError, match="not a safetensors file or a state dict of tensors only") as caught:
+    with pytest.raises(
+        InputError, match=r"weights\.pt is not a state dict of tensors: it is damaged, or there are other things in it"
+    ) as caught:
         read_weights(path)
-    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert not proof.exists()
     torch.load(path, weights_only=False)
     assert proof.exists(), "the file would have done no harm: this test shows nothing"
@@ -108,7 +110,9 @@ def test_files_that_are_cut_short(tmp_path):
     torch.save(network().state_dict(), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     for name in ("weights.safetensors", "weights.pt", "legacy.pt"):
         truncated(tmp_path / name)
-        with pytest.raises(InputError, match=rf"{name} is not a .*safetensors file") as caught:
+        with pytest.raises(
+            InputError, match=rf"{name} is not a (readable safetensors file|state dict of tensors)"
+        ) as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulator.suggestions import did_you_mean
 from training.errors import InputError
 from training.mitigations.batch_norm import BatchNormStatistics
 from training.mitigations.bypass import Bypass
@@ -23,6 +24,11 @@ the faults do, through the exact emulation and straight-through gradients ("trai
 arXiv 2412.16208)."""
 
 RETRAIN, BATCH_NORM, GRADUAL = "t", "bn", "gradual"
+
+NAMES = tuple(
+    f"{name}{after}" for name in DEPLOYMENTS for after in ("", "+t", "+bn", "+bn+t", "+t+gradual", "+bn+t+gradual")
+)
+"""Names of all strategies, each in one order."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,6 @@ class Strategy:
             raise InputError(
                 f"mitigation {name!r} is unknown: expected one of {', '.join(DEPLOYMENTS)}, then +{RETRAIN} to "
                 f"retrain, +{BATCH_NORM} to measure batch normalisation anew, and with +{RETRAIN} also +{GRADUAL} to "
-                "inject the faults in steps; such as fap+t"
+                f"inject the faults in steps; such as fap+t{did_you_mean(name, NAMES)}"
             )
         return cls((*DEPLOYMENTS[first], *(known[word] for word in known if word in others)), RETRAIN in others)
