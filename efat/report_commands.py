@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +13,9 @@ from efat.resilience_table import FILE_NAME as TABLE_NAME
 
 _LINE = 88
 """Characters after which a command goes on in another line."""
+
+_DOUBTED = 0.5
+"""Options for fractions may doubt that plain numbers from here on are not meant in percent."""
 
 _DEFAULTS = {"weight_bits": 8, "act_bits": 8, "acc_bits": 32, "multiplier": "array"}
 _NO_AUGMENTATION = {"flip": False, "crop_padding": 0}
@@ -61,7 +65,7 @@ def _resilience(data: ReportData) -> Iterator[Option]:
             yield f"--{name}", str(setup[name])
     yield from array_options(array)
     yield "--mitigation", str(setup["mitigation"])
-    yield "--rates", ",".join(map(number_text, table.rates.tolist()))
+    yield "--rates", ",".join(map(fraction_text, table.rates.tolist()))
     yield "--repeats", str(table.repeats)
     yield "--levels", ",".join(map(str, table.levels.tolist()))
     yield from _faults(table.fault_model)
@@ -109,7 +113,7 @@ def _plan(data: ReportData) -> Iterator[Option]:
     plan = data.plan
     for name, value in plan.constraint.items():
         if value is not None:
-            yield f"--{name.replace('_', '-')}", number_text(value)
+            yield f"--{name.replace('_', '-')}", fraction_text(value)
     yield "--strategy", plan.strategy
     yield "--statistic", plan.statistic
     yield "--predictor", plan.predictor
@@ -117,6 +121,11 @@ def _plan(data: ReportData) -> Iterator[Option]:
         yield ("--align",) if plan.aligned else ("--no-align",)
     yield "--step", str(plan.step)
     yield "--budget", str(plan.budget)
+
+
+def fraction_text(value: float) -> str:
+    """A fraction as one gives it to an option: in percent where options doubt that a plain number is meant."""
+    return f"{number_text(float(Decimal(str(value)) * 100))}%" if value >= _DOUBTED else number_text(value)
 
 
 def number_text(value: object) -> str:

@@ -15,7 +15,7 @@ from efat.propagation.shares import BitShare, LayerFate, bit_shares, layer_fates
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
 from efat.report import ReportData
-from efat.report_commands import Option, array_options, command, number_text
+from efat.report_commands import Option, array_options, command, fraction_text, number_text
 from simulator import Kind, Site
 from simulator.files import digest_of_file
 from training.errors import InputError
@@ -149,9 +149,10 @@ def _options(found: Propagation) -> Iterator[Option]:
         yield "--calibration", str(subject["calibration"])
     if request["exhaustive"]:
         yield ("--exhaustive",)
-    for name in ("samples", "margin"):
-        if request[name] is not None:
-            yield f"--{name}", number_text(request[name])
+    if request["samples"] is not None:
+        yield "--samples", str(request["samples"])
+    if request["margin"] is not None:
+        yield "--margin", fraction_text(request["margin"])
     yield "--confidence", number_text(request["confidence"])
     if not request["stratify"]:
         yield ("--no-stratify",)

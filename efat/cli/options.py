@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -72,8 +73,58 @@ class ArraySize(click.ParamType):  # type: ignore[type-arg]
         return [*map(completion.CompletionItem, names), completion.CompletionItem(incomplete, type="file")]
 
 
+def number_of(text: str) -> float:
+    """A number from text, which may be in percent: both `0.01` and `1%` are 0.01.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    number = text.strip()
+    if not number.endswith("%"):
+        return float(number)
+    try:
+        return float(Decimal(number[:-1]) / 100)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is no number") from None
+
+
+class Fraction(click.ParamType):  # type: ignore[type-arg]
+    """A fraction within 0 to 1, or a percentage with its sign.
+
+    Args:
+        meaning: what a large fraction would mean, with `{}` for the percentage; None if large ones are usual.
+        doubted_from: fractions of this and more are taken only in percent, as they are likely meant to be that.
+
+    >>> Fraction().convert("97%", None, None)
+    0.97
+    """
+
+    name = "X|P%"
+
+    def __init__(self, meaning: str | None = None, doubted_from: float = 0.5) -> None:
+        self._meaning = meaning
+        self._doubted_from = doubted_from
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse it."""
+        if isinstance(value, float):
+            return value
+        try:
+            number = number_of(value)
+        except ValueError:
+            number = math.nan
+        instead = f"for {number:g} percent give {number / 100:g} or {number:g}%"
+        if not 0 <= number <= 1:
+            hint = f"; {instead}" if 1 < number <= 100 and "%" not in value else ""
+            self.fail(f"{value!r}: expected a fraction, 0 to 1, or a percentage such as 1%{hint}", param, ctx)
+        if self._meaning is not None and number >= self._doubted_from and "%" not in value:
+            percent = f"{100 * number:g}%"
+            self.fail(f"{value!r} means that {self._meaning.format(percent)}: {instead}, or {percent}", param, ctx)
+        return number
+
+
 class RateRange(click.ParamType):  # type: ignore[type-arg]
-    """A fraction, or a range of fractions LOW:HIGH."""
+    """A fraction, or a range of fractions LOW:HIGH; each may be in percent."""
 
     name = "RATE|LOW:HIGH"
 
@@ -82,14 +133,22 @@ class RateRange(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         try:
-            numbers = [float(part) for part in value.split(":")]
+            numbers = [number_of(part) for part in value.split(":")]
         except ValueError:
             numbers = []
         if len(numbers) not in (1, 2) or not all(math.isfinite(number) for number in numbers):
-            self.fail(f"{value!r} is not a rate: expected a fraction such as 0.01, or a range 0.001:0.05", param, ctx)
+            self.fail(
+                f"{value!r} is not a rate: expected a fraction such as 0.01 or 1%, or a range 0.001:0.05", param, ctx
+            )
         low, high = numbers[0], numbers[-1]
         if not 0 <= low <= high <= 1:
-            self.fail(f"{value!r}: expected fractions of all PEs within 0 to 1, the lower one first", param, ctx)
+            self.fail(
+                f"{value!r}: expected fractions of all PEs within 0 to 1, such as 0.01 or 1%, the lower one first",
+                param,
+                ctx,
+            )
+        if low == 1 and "%" not in value:
+            self.fail(f"{value!r} means that all PEs are faulty: for 1 percent give 0.01 or 1%, or 100%", param, ctx)
         return low, high
 
 
@@ -97,7 +156,7 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
     """Numbers with commas between them, in ascending order and each once whatever order they are given in.
 
     Args:
-        kind: `float`, or `int` for whole numbers.
+        kind: `float` for fractions, which may be in percent, or `int` for whole numbers.
         example: for messages.
     """
 
@@ -114,12 +173,14 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         try:
-            numbers = {self._kind(part) for part in value.split(",")}
+            numbers = {int(part) if self._kind is int else number_of(part) for part in value.split(",")}
         except ValueError:
             numbers = {math.nan}
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             kind = "whole numbers" if self._kind is int else "numbers"
             self.fail(f"{value!r}: expected {kind} of 0 or more with commas, such as {self._example}", param, ctx)
+        if self._kind is float and 1 in numbers and "%" not in value:
+            self.fail(f"{value!r}: 1 means all of them: for 1 percent give 0.01 or 1%, or 100%", param, ctx)
         return tuple(sorted(numbers))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from efat.cli.options import INPUT_FILE, check_output, fail, force_option, output_option
+from efat.cli.options import INPUT_FILE, Fraction, check_output, fail, force_option, output_option
 from efat.cli.printing import say
 
 
@@ -30,12 +30,12 @@ Strategies:
     "--resilience", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder of efat resilience, or its table."
 )
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
-@click.option("--accuracy", type=float, metavar="X", help="What each chip must reach, 0 to 1, such as 0.97.")
+@click.option("--accuracy", type=Fraction(), metavar="X", help="What each chip must reach, such as 0.97 or 97%.")
 @click.option(
     "--max-drop",
-    type=float,
+    type=Fraction("chips may lose {} of the images"),
     metavar="X",
-    help="Or how much each may lose against the fault-free quantised network, 0 to 1, such as 0.01 for one point.",
+    help="Or how much each may lose against the fault-free quantised network: 0.01 or 1% for one percentage point.",
 )
 @click.option(
     "--strategy", metavar="NAME", default="efat", show_default=True, help="Which chips share a retraining; see below."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import KINDS, SITES, fail, unknown_name
+from efat.cli.options import KINDS, SITES, Fraction, fail, unknown_name
 
 if TYPE_CHECKING:
     from efat.propagation.request import Request
@@ -174,12 +174,17 @@ def propagation_options(command: _Command) -> _Command:
         click.option("--exhaustive", is_flag=True, help="Try all faults."),
         click.option(
             "--margin",
-            type=float,
+            type=Fraction("the share may be off by {}"),
             metavar="E",
             help="Try as many faults as it takes to know the share of critical ones to within E.  [default: 0.02]",
         ),
         click.option(
-            "--confidence", type=float, metavar="C", default=0.95, show_default=True, help="Confidence of intervals."
+            "--confidence",
+            type=Fraction(),
+            metavar="C",
+            default=0.95,
+            show_default=True,
+            help="Confidence of intervals.",
         ),
         click.option(
             "--stratify/--no-stratify",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import NamedValue, fail
+from efat.cli.options import Fraction, NamedValue, fail
 
 if TYPE_CHECKING:
     from training.batches import Augmentation
@@ -128,7 +128,7 @@ def recipe_options(command: _Command) -> _Command:
         ),
         click.option(
             "--label-smoothing",
-            type=float,
+            type=Fraction(),
             metavar="X",
             default=DEFAULT_LABEL_SMOOTHING,
             show_default=True,

@@ -11,7 +11,7 @@ import click
 from efat.cli.completion import complete_chips, complete_mitigations, complete_networks
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, fail
+from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail
 from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 
@@ -71,7 +71,9 @@ Mitigations:
     metavar="N",
     help="Measure accuracy after N iterations, too; repeatable.",
 )
-@click.option("--target-accuracy", type=float, metavar="X", help="End at the first evaluation of X or more, 0 to 1.")
+@click.option(
+    "--target-accuracy", type=Fraction(), metavar="X", help="End at the first evaluation of X or more: 0.97 or 97%."
+)
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to measure on.  [default: all]")
 @click.option(
     "--seed",

@@ -55,7 +55,7 @@ def _totals(population: Population, request: Request) -> list[int]:
         if request.samples < strata:
             raise InputError(
                 f"samples is {request.samples}: the population has {strata} strata, bits of nets and kinds, and each "
-                "has its part of the sample: give as many or more, fewer bits or nets, or do not stratify"
+                f"has its part of the sample: give {strata} or more, fewer bits or nets, or --no-stratify"
             )
         return [request.samples]
     assert request.margin is not None

@@ -264,6 +264,8 @@ def test_wrong_values_inside_a_file_are_refused(lot: Path, change: Callable[[h5p
         (["--fault-rate", "1.5"], "'1.5': expected fractions"),
         (["--fault-rate", "-0.1"], "'-0.1': expected fractions"),
         (["--fault-rate", "0.5:0.1"], "'0.5:0.1': expected fractions"),
+        (["--fault-rate", "1"], "'1' means that all PEs are faulty: for 1 percent give 0.01 or 1%, or 100%"),
+        (["--fault-rate", "1%:101%"], "'1%:101%': expected fractions"),
         (["--fault-rate", "nan"], "'nan' is not a rate"),
         (["--fault-rate", "many"], "'many' is not a rate"),
         (["--site", "elbow"], "'elbow' is no site: expected one of weight, weight_load,"),

@@ -86,7 +86,7 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
 def test_options_reach_the_plan(inputs: Path) -> None:
     options = ["--strategy", "Merge-2", "--statistic", "quantile:0.5", "--predictor", "weights"]
     options += ["--step", "3", "--budget", "21", "--resilience", "res/resilience.h5", "--no-align"]
-    shown = done("plan", "--lot", LOT, "--accuracy", "0.5", *options, "-o", PLAN).output
+    shown = done("plan", "--lot", LOT, "--accuracy", "50%", *options, "-o", PLAN).output
     plan = written()
     assert (plan.strategy, plan.statistic, plan.predictor) == ("merge-2", "quantile:0.5", "weights")
     assert (plan.step, plan.budget, plan.aligned, plan.required) == (3, 21, False, 15)
@@ -148,8 +148,18 @@ def test_files_that_do_not_fit_are_refused(inputs: Path, damage: Callable[[], No
     ("options", "message"),
     [
         (["--accuracy", "0.9"], "give one of --accuracy and --max-drop"),
-        (["--max-drop", "1.5"], "max_drop is 1.5: expected a fraction, 0..1"),
-        (["--max-drop", "nan"], "max_drop is nan: expected a fraction"),
+        (["--max-drop", "1.5"], "'1.5': expected a fraction, 0 to 1, or a percentage such as 1%; for 1.5 percent give"),
+        (["--max-drop", "nan"], "'nan': expected a fraction"),
+        (["--max-drop", "some%"], "'some%': expected a fraction"),
+        (["--max-drop", "101%"], "'101%': expected a fraction, 0 to 1, or a percentage such as 1%"),
+        (
+            ["--max-drop", "1"],
+            "'1' means that chips may lose 100% of the images: for 1 percent give 0.01 or 1%, or 100%",
+        ),
+        (
+            ["--max-drop", "0.5"],
+            "'0.5' means that chips may lose 50% of the images: for 0.5 percent give 0.005 or 0.5%",
+        ),
         (["--strategy", "best"], "strategy 'best' is unknown: expected fixed, select, efat, or merge-K"),
         (["--statistic", "median"], "statistic 'median' is unknown"),
         (["--predictor", "pruned"], "predictor 'pruned' cannot be had for strategy efat here"),
@@ -173,7 +183,9 @@ def test_bad_options_are_refused(inputs: Path, options: list[str], message: str)
 
 def test_one_of_the_constraints_is_needed(inputs: Path) -> None:
     assert "give one of --accuracy and --max-drop" in refused("plan", "--resilience", "res", "--lot", LOT, "-o", PLAN)
-    assert "cannot be met: 30 of 30 images" in refused(*BASE[:5], "--accuracy", "1", "-o", PLAN)
+    for every in ("1", "100%"):
+        assert "cannot be met: 30 of 30 images" in refused(*BASE[:5], "--accuracy", every, "-o", PLAN)
+    assert "for 97 percent give 0.97 or 97%" in refused(*BASE[:5], "--accuracy", "97", "-o", PLAN)
 
 
 def test_a_chip_that_is_out_of_reach_is_told_of(inputs: Path) -> None:

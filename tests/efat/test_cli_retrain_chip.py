@@ -294,8 +294,8 @@ def test_bad_input_is_refused(lot: Path) -> None:
     one_cycle = ["--schedule", "OneCycleLR", "--schedule-option", "total_steps=3"]
     assert "schedule OneCycleLR is over after 3 of 4 iterations" in refused(*SHORT, *one_cycle)
     assert "learning rate is nan" in refused(*SHORT, "--learning-rate", "nan")
-    assert "label smoothing is 2.0" in refused(*SHORT, "--label-smoothing", "2")
-    assert "target accuracy is 95.0: expected a fraction" in refused(*SHORT, "--target-accuracy", "95")
+    assert "'2': expected a fraction" in refused(*SHORT, "--label-smoothing", "2")
+    assert "for 95 percent give 0.95 or 95%" in refused(*SHORT, "--target-accuracy", "95")
     assert "accuracy is asked for after 9 of 4 iterations" in refused(*SHORT, "--evaluate-at", "9")
     assert "no chip 'bat' among its 2 chips; did you mean bad" in refused(*SHORT, "--chip", "bat")
     assert "missing.h5: no such file" in refused(*SHORT, "--lot", "missing.h5")

@@ -83,7 +83,7 @@ def test_all_faults_are_all_that_there_are() -> None:
     ("changes", "message"),
     [
         ({"samples": 10_000}, "samples is 10000: the population has 2832 faults: give fewer, or try all"),
-        ({"samples": 87}, "samples is 87: the population has 88 strata, .* do not stratify"),
+        ({"samples": 87}, "samples is 87: the population has 88 strata, .*: give 88 or more, .* --no-stratify"),
         (
             {"samples": 3, "sites": [Site.PSUM], "bits": {Site.PSUM: [1, 2]}, "kinds": list(Kind)[:2]},
             "samples is 3: the population has 4 strata",
