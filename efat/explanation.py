@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from efat.bypass_costs import BypassCosts
+from efat.comparison import Comparison
 from efat.delta_debugging import minimal_subset
 from efat.error_travel import Travel, travel
 from efat.fault_subsets import FaultSubsets, Inference
 from efat.first_action import FirstAction, first_action
-from efat.inference import Accuracy, measure_accuracy
 from efat.simulation import Simulation
 from simulator.faults import Fault
 from training.classification import Progress
@@ -21,58 +22,6 @@ from training.errors import InputError
 
 DEFAULT_IMAGES = 100
 """Images on which faults are left out, if there are so many and nothing else is asked for."""
-
-
-@dataclass(frozen=True)
-class ChangedPrediction:
-    """An image that two runs classify differently.
-
-    Attributes:
-        image: index of the image.
-        label: its class.
-        reference: class predicted in the run that is compared with.
-        found: class predicted in this run.
-    """
-
-    image: int
-    label: int
-    reference: int
-    found: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How the images are classified in one run, compared with another.
-
-    Attributes:
-        accuracy: in this run.
-        changed: the images that the other run classifies differently.
-    """
-
-    accuracy: Accuracy
-    changed: tuple[ChangedPrediction, ...]
-
-    @classmethod
-    def of(cls, found: Tensor, reference: Tensor, labels: Tensor) -> Comparison:
-        """Compare predictions int64 [n] with those of the other run and with the labels, likewise."""
-        rows = zip(labels.tolist(), reference.tolist(), found.tolist(), strict=True)
-        changed = (ChangedPrediction(image, *row) for image, row in enumerate(rows))
-        return cls(measure_accuracy(found, labels), tuple(each for each in changed if each.found != each.reference))
-
-    @property
-    def gained(self) -> int:
-        """Images that are right in this run and wrong in the other."""
-        return sum(each.found == each.label for each in self.changed)
-
-    @property
-    def lost(self) -> int:
-        """Images that are wrong in this run and right in the other."""
-        return sum(each.reference == each.label for each in self.changed)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, as JSON takes it."""
-        changed = [asdict(each) for each in self.changed]
-        return {**self.accuracy.as_dict(), "gained": self.gained, "lost": self.lost, "changed": changed}
 
 
 @dataclass(frozen=True)
@@ -147,6 +96,7 @@ class Explanation:
         without_faults: on the chip without its faults but with the PEs bypassed that are, compared with the former.
         on_chip: on the chip, compared with the chip without faults.
         costs: of each fault that may act, in canonical order; those that are done.
+        bypass: what the bypass of PEs costs.
         explained: images that are done.
     """
 
@@ -169,6 +119,8 @@ class Explanation:
             raise InputError(f"images is {images}: expected 1..{present}, the test images of {simulation.data_name}")
         network = simulation.networks.network(self._chip)
         self.subsets = FaultSubsets(network, simulation.accelerator(self._chip, "emulation"))
+        images_measured = simulation.images[: self.images], simulation.labels[: self.images]
+        self.bypass = BypassCosts(self.subsets, self._chip, *images_measured, simulation.batch)
         self.fault_free: Comparison | None = None
         self.without_faults: Comparison | None = None
         self.on_chip: Comparison | None = None
@@ -309,6 +261,7 @@ class Explanation:
             "images": self.images,
             **{name: None if part is None else part.as_dict() for name, part in parts.items()},
             "complete": complete,
+            "bypass": self.bypass.as_dict(),
             "faults": [self._fault_dict(index, costs.get(index)) for index in range(len(self.faults))],
             "explained": [asdict(found) for found in self.explained],
         }

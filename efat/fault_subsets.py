@@ -69,6 +69,7 @@ class FaultSubsets:
 
     Attributes:
         faults: in canonical order.
+        used_columns: columns in which any layer has outputs, bool [cols].
         hidden: for each fault why it cannot act, whatever the image; None for those that may.
     """
 
@@ -77,7 +78,8 @@ class FaultSubsets:
         self._all = accelerator
         self._map = FaultMap(accelerator.config) if accelerator.faults is None else accelerator.faults
         self.faults: list[Fault] = list(self._map)
-        self.hidden = _hidden(self._map, accelerator.bypass, quantized_layers(network).values())
+        self.used_columns = _used_columns(accelerator.config, quantized_layers(network).values())
+        self.hidden = _hidden(self._map, accelerator.bypass, self.used_columns)
 
     @property
     def config(self) -> ArrayConfig:
@@ -115,6 +117,32 @@ class FaultSubsets:
         """The same without any fault, and with nothing bypassed."""
         return classify(place(self.network, Accelerator.fault_free(self.config)), images, batch, progress)
 
+    def scores_with(
+        self, in_use: Iterable[tuple[int, int]], images: Tensor, batch: int, progress: Progress | None = None
+    ) -> Tensor:
+        """The scores of all classes with all faults, and some PEs in use that are bypassed otherwise.
+
+        Args:
+            in_use: row and column of these PEs.
+            images: float32 [n, c, h, w].
+            batch: images per call of the network.
+            progress: called after each batch with the number of images just finished.
+
+        Returns:
+            float32 [n, classes].
+        """
+        bypass = np.zeros((self.config.rows, self.config.cols), np.bool_) if self.bypass is None else self.bypass.copy()
+        for place_of_pe in in_use:
+            bypass[place_of_pe] = False
+        place(self.network, Accelerator(self.config, self._map, bypass))
+        scores = []
+        with torch.inference_mode():
+            for part in torch.split(images, batch):
+                scores.append(self.network(part))
+                if progress is not None:
+                    progress(len(part))
+        return torch.cat(scores)
+
     def infer(self, subset: Iterable[int], image: Tensor) -> Inference:
         """Run one image, with the faults of a subset, and keep what each layer computes.
 
@@ -142,13 +170,17 @@ class FaultSubsets:
         return Inference(scores, tuple(LayerRun(name, tuple(gemms)) for name, gemms in calls))
 
 
-def _hidden(faults: FaultMap, bypass: BoolArray | None, layers: Iterable[QuantizedLayer]) -> list[Hidden | None]:
-    config = faults.config
-    acts = np.ones((config.rows, config.cols), np.bool_) if bypass is None else ~bypass
+def _used_columns(config: ArrayConfig, layers: Iterable[QuantizedLayer]) -> BoolArray:
     used = np.zeros(config.cols, np.bool_)
     for layer in layers:
         _, _, n = layer.gemm_shape
         used[np.arange(min(n, config.cols)) if layer.placement is None else layer.placement.used_columns(config)] = True
+    return used
+
+
+def _hidden(faults: FaultMap, bypass: BoolArray | None, used: BoolArray) -> list[Hidden | None]:
+    config = faults.config
+    acts = np.ones((config.rows, config.cols), np.bool_) if bypass is None else ~bypass
     found: list[Hidden | None] = []
     for fault in faults:
         touched = np.zeros(acts.shape, np.bool_)

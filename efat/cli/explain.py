@@ -92,6 +92,9 @@ def explain(
     Shown is first what each fault costs: the accuracy of the chip without this one fault, and that of a chip which has
     no other, with the images that are classified otherwise.
 
+    If PEs are bypassed, those are ranked next by what their bypass costs: the accuracy of the chip with this one PE in
+    use, faults and all, and the margin by which the right class wins; and the accuracy with the first of them in use.
+
     With --image it is asked why this one image is classified otherwise than on a fault-free array. Shown is a set of
     faults that by themselves give the same prediction and none of which can be left out; for each of them the layer,
     fold and clock cycle in which it first acts, and what is on its net then; and what the error does in every layer.
@@ -169,6 +172,9 @@ def _run(explanation: Explanation, chosen: tuple[int, ...], *, measured: bool) -
     if measured:
         with progress_bar("images", explanation.steps) as progress:
             explanation.measure(progress)
+        if explanation.bypass.places:
+            with progress_bar("images with a bypassed PE in use", explanation.bypass.steps) as progress:
+                explanation.bypass.measure(progress)
     for image in chosen:
         with rate_bar(f"sets of faults for image {image}", None) as tried:
             explanation.explain(image, tried)

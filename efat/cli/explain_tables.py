@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from efat.cli.bypass_tables import show_bypass
 from efat.cli.render import ResultsTable, results_table
-from efat.explanation import Comparison, Explanation, FaultCost, ImageExplanation
+from efat.comparison import Comparison
+from efat.explanation import Explanation, FaultCost, ImageExplanation
 from efat.first_action import FirstAction
 from simulator.faults import Fault, Kind, Site
 
@@ -34,6 +36,7 @@ def show_explanation(explanation: Explanation, console: Console, *, complete: bo
         if more > 0:
             console.print(f"... and {more:,} more: --json has them all\n")
         console.print(_verdict(explanation, explanation.on_chip), style="bold", soft_wrap=True)
+        show_bypass(explanation.bypass, console)
     for found in explanation.explained:
         console.print()
         _show_image(explanation, found, console)
@@ -221,4 +224,7 @@ def _stopped(explanation: Explanation) -> str:
     left = len(explanation.subsets.acting) - len(explanation.costs)
     if explanation.on_chip is not None and left:
         return f"Stopped early: {_counted(left, 'fault')} of {len(explanation.subsets.acting)} not left out yet."
+    unknown = len(explanation.bypass.places) - len(explanation.bypass.costs)
+    if explanation.on_chip is not None and unknown:
+        return f"Stopped early: {unknown:,} of {_counted(len(explanation.bypass.places), 'bypassed PE')} not tried yet."
     return "Stopped early: not all images are explained."

@@ -225,6 +225,41 @@ def test_faults_have_names() -> None:
     assert fault_name(Fault(1, 4, Site.MULTIPLIER, 70, Kind.STUCK_AT_0)) == "PE 1,4 MULTIPLIER location 70 stuck at 0"
 
 
+def test_bypassed_pes_are_ranked_by_what_their_bypass_costs(lot: Path) -> None:
+    # The first row holds a tap of each channel; that its lowest bit is stuck costs nothing.
+    harmless = [Fault(0, col, Site.WEIGHT, 0, Kind.STUCK_AT_1) for col in range(6)]
+    faults = FaultMap.from_faults(CONFIG, [*harmless, DECISIVE])
+    required = faults.required_bypass()
+    chips = [Chip("all", faults)]
+    for row, col in np.argwhere(required):
+        fused = required.copy()
+        fused[row, col] = False
+        chips.append(Chip(f"PE {row},{col}", faults, fused))
+    write_lot(Path("some.h5"), CONFIG, chips)
+    plain = ["--network", "digits-cnn", "--lot", "some.h5", "--images", str(IMAGES), "--json", "plain.json"]
+    done("simulate", *plain)
+    correct = {chip["chip"]: chip["correct"] for chip in json.loads(Path("plain.json").read_text())["chips"]}
+    asked = ["explain", "--network", "digits-cnn", "--lot", "some.h5", "--chip", "all", "--images", str(IMAGES)]
+    found, shown = explained(*asked, "--bypass")
+    pes = found["bypass"]["pes"]
+    assert {f"PE {pe['row']},{pe['col']}": pe["in_use"]["correct"] for pe in pes} == {
+        name: correct[name] for name in correct if name != "all"
+    }
+    assert [pe["in_use"]["correct"] for pe in pes] == sorted((pe["in_use"]["correct"] for pe in pes), reverse=True)
+    assert (pes[-1]["row"], pes[-1]["col"]) == (DECISIVE.row, DECISIVE.col)
+    assert {pe["reason"] for pe in pes} == {"faults"}
+    first = pes[0]
+    row = f"PE {first['row']},{first['col']} faults {first['in_use']['correct'] / IMAGES:.1%}"
+    assert f"{row} {first['in_use']['gained']} {first['in_use']['lost']} {first['margin']:+.3g}" in shown
+    counts = [release["pes"] for release in found["bypass"]["releases"]]
+    assert counts[:2] == [1, 2]
+    best = max(found["bypass"]["releases"], key=lambda release: release["in_use"]["correct"])["in_use"]
+    before = found["on_chip"]["correct"]
+    if best["correct"] > before:
+        assert f"{best['accuracy']:.1%} of {IMAGES} images are right instead of {before / IMAGES:.1%}." in shown
+    assert explained(*asked)[0]["bypass"] == {"pes": [], "releases": []}
+
+
 def test_what_is_bypassed_by_fuses_stays_so(lot: Path) -> None:
     with ChipLot(lot) as opened:
         faults = opened["bad"].faults

@@ -200,6 +200,57 @@ def explanation(seed: int, rate: float, *, placed: bool = False, bypassing: floa
     return Explanation(simulation, 10)
 
 
+@pytest.mark.parametrize("placed", [False, True])
+def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, placed: bool) -> None:
+    explained = explanation(seed, 0.3, placed=placed, bypassing=0.4)
+    found = explained.bypass
+    seen: list[int] = []
+    found.measure(seen.append)
+    assert not found.places or 0 < sum(seen) <= found.steps
+    bypass = explained.subsets.bypass
+    assert bypass is not None
+    chip, labels = explained.simulation.chips[0], explained.simulation.labels[:10]
+
+    def scores(*in_use: tuple[int, int]) -> Tensor:
+        """On the cycle engine."""
+        fewer = bypass.copy()
+        for pe in in_use:
+            fewer[pe] = False
+        with torch.inference_mode():
+            return place(explained.subsets.network, Accelerator(ARRAY, chip.faults, fewer, engine="cycle"))(
+                explained.simulation.images[:10]
+            )
+
+    on_chip = scores()
+    costs = {(cost.row, cost.col): cost for cost in found.costs}
+    assert list(costs) == found.places
+    for pe in [(int(row), int(col)) for row, col in np.argwhere(bypass)]:
+        in_use = scores(pe)
+        if pe not in costs:
+            assert torch.equal(in_use, on_chip)
+            continue
+        cost = costs[pe]
+        assert cost.in_use.accuracy.correct == int((in_use.argmax(1) == labels).sum())
+        assert len(cost.in_use.changed) == int((in_use.argmax(1) != on_chip.argmax(1)).sum())
+        assert cost.reason == ("faults and fuses" if chip.faults.required_bypass()[pe] else "fuses")
+        margins = [
+            sum(
+                float(row[label]) - max(float(score) for c, score in enumerate(row) if c != label)
+                for row, label in rows
+            )
+            for rows in (list(zip(each, labels.tolist(), strict=True)) for each in (in_use, on_chip))
+        ]
+        assert cost.margin == pytest.approx((margins[0] - margins[1]) / 10)
+    ranked = [(cost.gain, (cost.row, cost.col)) for cost in found.ranked]
+    assert ranked == sorted(ranked, key=lambda each: each[0], reverse=True)
+    worst = [pe for gain, pe in ranked if gain > (0, 0)]
+    assert [release.pes for release in found.releases] == [
+        count for count in (1, 2, 4, 8, 16) if count < len(worst)
+    ] + [len(worst)] * bool(worst)
+    for release in found.releases:
+        assert release.in_use.accuracy.correct == int((scores(*worst[: release.pes]).argmax(1) == labels).sum())
+
+
 def predictions(found: Explanation, table: npt.NDArray[np.void], images: Tensor) -> list[int]:
     """What the cycle engine predicts for a chip with these faults, plainly run."""
     chip = Accelerator(ARRAY, FaultMap(ARRAY, table), found.subsets.bypass, engine="cycle")
