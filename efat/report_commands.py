@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -32,13 +32,19 @@ def commands(data: ReportData) -> list[str]:
     lot = manifest.lot.path
     retrained = f"{data.name}/"
     cycle_images = max(chip.cycle_images for chip in manifest.chips)
+    own = own_network(str(plan.setup["network"]))
     return [
         command("resilience", [*_resilience(data), ("-o", f"{table.parent}/")]),
-        command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), ("-o", PLAN_NAME)]),
-        command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), ("-o", retrained)]),
-        command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot)]),
+        command("plan", [("--resilience", str(measured)), ("--lot", lot), *_plan(data), *own, ("-o", PLAN_NAME)]),
+        command("retrain", [("--plan", PLAN_NAME), ("--cycle-images", str(cycle_images)), *own, ("-o", retrained)]),
+        command("simulate", [("--manifest", f"{retrained}manifest.json"), ("--lot", lot), *own]),
         command("report", [(retrained,)]),
     ]
+
+
+def own_network(network: str) -> list[Option]:
+    """What commands must be told again of a network whose code is the user's: they run none that only a file names."""
+    return [("--network", network)] if ":" in network else []
 
 
 def cautions(data: ReportData) -> list[str]:
@@ -135,15 +141,23 @@ def number_text(value: object) -> str:
     return str(value).removesuffix(".0")
 
 
-def command(name: str, options: list[Option]) -> str:
+def command_line(name: str, options: Iterable[Option]) -> str:
+    """A command of `efat` in one line."""
+    return " ".join([f"efat {name}", *map(_words, options)])
+
+
+def command(name: str, options: Iterable[Option]) -> str:
     """A command of `efat`, over as many lines as it takes; each option stays in one."""
     lines = [f"efat {name}"]
-    for option in options:
-        # A value that begins with a hyphen would be taken for an option.
-        joined = len(option) == 2 and option[1].startswith("-")
-        words = shlex.join(["=".join(option)] if joined else option)
+    for words in map(_words, options):
         if len(lines[-1]) + 1 + len(words) > _LINE and lines[-1].strip():
             lines.append(f"    {words}")
         else:
             lines[-1] += f" {words}"
     return " \\\n".join(lines)
+
+
+def _words(option: Option) -> str:
+    # A value that begins with a hyphen would be taken for an option.
+    joined = len(option) == 2 and option[1].startswith("-")
+    return shlex.join(["=".join(option)] if joined else option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from efat.cli.bypass_tables import show_bypass
+from efat.cli.printing import this_command
 from efat.cli.render import ResultsTable, results_table
 from efat.comparison import Comparison
 from efat.explanation import Explanation, FaultCost, ImageExplanation
@@ -131,7 +132,9 @@ def _verdict(explanation: Explanation, on_chip: Comparison) -> str:
     if not images:
         return "The faults change no prediction."
     shown = ", ".join(map(str, images[:MOST_IMAGES_SHOWN])) + (", ..." if len(images) > MOST_IMAGES_SHOWN else "")
-    lines = [f"The faults change the predictions of images {shown}. To see how: --image {images[0]}."]
+    lines = [f"The faults change the predictions of images {shown}."]
+    if images[0] not in [found.image for found in explanation.explained]:
+        lines.append(f"To see how: {this_command('--image', str(images[0]))}")
     if explanation.costs:
         lines.insert(0, _costliest(explanation, explanation.ranked[0]))
     return "\n".join(lines)

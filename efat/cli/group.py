@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from efat.cli.printing import printable, say
+from efat.cli.printing import keep_words, printable, say
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
@@ -77,7 +77,10 @@ class LazyGroup(click.Group):
     ) -> click.Context:
         """Parse arguments, and report what is wrong with them as users should see it."""
         with _cleaned():
-            return super().make_context(info_name, args, parent, **extra)
+            words = tuple(args)
+            context = super().make_context(info_name, args, parent, **extra)
+        keep_words(context, words)
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and report what goes wrong as users should see it."""

@@ -106,6 +106,7 @@ def plan(
         from efat.cli.plan_tables import show_plan
         from efat.plan import write_plan
         from efat.planning import Request, make_plan, table_of
+        from efat.report_commands import command_line, own_network
         from efat.selection import Constraint
 
     request = Request(
@@ -122,4 +123,6 @@ def plan(
         planned = make_plan(table_of(resilience), lot, request, progress)
     write_plan(output, planned.plan)
     show_plan(planned, console())
-    say(f"Wrote {output}. Carry it out: efat retrain --plan {output} -o retrained/")
+    own = own_network(str(planned.plan.setup["network"]))
+    following = command_line("retrain", [("--plan", str(output)), *own, ("-o", "retrained/")])
+    say(f"Wrote {output}. Carry it out: {following}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
 import click
 
+_WORDS = "efat.words"
 _JSON_STREAM = "efat.json_stream"
 """Where a command's context keeps the stream that is for JSON alone."""
 
@@ -43,6 +45,22 @@ def say(text: str, *, err: bool = False) -> None:
         err: on standard error instead.
     """
     click.echo(printable(text), err=err)
+
+
+def keep_words(context: click.Context, words: Sequence[str]) -> None:
+    """Keep the words that a command was called with."""
+    context.meta[_WORDS] = tuple(words)
+
+
+def this_command(*more: str) -> str:
+    """The command that runs, as one gives it to a shell.
+
+    Args:
+        more: words to add to it.
+    """
+    context = click.get_current_context(silent=True)
+    words = () if context is None else ("efat", *context.meta.get(_WORDS, ()))
+    return shlex.join([*words, *more])
 
 
 @contextmanager

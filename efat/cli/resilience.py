@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +165,7 @@ def resilience(
     if not warn_of_guessing("the float network", in_float, classes):
         warn_of_guessing("the quantised network", fault_free, classes)
     show_resilience(table, output, console())
-    say(f"Try it: {_plan_command(output, lot)}")
+    say(f"Try it: {_plan_command(output, lot, network)}")
 
 
 def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultRequest) -> ArrayConfig:
@@ -218,7 +217,9 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
     return table
 
 
-def _plan_command(folder: Path, lot: Path | None) -> str:
+def _plan_command(folder: Path, lot: Path | None, network: str) -> str:
     """What makes use of it."""
-    words = ["efat", "plan", "--resilience", str(folder), "--lot", "lot.h5" if lot is None else str(lot)]
-    return shlex.join([*words, "--max-drop", "0.01", "-o", "plan.json"])
+    from efat.report_commands import command_line, own_network
+
+    given = [("--resilience", str(folder)), ("--lot", "lot.h5" if lot is None else str(lot))]
+    return command_line("plan", [*given, ("--max-drop", "0.01"), *own_network(network), ("-o", "plan.json")])

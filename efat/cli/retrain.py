@@ -67,6 +67,7 @@ def retrain(
         from efat.execution import Execution
         from efat.plan import read_plan
         from efat.planning import table_of
+        from efat.report_commands import command_line
 
         plan = read_plan(plan_path)
         execution = Execution(
@@ -85,6 +86,6 @@ def retrain(
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     show_manifest(manifest, plan, console())
-    say(f"Wrote {execution.manifest}. Look at it: efat report {output}")
+    say(f"Wrote {execution.manifest}. Look at it: {command_line('report', [(str(output),)])}")
     if manifest.passing < len(manifest.chips):
         raise click.ClickException(failing_chips(manifest))

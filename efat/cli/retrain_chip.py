@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,13 +165,15 @@ def retrain_chip(
 
 def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
     """The command that measures the same accuracy."""
-    words = ["efat", "simulate", "--network", retraining.network_name, "--weights", str(folder.weights)]
+    from efat.report_commands import command_line
+
+    options = [("--network", retraining.network_name), ("--weights", str(folder.weights))]
     if retraining.source is not None:
-        words += ["--data", str(retraining.source)]
-    words += ["--lot", str(retraining.lot), "--chip", retraining.chip.id]
+        options.append(("--data", str(retraining.source)))
+    options += [("--lot", str(retraining.lot)), ("--chip", retraining.chip.id)]
     if retraining.images is not None:
-        words += ["--images", str(retraining.images)]
-    return shlex.join(words)
+        options.append(("--images", str(retraining.images)))
+    return command_line("simulate", options)
 
 
 def _run(retraining: Retraining, folder: ResultFolder, force: bool) -> None:

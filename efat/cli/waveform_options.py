@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,5 +206,5 @@ def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: 
     say(
         f"{request.path}: {size_text(written.size)}, {written.signals} signals of {len(pes)} "
         f"{'PE' if len(pes) == 1 else 'PEs'} in cycles {window.first}:{window.stop} of {place}, on chip {chip.id}.\n"
-        f"Look at it with: gtkwave {request.path}"
+        f"Look at it with: gtkwave {shlex.quote(str(request.path))}"
     )

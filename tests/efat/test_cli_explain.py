@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def test_numbers_are_those_of_plain_simulations(lot: Path) -> None:
     assert gain > 10
     assert f"{fault_name(DECISIVE)} costs most: without it {gain} more of {IMAGES} images would be right." in shown
     first = found["on_chip"]["changed"][0]["image"]
-    assert f"To see how: --image {first}." in shown
+    assert f"To see how: efat {shlex.join(EXPLAIN)} bad --json why.json --image {first}" in shown
 
 
 def test_an_image_is_explained(lot: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from html_page import read_page
 from resilience_runs import HELD_OUT, RECIPE, TRAIN
 from safetensors.torch import save_file
 from tiny_networks import ARRAY, OWN_PE
@@ -60,6 +63,7 @@ COMMANDS = {
     "multiplier faults": ["multiplier", "faults", "--weight-bits", "3", "--act-bits", "3"],
     "multiplier table": ["multiplier", "table", "mine.npy", "--table-signed"],
     "simulate": ["simulate", *OWN, "--lot", "lot.h5"],
+    "explain one": ["explain", *OWN, "--lot", "lot.h5", "--chip", IDS[0], "--images", "20"],
     "explain": ["explain", *OWN, "--lot", "lot.h5", "--chip", IDS[0], "--images", "20", "--image", "0"],
     "propagate": [
         "propagate",
@@ -105,10 +109,11 @@ COMMANDS = {
         *("--engine", "emulation"),
     ],
     "report": ["report", "retrained lot"],
+    "report of propagation": ["report", "prop"],
 }
 WITH_JSON = [
     *("chips show", "one chip", "cycles", "multiplier list", "multiplier faults", "multiplier table", "simulate"),
-    *("explain", "propagate", "validate", "validate network", "simulate manifest"),
+    *("explain one", "explain", "propagate", "validate", "validate network", "simulate manifest"),
 ]
 IN_LINE = ("propagate", "resilience", "retrain")
 
@@ -123,9 +128,15 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
-    """Every command, run once; the lot is retrained from what the ones before it leave."""
-    folder = tmp_path_factory.mktemp("shown")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all of it."""
+    return tmp_path_factory.mktemp("shown")
+
+
+@pytest.fixture(scope="module")
+def shown(made: Path) -> dict[str, Shown]:
+    """Every command, run once in the folder; the lot is retrained from what the ones before it leave."""
+    folder = made
     tables: list[ResultsTable] = []
 
     def recorded(*given: Any, **named: Any) -> ResultsTable:
@@ -193,7 +204,7 @@ def test_every_cell_is_whole(name: str, width: int, terminal: bool, shown: dict[
         assert not terminal or all(len(line) <= width for line in lines)
         for cell in cells(table):
             assert cell.strip() in text, f"{cell}\n{text}"
-    assert bool(shown[name].tables) == (name not in ("report",))
+    assert bool(shown[name].tables) == (name not in ("report", "report of propagation"))
 
 
 @pytest.mark.parametrize("name", WITH_JSON)
@@ -233,3 +244,54 @@ command()
     done = subprocess.run([sys.executable, "-c", script, "--json", "-"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"found": 1}
     assert done.stderr == "noise\nmore noise\n"
+
+
+PRINTED = {
+    "explain one": ["To see how: efat explain "],
+    "explain": ["To see how: efat explain "],
+    "retrain-chip": ["Try it: efat simulate "],
+    "resilience": ["Try it: efat plan "],
+    "plan": ["Carry it out: efat retrain "],
+    "retrain": ["Look at it: efat report "],
+}
+
+
+def run_printed(command: str) -> None:
+    """Run a command as a user does who copies it."""
+    program, *arguments = shlex.split(command.replace("\\\n", " "))
+    assert program == "efat"
+    result = CliRunner().invoke(main, [*arguments, *(["--workers", "0"] if arguments[0] in IN_LINE else [])])
+    assert result.exit_code == 0, (command, result.output)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_printed_commands_run(name: str, made: Path, shown: dict[str, Shown], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line for line in shown[name].output.splitlines() if ": efat " in line]
+    beginnings = PRINTED.get(name, [])
+    assert len(lines) == len(beginnings)
+    monkeypatch.chdir(made)
+    monkeypatch.syspath_prepend(str(made))
+    for line, beginning in zip(lines, beginnings, strict=True):
+        assert beginning in line
+        run_printed(line[line.index("efat ") :])
+
+
+@pytest.mark.parametrize("folder", ["retrained lot", "prop"])
+def test_what_a_page_says_how_to_do_again_can_be_done(
+    folder: str, made: Path, shown: dict[str, Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the user's own files and without what was made of them."""
+    for name in ("own_networks.py", "lot.h5"):
+        shutil.copy(made / name, tmp_path)
+    shutil.copytree(made / INPUTS, tmp_path / INPUTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = read_page((made / folder / "report.html").read_text())
+    commands = page.one("pre").text.split("\n\n")
+    assert [command.split()[1] for command in commands] == (
+        ["propagate", "report"] if folder == "prop" else ["resilience", "plan", "retrain", "simulate", "report"]
+    )
+    for command in commands:
+        run_printed(command)
+    results = "propagation.h5" if folder == "prop" else "manifest.json"
+    assert (tmp_path / folder / results).exists()
