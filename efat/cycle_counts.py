@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from simulator.config import ArrayConfig
@@ -17,9 +17,9 @@ class LayerCount:
     """What one layer takes.
 
     Attributes:
-        layer: its GEMM.
-        timing: clock cycles and utilisation.
-        traffic: reads and writes of the SRAMs, in serial timing.
+        layer: its GEMM, or GEMMs.
+        timing: clock cycles and utilisation; sums over its groups.
+        traffic: reads and writes of the SRAMs, in serial timing; sums over its groups.
     """
 
     layer: GemmLayer
@@ -75,15 +75,8 @@ def count_network(config: ArrayConfig, layers: Sequence[GemmLayer]) -> NetworkCo
     """
     if not layers:
         raise ValueError("no layers: expected at least one")
-    counts = tuple(
-        LayerCount(
-            layer,
-            gemm_timing(config, layer.m, layer.k, layer.n),
-            gemm_traffic(config, layer.m, layer.k, layer.n),
-        )
-        for layer in layers
-    )
-    work = sum(layer.m * layer.k * layer.n for layer in layers)
+    counts = tuple(_count_layer(config, layer) for layer in layers)
+    work = sum(layer.m * layer.k * layer.n * layer.groups for layer in layers)
     serial = sum(count.timing.serial for count in counts)
     double_buffered = sum(count.timing.double_buffered for count in counts)
     return NetworkCount(
@@ -97,6 +90,17 @@ def count_network(config: ArrayConfig, layers: Sequence[GemmLayer]) -> NetworkCo
         double_buffered_utilisation=work / (config.pe_count * double_buffered),
         traffic=_all_traffic([count.traffic for count in counts], serial),
     )
+
+
+def _count_layer(config: ArrayConfig, layer: GemmLayer) -> LayerCount:
+    """Count a layer's groups, of which each waits for the one before to drain."""
+    timing = gemm_timing(config, layer.m, layer.k, layer.n)
+    traffic = gemm_traffic(config, layer.m, layer.k, layer.n)
+    if layer.groups > 1:
+        sums = ("folds", "scalesim", "serial", "double_buffered")
+        timing = replace(timing, **{name: getattr(timing, name) * layer.groups for name in sums})
+        traffic = _all_traffic([traffic] * layer.groups, timing.serial)
+    return LayerCount(layer, timing, traffic)
 
 
 def _all_traffic(parts: Sequence[Traffic], cycles: int) -> Traffic:

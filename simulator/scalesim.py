@@ -83,13 +83,14 @@ class ScaleSimConfig:
 
 @dataclass(frozen=True)
 class GemmLayer:
-    """A layer as `X[m, k] @ W[k, n]`.
+    """A layer as `X[m, k] @ W[k, n]`, or as several such GEMMs of one size, one after the other.
 
     Args:
         name: what it is called; several layers may have one name.
         m: rows of X, >= 1.
         k: reduction length, >= 1.
         n: outputs, >= 1.
+        groups: number of GEMMs, >= 1: one for each group of a convolution.
 
     Raises:
         ValueError: a size is not positive.
@@ -99,6 +100,7 @@ class GemmLayer:
     m: int
     k: int
     n: int
+    groups: int = 1
 
     def __post_init__(self) -> None:
         _check_positive(self)

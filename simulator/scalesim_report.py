@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 from simulator.config import ArrayConfig
@@ -42,7 +43,7 @@ class ComputeReportRow:
 
 
 def compute_report_row(config: ArrayConfig, layer: GemmLayer) -> ComputeReportRow:
-    """What SCALE-Sim reports of a layer."""
+    """What SCALE-Sim reports of a layer, or of each of its groups."""
     timing = gemm_timing(config, layer.m, layer.k, layer.n)
     # Sums over all folds of the PEs used: each weight sits on one PE in one fold.
     weights, places = layer.k * layer.n, timing.folds * config.pe_count
@@ -67,12 +68,13 @@ def write_compute_report(
     Args:
         path: the file; it appears, or replaces an older one, only when it is complete.
         config: the array.
-        layers: the layers, numbered from 0 in the report.
+        layers: the layers, numbered from 0 in the report; of a layer with groups each one is a line, as SCALE-Sim has
+            the channels of depth-wise convolutions.
         stalls: whether SCALE-Sim would have the array wait for its memories, see `ScaleSimConfig.stalls`.
     """
     with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         file.write(", ".join(COLUMNS) + ",\n")
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(chain.from_iterable(repeat(layer, layer.groups) for layer in layers)):
             row = compute_report_row(config, layer)
             timed = ("", "", "") if stalls else (row.total_cycles, 0, row.overall_utilisation)
             cells = (number, "", *timed, row.mapping_efficiency, row.compute_utilisation)

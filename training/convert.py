@@ -23,7 +23,7 @@ from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, fl
 from training.quantization import activation_limits
 from training.user_code import failure
 
-__all__ = ["ConversionError", "convert", "place", "quantized_layers"]
+__all__ = ["ConversionError", "check_convertible", "convert", "place", "quantized_layers"]
 
 Calibration = Tensor | Iterable[Any]
 """One batch, or batches; a batch is the input tensor or a tuple or list that starts with it, as loaders give."""
@@ -85,7 +85,7 @@ def convert(
     if accelerator is None:
         accelerator = Accelerator(config)
     _check_widths(config, accelerator.config)
-    _check_convertible(module)
+    check_convertible(module)
     network = copy.deepcopy(module).eval()
     scales: Mapping[str, Tensor | float]
     batches = _batches(calibration)
@@ -160,7 +160,12 @@ def _check_widths(network: ArrayConfig, array: ArrayConfig) -> None:
             raise ValueError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
 
 
-def _check_convertible(module: nn.Module) -> None:
+def check_convertible(module: nn.Module) -> None:
+    """Refuse a network with layers that cannot be converted, or without any that can.
+
+    Raises:
+        ConversionError: it is such.
+    """
     for name, layer in module.named_modules():
         kind = type(layer).__name__
         for unconvertible, fix in _UNCONVERTIBLE:

@@ -185,7 +185,7 @@ class _Images(NamedTuple):
 def _load_own(name: str, weights: str | Path | None, data: str | Path | None, training: bool) -> LoadedWorkload:
     if data is None:
         raise InputError(f"network {name!r} is your own and has no data: give a path to it")
-    network = _build_own(name)
+    network = own_network(name)
     images = _load_images(data, None, training)
     deployment = None if weights is None else _load_weights(network, Path(weights), name)
     return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
@@ -215,7 +215,15 @@ def _load_images(source: str | Path, normalization: Normalization | None, traini
     return _Images(batches, test, train if training else None, max(train.classes, test.classes))
 
 
-def _build_own(name: str) -> nn.Module:
+def own_network(name: str) -> nn.Module:
+    """A network of the user's own.
+
+    Args:
+        name: `package.module:function`, imported from the current folder or from what is installed: its code runs.
+
+    Raises:
+        InputError: there is no such function, it fails, or it returns something else.
+    """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise InputError(f"network {name!r}: expected package.module:function")

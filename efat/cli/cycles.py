@@ -14,6 +14,7 @@ from efat.cli.options import (
     ARRAY_HELP,
     ARRAY_PRESETS,
     INPUT_FILE,
+    NETWORKS,
     ArraySize,
     check_json,
     check_output,
@@ -26,8 +27,6 @@ from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.scalesim import GemmLayer, ScaleSimConfig
-
-NETWORKS = "digits-cnn, lenet5, vgg11, resnet20 or resnet18"
 
 
 class CountedArray(ArraySize):
@@ -46,12 +45,26 @@ class CountedArray(ArraySize):
             self.fail(str(error), param, ctx)
 
 
+class ImageSize(click.ParamType):  # type: ignore[type-arg]
+    """Channels, height and width of an image, such as 3x32x32."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it."""
+        found = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})[xX]([1-9]\d{0,5})", value.strip())
+        if found is None:
+            self.fail(f"{value!r}: expected channels x height x width of an image, such as 3x32x32", param, ctx)
+        return tuple(map(int, found.groups()))
+
+
 @click.command(
     epilog="""\b
 Examples:
   efat cycles --array 32x32 --topology resnet18.csv
   efat cycles --config scale.cfg --topology vit.csv --gemm --json vit.json
   efat cycles --array tpu-v1 --network resnet18 --batch 64
+  efat cycles --array 32x32 --network my_module:network --input 3x224x224
   efat cycles --list-presets
 
 \b
@@ -67,7 +80,13 @@ which is its name, height and width of the ifmap (padding included) and of a fil
 @click.option("--topology", type=INPUT_FILE, metavar="FILE", help="The layers, from a SCALE-Sim topology (CSV).")
 @click.option("--gemm", is_flag=True, help="The topology lists GEMMs, not convolutions.")
 @click.option(
-    "--network", shell_complete=complete_networks, metavar="NAME", help=f"The layers of a network instead: {NETWORKS}."
+    "--network",
+    shell_complete=complete_networks,
+    metavar="NAME",
+    help=f"The layers of a network instead, {NETWORKS}: its code will run.",
+)
+@click.option(
+    "--input", "image", type=ImageSize(), help="Channels, height and width of images.  [default: those of --network]"
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images per GEMM, with --network only.  [default: 1]"
@@ -91,6 +110,7 @@ def cycles(
     topology: Path | None,
     gemm: bool,
     network: str | None,
+    image: tuple[int, int, int] | None,
     batch: int | None,
     weight_bits: int,
     act_bits: int,
@@ -101,10 +121,10 @@ def cycles(
 ) -> None:
     """Count clock cycles and memory traffic of a network's layers.
 
-    Nothing is run: all counts follow from the sizes. Cycles are given as SCALE-Sim 3.0.0 prints them, with one fold
-    after the other (serial; what the cycle engine steps), and with weights loaded while the fold before streams
-    (double-buffered). Reads, writes and bytes per cycle of the three SRAMs are those of serial timing. Memory behind
-    them is not modelled: the array never waits.
+    Nothing is run on an array: all counts follow from the sizes. Cycles are given as SCALE-Sim 3.0.0 prints them, with
+    one fold after the other (serial; what the cycle engine steps), and with weights loaded while the fold before
+    streams (double-buffered). Reads, writes and bytes per cycle of the three SRAMs are those of serial timing. Memory
+    behind them is not modelled: the array never waits.
     """
     if list_presets:
         _refuse_beside_presets()
@@ -113,7 +133,7 @@ def cycles(
 
         show_presets(console())
         return
-    _check_choice(array, config, topology, gemm, network, batch)
+    _check_choice(array, config, topology, gemm, network, image, batch)
     inputs = [path for path in (config, topology) if path is not None]
     check_output(report, inputs=inputs)
     check_json(json_path, inputs=inputs)
@@ -130,7 +150,9 @@ def cycles(
         machine = ArrayConfig(
             described.rows, described.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits
         )
-        layers = _topology_layers(topology, gemm) if topology is not None else _network_layers(network, batch or 1)
+        layers = (
+            _topology_layers(topology, gemm) if topology is not None else _network_layers(network, batch or 1, image)
+        )
     with working("Counting"):
         counts = count_network(machine, layers)
         write_compute_report(report, machine, layers, stalls=bool(described.stalls))
@@ -142,7 +164,8 @@ def cycles(
             "layers": [count.as_dict() for count in counts.layers],
         }
         write_json(json_path, {**found, "total": counts.totals()})
-    source = str(topology) if topology is not None else f"{network}, {batch or 1} images"
+    size = "" if image is None else f" of {'x'.join(map(str, image))}"
+    source = str(topology) if topology is not None else f"{network}, {batch or 1} images{size}"
     name = f" ({described.run_name})" if described.run_name else ""
     show_counts(f"{source}{name}", machine, counts, console())
     if described.stalls:
@@ -151,6 +174,8 @@ def cycles(
             "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
             "cycles and overall utilisation empty."
         )
+    if network is not None:
+        say("Counted are Conv2d and Linear layers: nothing else of a network runs on the array.")
     say(f"Wrote {report}")
 
 
@@ -170,6 +195,7 @@ def _check_choice(
     topology: Path | None,
     gemm: bool,
     network: str | None,
+    image: tuple[int, int, int] | None,
     batch: int | None,
 ) -> None:
     if array is None and config is None:
@@ -180,6 +206,8 @@ def _check_choice(
         fail("--topology and --network are both given: choose one")
     if gemm and topology is None:
         fail("--gemm is given without --topology: it says how to read that")
+    if image is not None and network is None:
+        fail("--input is given without --network: a topology has the sizes of its images")
     if batch is not None and network is None:
         fail("--batch is given without --network: the sizes in a topology are those of all images together")
 
@@ -207,11 +235,11 @@ def _topology_layers(path: Path, gemm: bool) -> list[GemmLayer]:
         fail(f"{error}; {'leave out' if gemm else 'add'} --gemm")
 
 
-def _network_layers(name: str | None, batch: int) -> list[GemmLayer]:
+def _network_layers(name: str | None, batch: int, image: tuple[int, int, int] | None) -> list[GemmLayer]:
     from efat.cli.render import working
 
     assert name is not None
     with working("Loading"):
         from efat.network_gemms import network_gemms
 
-        return network_gemms(name, batch)
+        return network_gemms(name, batch, image)

@@ -40,13 +40,16 @@ def show_presets(console: Console) -> None:
 
 
 def _cycles_table(title: str, counts: NetworkCount) -> ResultsTable:
-    headings = ["GEMM\nM x K x N", "folds", "cycles,\nSCALE-Sim", "serial", "double-\nbuffered"]
+    grouped = any(count.layer.groups > 1 for count in counts.layers)
+    groups = ["groups"] if grouped else []
+    headings = ["GEMM\nM x K x N", *groups, "folds", "cycles,\nSCALE-Sim", "serial", "double-\nbuffered"]
     table = results_table(title, left=["layer"], right=[*headings, "utilisation,\nserial", "double-\nbuffered"])
     for count in counts.layers[:MOST_LAYERS_SHOWN]:
         layer, timing = count.layer, count.timing
         table.add_row(
             layer.name,
             f"{layer.m} x {layer.k} x {layer.n}",
+            *([f"{layer.groups:,}"] if grouped else []),
             f"{timing.folds:,}",
             f"{timing.scalesim:,}",
             f"{timing.serial:,}",
@@ -58,6 +61,7 @@ def _cycles_table(title: str, counts: NetworkCount) -> ResultsTable:
     table.add_row(
         "total",
         "",
+        *([""] if grouped else []),
         f"{counts.folds:,}",
         f"{counts.scalesim:,}",
         f"{counts.serial:,}",

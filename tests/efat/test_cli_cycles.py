@@ -122,6 +122,28 @@ def test_networks_are_counted(folder: Path) -> None:
     )
 
 
+def test_ones_own_network_is_counted_with_its_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("cycles_own.py").write_text(
+        "from torch import nn\n\ndef network():\n"
+        "    return nn.Sequential(nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.Linear(6 * 4, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    own = ["cycles", "--array", "4x4", "--network", "cycles_own:network"]
+    result = run(*own, "--input", "6x4x4")
+    rows = [[cell for cell in line.split() if cell != "x"] for line in result.output.splitlines()]
+    # Six GEMMs of 3 folds, each of 2 * 4 + 4 + 4 - 2 cycles.
+    assert ["0", "4", "9", "1", "6", "18", str(6 * (3 * 14 - 1)), str(18 * 14)] in [row[:8] for row in rows]
+    assert "cycles_own:network, 1 images of 6x4x4 on 4x4" in result.output
+    assert "Counted are Conv2d and Linear layers: nothing else of a network runs on the array." in result.output
+    assert reported_cycles() == [*[3 * 14 - 1] * 6, 6 * 11 - 1]
+    found = as_json(*own[1:], "--input", "6x4x4")
+    assert [layer["groups"] for layer in found["layers"]] == [6, 1]
+    assert found["total"]["multiply_accumulates"] == 6 * 4 * 9 + 24 * 3
+    assert "give it with --input, such as 3x32x32" in refused(*own)
+    assert "'6x4': expected channels x height x width of an image, such as 3x32x32" in refused(*own, "--input", "6x4")
+    assert "does not take 3x4x4 images" in refused(*own, "--input", "3x4x4")
+
+
 def test_long_topologies_are_abbreviated_on_the_terminal_only(folder: Path) -> None:
     Path("many.csv").write_text("h\n" + "".join(f"L{i},1,1,1,\n" for i in range(203)))
     result = run("cycles", "--array", "2x2", "--topology", "many.csv", "--gemm", "--json", "many.json")
@@ -185,6 +207,7 @@ HERE = ["cycles", "--array", "32x32"]
         ([*HERE, "--topology", "convs.csv", "--network", "lenet5"], "--topology and --network are both given"),
         ([*HERE, "--network", "lenet5", "--gemm"], "--gemm is given without --topology"),
         ([*HERE, "--topology", "convs.csv", "--batch", "2"], "--batch is given without --network"),
+        ([*HERE, "--topology", "convs.csv", "--input", "3x4x4"], "--input is given without --network"),
         ([*HERE, "--network", "alexnet"], "network 'alexnet' is unknown: choose one of digits-cnn"),
         ([*HERE, "--topology", "gemms.csv"], "expected a convolution; add --gemm"),
         ([*HERE, "--topology", "convs.csv", "--gemm"], "expected a GEMM; leave out --gemm"),
