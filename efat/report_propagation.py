@@ -137,6 +137,8 @@ def _options(found: Propagation) -> Iterator[Option]:
     for name in ("weights", "data"):
         if subject[name] is not None:
             yield f"--{name}", str(subject[name])
+    if subject.get("normalization") is not None:
+        yield "--normalize", str(subject["normalization"])
     yield from array_options(found.array)
     for site in request["sites"]:
         yield "--site", site.lower()
@@ -176,6 +178,8 @@ def _check_subject(subject: Fields) -> None:
         subject.text(name)
     for name in ("weights", "data"):
         subject.optional_text(name)
+    if "normalization" in subject.values:
+        subject.optional_text("normalization")
     if subject.values.get("identity") is not None:
         identity = subject.inner("identity")
         for name in identity.values:

@@ -31,7 +31,7 @@ from training.batches import Batches
 from training.calibration import Method
 from training.classification import Progress, classify
 from training.convert import convert, place
-from training.datasets import Dataset
+from training.datasets import Dataset, Normalization
 from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
@@ -75,6 +75,7 @@ class Simulation:
         engine: the engine that runs the chips.
         bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
         mitigation: name of what is done about the faults of each chip; None for nothing beside `bypass`.
+        normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
@@ -103,6 +104,7 @@ class Simulation:
     networks: ChipNetworks = field(repr=False)
     cycle_images: int = 0
     mitigation: str | None = None
+    normalization: Normalization | None = None
     _float_network: nn.Module | None = field(default=None, repr=False)
     retrained: RetrainedLot | None = field(default=None, repr=False)
     _threads: int | None = None
@@ -223,6 +225,7 @@ class Simulation:
         return {
             "network": self.network_name,
             "data": self.data_name,
+            "normalization": None if self.normalization is None else str(self.normalization),
             "images": len(self.images),
             "batch": self.batch,
             "engine": self.engine,
@@ -331,6 +334,7 @@ def prepare(
     lot: Path,
     weights: Path | None = None,
     data: Path | None = None,
+    normalization: Normalization | None = None,
     chips: Sequence[str] = (),
     engine: Engine = "emulation",
     cycle_images: int | None = None,
@@ -349,6 +353,7 @@ def prepare(
         weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
             that come with the network.
         data: folder or file of images; None for those that come with the network.
+        normalization: as for `training.workloads.load_workload`.
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
         cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
@@ -368,7 +373,7 @@ def prepare(
     strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
     measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
     config, chosen = read_chips(lot, chips)
-    workload = load_workload(network, weights=weights, data=data, training=measures)
+    workload = load_workload(network, weights=weights, data=data, normalization=normalization, training=measures)
     shown = first_images(workload.test, images)
     deployment = workload.deployment
     if deployment is None:
@@ -400,6 +405,7 @@ def prepare(
         chips=chosen,
         networks=networks,
         cycle_images=checked_images(engine, cycle_images, len(shown)),
+        normalization=normalization,
         mitigation=None if mitigation is None else mitigation.lower(),
         _float_network=workload.network,
         _threads=threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,10 +105,61 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is done to pixels of 0..1: subtract the mean of the channel, divide by its standard deviation."""
+    """What is done to pixels of 0..1: subtract the mean of the channel, divide by its standard deviation.
+
+    Args:
+        mean: of each channel, or one value for all.
+        std: likewise, as many, above 0.
+
+    Raises:
+        InputError: values that are not finite, a deviation that is not above 0, or not as many of them as means.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(value > 0 for value in self.std):
+            raise InputError(f"normalisation {self}: expected finite means, and deviations above 0")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise InputError(
+                f"normalisation has {len(self.mean)} means and {len(self.std)} deviations: expected one of each for "
+                "each channel, or one for all"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Normalization:
+        """The normalisation that a text says: means with commas, a colon, deviations with commas; as `str` gives it.
+
+        Raises:
+            InputError: it says none.
+
+        >>> Normalization.parse("0.5,0.4,0.3:0.25,0.25,0.2")
+        Normalization(mean=(0.5, 0.4, 0.3), std=(0.25, 0.25, 0.2))
+        """
+        try:
+            mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split(":"))
+        except ValueError:
+            raise InputError(
+                f"normalisation {text!r}: expected means and deviations of pixels of 0 to 1, such as "
+                "0.485,0.456,0.406:0.229,0.224,0.225, or 0.5:0.5 for all channels"
+            ) from None
+        return cls(mean, std)
+
+    def __str__(self) -> str:
+        return ":".join(",".join(map(repr, values)) for values in (self.mean, self.std))
+
+    def of_channels(self, channels: int) -> Normalization:
+        """The same with values for each channel.
+
+        Raises:
+            InputError: it is of another number of channels.
+        """
+        if len(self.mean) == channels:
+            return self
+        if len(self.mean) > 1:
+            raise InputError(f"images have {channels} channels: the normalisation is of {len(self.mean)}")
+        return Normalization(self.mean * channels, self.std * channels)
 
     def apply(self, images: Tensor) -> Tensor:
         """Normalise float32 [n, c, h, w].
@@ -115,9 +167,8 @@ class Normalization:
         Raises:
             InputError: another number of channels.
         """
-        if images.shape[1] != len(self.mean):
-            raise InputError(f"images have {images.shape[1]} channels: the network wants {len(self.mean)}")
-        mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        found = self.of_channels(images.shape[1])
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (found.mean, found.std))
         return (images - mean).div_(std)
 
     @property
@@ -133,6 +184,7 @@ def load_data(
     *,
     limit: int | None = None,
     normalization: Normalization | None = None,
+    only_bytes: bool = False,
 ) -> Dataset:
     """Read labelled images, finding out which format they are in.
 
@@ -146,6 +198,7 @@ def load_data(
         limit: at most this many images, evenly spaced over the set; None for all.
         normalization: what the network wants done to pixels of 0..1. Images of bytes are divided by 255 first
             (digits by 16); images that are floats already are taken as they are, normalised like this.
+        only_bytes: whether to refuse images that are floats already.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or a part of the data set is missing in it.
@@ -171,8 +224,13 @@ def load_data(
         images /= levels
         if normalization is not None:
             images = normalization.apply(images)
-    fits = normalization is not None and len(normalization.mean) == images.shape[1]
-    black = normalization.black if normalization is not None and fits else ()
+    elif only_bytes:
+        raise InputError(
+            f"{name} has images of floats, which are taken as normalised already: leave the normalisation out, or give "
+            "images of bytes"
+        )
+    fits = normalization is not None and len(normalization.mean) in (1, images.shape[1])
+    black = normalization.of_channels(images.shape[1]).black if normalization is not None and fits else ()
     return Dataset(name, images, torch.from_numpy(np.array(labels, np.int64)), classes, black)
 
 

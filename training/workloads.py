@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +96,12 @@ class LoadedWorkload(NamedTuple):
 
 
 def load_workload(
-    name: str, weights: str | Path | None = None, data: str | Path | None = None, *, training: bool = False
+    name: str,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    normalization: Normalization | None = None,
+    training: bool = False,
 ) -> LoadedWorkload:
     """Build a network, load its weights, and read its data.
 
@@ -106,15 +112,17 @@ def load_workload(
             writes; None for the packaged ones, or for those that the user's function returns.
         data: what `training.datasets.load_data` reads; None for the data set of the workload. A single `.npz` file
             gives both the calibration and the test images.
+        normalization: what is done to pixels of 0..1; None for what the workload wants, or nothing for the user's own.
         training: whether to load all training images, too.
 
     Raises:
         FileNotFoundError: a file is missing.
-        InputError: an unknown name, weights or data that are needed and not given, malformed or do not fit; or
-            training images are asked for of a single file, which has no others to test with.
+        InputError: an unknown name, weights or data that are needed and not given, malformed or do not fit; a
+            normalisation where the workload has one or the images are normalised already; or training images are asked
+            for of a single file, which has no others to test with.
     """
     if ":" in name:
-        return _load_own(name, weights, data, training)
+        return _load_own(name, weights, data, normalization, training)
     workload = WORKLOADS.get(name)
     if workload is None:
         raise InputError(
@@ -126,7 +134,9 @@ def load_workload(
     missing = [what for what, given in (("weights", weights_path), ("data", source)) if given is None]
     if weights_path is None or source is None:
         raise InputError(f"network {name!r} comes without {' and '.join(missing)}: give a path to your own")
-    images = _load_images(source, workload.normalization, training)
+    if normalization is not None and workload.normalization is not None:
+        raise InputError(f"network {name!r} has a normalisation of its own, {workload.normalization}: leave yours out")
+    images = _load_images(source, normalization, training, default=workload.normalization)
     channels, height, width = images.test.images.shape[1:]
     if height != width:
         raise InputError(
@@ -182,11 +192,17 @@ class _Images(NamedTuple):
     classes: int
 
 
-def _load_own(name: str, weights: str | Path | None, data: str | Path | None, training: bool) -> LoadedWorkload:
+def _load_own(
+    name: str,
+    weights: str | Path | None,
+    data: str | Path | None,
+    normalization: Normalization | None,
+    training: bool,
+) -> LoadedWorkload:
     if data is None:
         raise InputError(f"network {name!r} is your own and has no data: give a path to it")
     network = own_network(name)
-    images = _load_images(data, None, training)
+    images = _load_images(data, normalization, training)
     deployment = None if weights is None else _load_weights(network, Path(weights), name)
     return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
 
@@ -197,14 +213,18 @@ def _load_weights(network: nn.Module, path: Path, described: str) -> Deployment 
     return deployment
 
 
-def _load_images(source: str | Path, normalization: Normalization | None, training: bool) -> _Images:
+def _load_images(
+    source: str | Path, normalization: Normalization | None, training: bool, default: Normalization | None = None
+) -> _Images:
+    """Images, normalised as the user says; where nothing is said as `default` does, if they are bytes."""
     if training and Path(source).suffix == ".npz" and Path(source).is_file():
         raise InputError(
             f"{source} is one file and leaves no images to test with that were not trained on: "
             "give a folder with train.npz and test.npz"
         )
-    test = load_data(source, "test", normalization=normalization)
-    train = load_data(source, "train", limit=None if training else CALIBRATION_IMAGES, normalization=normalization)
+    read = partial(load_data, source, normalization=normalization or default, only_bytes=normalization is not None)
+    test = read("test")
+    train = read("train", limit=None if training else CALIBRATION_IMAGES)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(
             f"{test.name} has training images of {list(train.images.shape[1:])} and test images of "

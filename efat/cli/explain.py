@@ -9,7 +9,16 @@ import click
 
 from efat.cli.completion import complete_chips, complete_networks
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
@@ -47,6 +56,7 @@ Examples:
     metavar="PATH",
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
+@normalize_option
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 @click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to explain.")
 @click.option(
@@ -79,6 +89,7 @@ def explain(
     weights: Path | None,
     manifest: Path | None,
     data: Path | None,
+    normalize: str | None,
     lot: Path,
     chip: str,
     chosen: tuple[int, ...],
@@ -112,7 +123,7 @@ def explain(
         from efat.cli.simulate_tables import deployment_line
         from efat.explanation import Explanation
 
-        simulation = _prepared(network, weights, manifest, data, lot, chip, bypass, calibration)
+        simulation = _prepared(network, weights, manifest, data, normalize, lot, chip, bypass, calibration)
         explanation = Explanation(simulation, images)
         for image in chosen:
             explanation.check_image(image)
@@ -138,6 +149,7 @@ def _prepared(
     weights: Path | None,
     manifest: Path | None,
     data: Path | None,
+    normalize: str | None,
     lot: Path,
     chip: str,
     bypass: bool,
@@ -147,7 +159,12 @@ def _prepared(
     if manifest is not None:
         from efat.manifest_simulation import prepare_manifest
 
-        given = {"--weights": weights is not None, "--calibration": calibration is not None, "--bypass": bypass}
+        given = {
+            "--weights": weights is not None,
+            "--calibration": calibration is not None,
+            "--bypass": bypass,
+            "--normalize": normalize is not None,
+        }
         for option in (option for option, is_given in given.items() if is_given):
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
         return prepare_manifest(manifest=manifest, lot=lot, network=network, data=data, chips=[chip])
@@ -159,6 +176,7 @@ def _prepared(
         network=network,
         weights=weights,
         data=data,
+        normalization=normalization_of(normalize),
         lot=lot,
         chips=[chip],
         bypass=bypass,

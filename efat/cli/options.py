@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from efat.cli.group import InputProblem
 from efat.cli.printing import json_alone, print_json
+
+if TYPE_CHECKING:
+    from training.datasets import Normalization
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -272,6 +275,26 @@ KINDS = ("STUCK_AT_0", "STUCK_AT_1", "FLIP")
 
 ARRAY_HELP = "The array: rows x columns, such as 64x64, a preset (see efat cycles --list-presets), or a SCALE-Sim .cfg."
 """Help of the option `--array`."""
+
+normalize_option = click.option(
+    "--normalize",
+    metavar="MEAN:STD",
+    help="Normalise pixels of 0 to 1 for your own network: a mean and a deviation for each channel, such as "
+    "0.485,0.456,0.406:0.229,0.224,0.225, or 0.5:0.5 for all.",
+)
+"""The option `--normalize`, whose text `normalization_of` reads."""
+
+
+def normalization_of(text: str | None) -> Normalization | None:
+    """What `--normalize` says.
+
+    Raises:
+        InputError: it says nothing that can be.
+    """
+    from training.datasets import Normalization
+
+    return None if text is None else Normalization.parse(text)
+
 
 force_option = click.option("--force", is_flag=True, help="Replace a file that is there already.")
 

@@ -11,7 +11,16 @@ from efat.cli.array_options import ArrayRequest, optional_array_options
 from efat.cli.completion import complete_networks
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_json, fail, json_option, write_json
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
 from efat.cli.printing import note, say
 from efat.cli.propagation_options import PropagationRequest, propagation_options
 from efat.cli.worker_options import WorkerRequest, worker_options
@@ -39,6 +48,7 @@ Examples:
 )
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.  [default: the network's]")
 @click.option("--data", type=INPUT_FILE, metavar="PATH", help="Images to classify, as for efat simulate.")
+@normalize_option
 @optional_array_options
 @click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
 @propagation_options
@@ -62,6 +72,7 @@ def propagate(
     network: str,
     weights: Path | None,
     data: Path | None,
+    normalize: str | None,
     described: ArrayRequest | None,
     lot: Path | None,
     asked: PropagationRequest,
@@ -98,7 +109,8 @@ def propagate(
 
         executor = workers.executor()
         config = _array(described, lot, asked)
-        request = asked.of(Subject(network, weights, data, images, config, cast("Method", calibration)))
+        given = normalization_of(normalize)
+        request = asked.of(Subject(network, weights, data, images, config, cast("Method", calibration), given))
         request.subject.load()
     found = _run(output, request, executor)
     fault_free = Accuracy(found["fault_free"]["correct"], found["images"])

@@ -9,7 +9,17 @@ import click
 
 from efat.cli.completion import complete_chips, complete_networks
 from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, check_json, check_output, fail, json_option, write_json
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    check_output,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
 from efat.cli.printing import say
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
@@ -29,6 +39,7 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
   efat simulate --network digits-cnn --lot lot.h5 --mitigation fam
   efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
+  efat simulate --network nets:mine --weights mine.pt --data cifar/ --normalize 0.5:0.25 --lot lot.h5
   efat simulate --manifest out/manifest.json --lot lot.h5
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
@@ -52,6 +63,7 @@ Examples:
     metavar="PATH",
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
+@normalize_option
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 @click.option(
     "--chip",
@@ -118,6 +130,7 @@ def simulate(
     weights: Path | None,
     manifest: Path | None,
     data: Path | None,
+    normalize: str | None,
     lot: Path,
     chips: tuple[str, ...],
     engine: str,
@@ -159,6 +172,7 @@ def simulate(
             "--weights": weights is not None,
             "--calibration": calibration is not None,
             "--bypass": bypass,
+            "--normalize": normalize is not None,
             "--mitigation": mitigation is not None,
         }
         for option in (option for option, is_given in given.items() if is_given):
@@ -204,6 +218,7 @@ def simulate(
                 network=network,
                 weights=weights,
                 data=data,
+                normalization=normalization_of(normalize),
                 lot=lot,
                 chips=chips,
                 engine=cast("Engine", engine),

@@ -17,6 +17,8 @@ from efat.cli.options import (
     fail,
     input_errors,
     json_option,
+    normalization_of,
+    normalize_option,
     unknown_name,
     write_json,
 )
@@ -68,6 +70,7 @@ Examples:
 )
 @click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.")
 @click.option("--data", type=INPUT_FILE, metavar="PATH", help="Its images.")
+@normalize_option
 @click.option(
     "--images", type=click.IntRange(min=1), metavar="N", help=f"Images for each chip.  [default: {DEFAULT_IMAGES}]"
 )
@@ -84,6 +87,7 @@ def validate(
     network: str | None,
     weights: Path | None,
     data: Path | None,
+    normalize: str | None,
     images: int | None,
     replay: Path | None,
     json_path: Path | None,
@@ -100,7 +104,14 @@ def validate(
     Exit code 1 if there is any difference.
     """
     of_cases = {"--array": array, "--sites": sites, "--cases": cases, "--minutes": minutes, "--seed": seed}
-    of_networks = {"--lot": lot, "--network": network, "--weights": weights, "--data": data, "--images": images}
+    of_networks = {
+        "--lot": lot,
+        "--network": network,
+        "--weights": weights,
+        "--data": data,
+        "--normalize": normalize,
+        "--images": images,
+    }
     if replay is not None:
         _refuse_together("--replay", {**of_cases, **of_networks, "--json": json_path})
         _replay(replay, against)
@@ -113,7 +124,7 @@ def validate(
             fail(
                 f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both"
             )
-        _compare_networks(network, lot, weights, data, images, json_path)
+        _compare_networks(network, lot, weights, data, normalize, images, json_path)
         return
     if cases is not None and minutes is not None:
         fail("--cases and --minutes are both given: choose one")
@@ -220,7 +231,13 @@ def _replay(path: Path, against: str) -> None:
 
 
 def _compare_networks(
-    network: str, lot: Path, weights: Path | None, data: Path | None, images: int | None, json_path: Path | None
+    network: str,
+    lot: Path,
+    weights: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    images: int | None,
+    json_path: Path | None,
 ) -> None:
     from efat.cli.render import console, counted, progress_bar, working
 
@@ -229,7 +246,7 @@ def _compare_networks(
         from efat.cli.validate_tables import show_chips
         from efat.validation.networks import NetworkValidation
 
-        validation = NetworkValidation(network, lot, weights, data, images)
+        validation = NetworkValidation(network, lot, weights, data, images, normalization_of(normalize))
     line = deployment_line(validation.simulation)
     if line is not None:
         say(line)

@@ -18,7 +18,7 @@ from simulator import ArrayConfig
 from training.accelerator import Accelerator
 from training.calibration import DEFAULT_PERCENTILE, Method, check_method
 from training.convert import convert, quantized_layers
-from training.datasets import DATA_VARIABLE
+from training.datasets import DATA_VARIABLE, Normalization
 from training.deployment import Deployment
 from training.errors import InputError
 from training.retrain import digest_of_network
@@ -60,6 +60,7 @@ class Subject:
         images: number of test images, the first ones; None for `DEFAULT_IMAGES`, or all if there are fewer.
         config: the array.
         calibration: how the activations' steps are chosen; weights that were retrained for a chip bring theirs.
+        normalization: as for `training.workloads.load_workload`.
 
     Raises:
         InputError: an unknown calibration.
@@ -71,6 +72,7 @@ class Subject:
     images: int | None
     config: ArrayConfig
     calibration: Method = "max"
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         check_method(self.calibration, DEFAULT_PERCENTILE)
@@ -83,6 +85,7 @@ class Subject:
             "data": None if self.data is None else str(self.data),
             "images": self.images,
             "calibration": self.calibration,
+            "normalization": None if self.normalization is None else str(self.normalization),
         }
 
     def located(self) -> Subject:
@@ -119,7 +122,9 @@ class Subject:
 
 @lru_cache(maxsize=1)
 def _loaded(subject: Subject, _state: object) -> Loaded:
-    workload = load_workload(subject.network, weights=subject.weights, data=subject.data)
+    workload = load_workload(
+        subject.network, weights=subject.weights, data=subject.data, normalization=subject.normalization
+    )
     count = min(DEFAULT_IMAGES, len(workload.test)) if subject.images is None else subject.images
     test = first_images(workload.test, count)
     check_fits(workload.network, test, subject.network)

@@ -12,6 +12,7 @@ from efat.simulation import prepare
 from efat.validation import DEFAULT_IMAGES
 from simulator.chips import Chip
 from training.convert import place
+from training.datasets import Normalization
 from training.layers import Engine
 
 BATCH = 64
@@ -42,6 +43,7 @@ class NetworkValidation:
         weights: file of weights, or None.
         data: images, or None.
         images: test images to use; None for the first 64, or all if there are fewer.
+        normalization: as for `training.workloads.load_workload`.
 
     Attributes:
         simulation: what runs on both engines.
@@ -52,10 +54,16 @@ class NetworkValidation:
     weights: Path | None = None
     data: Path | None = None
     images: int | None = None
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         self.simulation = prepare(
-            network=self.network, lot=self.lot, weights=self.weights, data=self.data, images=self.images
+            network=self.network,
+            lot=self.lot,
+            weights=self.weights,
+            data=self.data,
+            normalization=self.normalization,
+            images=self.images,
         )
         if self.images is None:
             self.simulation.images = self.simulation.images[:DEFAULT_IMAGES]

@@ -356,6 +356,40 @@ def test_what_stays_in_float_is_said(lot: Path, monkeypatch: pytest.MonkeyPatch)
     assert "All multiply-accumulates run on the array." in run(*SIMULATE, "--chip", "good").output
 
 
+def test_own_networks_have_their_images_normalised(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_normed.py").write_text(
+        "import torch\nfrom training.networks import DigitsCnn\n\ndef network():\n"
+        "    torch.manual_seed(3)\n    return DigitsCnn(1, 8, 10)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    own = ["simulate", "--network", "my_normed:network", "--data", "digits", *SIMULATE[3:], "--chip", "ruined"]
+    asked = [*own, "--json", "result.json", "--normalize", "0.3:0.2"]
+    assert run(*asked).exit_code == 0
+    written = json.loads(Path("result.json").read_text())
+    assert written["normalization"] == "0.3:0.2"
+    workload = load_workload("my_normed:network", data="digits")
+    images, labels = (workload.test.images[:40] - 0.3) / 0.2, workload.test.labels[:40]
+    network = convert(workload.network, CONFIG, [(batch - 0.3) / 0.2 for batch in workload.calibration])
+    assert written["float"]["correct"] == int((workload.network.eval()(images).argmax(1) == labels).sum())
+    assert written["fault_free"]["correct"] == int((inference.classify(network, images, 40) == labels).sum())
+    assert "normalisation '0.3': expected means and deviations" in refused(*own, "--normalize", "0.3")
+    assert "has images of floats, which are taken as normalised already" in refused(
+        *[*own[:4], floats(), *own[5:], "--normalize", "0.3:0.2"]
+    )
+    save_file(WORKLOADS["resnet20"].build(3, 32, 10).state_dict(), "resnet.safetensors")
+    np.savez("colours.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
+    packaged = ["simulate", "--network", "resnet20", "--weights", "resnet.safetensors", "--data", "colours.npz"]
+    assert "network 'resnet20' has a normalisation of its own, 0.485,0.456,0.406:0.229,0.224,0.225" in refused(
+        *packaged, "--lot", "lot.h5", "--normalize", "0.3:0.2"
+    )
+
+
+def floats() -> str:
+    """A file of images that are floats."""
+    np.savez("floats.npz", images=np.zeros((4, 1, 8, 8), np.float32), labels=np.arange(4))
+    return "floats.npz"
+
+
 def test_bad_input_is_refused(lot: Path) -> None:
     base = SIMULATE[:3]
     assert "missing.h5: no such file" in refused(*base, "--lot", "missing.h5")

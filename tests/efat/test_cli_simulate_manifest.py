@@ -212,7 +212,13 @@ def test_interrupt_keeps_the_chips_that_are_done(lot: Manifest, monkeypatch: pyt
 
 
 def test_options_that_the_manifest_answers_are_refused(lot: Manifest) -> None:
-    for options in (["--weights", "lot.h5"], ["--calibration", "max"], ["--bypass"], ["--mitigation", "fap"]):
+    for options in (
+        ["--weights", "lot.h5"],
+        ["--calibration", "max"],
+        ["--bypass"],
+        ["--mitigation", "fap"],
+        ["--normalize", "0:1"],
+    ):
         assert f"leave out {options[0]}" in refused(*SIMULATE, *options)
     assert "network 'lenet5' is not that of out/manifest.json, which is 'digits-cnn'" in refused(
         *SIMULATE, "--network", "lenet5"

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training import datasets
 from training.datasets import HELD_OUT_DIGITS, Dataset, Normalization, evenly_spaced, load_data
@@ -126,8 +128,38 @@ def test_normalization_is_of_bytes_and_not_of_floats(tmp_path):
     assert np.allclose(found, expected.transpose(0, 3, 1, 2), atol=1e-6)
     unchanged = load_data(tmp_path / "floats.npz", "test", normalization=normalization)
     assert np.array_equal(unchanged.images.numpy(), floats)
-    with pytest.raises(InputError, match="images have 3 channels: the network wants 1"):
-        load_data(tmp_path / "bytes.npz", "test", normalization=Normalization((0.5,), (0.5,)))
+    with pytest.raises(InputError, match="images have 3 channels: the normalisation is of 2"):
+        load_data(tmp_path / "bytes.npz", "test", normalization=Normalization((0.5, 0.5), (0.5, 0.5)))
+    with pytest.raises(InputError, match=r"floats.npz has images of floats, which are taken as normalised already"):
+        load_data(tmp_path / "floats.npz", "test", normalization=normalization, only_bytes=True)
+    of_all, of_each = Normalization((0.5,), (0.25,)), Normalization((0.5,) * 3, (0.25,) * 3)
+    one, each = (load_data(tmp_path / "bytes.npz", "test", normalization=found) for found in (of_all, of_each))
+    assert torch.equal(one.images, each.images)
+    assert one.black == each.black == (-2, -2, -2)
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(1e-9, 9)), min_size=1, max_size=4))
+def test_normalisations_are_read_as_they_are_written(values: list[tuple[float, float]]) -> None:
+    mean, std = zip(*values, strict=True)
+    found = Normalization(mean, std)
+    assert Normalization.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.5", "normalisation '0.5': expected means and deviations"),
+        ("0.5:x", "normalisation '0.5:x': expected means and deviations"),
+        ("1:2:3", "normalisation '1:2:3': expected means and deviations"),
+        ("", "normalisation '': expected means and deviations"),
+        ("0.5,0.5:0.5", "normalisation has 2 means and 1 deviations"),
+        ("0.5:0", "expected finite means, and deviations above 0"),
+        ("nan:1", "expected finite means, and deviations above 0"),
+    ],
+)
+def test_texts_that_are_no_normalisation_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Normalization.parse(text)
 
 
 def test_a_limit_takes_images_evenly_over_the_set(tmp_path):
@@ -164,7 +196,7 @@ def test_black_is_what_a_black_pixel_becomes(tmp_path: Path, seed: int) -> None:
     assert torch.equal(torch.tensor(data.black), data.images[1, :, 0, 0])
     assert len(set(data.black)) == 3
     assert load_data(tmp_path / "floats.npz", "test", normalization=normalization).black == data.black
-    of_another = Normalization((0.5,), (0.5,))
+    of_another = Normalization((0.5, 0.5), (0.5, 0.5))
     assert load_data(tmp_path / "floats.npz", "test", normalization=of_another).black == ()
     for source in (tmp_path / "bytes.npz", "digits"):
         assert load_data(source, "test").black == ()

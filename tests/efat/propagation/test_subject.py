@@ -17,6 +17,7 @@ from efat.propagation.subject import DEFAULT_IMAGES, Subject
 from training.accelerator import Accelerator
 from training.calibration import Method
 from training.convert import convert, quantized_layers
+from training.datasets import Normalization
 from training.deployment import Deployment, write_deployed
 from training.errors import InputError
 
@@ -54,7 +55,11 @@ def test_the_first_images_are_taken_and_all_if_they_are_few(folder: Path) -> Non
         "data": None,
         "images": None,
         "calibration": "max",
+        "normalization": None,
     }
+    normalised = replace(digits, normalization=Normalization((0.5,), (0.25,)))
+    assert normalised.as_dict()["normalization"] == "0.5:0.25"
+    assert torch.equal(normalised.load().images, (digits.load().images - 0.5) / 0.25)
 
 
 def test_paths_hold_in_every_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
