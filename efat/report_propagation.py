@@ -11,7 +11,7 @@ from typing import Any
 from efat.json_fields import SHA256, Fields
 from efat.manifest import FILE_NAME as LOT_FILE
 from efat.propagation.estimates import Estimates
-from efat.propagation.shares import BitShare, LayerFate, bit_shares, layer_fates
+from efat.propagation.shares import BitShare, LayerFate, Worst, bit_shares, layer_fates, worst_bit
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
 from efat.report import ReportData
@@ -56,6 +56,11 @@ class PropagationReport:
     def strata(self) -> list[BitShare]:
         """Those of which faults were tried, the worst first; of equal ones in the order of nets and bits."""
         return sorted(bit_shares(self.estimates), key=lambda share: -share.avf.value)
+
+    @cached_property
+    def worst(self) -> Worst | None:
+        """The bit that is surely among the most dangerous; None if more faults have to be tried to name it."""
+        return worst_bit(self.propagation, self.confidence)
 
     @cached_property
     def fates(self) -> list[LayerFate]:

@@ -126,7 +126,7 @@ def _worst(shares: Sequence[BitShare]) -> str:
     worst = max(shares, key=lambda share: share.avf.value)
     if worst.avf.value == 0:
         return "none for any of them"
-    return f"at most {short_percent(worst.avf.value)}, of bit {worst.bits}, {manner(worst.kind)}"
+    return f"at most {short_percent(worst.avf.value)} of what was tried, of bit {worst.bits}, {manner(worst.kind)}"
 
 
 def _heat_label(heat: HeatMap) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efat.propagation.columns import PATTERNS
-from efat.propagation.shares import ENDINGS, BitShare
+from efat.propagation.shares import ENDINGS, LEAST_TRIED
 from efat.propagation.statistics import Interval
 from efat.report_axes import Format
 from efat.report_propagation import PropagationReport
@@ -140,7 +140,9 @@ def _lost(report: PropagationReport) -> Finding | None:
     scores = short_percent(overall["scores_changed"]["value"])
     if report.transient or overall["accuracy_lost"] is None:
         return Finding(
-            scores, f"{scores} of them change the scores of the image at all; the others leave no trace there."
+            scores,
+            f"{scores}{_range(overall['scores_changed'])} of them change the scores of the image at all; the others "
+            "leave no trace there.",
         )
     share, lost = short_percent(overall["avf"]["value"]), overall["accuracy_lost"]
     change = _points(lost["value"])
@@ -148,26 +150,55 @@ def _lost(report: PropagationReport) -> Finding | None:
     verb = "costs" if lost["value"] >= 0 else "gains"
     return Finding(
         share,
-        f"A fault changes the predicted class of {share} of the images on average, and the scores of {scores}; it "
-        f"{verb} {change.removeprefix('-')} points of accuracy{worst}.",
+        f"A fault changes the predicted class of {share}{_range(overall['avf'])} of the images on average, and the "
+        f"scores of {scores}{_range(overall['scores_changed'])}; it {verb} {change.removeprefix('-')} points of "
+        f"accuracy{_accuracy_range(lost)}{worst}.",
     )
 
 
 def _worst(report: PropagationReport) -> Finding | None:
-    """The bit of which the least is sure to be the most; what single lucky samples say would be no news."""
-    worst = max(report.strata, key=lambda share: (share.avf.low, share.avf.value))
-    if worst.avf.value == 0:
+    """The most dangerous bit, if there is one that is surely more so than the others are."""
+    if report.strata[0].avf.value == 0:
         return Finding("none", "No fault that was tried changes the predicted class of an image.")
-    where = f"{'location' if worst.site is Site.MULTIPLIER else 'bit'} is {worst.first} of {net(worst.site)}"
-    figure = short_percent(worst.avf.value)
+    if len(report.propagation.strata) == 1:
+        return None
+    worst = report.worst
+    if worst is None:
+        tried = counted(len(report.propagation.faults), "fault")
+        return Finding(
+            "-",
+            f"Which bit is the most dangerous takes more than {tried} to say: none of which {LEAST_TRIED} or all were "
+            "tried is surely worse than the others on average. Try more faults, or those of fewer bits.",
+        )
+    share = worst.share
+    where = "location" if share.site is Site.MULTIPLIER else "bit"
+    named = f"{share.first} of {net(share.site)}, {manner(share.kind)}"
+    figure = short_percent(share.avf.value)
+    if worst.known:
+        return Finding(
+            figure,
+            f"No {where} is more dangerous than {named}: {figure} of the images change their predicted class.",
+        )
     return Finding(
         figure,
-        f"The most dangerous {where}, {manner(worst.kind)}: {figure} of the images change their predicted class"
-        f"{_range(worst)}.",
+        f"Surely more dangerous than the others on average is {where} {named}: {figure} of the images change their "
+        f"predicted class{_range(share.avf, share.faults)}, against {short_percent(worst.rest.value)}"
+        f"{_range(worst.rest)}.",
     )
 
 
+def _accuracy_range(lost: Mapping[str, float]) -> str:
+    """That of what a fault costs or, if it gains, of what it gains."""
+    if lost["value"] >= 0:
+        return _range(lost, write=_points)
+    return _range({"low": -lost["high"], "value": -lost["value"], "high": -lost["low"]}, write=_points)
+
+
 def _ended(report: PropagationReport) -> Finding | None:
+    """What ends differences; nothing of a sample in which few faults make any."""
+    found = report.propagation
+    if len(found.faults) < found.population["size"] and (found.faults["first_layer"] >= 0).sum() < LEAST_TRIED:
+        return None
     shares = {row["kind"]: row["masked_share"] for row in report.summary["masking"]["by_kind"]}
     known = [(ENDS[kind], shares[kind]) for kind in ENDINGS if shares.get(kind)]
     if not known:
@@ -193,12 +224,11 @@ def _collapsed(report: PropagationReport) -> Finding | None:
     )
 
 
-def _range(share: BitShare) -> str:
-    if share.avf.low == share.avf.high:
-        return ""
-    return (
-        f" ({short_percent(share.avf.low)} to {short_percent(share.avf.high)}, {counted(share.faults, 'fault')} tried)"
-    )
+def _range(interval: Interval | Mapping[str, float], tried: int | None = None, write: Format = short_percent) -> str:
+    """From where to where an interval goes, and how many faults it is from; nothing if the share is known."""
+    _, ends = interval_text(interval, write)
+    from_faults = "" if tried is None else f", {counted(tried, 'fault')} tried"
+    return f" ({ends}{from_faults})" if ends else ""
 
 
 def _points(share: float) -> str:

@@ -62,8 +62,11 @@ def _duration(seconds: float) -> str:
 def _verdict(summary: Summary) -> str:
     points = 100 * (summary.after.value - summary.fault_free.value)
     against = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the fault-free network"
+    low, high = summary.after.interval
     if abs(points) < 0.05:
         against = "as well as the fault-free network"
+    elif low <= summary.fault_free.value <= high:
+        against += f", which {summary.after.images:,} images are too few to tell apart"
     text = f"{summary.after.value:.1%} on {summary.chip} with {summary.mitigation}, {against}"
     if summary.iterations:
         text += f"; it was {summary.before.value:.1%} before {summary.iterations:,} iterations"

@@ -15,6 +15,9 @@ from simulator import Kind, Site
 MOST_PLACES = 64
 """Bits of a net that have a place each in a chart; of more, several that follow each other share one."""
 
+LEAST_TRIED = 10
+"""Faults of a bit to try before it is named as dangerous."""
+
 ENDINGS = ("quantise", "relu", "pooling", "other")
 """Operations between two layers that can end a difference, as in `OPERATION_KINDS`."""
 
@@ -49,6 +52,21 @@ class BitShare:
     def bits(self) -> str:
         """Which they are."""
         return f"{self.first}" if self.first == self.last else f"{self.first} to {self.last}"
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The bit that is surely among the most dangerous.
+
+    Args:
+        share: the bit, and what its faults do.
+        rest: share of images whose top-1 all other faults change, on average.
+        known: whether all faults were tried, so that no bit is more dangerous.
+    """
+
+    share: BitShare
+    rest: Interval
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,37 @@ def bit_shares(estimates: Estimates, most: int | None = None) -> list[BitShare]:
                     size = (domain.population, len(faults))
                     found.append(BitShare(site, first, last, kind, *size, critical, avf, scores))
     return found
+
+
+def worst_bit(propagation: Propagation, confidence: float) -> Worst | None:
+    """The bit and kind of fault that changes the most predictions, if enough faults were tried to name one.
+
+    Where not all were tried, it is one of those of which `LEAST_TRIED` faults or all were, and its interval begins
+    above that of all other faults together. The worst of many bits is bad by chance, too: all intervals together cover
+    the truth as often as `confidence` says (Bonferroni).
+
+    Args:
+        propagation: what was found.
+        confidence: of all intervals together, 0..1, both excluded.
+
+    Returns:
+        It; None if more faults have to be tried, or if there is no other bit.
+    """
+    strata = propagation.strata
+    estimates = Estimates(propagation, 1 - (1 - confidence) / max(1, len(strata)))
+    known = len(propagation.faults) == propagation.population["size"]
+    enough = [share for share in bit_shares(estimates) if share.faults >= min(LEAST_TRIED, share.population)]
+    if not enough:
+        return None
+    worst = max(enough, key=lambda share: (share.avf.low, share.avf.value))
+    others = (strata["site"] != worst.site) | (strata["bit"] != worst.first) | (strata["kind"] != worst.kind)
+    domain = estimates.domain(others)
+    faults = propagation.faults[domain.rows]
+    changed = (faults["top1"].astype(np.int64) + faults["top5"]) / np.maximum(faults["images"], 1)
+    rest = estimates.mean(changed, domain)
+    if rest is None or not (known or worst.avf.low > rest.high):
+        return None
+    return Worst(worst, rest, known)
 
 
 def layer_fates(estimates: Estimates) -> list[LayerFate]:
