@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,14 @@ class Campaign:
         """A file of a unit that is done."""
         return UnitFile(self.path(unit, file), self._done(unit).files[file])
 
-    def run(self, units: Sequence[Unit], work: Work, executor: Executor, progress: Progress | None = None) -> None:
+    def run(
+        self,
+        units: Sequence[Unit],
+        work: Work,
+        executor: Executor,
+        progress: Progress | None = None,
+        again: Collection[str] = (),
+    ) -> None:
         """Do the units that are not done.
 
         Args:
@@ -187,8 +194,9 @@ class Campaign:
             work: does one.
             executor: does them all, here or elsewhere.
             progress: called at the beginning and after each unit.
+            again: names of units to do whatever is there, which is not noted.
         """
-        left = [unit for unit in units if not self._fits(unit)]
+        left = [unit for unit in units if unit.name in again or not self._fits(unit)]
         finished = len(units) - len(left)
         if progress is not None:
             progress(finished, len(units))

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from efat.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.json_fields import Fields
-from efat.resilience_inputs import Resilience, chip_id, fault_model_dict
+from efat.resilience_growth import Growth, Measured
+from efat.resilience_inputs import Resilience, fault_model_dict
 from efat.resilience_table import FILE_NAME as TABLE
-from efat.resilience_table import PREDICTORS, ResilienceTable, read_table, write_table
-from efat.resilience_units import BASELINE, HARDENED, WEIGHTS, units_on_chips, units_without_faults, work
+from efat.resilience_table import PREDICTORS, ResilienceTable, write_table
+from efat.resilience_units import BASELINE, HARDENED, WEIGHTS, hardened_unit, work
+from simulator.files import replaced
 from training.errors import InputError
 
 KIND = "resilience"
@@ -34,12 +37,15 @@ def run_resilience(
 ) -> ResilienceTable:
     """Measure what is not measured yet, and write the table.
 
+    A folder goes on with other rates, repeats, levels and images; see `efat.resilience_growth`. The table has what is
+    asked for, the same bytes as from a new folder.
+
     Args:
         folder: of the campaign; made if it is not there.
         resilience: what to measure.
         executor: where; results do not depend on it, bit for bit.
         progress: called at the beginning and after each unit.
-        notes: told of what is in the folder and does not fit; it is done again.
+        notes: told of what is in the folder and is done again, as it does not fit, or is not enough.
 
     Returns:
         What is in the folder's table.
@@ -48,18 +54,24 @@ def run_resilience(
         InputError: the folder is another campaign's, something in it changes meanwhile, hardening diverges.
     """
     resilience = replace(resilience, setup=resilience.setup.located())
+    original = resilience.setup
     campaign = Campaign(folder, KIND, resilience.inputs(), notes)
-    units = units_without_faults(resilience)
+    before = 0
     if resilience.hardening is not None:
-        campaign.run(units, work, executor, _part_of(progress, 0, resilience.unit_count))
+        campaign.run([hardened_unit(resilience)], work, executor, _part_of(progress, 0, resilience.unit_count))
+        before = 1
         start = campaign.file(HARDENED, WEIGHTS)
-        resilience = replace(resilience, setup=resilience.setup.with_weights(start.path.absolute()))
+        resilience = replace(resilience, setup=original.with_weights(start.path.absolute()))
         if resilience.setup.identity()["network"] != campaign.values(HARDENED)["network"]:
             raise InputError(f"{start.path} changed while this ran: run the same command again")
-        units = []
-    units += units_on_chips(resilience)
-    campaign.run(units, work, executor, _part_of(progress, resilience.unit_count - len(units), resilience.unit_count))
-    return _keep_table(folder / TABLE, resilience, campaign)
+    growth = Growth.of(campaign, resilience, original)
+    for note in growth.notes:
+        notes(note)
+    part = _part_of(progress, before, resilience.unit_count)
+    campaign.run(growth.units, work, executor, part, growth.again)
+    table = _table(resilience, campaign)
+    _keep(folder, table)
+    return table
 
 
 def draw_picture(folder: Path, table: ResilienceTable) -> str | None:
@@ -101,39 +113,25 @@ def telling_levels(levels: Sequence[int], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def _keep_table(path: Path, resilience: Resilience, campaign: Campaign) -> ResilienceTable:
-    """The table in the folder; written if it is not there, damaged, or from when files were elsewhere."""
-    try:
-        table = read_table(path)
-    except (FileNotFoundError, InputError):
-        table = None
-    if table is None or table.setup != resilience.setup.as_dict():
-        table = _table(resilience, campaign)
-        write_table(path, table)
-    return table
-
-
 def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
-    setup, hardening, levels = resilience.setup, resilience.hardening, resilience.levels
-    images = len(setup.load().data.held_out)
+    """What the units gave of what is asked for; they may have more."""
+    setup, hardening = resilience.setup, resilience.hardening
 
-    def of_unit(name: str, *fields: str) -> Fields:
-        return Fields(dict(campaign.values(name)), str(campaign.path(name, "json")), fields)
+    def of_unit(name: str) -> Fields:
+        return Fields(dict(campaign.values(name)), str(campaign.path(name, "json")))
 
-    baseline = of_unit(BASELINE, "float_correct", "fault_free_correct")
-    fault_free = baseline.count("fault_free_correct", most=images)
-    start = fault_free
-    if hardening is not None:
-        start = of_unit(HARDENED, "start_correct", "network").count("start_correct", most=images)
+    baseline = of_unit(BASELINE)
+    images = baseline.count("images", 1)
     shape = len(resilience.rates), resilience.repeats
-    correct = np.empty((*shape, len(levels)), np.int64)
+    correct = np.empty((*shape, len(resilience.levels)), np.int64)
     predictors = {name: np.empty(shape) for name in PREDICTORS}
-    for place in resilience.places:
-        found = of_unit(chip_id(*place), "chip", "correct", "predictors")
-        correct[place] = _counts(found, len(levels), images)
+    for place, name in resilience.chip_ids.items():
+        found = of_unit(name)
+        measured = Measured.of(found.values, found.where)
+        correct[place] = [measured.at(level) for level in resilience.levels]
         of_chip = found.inner("predictors", PREDICTORS)
-        for name, values in predictors.items():
-            values[place] = of_chip.number(name, 0, 1)
+        for predictor, values in predictors.items():
+            values[place] = of_chip.number(predictor, 0, 1)
     return ResilienceTable(
         rates=np.array(resilience.rates, np.float64),
         levels=np.array(resilience.levels, np.int64),
@@ -141,8 +139,8 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
         images=images,
         predictors=predictors,
         float_correct=baseline.count("float_correct", most=images),
-        fault_free_correct=fault_free,
-        start_correct=start,
+        fault_free_correct=baseline.count("fault_free_correct", most=images),
+        start_correct=baseline.count("start_correct", most=images),
         array=resilience.config.as_dict(),
         fault_model=fault_model_dict(resilience.model),
         setup=setup.as_dict(),
@@ -152,12 +150,17 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
     )
 
 
-def _counts(unit: Fields, levels: int, images: int) -> list[int]:
-    """The images that a unit classified correctly at each level; the table checks the rest of them."""
-    found = unit.values["correct"]
-    if not isinstance(found, list) or len(found) != levels or not all(type(n) is int and n <= images for n in found):
-        unit.refuse("correct", f"a list of {levels} integers up to {images}")
-    return found
+def _keep(folder: Path, table: ResilienceTable) -> None:
+    """Write a table if it is not there; a picture of another one goes first."""
+    with TemporaryDirectory() as elsewhere:
+        write_table(Path(elsewhere) / TABLE, table)
+        content = (Path(elsewhere) / TABLE).read_bytes()
+    path = folder / TABLE
+    if path.is_file() and path.read_bytes() == content:
+        return
+    (folder / PICTURE).unlink(missing_ok=True)
+    with replaced(path) as beside:
+        beside.write_bytes(content)
 
 
 def _part_of(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -17,6 +17,9 @@ from training.convert import convert
 from training.errors import InputError
 from training.mitigations.hardening import Hardening
 
+IMAGES = "held-out images"
+"""What of a setup's identity says which images accuracy is measured on."""
+
 
 @dataclass(frozen=True)
 class HardeningPlan:
@@ -88,7 +91,7 @@ class Resilience:
         kinds = {kind: weight for kind, weight in sorted(self.model.kinds.items()) if weight > 0}
         if Kind.FLIP in kinds:
             raise InputError("the random chips have flips: retraining needs permanent faults only, stuck-at-0 or -1")
-        object.__setattr__(self, "rates", tuple(float(rate) for rate in self.rates))
+        object.__setattr__(self, "rates", tuple(float(rate) + 0.0 for rate in self.rates))
         object.__setattr__(self, "levels", tuple(int(level) for level in self.levels))
         object.__setattr__(self, "model", replace(self.model, rate=0.0, sites=sites, kinds=kinds))
 
@@ -102,28 +105,40 @@ class Resilience:
         """Units of work in all."""
         return 1 + (self.hardening is not None) + len(self.places)
 
+    @property
+    def chip_ids(self) -> dict[tuple[int, int], str]:
+        """Names of the random chips, by `places`; the same whatever other ones there are."""
+        return {place: chip_id(self.rates[place[0]], place[1]) for place in self.places}
+
     def chip(self, rate: int, repeat: int) -> Chip:
         """A random chip, the same whatever other ones there are; see `places`."""
-        seed = np.random.SeedSequence(self.seed, spawn_key=(rate, repeat))
+        seed = np.random.SeedSequence(self.seed, spawn_key=self._key(rate, repeat))
         faults = sample_faults(self.config, replace(self.model, rate=self.rates[rate]), seed)
-        return Chip(chip_id(rate, repeat), faults)
+        return Chip(self.chip_ids[rate, repeat], faults)
 
     def recipe_seed(self, rate: int, repeat: int) -> int:
         """Of the retraining for that chip, 0..2**32 - 1."""
-        return int(np.random.SeedSequence(self.setup.recipe.seed, spawn_key=(rate, repeat, 1)).generate_state(1)[0])
+        key = (*self._key(rate, repeat), 1)
+        return int(np.random.SeedSequence(self.setup.recipe.seed, spawn_key=key).generate_state(1)[0])
 
     def inputs(self) -> dict[str, Any]:
-        """Everything that decides the results, by a name that says what it is."""
+        """What decides the results beside rates, repeats, levels and images, by a name that says what it is."""
+        identity = self.setup.identity()
+        del identity[IMAGES]
         return {
             "array": self.config.as_dict(),
             "fault model": fault_model_dict(self.model),
-            "rates": list(self.rates),
-            "repeats": self.repeats,
-            "levels": list(self.levels),
             "seed": self.seed,
             "hardening": None if self.hardening is None else asdict(self.hardening),
-            **self.setup.identity(),
+            # However many of them are measured on.
+            "test images": replace(self.setup, images=None).identity()[IMAGES],
+            **identity,
         }
+
+    def _key(self, rate: int, repeat: int) -> tuple[int, int, int]:
+        """Of random numbers: by the rate itself, so that other rates between do not change them."""
+        bits = int(np.float64(self.rates[rate]).view(np.uint64))
+        return bits >> 32, bits & 0xFFFFFFFF, repeat
 
     def check(self) -> None:
         """Load everything, and refuse what cannot be measured before anything is written.
@@ -150,9 +165,13 @@ class Resilience:
                 )
 
 
-def chip_id(rate: int, repeat: int) -> str:
-    """Name of a random chip, by the numbers of its rate and of its repeat."""
-    return f"rate-{rate:03d}-chip-{repeat:03d}"
+def chip_id(rate: float, repeat: int) -> str:
+    """Name of a random chip, by its rate and the number of its repeat.
+
+    >>> chip_id(0.05, 2)
+    'rate-0.05-chip-002'
+    """
+    return f"rate-{rate!r}-chip-{repeat:03d}"
 
 
 def fault_model_dict(model: FaultModel) -> dict[str, Any]:

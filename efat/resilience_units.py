@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from efat.campaign import Outcome, Unit
-from efat.resilience_inputs import Resilience, chip_id
+from efat.campaign import Outcome, Unit, UnitFile
+from efat.resilience_inputs import IMAGES, Resilience
 from efat.resilience_table import PREDICTORS
 from efat.severity import pruned_severity, severity, weights_per_pe
+from efat.training_setup import TrainingSetup
 from simulator import ArrayConfig, FaultMap
 from simulator.chips import Chip
 from training.accelerator import Accelerator
@@ -27,6 +28,7 @@ from training.mitigations.bypass import Bypass
 from training.mitigations.hardening import OWN_PE_SITES, Hardening
 from training.mitigations.strategy import Strategy
 from training.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, digest_of_network, retrain
+from training.training_state import TrainingState, state_bytes, state_from
 
 BASELINE, HARDENED = "baseline", "hardened"
 """Names of the units that are no random chip's; those are named as their chips are."""
@@ -34,25 +36,54 @@ BASELINE, HARDENED = "baseline", "hardened"
 WEIGHTS = "safetensors"
 """The file of the unit `HARDENED` with its weights."""
 
+STATE = "state"
+"""The file of a random chip's unit from which its retraining can go on; there is none if it diverged."""
 
-def units_without_faults(resilience: Resilience) -> list[Unit]:
-    """The network as it is, and hardened if that is asked for."""
-    names = [BASELINE] if resilience.hardening is None else [BASELINE, HARDENED]
+
+def hardened_unit(resilience: Resilience) -> Unit:
+    """The network hardened, whatever it is measured on."""
     identity = resilience.setup.identity()
-    return [Unit(name, {"what": name, "resilience": resilience, "identity": identity}) for name in names]
+    return Unit(HARDENED, {"what": HARDENED, "resilience": resilience, "identity": identity})
 
 
-def units_on_chips(resilience: Resilience) -> list[Unit]:
-    """A retraining for each random chip; where the network is hardened, from the weights of that."""
-    identity = resilience.setup.identity()
-    return [
-        Unit(
-            chip_id(*place),
-            {"what": place, "resilience": resilience, "identity": identity},
-            {"network": identity["network"]},
-        )
-        for place in resilience.places
-    ]
+def baseline_unit(resilience: Resilience, original: TrainingSetup) -> Unit:
+    """The network without faults.
+
+    Args:
+        resilience: with the weights that retraining starts from.
+        original: with those of the original network.
+    """
+    identity, of_original = resilience.setup.identity(), original.identity()
+    arguments = {
+        "what": BASELINE,
+        "resilience": resilience,
+        "identity": identity,
+        "original": original,
+        "original identity": of_original,
+    }
+    return Unit(BASELINE, arguments, {"network": identity["network"], IMAGES: identity[IMAGES]})
+
+
+def chip_unit(
+    resilience: Resilience,
+    identity: Mapping[str, str],
+    place: tuple[int, int],
+    levels: Sequence[int],
+    state: UnitFile | None = None,
+) -> Unit:
+    """A retraining for a random chip.
+
+    Args:
+        resilience: with the weights that retraining starts from.
+        identity: of its setup.
+        place: of the chip, see `Resilience.places`.
+        levels: to measure at.
+        state: of the same retraining with fewer levels, to go on from; None to begin.
+    """
+    located = None if state is None else state.located()
+    arguments = {"what": place, "resilience": resilience, "identity": identity, "levels": levels, "state": located}
+    inputs = {"network": identity["network"], IMAGES: identity[IMAGES], "levels": list(levels)}
+    return Unit(resilience.chip_ids[place], arguments, inputs)
 
 
 def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dict[str, float]:
@@ -89,21 +120,35 @@ def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dic
 def work(arguments: Mapping[str, Any]) -> Outcome:
     """Do a unit, in whatever process."""
     resilience: Resilience = arguments["resilience"]
-    # What a process has loaded may have changed since the campaign was begun.
-    if resilience.setup.identity() != arguments["identity"]:
-        raise InputError("network or data are not those that this was begun with: they changed while it ran")
+    _check_same(resilience.setup, arguments["identity"])
     what = arguments["what"]
-    if isinstance(what, tuple):
-        return _on_chip(resilience, *what)
-    return _hardened(resilience) if what == HARDENED else _baseline(resilience)
+    if what == HARDENED:
+        return _hardened(resilience)
+    if what == BASELINE:
+        _check_same(arguments["original"], arguments["original identity"])
+        return _baseline(resilience, arguments["original"])
+    return _on_chip(resilience, what, arguments["levels"], arguments["state"])
 
 
-def _baseline(resilience: Resilience) -> Outcome:
-    network, data, _ = resilience.setup.load()
+def _check_same(setup: TrainingSetup, identity: Mapping[str, str]) -> None:
+    # What a process has loaded may have changed since the campaign was begun.
+    if setup.identity() != identity:
+        raise InputError("network or data are not those that this was begun with: they changed while it ran")
+
+
+def _baseline(resilience: Resilience, original: TrainingSetup) -> Outcome:
+    config, calibration = resilience.config, original.calibration
+    network, data, _ = original.load()
+    fault_free = start = _fault_free_correct(network, data, config, calibration)
+    in_float = count_correct(network, data.held_out)
+    if original != resilience.setup:
+        start = _fault_free_correct(*resilience.setup.load()[:2], config, calibration)
     return Outcome(
         {
-            "float_correct": count_correct(network, data.held_out),
-            "fault_free_correct": _fault_free_correct(network, data, resilience.config, resilience.setup.calibration),
+            "images": len(data.held_out),
+            "float_correct": in_float,
+            "fault_free_correct": fault_free,
+            "start_correct": start,
         }
     )
 
@@ -131,39 +176,51 @@ def _hardened(resilience: Resilience) -> Outcome:
         ) from None
     hardened = copy.deepcopy(network)
     hardened.load_state_dict(result.weights)
-    correct = _fault_free_correct(hardened, data, config, setup.calibration)
     # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in result.weights.items()}
-    return Outcome({"start_correct": correct, "network": digest_of_network(hardened)}, {WEIGHTS: save(weights)})
+    return Outcome({"network": digest_of_network(hardened)}, {WEIGHTS: save(weights)})
 
 
-def _on_chip(resilience: Resilience, rate: int, repeat: int) -> Outcome:
+def _on_chip(resilience: Resilience, place: tuple[int, int], levels: Sequence[int], state: UnitFile | None) -> Outcome:
     setup = resilience.setup
     network, data, _ = setup.load()
-    chip = resilience.chip(rate, repeat)
+    chip = resilience.chip(*place)
     prepared = PreparedRetraining(
         network,
         chip,
         data,
-        resilience.levels[-1],
+        levels[-1],
         strategy=setup.strategy,
-        recipe=replace(setup.recipe, seed=resilience.recipe_seed(rate, repeat)),
-        evaluate_at=resilience.levels,
+        recipe=replace(setup.recipe, seed=resilience.recipe_seed(*place)),
+        evaluate_at=levels,
         calibration=setup.calibration,
         learn_scales=setup.learn_scales,
     )
+    start = None
+    if state is not None:
+        start = state_from(state.read(), state.path, prepared.identity_of_any_length)
     predictors = predictors_of(network, prepared.deployment, chip)
+    files: dict[str, bytes] = {}
+
+    def keep(reached: TrainingState) -> None:
+        files[STATE] = state_bytes(reached)
+
+    diverged_at = None
     try:
-        evaluations = prepared.run().evaluations
+        evaluations = prepared.run(start=start, on_end=keep).evaluations
     except RetrainDivergedError as error:
-        evaluations = error.result.evaluations
+        evaluations, diverged_at = error.result.evaluations, error.iteration
     correct = {evaluation.iteration: evaluation.correct for evaluation in evaluations}
     return Outcome(
         {
             "chip": chip.digest(),
-            "correct": [correct.get(level, -1) for level in resilience.levels],
+            "images": len(data.held_out),
+            "levels": list(levels),
+            "correct": [correct.get(level, -1) for level in levels],
+            "diverged_at": diverged_at,
             "predictors": predictors,
-        }
+        },
+        files,
     )
 
 

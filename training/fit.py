@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,8 +131,10 @@ def fit(
     least_iterations: int = 0,
     hooks: Hooks | None = None,
     checkpoint: Path | None = None,
-    identity: dict[str, str] | None = None,
+    identity: Mapping[str, str] | None = None,
     progress: Callable[[Moment], None] | None = None,
+    start: TrainingState | None = None,
+    on_end: Callable[[TrainingState], None] | None = None,
 ) -> Trained:
     """Train a network in place.
 
@@ -150,6 +152,8 @@ def fit(
             result is that of one without a break, bit for bit.
         identity: what must be the same for a checkpoint to go on from, by name.
         progress: called after each iteration.
+        start: of the same training with fewer iterations, to go on from; it takes the place of `checkpoint`.
+        on_end: called with the state when all iterations are done, from which one with more can go on.
 
     Raises:
         DivergedError: the loss, a parameter or a logit was NaN or infinite.
@@ -162,11 +166,13 @@ def fit(
     good: dict[str, Tensor] = {}
     stops = {0, iterations, *(stop for stop in evaluate_at if stop < iterations)}
 
-    def save() -> None:
-        if checkpoint is not None:
-            parts = (network.state_dict(), optimizer.state_dict(), schedule.state_dict() if schedule else {})
-            evaluations = [(found.iteration, found.correct, found.images) for found in trained.evaluations]
-            write_state(checkpoint, TrainingState(identity or {}, *parts, evaluations, trained.losses, good))
+    def state() -> TrainingState:
+        weights = network.state_dict()
+        # At an evaluation the two are most often the same, and are then kept once.
+        alike = all(torch.equal(value, good[name]) for name, value in weights.items())
+        parts = (weights, optimizer.state_dict(), schedule.state_dict() if schedule else {})
+        evaluations = [(found.iteration, found.correct, found.images) for found in trained.evaluations]
+        return TrainingState(identity or {}, *parts, evaluations, trained.losses, weights if alike else good)
 
     def evaluate() -> None:
         nonlocal good
@@ -187,13 +193,15 @@ def fit(
         return target_accuracy is not None and last.iteration >= least_iterations and last.accuracy >= target_accuracy
 
     if checkpoint is not None and checkpoint.exists():
-        state = read_state(checkpoint, identity or {})
+        kept = read_state(checkpoint, identity or {})
         try:
-            trained, good = _go_on(state, network, optimizer, schedule)
+            trained, good = _go_on(kept, network, optimizer, schedule)
         except Exception as error:
             # PyTorch raises nearly anything on the state of something else, and nothing but the file can be wrong.
             raise InputError(f"{checkpoint} does not fit ({first_line(error)}): delete it to start over") from None
         trained.reached_target = reaches_target()
+    elif start is not None:
+        trained, good = _go_on(start, network, optimizer, schedule)
     saved = time.monotonic()
     try:
         if not trained.evaluations:
@@ -210,8 +218,8 @@ def fit(
                 evaluate()
             if progress is not None:
                 progress(Moment(trained.iterations, iterations, loss, trained.evaluations[-1]))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save()
+            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                write_state(checkpoint, state())
                 saved = time.monotonic()
     except _Diverged:
         network.load_state_dict(good)
@@ -219,6 +227,8 @@ def fit(
         iteration = trained.iterations
         trained.losses = trained.losses[: trained.evaluations[-1].iteration]
         raise DivergedError(iteration, trained.evaluations[-1], trained) from None
+    if on_end is not None:
+        on_end(state())
     network.eval()
     return trained
 

@@ -26,6 +26,7 @@ from training.mitigations.strategy import Strategy
 from training.on_chip import OnChip, Pruned, digest_of_pruned, kept_weights
 from training.recipe import Recipe
 from training.trainable import TrainableLayer, deployed, trainable, trainable_layers
+from training.training_state import TrainingState
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,12 +211,26 @@ class PreparedRetraining:
             "pruned weights": digest_of_pruned(pruned or {}),
         }
 
-    def run(self, checkpoint: Path | None = None, progress: Callable[[Moment], None] | None = None) -> RetrainResult:
+    @property
+    def identity_of_any_length(self) -> dict[str, str]:
+        """What the same retraining of more or fewer iterations has in common with it."""
+        return {name: text for name, text in self.identity.items() if name != "budget"}
+
+    def run(
+        self,
+        checkpoint: Path | None = None,
+        progress: Callable[[Moment], None] | None = None,
+        *,
+        start: TrainingState | None = None,
+        on_end: Callable[[TrainingState], None] | None = None,
+    ) -> RetrainResult:
         """Retrain; once only.
 
         Args:
             checkpoint: as for `retrain`.
             progress: as for `retrain`.
+            start: of the same retraining with fewer iterations, to go on from; its learning rate has to be constant.
+            on_end: called with the state when all iterations are done. Its identity is `identity_of_any_length`.
 
         Raises:
             RetrainDivergedError: as `retrain`.
@@ -237,8 +252,10 @@ class PreparedRetraining:
                 least_iterations=self._least_iterations,
                 hooks=self._hooks,
                 checkpoint=checkpoint,
-                identity=self.identity,
+                identity=self.identity if on_end is None else self.identity_of_any_length,
                 progress=progress,
+                start=start,
+                on_end=on_end,
             )
         except DivergedError as error:
             raise RetrainDivergedError(str(error), self._result(error.trained), error.iteration) from None

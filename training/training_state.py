@@ -52,27 +52,37 @@ class TrainingState:
 
 def write_state(path: Path, state: TrainingState) -> None:
     """Write a state in place of the one that is there, in one piece."""
+    content = state_bytes(state)
+    with replaced(path) as beside:
+        beside.write_bytes(content)
+
+
+def state_bytes(state: TrainingState) -> bytes:
+    """What `write_state` writes."""
     buffer = io.BytesIO()
     torch.save({field.name: getattr(state, field.name) for field in fields(state)}, buffer)
-    content = buffer.getbuffer()
-    first_line_of_file = b"%s %d %s\n" % (_BEGINNING, VERSION, hashlib.sha256(content).hexdigest().encode())
-    with replaced(path) as beside, beside.open("wb") as file:
-        file.write(first_line_of_file)
-        file.write(content)
+    content = buffer.getvalue()
+    return b"%s %d %s\n" % (_BEGINNING, VERSION, hashlib.sha256(content).hexdigest().encode()) + content
 
 
 def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
-    """Read a state. Nothing in the file is run: `torch.load(weights_only=True)`.
+    """Read a state from a file: see `state_from`."""
+    return state_from(path.read_bytes(), path, identity)
+
+
+def state_from(written: bytes, path: Path, identity: Mapping[str, str]) -> TrainingState:
+    """Read a state. Nothing in it is run: `torch.load(weights_only=True)`.
 
     Args:
-        path: the file.
+        written: what `state_bytes` gave.
+        path: where it is from, for messages.
         identity: what the training to go on with is made from.
 
     Raises:
         DamagedStateError: it is damaged.
         InputError: it is no state, or is of another training; the message says what differs.
     """
-    content = _checked_content(path)
+    content = _checked_content(written, path)
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         state = TrainingState(**{field.name: found[field.name] for field in fields(TrainingState)})
@@ -89,9 +99,9 @@ def read_state(path: Path, identity: Mapping[str, str]) -> TrainingState:
     return state
 
 
-def _checked_content(path: Path) -> bytes:
-    """What follows the first line of a file."""
-    beginning, _, content = path.read_bytes().partition(b"\n")
+def _checked_content(written: bytes, path: Path) -> bytes:
+    """What follows the first line."""
+    beginning, _, content = written.partition(b"\n")
     words = beginning.split(b" ")
     if len(words) != 3 or words[0] != _BEGINNING:
         raise InputError(f"{path} is no checkpoint: delete it to start over")

@@ -120,6 +120,10 @@ def resilience(
 
     FOLDER gets resilience.h5, resilience.png and a file for each chip that is done: the same command goes on after
     Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
+
+    With other --rates, --repeats, --levels or --images the same folder goes on, too: only what is missing runs, and the
+    table has what is asked for, as from a new folder. Higher levels go on from the last one; for levels between and
+    for other images the retrainings run again, which is said.
     """
     if (described is None) == (lot is None):
         fail(
@@ -210,7 +214,7 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
         raise click.ClickException(f"{error}; run the same command to go on") from None
     if not ran:
         say(f"All of it is in {folder} already: nothing is run.", err=True)
-    if ran or not (folder / PICTURE).exists():
+    if not (folder / PICTURE).exists():
         left_out = draw_picture(folder, table)
         if left_out is not None:
             say(left_out, err=True)

@@ -93,12 +93,20 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 130
     assert result.output.splitlines()[-1] == "Interrupted; run the same command to go on."
     before = contents(Path("res"))
-    assert len([name for name in before if name.startswith("units/")]) == 3
-    assert "res was begun with another levels: choose another folder" in refused(*SHORT, "--levels", "2,3")
+    assert len([name for name in before if name.endswith(".json")]) == 1 + 3
+    assert "res was begun with another recipe, seed: choose another folder" in refused(*SHORT, "--seed", "2")
     done(*SHORT)
     after = contents(Path("res"))
     assert {name: after[name] for name in before} == before
-    assert len([name for name in after if name.startswith("units/")]) == 5
+    assert len([name for name in after if name.endswith(".json")]) == 1 + 5
+    picture = after["resilience.png"]
+    shown = done(*SHORT, "--levels", "2,3").output
+    assert shown.lstrip().startswith("levels up to 3 instead of 2: 4 retrainings go on\n")
+    assert table().levels.tolist() == [0, 2, 3]
+    assert Path("res/resilience.png").read_bytes() != picture
+    assert "All of it is in res already: nothing is run." in done(*SHORT).output
+    assert contents(Path("res"))["resilience.h5"] == after["resilience.h5"]
+    assert contents(Path("res"))["resilience.png"] == picture
 
 
 def test_options_reach_what_is_measured(folder: Path) -> None:

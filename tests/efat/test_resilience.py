@@ -176,7 +176,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert hardened_again.read_bytes() == content
 
     def change(done: int, _: int) -> None:
-        if done == 2:
+        if done == 1:
             hardened_again.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
     with pytest.raises(InputError, match=r"hardened.safetensors changed while this ran: run the same command again"):
@@ -222,7 +222,7 @@ def test_interrupted_and_with_workers_killed_it_ends_as_if_undisturbed(folder: P
     with pytest.raises(Interrupted):
         run_resilience(folder / "disturbed", found, processes(1), disturb)
     assert kills
-    assert sorted(contents(folder / "disturbed/units")) == sorted(contents(folder / "undisturbed/units"))[:4]
+    assert sorted(contents(folder / "disturbed/units")) == sorted(contents(folder / "undisturbed/units"))[:7]
     seen: list[tuple[int, int]] = []
     again = run_resilience(folder / "disturbed", found, in_line, lambda *progress: seen.append(progress))
     assert seen == [(4, 5), (5, 5)]
@@ -262,16 +262,9 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
         spoil()
         measured(folder, found)
         assert contents(folder / OUT) == before
-    for changes, what in (
-        ({"seed": 4, "repeats": 3}, "repeats, seed"),
-        ({"rates": (0.1, 0.2), "levels": (0, 5)}, "levels, rates"),
-        ({"hardening": HardeningPlan(1)}, "hardening"),
-        ({"model": FaultModel(0.0)}, "fault model"),
-        ({"config": ArrayConfig(6, 4)}, "array"),
-        ({"setup": small_setup(folder, learn_scales=True, images=29)}, "held-out images, recipe"),
-    ):
+    for changes, what in (({"model": FaultModel(0.0)}, "fault model"), ({"config": ArrayConfig(6, 4)}, "array")):
         with pytest.raises(InputError, match=f"was begun with another {what}: choose another folder"):
-            run_resilience(folder / OUT, small_resilience(folder, **changes), in_line)
+            run_resilience(folder / OUT, small_resilience(folder, **changes), in_line)  # type: ignore[arg-type]
 
 
 def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
@@ -308,11 +301,17 @@ def test_chips_are_the_same_whatever_else_is_measured(folder: Path, seed: int) -
     kinds = {Kind.STUCK_AT_1: 1.0, Kind.STUCK_AT_0: 3.0}
     one = small_resilience(folder, setup=setup, model=FaultModel(0.3, sites=sites, kinds=kinds), seed=seed)
     backwards = FaultModel(0.0, sites=dict(reversed(sites.items())), kinds=dict(reversed(kinds.items())))
-    other = small_resilience(folder, setup=setup, model=backwards, seed=seed, rates=(0.1, 0.3, 0.5), repeats=3)
-    digests = {place: one.chip(*place).faults.digest() for place in one.places}
-    assert len(set(digests.values())) == 4
-    assert digests == {place: other.chip(*place).faults.digest() for place in one.places}
-    assert len({other.recipe_seed(*place) for place in other.places}) == 9
+    other = small_resilience(folder, setup=setup, model=backwards, seed=seed, rates=(0.0, 0.1, 0.2, 0.3), repeats=3)
+
+    def drawn(found: Resilience) -> dict[str, tuple[str, int]]:
+        return {
+            name: (found.chip(*place).faults.digest(), found.recipe_seed(*place))
+            for place, name in found.chip_ids.items()
+        }
+
+    assert len(set(drawn(one).values())) == 4
+    assert drawn(one).items() <= drawn(other).items()
+    assert len({other.recipe_seed(*place) for place in other.places}) == 12
     assert one.inputs()["fault model"] == other.inputs()["fault model"]
 
 
