@@ -24,6 +24,7 @@ import numpy.typing as npt
 from simulator.chips_array import LotError, own_dataset, read_array, text_attribute, write_array
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, BoolArray, FaultMap
+from simulator.file_kinds import FAULT_LIST, other_kind
 from simulator.files import replaced
 from simulator.suggestions import did_you_mean
 
@@ -313,10 +314,14 @@ def _damage_reported(path: Path) -> Iterator[None]:
 def _open(path: Path) -> h5py.File:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; make a lot with `efat chips generate` or `efat chips import`")
-    if path.is_dir():
-        raise LotError(f"{path} is a folder: expected an HDF5 file of chips")
-    with path.open("rb"):
-        pass
+    wrong = other_kind(
+        path,
+        "an HDF5 file of chips",
+        own=("an HDF5 file",),
+        hints={FAULT_LIST: "make a lot of it with 'efat chips import'"},
+    )
+    if wrong is not None:
+        raise LotError(wrong)
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from simulator.chips import Chip, LotError
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, PERMANENT, BoolArray, FaultMap, Kind, Site
+from simulator.file_kinds import FAULT_LIST, other_kind
 from simulator.files import replaced
 
 BYPASS = "BYPASS"
@@ -161,6 +162,9 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
     """Chip ids, line numbers, and the cells of every other column."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a CSV file with the columns {','.join(COLUMNS)}")
+    wrong = other_kind(path, FAULT_LIST, own=(FAULT_LIST,))
+    if wrong is not None:
+        raise LotError(wrong)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from simulator.file_kinds import BLIF, NUMPY, VERILOG, file_kind, other_kind
 from simulator.multiplier import TableErrors, table_errors
 from simulator.operand_signs import (
     Int64Array,
@@ -33,7 +34,6 @@ from simulator.operand_signs import (
 )
 
 Operand = Literal["weight", "activation"]
-_NUMPY_MAGIC = b"\x93NUMPY"
 _HEADER_SUFFIXES = (".h", ".hh", ".hpp", ".c", ".cc", ".cpp", ".inc")
 _LARGEST_NUMPY_HEADER = 1 << 14
 _MOST_TEXT_BYTES_PER_PRODUCT = 64
@@ -111,13 +111,16 @@ def read_products(
     if not (2 <= weight_bits <= 8 and 2 <= act_bits <= 8):
         raise ProductTableError(f"{path}: {weight_bits}x{act_bits} bits: expected 2..8 bits each")
     entries = 1 << (weight_bits + act_bits)
+    kind, suffix = file_kind(path), path.suffix.lower()
+    is_raw = kind != NUMPY and suffix not in (".npy", *_HEADER_SUFFIXES)
+    # Raw words of the right number may begin like anything.
+    if not (is_raw and path.is_file() and path.stat().st_size == 2 * entries):
+        _check_kind(path)
     stated: bool | None = None
     try:
-        with path.open("rb") as file:
-            starts_as_numpy = file.read(len(_NUMPY_MAGIC)) == _NUMPY_MAGIC
-        if starts_as_numpy or path.suffix.lower() == ".npy":
+        if kind == NUMPY or suffix == ".npy":
             form, flat = "NumPy", _read_numpy(path, weight_bits, act_bits, first or "weight")
-        elif path.suffix.lower() in _HEADER_SUFFIXES:
+        elif suffix in _HEADER_SUFFIXES:
             form = "C header"
             flat, stated = _read_header(path, entries)
         else:
@@ -189,6 +192,18 @@ def _read_numpy(path: Path, weight_bits: int, act_bits: int, first: Operand) -> 
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
         raise ProductTableError(f"it holds {array.max()}: expected products of {weight_bits + act_bits} bits")
     return np.array(array, np.int64).reshape(-1)
+
+
+def _check_kind(path: Path) -> None:
+    named = "its name must end in .v, .sv or .blif to be read as a netlist"
+    wrong = other_kind(
+        path,
+        "a product table (.npy, .h, or raw 16-bit words)",
+        own=(NUMPY,),
+        hints={VERILOG: named, BLIF: named},
+    )
+    if wrong is not None:
+        raise ProductTableError(wrong)
 
 
 def _read_raw(path: Path, entries: int) -> Int64Array:

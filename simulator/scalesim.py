@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from simulator.config import LARGEST_SIDE
+from simulator.file_kinds import SCALESIM_CONFIG, other_kind
 
 LARGEST_SIZE = 999_999_999
 """Largest number in a topology."""
@@ -175,7 +176,7 @@ def read_config(path: str | Path) -> ScaleSimConfig:
     # Like SCALE-Sim's, but a percent sign is nothing special.
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(_read_text(path, "a SCALE-Sim configuration"), source=path.name)
+        parser.read_string(_read_text(path, SCALESIM_CONFIG), source=path.name)
     except configparser.Error as error:
         raise ScaleSimError(f"{path} is not a SCALE-Sim configuration: {' '.join(str(error).split())}") from error
     if not parser.has_section(_ARCHITECTURE):
@@ -384,6 +385,9 @@ def _read_text(path: Path, what: str) -> str:
     """A small text file, its lines ended by newlines whatever ended them in it."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected {what}")
+    wrong = other_kind(path, what, own=(what,))
+    if wrong is not None:
+        raise ScaleSimError(wrong)
     if path.is_file() and path.stat().st_size > _LARGEST_FILE:
         raise ScaleSimError(f"{path} has {path.stat().st_size} bytes: expected {what}, at most {_LARGEST_FILE}")
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from simulator.file_kinds import BLIF, VERILOG, other_kind
 from simulator.gates.blif import parse_blif
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Netlist, NetlistError
@@ -103,6 +104,14 @@ def read_netlist_file(
 def _text(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a netlist in Verilog or BLIF")
+    named = {".blif": (BLIF,), ".v": (VERILOG,), ".sv": (VERILOG,)}.get(path.suffix.lower())
+    wrong = other_kind(
+        path,
+        f"{named[0]}, as its name ends in {path.suffix}" if named else f"{VERILOG} or BLIF",
+        own=named or (VERILOG, BLIF),
+    )
+    if wrong is not None:
+        raise NetlistError(wrong)
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE_BYTES + 1)
     if len(content) > LARGEST_FILE_BYTES:

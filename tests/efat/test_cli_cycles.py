@@ -212,7 +212,7 @@ HERE = ["cycles", "--array", "32x32"]
         ([*HERE, "--topology", "gemms.csv"], "expected a convolution; add --gemm"),
         ([*HERE, "--topology", "convs.csv", "--gemm"], "expected a GEMM; leave out --gemm"),
         ([*HERE, "--topology", "nothing.csv"], "nothing.csv: no such file; expected a SCALE-Sim topology"),
-        ([*HERE, "--topology", "."], ".: Is a directory"),
+        ([*HERE, "--topology", "."], ". is a folder: expected a SCALE-Sim topology"),
         ([*HERE, "--topology", "convs.csv", "--act-bits", "9"], "act_bits is 9: expected 2..8"),
         (["cycles", "--array", "2000x2", "--topology", "convs.csv"], "rows is 2000: expected 1..1024"),
         (["cycles", "--array", "0x2", "--topology", "convs.csv"], "rows is 0: expected 1..1024"),
