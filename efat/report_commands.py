@@ -86,13 +86,18 @@ def _resilience(data: ReportData) -> Iterator[Option]:
             yield "--option", f"{name}={number_text(value)}"
     if recipe["label_smoothing"]:
         yield "--label-smoothing", number_text(recipe["label_smoothing"])
-    yield ("--no-augment",) if recipe["augmentation"] == _NO_AUGMENTATION else ("--augment",)
+    yield ("--no-augment",) if recipe["augmentation"] == _NO_AUGMENTATION else _augmentation(recipe["augmentation"])
     yield "--calibration", str(setup["calibration"])
     if setup["learn_scales"]:
         yield ("--learn-scales",)
     if setup["images"] is not None:
         yield "--images", str(setup["images"])
     yield "--seed", str(table.seed)
+
+
+def _augmentation(found: Mapping[str, Any]) -> Option:
+    crop = [f"crop={found['crop_padding']}"] if found["crop_padding"] else []
+    return "--augment", ",".join([*["flip"] * bool(found["flip"]), *crop])
 
 
 def array_options(array: Mapping[str, Any]) -> Iterator[Option]:

@@ -18,7 +18,7 @@ from efat.training_setup import augmentation_of, load_training, try_a_step
 from simulator.chips import Chip, ChipLot
 from simulator.files import replaced
 from training.accelerator import Accelerator
-from training.batches import Batches
+from training.batches import Augmentation, Batches
 from training.calibration import Method
 from training.classification import count_correct
 from training.convert import convert
@@ -166,7 +166,7 @@ def prepare(
     iterations: int | None = None,
     epochs: float | None = None,
     recipe: Recipe | None = None,
-    augment: bool | None = None,
+    augment: Augmentation | bool | None = None,
     evaluate_at: Sequence[int] = (),
     target_accuracy: float | None = None,
     calibration: Method = "max",
@@ -186,7 +186,8 @@ def prepare(
         iterations: mini-batches to learn from.
         epochs: passes over the training images instead.
         recipe: how it learns, but for its augmentation; None for a `Recipe()` of defaults.
-        augment: whether training images are augmented as the network's are; None to do so if it has an augmentation.
+        augment: how training images are augmented, or whether they are as the network's are; None to do so if it has an
+            augmentation.
         evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
         target_accuracy: retraining ends at the first evaluation that reaches it; None for never.
         calibration: how the activations' scales are chosen.

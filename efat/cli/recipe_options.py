@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,26 @@ DEFAULT_LABEL_SMOOTHING = 0.0
 """Those of `training.recipe.Recipe`, without importing torch for them; a test keeps them equal."""
 
 
+OF_NETWORK = "network"
+"""What `--augment` without a value stands for: as the network's images are augmented."""
+
+
+class AugmentationText(click.ParamType):  # type: ignore[type-arg]
+    """What is done to training images: flip, crop=PIXELS or both with a comma; or `OF_NETWORK`."""
+
+    name = "FLIP,CROP"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool | tuple[bool, int]:
+        """Parse it: whether images are flipped, and the pixels of padding before a crop; True for `OF_NETWORK`."""
+        if not isinstance(value, str) or value == OF_NETWORK:
+            return value if isinstance(value, tuple) else True
+        words = [word.strip().lower() for word in value.split(",")]
+        crops = [found for word in words if (found := re.fullmatch(r"crop=([1-9]\d{0,3})", word))]
+        if sorted(words) != sorted([*["flip"] * ("flip" in words), *(found[0] for found in crops[:1])]):
+            self.fail(f"{value!r}: expected flip, crop=PIXELS or both, such as flip,crop=4", param, ctx)
+        return "flip" in words, int(crops[0][1]) if crops else 0
+
+
 @dataclass(frozen=True)
 class RecipeRequest:
     """How a user wants a network to learn.
@@ -38,7 +59,8 @@ class RecipeRequest:
         schedule: name of a class in `torch.optim.lr_scheduler`; None for a constant learning rate.
         schedule_options: its options.
         label_smoothing: of the cross entropy.
-        augment: whether training images are augmented; None if the network's are.
+        augment: whether training images are augmented, or whether they are flipped and by how many pixels padded; None
+            if the network's are.
         calibration: how the activations' scales are chosen.
         learn_scales: whether they are learned from there.
     """
@@ -50,9 +72,20 @@ class RecipeRequest:
     schedule: str | None
     schedule_options: tuple[tuple[str, Any], ...]
     label_smoothing: float
-    augment: bool | None
+    augment: bool | tuple[bool, int] | None
     calibration: Method
     learn_scales: bool
+
+    @property
+    def augmentation(self) -> Augmentation | bool | None:
+        """What is done to training images, if the user says it; otherwise whether anything is, or None.
+
+        Raises:
+            InputError: padding out of range.
+        """
+        from training.batches import Augmentation
+
+        return Augmentation(*self.augment) if isinstance(self.augment, tuple) else self.augment
 
     def recipe(self, seed: int, augmentation: Augmentation | None = None) -> Recipe:
         """The recipe.
@@ -135,10 +168,15 @@ def recipe_options(command: _Command) -> _Command:
             help="Of the cross entropy, 0 to 1.",
         ),
         click.option(
-            "--augment/--no-augment",
-            default=None,
-            help="Augment training images.  [default: if the network's are augmented]",
+            "--augment",
+            is_flag=False,
+            flag_value=OF_NETWORK,
+            type=AugmentationText(),
+            metavar="[HOW]",
+            help="Augment training images: flip, crop=PIXELS or both, such as flip,crop=4; or as the network's are.  "
+            "[default: if the network's are]",
         ),
+        click.option("--no-augment", is_flag=True, help="Do not augment training images."),
         click.option(
             "--calibration",
             type=click.Choice(["max", "percentile", "mse"]),
@@ -151,6 +189,10 @@ def recipe_options(command: _Command) -> _Command:
 
     @functools.wraps(command)
     def with_request(**values: Any) -> Any:
+        if values.pop("no_augment"):
+            if values["augment"] is not None:
+                fail("--augment and --no-augment are both given: choose one")
+            values["augment"] = False
         request = RecipeRequest(**{field.name: values.pop(field.name) for field in fields(RecipeRequest)})
         if request.schedule_options and request.schedule is None:
             fail("--schedule-option is of no schedule: name one with --schedule")

@@ -149,7 +149,7 @@ def resilience(
                 weights=weights,
                 data=data,
                 mitigation=mitigation,
-                recipe=learning.recipe(seed, augmentation_of(network, learning.augment)),
+                recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
                 calibration=learning.calibration,
                 learn_scales=learning.learn_scales,
                 images=images,

@@ -140,7 +140,7 @@ def retrain_chip(
             iterations=iterations,
             epochs=epochs,
             recipe=learning.recipe(seed),
-            augment=learning.augment,
+            augment=learning.augmentation,
             evaluate_at=evaluate_at,
             target_accuracy=target_accuracy,
             calibration=learning.calibration,

@@ -79,7 +79,7 @@ def test_the_commands_are_what_was_done(retrained: ReportData) -> None:
     assert dict(resilience["kinds"]) == table.fault_model["kinds"]
     assert (resilience["batch"], resilience["learning_rate"]) == (128, 0.01)
     assert dict(resilience["options"]) == setup["recipe"]["options"]
-    assert resilience["augment"] is False
+    assert (resilience["augment"], resilience["no_augment"]) == (None, True)
     assert resilience["output"] == plan["resilience"] == Path("res")
     assert (plan["max_drop"], plan["accuracy"]) == (planned.constraint["max_drop"], None)
     for name in ("strategy", "statistic", "predictor", "step", "budget"):
@@ -121,7 +121,7 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
     found = parsed(commands(data)[0])
     assert (found["weights"], found["data"]) == (Path("-odd name.safetensors"), Path("images"))
     assert (found["optimizer"], dict(found["options"])) == ("AdamW", {"weight_decay": 0.05, "amsgrad": True})
-    assert (found["label_smoothing"], found["augment"], found["learn_scales"]) == (0.1, True, True)
+    assert (found["label_smoothing"], found["augment"], found["learn_scales"]) == (0.1, (True, 4), True)
     assert (found["images"], found["acc_bits"], found["unsigned_acts"]) == (40, 24, True)
     planned = parsed(commands(data)[1])
     assert (planned["accuracy"], planned["max_drop"], planned["aligned"]) == (0.5, None, True)

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from command import done, refused, run
 
 from efat.cli import render, retrain_chip
@@ -26,10 +28,13 @@ from efat.cli.recipe_options import (
     DEFAULT_LEARNING_RATE,
     DEFAULT_OPTIMIZER,
     DEFAULT_OPTIMIZER_OPTIONS,
+    RecipeRequest,
+    recipe_options,
 )
 from simulator import ArrayConfig, FaultMap, FaultModel, sample_faults
 from simulator.chips import Chip, write_lot
 from training import fit
+from training.batches import Augmentation
 from training.deployment import read_deployed
 from training.fit import Moment
 from training.recipe import DEFAULT_OPTIONS, Recipe
@@ -147,6 +152,7 @@ DRIVER = """
 import sys
 from efat.cli import main
 from training import fit
+from training.batches import Augmentation
 fit.CHECKPOINT_SECONDS = 0
 main(sys.argv[1:])
 """
@@ -319,6 +325,39 @@ def test_options_reach_the_recipe(lot: Path) -> None:
     assert (recipe["label_smoothing"], recipe["augmentation"]["crop_padding"]) == (0.1, 0)
     assert (metrics["calibration"], metrics["budget"]["target_accuracy"]) == ("mse", 1.0)
     assert (metrics["budget"]["epochs"], metrics["budget"]["iterations"]) == (0.04, round(0.04 * (1437 // 16)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], None),
+        (["--augment"], True),
+        (["--augment", "network"], True),
+        (["--no-augment"], False),
+        (["--augment", "flip"], Augmentation(flip=True)),
+        (["--augment", "crop=4"], Augmentation(crop_padding=4)),
+        (["--augment=crop=4,flip"], Augmentation(flip=True, crop_padding=4)),
+    ],
+)
+def test_what_is_said_of_augmentation(options: list[str], expected: object) -> None:
+    found: list[object] = []
+
+    @click.command()
+    @recipe_options
+    def command(learning: RecipeRequest) -> None:
+        found.append(learning.augmentation)
+
+    assert CliRunner().invoke(command, [*options, "--batch", "3"]).exit_code == 0
+    assert found == [expected]
+
+
+def test_augmentations_that_cannot_be_are_refused(lot: Path) -> None:
+    for text in ("flop", "crop", "crop=0", "crop=x", "flip,flip", "crop=1,crop=2", "", "flip,"):
+        assert f"{text!r}: expected flip, crop=PIXELS or both, such as flip,crop=4" in refused(
+            *SHORT, "--augment", text
+        )
+    assert "crop padding is 99: expected 0..64 pixels" in refused(*SHORT, "--augment", "crop=99")
+    assert "--augment and --no-augment are both given: choose one" in refused(*SHORT, "--augment", "--no-augment")
 
 
 def test_defaults_are_those_of_a_recipe() -> None:

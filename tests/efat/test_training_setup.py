@@ -176,8 +176,9 @@ def test_networks_that_cannot_learn_are_refused(folder: Path) -> None:
         TrainingSetup.from_dict(described).try_a_step()
     with pytest.raises(InputError, match=r"images is 31: expected 1\.\.30"):
         replace(setup, images=31).load()
-    with pytest.raises(InputError, match="has no augmentation of its own"):
+    with pytest.raises(InputError, match=r"has no augmentation of its own: say how, such as flip,crop=4"):
         augmentation_of(setup.network, True)
+    assert augmentation_of(setup.network, Augmentation(flip=True)) == Augmentation(flip=True)
     assert augmentation_of("digits-cnn", None).crop_padding == 1
     assert augmentation_of("digits-cnn", False).crop_padding == 0
 
