@@ -121,27 +121,50 @@ def check_signs(given: npt.NDArray[np.integer], stated: Signs) -> None:
     if errors[nearest] == 0:
         raise OtherSignsError(f"it multiplies {nearest} exactly, not {stated}", nearest)
     raise OtherSignsError(
-        f"for {stated}, as stated, the mean absolute error is {errors[stated]:.4g}, but for {nearest} "
-        f"{errors[nearest]:.4g}",
+        f"for {stated}, as stated, the mean absolute error is {_shown(errors[stated])}, but for {nearest} "
+        f"{_shown(errors[nearest])}",
         nearest,
     )
 
 
 def error_note(given: npt.NDArray[np.integer], stated: Signs) -> str:
-    """How near products are to the exact ones, and whether they might be those of other signs.
+    """How near products are to the exact ones, and what makes their signs doubtful.
 
     Args:
         given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
         stated: the signs that they are taken for.
     """
-    errors = sign_errors(given)
-    error = errors.pop(stated)
+    error = _bit_pattern_errors(given)[stated]
     if error == 0:
         return "exact"
-    note = f"mean absolute error {error:.4g}"
-    other = min(errors, key=lambda signs: errors[signs], default=None)
-    if other is not None and errors[other] < FAR_SMALLER * error:
-        note += f" for {stated}, {errors[other]:.4g} for {other}: its products do not show which it was made for"
+    doubt = sign_doubt(given, stated)
+    return f"mean absolute error {_shown(error)}{'; ' + doubt if doubt else ''}"
+
+
+def sign_doubt(given: npt.NDArray[np.integer], stated: Signs) -> str:
+    """What makes it doubtful that a multiplier is for these signs, or one at all; empty if nothing does.
+
+    Args:
+        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
+        stated: the signs that they are taken for.
+    """
+    errors = _bit_pattern_errors(given)
+    error = errors.pop(stated)
+    other = min(errors, key=lambda signs: errors[signs])
+    doubts = []
+    if error and errors[other] < FAR_SMALLER * error:
+        far = errors[other] * FAR_SMALLER < error
+        shown = "it is likely made for those" if far else "the products do not show the signs"
+        doubts.append(f"for {other} it would be {_shown(errors[other])}, so that {shown}")
     if error >= float(np.abs(signed_products(given.shape, stated)).mean()):
-        note += "; products that are always 0 would be no worse"
-    return note
+        doubts.append("products that are always 0 would be no worse")
+    return "; ".join(doubts)
+
+
+def _shown(error: float) -> str:
+    return f"{error:,.0f}" if error >= 1000 else f"{error:.4g}"
+
+
+def _bit_pattern_errors(given: npt.NDArray[np.integer]) -> dict[Signs, float]:
+    """For all signs: of numbers that are taken for signed ones the bit patterns may be meant unsigned."""
+    return sign_errors(given.astype(np.int64) & (given.size - 1))

@@ -69,6 +69,11 @@ class ArrayRequest:
             refuse_table_options(
                 f"--multiplier {self.multiplier} is {kind}", self.table_signed, self.sign_magnitude, self.table_first
             )
+        if self.faulty_multipliers and self.multiplier in DESIGNS and self.multiplier != DEFAULT_DESIGN:
+            fail(
+                f"--multiplier {self.multiplier} has no effect beside --faulty-multiplier: all designs multiply "
+                "exactly, and the gates are not kept; leave it out"
+            )
         with input_errors():
             config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
         chosen = chosen_multiplier(

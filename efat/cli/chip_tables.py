@@ -14,6 +14,7 @@ from efat.cli.printing import printable
 from efat.cli.render import ResultsTable, counted, results_table
 from simulator import Site
 from simulator.chips import Chip, ChipLot
+from simulator.operand_signs import Signs, error_note
 
 MOST_CHIPS_SHOWN = 40
 MOST_FAULTS_LISTED = 24
@@ -82,6 +83,10 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
     if len(lot) > MOST_CHIPS_SHOWN:
         table.add_note(f"... and {len(lot) - MOST_CHIPS_SHOWN:,} more: --json has them all")
     console.print(table)
+    multiplier = config.multiplier
+    if not isinstance(multiplier, str):
+        note = error_note(multiplier.products, Signs(True, config.act_signed))
+        console.print(f"Multiplier {printable(multiplier.name)}: {note}.")
     if rates:
         console.print(
             f"Faulty PEs per chip: {min(rates):.2%} to {max(rates):.2%}, mean {np.mean(rates):.2%}. "

@@ -16,6 +16,7 @@ from simulator.faults import Kind
 from simulator.files import replaced
 from simulator.gates.netlist import Netlist
 from simulator.multiplier_faults import FaultClass, GateFault
+from simulator.operand_signs import sign_doubt
 from simulator.product_tables import ProductTable
 
 _STUCK = {Kind.STUCK_AT_0: "s-a-0", Kind.STUCK_AT_1: "s-a-1"}
@@ -201,6 +202,7 @@ def table_dict(found: ProductTable) -> dict[str, Any]:
         "worst_case_error": errors.worst_case,
         "error_probability": errors.probability,
         "mean_error": errors.mean,
+        "doubt": sign_doubt(found.products, found.signs) or None,
     }
 
 
@@ -227,3 +229,5 @@ def show_table(name: str, found: ProductTable, console: Console) -> None:
         table.add_row(text, f"{error:.6g}", f"{error / found.products.size:.4%}")
     table.add_row("error probability", f"{found.errors.probability:.4%}", "")
     console.print(table)
+    if values["doubt"]:
+        console.print(f"Doubtful: {values['doubt']}.")

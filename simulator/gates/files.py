@@ -95,7 +95,7 @@ def read_netlist_file(
         wiring = _parser(path, text)(text)
         ports = choose_ports(wiring, weight_port, act_port, product_port)
         netlist = assemble(wiring, ports, weight_signed=weight_signed, act_signed=act_signed)
-        _check_signs(netlist)
+        _check_signs(netlist, path)
     except NetlistError as error:
         raise NetlistError(f"{path}: {error}") from error
     return NetlistFile(netlist, wiring.model, ports.weight.name, ports.act.name, ports.product.name)
@@ -137,14 +137,14 @@ _ADVICE = {
     Signs(True, False): "take an array of unsigned activations (--unsigned-acts)",
     Signs(False, True): "weights of an array are signed: exchange the names of its ports",
     Signs(False, False): "weights of an array are signed: synthesise a signed multiplier, or make a table of signs and "
-    "magnitudes of this one with 'efat multiplier table FILE --table-unsigned --sign-magnitude --write TABLE.npy'",
+    "magnitudes of this one with 'efat multiplier table {path} --table-unsigned --sign-magnitude --write TABLE.npy'",
 }
-"""What to do with a netlist for these signs."""
+"""What to do with the netlist of a file for these signs."""
 
 
-def _check_signs(netlist: Netlist) -> None:
+def _check_signs(netlist: Netlist, path: Path) -> None:
     """Refuse a netlist whose products are, or are far nearer to, those of other signs than stated."""
     try:
         check_signs(netlist_products(netlist) & ((1 << netlist.product_bits) - 1), netlist.signs)
     except OtherSignsError as error:
-        raise NetlistError(f"{error}: {_ADVICE[error.nearest]}") from None
+        raise NetlistError(f"{error}: {_ADVICE[error.nearest].format(path=path)}") from None

@@ -108,6 +108,14 @@ def test_errors_of_a_table_are_shown(folder: Path, truncated: np.ndarray) -> Non
     assert "25.0000%" in result.output
 
 
+def test_doubtful_signs_of_a_table_are_said(folder: Path) -> None:
+    np.save("zeros.npy", np.zeros((256, 256), np.int16))
+    result = run("multiplier", "table", "zeros.npy", "--table-signed", "--json", "t.json")
+    doubt = json.loads(Path("t.json").read_text())["doubt"]
+    assert "the products do not show the signs; products that are always 0 would be no worse" in doubt
+    assert doubt in " ".join(result.output.split())
+
+
 def test_tables_are_converted(folder: Path, truncated: np.ndarray) -> None:
     options = ["--table-unsigned", "--sign-magnitude", "--write", "mul8s.npy"]
     assert run("multiplier", "table", "mul8u.bin", *options).exit_code == 0
@@ -137,7 +145,9 @@ def test_lots_may_have_any_multiplier(netlist: Path) -> None:
         assert lot.config.pe_multiplier.locations == 48
         chip = lot["chip-0000"]
         assert set(chip.faults.table["site"].tolist()) == {Site.MULTIPLIER}
-    assert "multiplier mine.v" in " ".join(run("chips", "show", "gates.h5").output.split())
+    shown = run("chips", "show", "gates.h5").output
+    assert "multiplier mine.v" in " ".join(shown.split())
+    assert "Multiplier mine.v: exact." in shown
     assert run(*common, "--multiplier", "dadda", "-o", "dadda.h5").exit_code == 0
     with ChipLot(Path("dadda.h5")) as lot:
         assert lot.config.multiplier == "dadda"
@@ -210,6 +220,8 @@ def test_multipliers_that_do_not_fit_the_array_are_refused(netlist: Path, trunca
     assert "sign convention not stated" in refused(*common, "--multiplier", "mul8u.bin")
     no_place = refused(*common, *unsigned, "--sign-magnitude", "--site", "multiplier")
     assert "mul8u.bin is a table for all PEs and has no place for faults" in no_place
+    two = ["--multiplier", "dadda", "--faulty-multiplier", "mul8u.bin", "--table-unsigned", "--sign-magnitude"]
+    assert "--multiplier dadda has no effect beside --faulty-multiplier" in refused(*common, *two)
     unused = refused(*common, "--faulty-multiplier", "mul8u.bin", "--table-unsigned", "--sign-magnitude")
     assert unused == "--faulty-multiplier: no fault would use it: add --site multiplier"
 
@@ -221,7 +233,7 @@ def test_an_unsigned_netlist_is_found_out_and_can_be_wrapped(folder: Path) -> No
     message = refused(*common, "--multiplier", "mul4u.v")
     # For operands of 0..3 the lowest two bits of the products add up to 16, and all other pairs are alike.
     assert "but for unsigned weights by unsigned activations 1: weights of an array are signed" in message
-    assert "'efat multiplier table FILE --table-unsigned --sign-magnitude --write TABLE.npy'" in message
+    assert "'efat multiplier table mul4u.v --table-unsigned --sign-magnitude --write TABLE.npy'" in message
     refused(*common, "--multiplier", "mul4u.v", "--unsigned-acts")
     shown = run("multiplier", "table", "mul4u.v", "--table-unsigned", "--sign-magnitude", "--write", "mul4s.npy")
     assert shown.exit_code == 0, shown.output

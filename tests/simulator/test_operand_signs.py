@@ -53,9 +53,10 @@ def test_products_that_tell_nothing_are_said_to() -> None:
         check_signs(zeros, signs)
     note = error_note(zeros, Signs(True, True))
     assert note == (
-        "mean absolute error 16 for signed weights by signed activations, 30 for signed weights by unsigned "
-        "activations: its products do not show which it was made for; products that are always 0 would be no worse"
+        "mean absolute error 16; for signed weights by unsigned activations it would be 30, so that the products do "
+        "not show the signs; products that are always 0 would be no worse"
     )
+    assert error_note(-signed_products((16, 16), Signs(True, True)), Signs(True, True)).endswith("would be no worse")
     assert error_note(signed_products((16, 16), UNSIGNED) & ~3, UNSIGNED) == "mean absolute error 1"
 
 
