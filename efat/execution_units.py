@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +30,7 @@ from training.on_chip import Pruned
 from training.placement import Placement
 from training.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult, deploy
 from training.trainable import trainable, trainable_layers
+from training.user_code import copied
 
 WEIGHTS = "weights.safetensors"
 """A file of a group: its weights."""
@@ -159,7 +159,7 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     task: ChipTask = arguments["task"]
     loaded = _load(task.setup, task.identity)
     weights, group = deployed_from(task.weights.read(), task.weights.path)
-    network = copy.deepcopy(loaded.network)
+    network = copied(loaded.network)
     put_weights(network, weights, task.weights.path, f"network {task.setup.network}")
     deployment = None if task.deployment is None else deployed_from(task.deployment.read(), task.deployment.path)[1]
     files = {}

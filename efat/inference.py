@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simulator.config import ArrayConfig
 from simulator.timing import gemm_timing
-from training.classification import Progress, classify
+from training.classification import Progress, bits_of, classify
 from training.convert import place, quantized_layers
 from training.layers import Accelerator, Engine, GemmRun
 from training.quantized_layer import Observer
@@ -228,7 +228,7 @@ _COMPARED: tuple[Engine, ...] = ("emulation", "cycle")
 
 
 def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> list[tuple[str, Tensor]]:
-    """All outputs of each GEMM and the logits of a batch, as int32 by what they are."""
+    """All outputs of each GEMM and the bits of a batch's logits, by what they are."""
     found: list[tuple[str, Tensor]] = []
 
     def observe(run: GemmRun) -> None:
@@ -237,8 +237,7 @@ def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> l
     place(network, accelerator)
     with _observing(network, observe), torch.inference_mode():
         logits = network(images)
-    # Bits rather than values: NaNs and signed zeros count as well.
-    return [*found, ("logits", logits.contiguous().view(torch.int32))]
+    return [*found, ("logits", bits_of(logits))]
 
 
 @contextmanager

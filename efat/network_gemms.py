@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from simulator.suggestions import did_you_mean
 from training.convert import check_convertible
 from training.errors import InputError
 from training.layer_calls import FloatLayer, float_layers, other_forwards
-from training.user_code import failure
+from training.user_code import copied, failure
 from training.workloads import WORKLOADS, own_network
 
 ImageShape = tuple[int, int, int]
@@ -56,7 +55,8 @@ def network_gemms(name: str, batch: int = 1, image: ImageShape | None = None) ->
             raise InputError(f"images are {_by(image)}: network {name!r} wants square ones")
         with torch.device("meta"):
             network = workload.build(image[0], image[1], workload.classes)
-    found = _gemms(network.eval(), name, batch, image)
+    network.eval()
+    found = _gemms(network, name, batch, image)
     reached = {gemm.name for gemm in found}
     missing = [layer for layer, _ in float_layers(network) if layer not in reached]
     if missing:
@@ -70,11 +70,11 @@ def network_gemms(name: str, batch: int = 1, image: ImageShape | None = None) ->
 def _gemms(network: nn.Module, name: str, batch: int, image: ImageShape) -> list[GemmLayer]:
     # On the meta device tensors have shapes and no values. Not every network runs without values.
     try:
-        return _run(copy.deepcopy(network).to("meta"), "meta", batch, image)
-    except Exception:
+        return _run(copied(network).to("meta"), "meta", batch, image)
+    except (Exception, SystemExit):
         try:
             return _run(network, "cpu", batch, image)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"network {name!r} does not take {_by(image)} images: {failure(error, network)}; "
                 "give the size of its images with --input"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +28,7 @@ from training.mitigations.hardening import OWN_PE_SITES, Hardening
 from training.mitigations.strategy import Strategy
 from training.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, digest_of_network, retrain
 from training.training_state import TrainingState, state_bytes, state_from
+from training.user_code import copied
 
 BASELINE, HARDENED = "baseline", "hardened"
 """Names of the units that are no random chip's; those are named as their chips are."""
@@ -174,7 +174,7 @@ def _hardened(resilience: Resilience) -> Outcome:
         raise InputError(
             f"hardening diverged in iteration {error.iteration}: use a smaller learning rate, or lower rates to harden"
         ) from None
-    hardened = copy.deepcopy(network)
+    hardened = copied(network)
     hardened.load_state_dict(result.weights)
     # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in result.weights.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Mapping
@@ -20,11 +19,12 @@ from training.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.calibration import METHODS, Method
 from training.datasets import DATA_VARIABLE
 from training.deployment import Deployment
-from training.errors import InputError, first_line
+from training.errors import InputError
 from training.mitigations.gradual import Gradual
 from training.mitigations.strategy import Strategy
 from training.recipe import Recipe
 from training.retrain import TrainingData, digest_of_network
+from training.user_code import copied, failure
 from training.workloads import WORKLOADS, check_fits, load_workload
 
 
@@ -227,8 +227,7 @@ def load_training(network: str, weights: Path | None, data: Path | None, images:
     if not 1 <= count <= len(test):
         raise InputError(f"images is {count}: expected 1..{len(test)}, the test images of {test.name}")
     held_out = replace(test, images=test.images[:count], labels=test.labels[:count])
-    for part in (train, held_out):
-        check_fits(workload.network, part, network)
+    check_fits(workload.network, train, network)
     return Loaded(workload.network, TrainingData(train, held_out, workload.calibration), workload.deployment)
 
 
@@ -282,7 +281,8 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
     Raises:
         InputError: it cannot learn like this.
     """
-    learner = copy.deepcopy(network).train()
+    learner = copied(network)
+    learner.train()
     optimizer = recipe.make_optimizer(learner.parameters())
     recipe.make_schedule(optimizer, iterations)
     images, labels = batches.at(0)
@@ -293,8 +293,8 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
     except Exception as error:
         # Whatever the user's network raises when it is to learn, it is the network or its options that must change.
         raise InputError(
-            f"the network fails to learn from a batch of {len(images)} images: {type(error).__name__}: "
-            f"{first_line(error)}; give a network that can be trained, or another batch size"
+            f"the network fails to learn from a batch of {len(images)} images: {failure(error, learner)}; "
+            "give a network that can be trained, or another batch size"
         ) from error
 
 

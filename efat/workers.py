@@ -195,8 +195,17 @@ def _check_reachable(address: str) -> None:
 
 
 def _work(work: Work, arguments: Mapping[str, Any]) -> Outcome:
-    with one_thread():
-        return work(arguments)
+    try:
+        with one_thread():
+            return work(arguments)
+    except Exception as error:
+        from training.user_code import user_failure
+
+        # Where it comes from does not travel to other processes.
+        failed = user_failure(error)
+        if failed is None:
+            raise
+        raise InputError(failed) from None
 
 
 @contextmanager

@@ -35,6 +35,15 @@ def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress 
     return torch.cat(predictions)
 
 
+def bits_of(scores: Tensor) -> Tensor:
+    """The bits of floats, as whole numbers of their width: what differs in any bit differs, NaN and signed zeros, too.
+
+    Args:
+        scores: floats of 16, 32 or 64 bits, of any shape.
+    """
+    return scores.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[scores.element_size()])
+
+
 def count_correct(network: nn.Module, data: Dataset, batch: int = 256) -> int:
     """How many images of a data set the network classifies correctly; in evaluation mode, whatever mode it is in.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -21,7 +20,7 @@ from training.errors import ConversionError, InputError
 from training.layer_calls import FloatLayer, float_layers, seen_calls
 from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
 from training.quantization import activation_limits
-from training.user_code import failure
+from training.user_code import copied, failure
 
 __all__ = ["ConversionError", "check_convertible", "convert", "place", "quantized_layers"]
 
@@ -86,7 +85,8 @@ def convert(
         accelerator = Accelerator(config)
     _check_widths(config, accelerator.config)
     check_convertible(module)
-    network = copy.deepcopy(module).eval()
+    network = copied(module)
+    network.eval()
     scales: Mapping[str, Tensor | float]
     batches = _batches(calibration)
     first = next(batches, None)
@@ -99,7 +99,7 @@ def convert(
     else:
         _check_scales(network, activation_scales)
         scales = activation_scales
-    expected = None if first is None else _run_some(network, first)
+    checked = None if first is None else _run_some(network, first)
     layers: dict[FloatLayer, QuantizedLayer] = {}
     for name, layer in float_layers(network):
         scale = scales[name]
@@ -107,8 +107,8 @@ def convert(
         layers[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
         layer.forward = partial(_refuse_to_run, type(layer).__name__)  # type: ignore[method-assign]
     converted = _replaced(network, layers)
-    if expected is not None:
-        check_conversion(converted, layers, *expected, module)
+    if checked is not None:
+        check_conversion(converted, layers, *checked)
     return converted
 
 
@@ -179,6 +179,10 @@ def check_convertible(module: nn.Module) -> None:
     for name, layer in layers:
         if any(is_lazy(parameter) for parameter in layer.parameters()):
             raise ConversionError(f"layer {name!r} has no weights yet: run the network on one batch first")
+        if not layer.weight.numel():
+            raise ConversionError(
+                f"layer {name!r} has weights of shape {list(layer.weight.shape)}: expected inputs and outputs"
+            )
         if _has_own_forward(layer):
             raise ConversionError(
                 f"layer {name!r} is a {type(layer).__name__} with a forward of its own: "
@@ -258,14 +262,18 @@ def _run(network: nn.Module, batch: Tensor, count: int) -> None:
 
 
 def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, Run]:
-    """Some inputs of a batch, or all if the network takes no fewer, and what a copy of the network does with them."""
+    """Some inputs of a batch, or all if the network takes no fewer, and what the network does with them."""
     some = batch[:CHECKED_INPUTS]
     try:
-        return some, run_in_float(copy.deepcopy(network), some)
+        return some, run_in_float(network, some)
+    except InputError:
+        raise
     except Exception:
         # Whatever the user's network has against so few; against all it has nothing, if it was calibrated on them.
         try:
-            return batch, run_in_float(copy.deepcopy(network), batch)
+            return batch, run_in_float(network, batch)
+        except InputError:
+            raise
         except Exception as error:
             raise _failed(network, error, batch, 0) from error
 

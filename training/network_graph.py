@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from training.errors import InputError, first_line
 from training.quantized_layer import QuantizedLayer
+from training.user_code import copied
 
 Kind = Literal["quantise", "multiply", "relu", "pooling", "other"]
 
@@ -77,7 +77,7 @@ class NetworkGraph:
     """
 
     def __init__(self, network: nn.Module, images: Tensor) -> None:
-        network = copy.deepcopy(network)
+        network = copied(network)
         for module in network.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]

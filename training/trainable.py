@@ -10,7 +10,6 @@ gradient's scale of section 2.2; what rounds to the largest number is not clippe
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,8 +24,12 @@ from training.layers import QuantizedConv2d, QuantizedLayer
 from training.lowering import lower
 from training.placement import Placement
 from training.quantization import SMALLEST_SCALE, activation_limits
+from training.user_code import copied
 
 _FloatLayer = nn.Conv2d | nn.Linear
+
+_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+"""What networks ask layers for; quantised layers have it, too."""
 
 
 class TrainableLayer(nn.Module):
@@ -60,6 +63,9 @@ class TrainableLayer(nn.Module):
             self.activation_scale = nn.Parameter(scale)
         else:
             self.register_buffer("activation_scale", scale, persistent=False)
+        for size in _SIZES:
+            if hasattr(source, size):
+                setattr(self, size, getattr(source, size))
         # Within a tuple it is no part of the network: its integers are made from the parameters.
         self._on_chip = (quantized,)
 
@@ -216,7 +222,7 @@ def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = 
             return None
         return TrainableLayer(module, layers[name or type(module).__name__.lower()], learn_scale=learn_scales)
 
-    return _replaced(copy.deepcopy(network), replacement)
+    return _replaced(copied(network), replacement)
 
 
 def deployed(network: nn.Module) -> nn.Module:
@@ -228,8 +234,11 @@ def deployed(network: nn.Module) -> nn.Module:
     Returns:
         A copy in evaluation mode, like those of `training.convert`.
     """
-    copied = copy.deepcopy(network)
-    return _replaced(copied, lambda _, module: module.quantized if isinstance(module, TrainableLayer) else None).eval()
+    on_chip = _replaced(
+        copied(network), lambda _, module: module.quantized if isinstance(module, TrainableLayer) else None
+    )
+    on_chip.eval()
+    return on_chip
 
 
 def trainable_layers(network: nn.Module) -> dict[str, TrainableLayer]:

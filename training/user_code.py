@@ -1,20 +1,81 @@
-"""What went wrong in a user's network, and where: the layer, and the line of the user's code."""
+"""A user's network: copies of it, and what went wrong in it and where, the layer and the line of the user's code."""
 
 from __future__ import annotations
 
+import copy
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.errors import InputError, first_line
 
 _OURS = tuple(Path(__file__).parents[1] / package for package in ("simulator", "training", "efat"))
+
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def copied(network: _Network) -> _Network:
+    """A copy of a network. Tensors that its modules keep beside parameters, such as results, have no history there.
+
+    Raises:
+        InputError: a module keeps something that cannot be copied.
+    """
+    # Torch copies no tensor that was computed with gradients.
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for kept in _tensors(list(vars(module).values())):
+            if not kept.is_leaf:
+                memo[id(kept)] = kept.detach().clone()
+    try:
+        return copy.deepcopy(network, memo)
+    except Exception as error:
+        # Whatever is kept: locks, files, generators, handles of other libraries.
+        raise InputError(
+            f"{type(network).__name__} cannot be copied: {_uncopied(network)}{first_line(error)}; make it when it is "
+            "needed instead of keeping it"
+        ) from error
+
+
+def _tensors(kept: Any) -> Iterator[Tensor]:
+    if isinstance(kept, Tensor):
+        yield kept
+    elif isinstance(kept, Mapping | list | tuple):
+        for value in kept.values() if isinstance(kept, Mapping) else kept:
+            yield from _tensors(value)
+
+
+def _uncopied(network: nn.Module) -> str:
+    """Which attribute of which module cannot be copied, as the beginning of a message."""
+    for name, module in network.named_modules():
+        for attribute, kept in vars(module).items():
+            if attribute == "_modules":
+                continue
+            try:
+                copy.deepcopy(kept)
+            except Exception:
+                return f"attribute {attribute!r} of {f'layer {name!r}' if name else 'the network'}: "
+    return ""
+
+
+def user_failure(error: BaseException) -> str | None:
+    """What an exception says that a user's module raised, in one line; None if none was running.
+
+    Args:
+        error: as it was caught.
+    """
+    for frame, _ in _frames(error):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and _rank(Path(frame.f_code.co_filename)) is not None:
+            return f"the network's own {type(module).__name__} raised {failure(error, module)}"
+    return None
 
 
 def failure(error: BaseException, network: nn.Module) -> str:

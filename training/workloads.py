@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,12 @@ from training.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, eve
 from training.deployment import Deployment, read_deployed
 from training.errors import InputError, first_line
 from training.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
+from training.user_code import failure, line_of
 
 CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 64
+
+_SHOWN = 3
 
 _PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
 
@@ -146,11 +149,13 @@ def load_workload(
     network = workload.build(channels, height, classes)
     described = f"{name} for {channels}x{height}x{width} images and {classes} classes"
     deployment = _load_weights(network, weights_path, described)
-    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
+    network.eval()
+    check_fits(network, images.test, described)
+    return LoadedWorkload(network, images.calibration, images.test, images.train, deployment)
 
 
 def check_fits(network: nn.Module, data: Dataset, described: str) -> None:
-    """Check that a network can classify the images: run it on two of them, in evaluation mode and without gradients.
+    """Check that a network can classify the images: run it on two of them and on one, in evaluation mode.
 
     Args:
         network: takes float32 [b, c, h, w]; each of its modules is in the mode it was in afterwards.
@@ -158,29 +163,75 @@ def check_fits(network: nn.Module, data: Dataset, described: str) -> None:
         described: for people: what the network is.
 
     Raises:
-        InputError: it fails on such images, returns anything but floats [b, classes], or has fewer classes than `data`.
+        InputError: it fails on such images or writes into them, returns anything but finite floats [b, classes], or
+            has fewer classes than `data`.
     """
-    shape = "x".join(str(size) for size in data.images.shape[1:])
     modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
-        with torch.no_grad():
-            scores = network.eval()(data.images[[0, -1]])
-    except Exception as error:
-        raise InputError(
-            f"{described} does not take the {shape} images of {data.name}: {first_line(error)}; "
-            "give images or a network that fit"
-        ) from error
+        for images in (data.images[[0, -1]], data.images[:1].clone()):
+            scores = _scores(network, images, data, described)
     finally:
         for module, mode in modes:
             module.training = mode
-    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.ndim != 2 or len(scores) != 2:
-        found = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise InputError(f"{described} gives {found} for 2 images: expected floats [2, classes], one for each class")
     if scores.shape[1] < data.classes:
         raise InputError(
             f"{described} has {scores.shape[1]} classes and {data.name} has {data.classes}: "
             "expected at least as many as the data has"
         )
+
+
+def _scores(network: nn.Module, images: Tensor, data: Dataset, described: str) -> Tensor:
+    """What a network says of images, which nobody else has."""
+    given, count = images.clone(), len(images)
+    shape = "x".join(str(size) for size in images.shape[1:])
+    try:
+        with torch.no_grad():
+            scores = network(images)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{described} does not take the {shape} images of {data.name}: {failure(error, network)}; "
+            "give images or a network that fit"
+        ) from error
+    if not torch.equal(images.view(torch.int32), given.view(torch.int32)):
+        raise InputError(
+            f"{described} writes into the images that it is given: make a new tensor (x = x - mean, not x -= mean)"
+        )
+    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.ndim != 2 or len(scores) != count:
+        raise InputError(
+            f"{described} gives {_described(scores)} for {count} image{'s' * (count > 1)}: expected floats "
+            f"[{count}, classes], one for each class; {_hint(scores)}"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError(
+            f"{described} gives NaN or infinity among the scores of {data.name}: check its weights and the images"
+        )
+    return scores
+
+
+def _described(returned: object) -> str:
+    """What a network returned, in words."""
+    if isinstance(returned, Tensor):
+        return f"{returned.dtype} {list(returned.shape)}"
+    kind = type(returned).__name__
+    if isinstance(returned, Mapping):
+        return f"{kind} of {', '.join(map(repr, list(returned)[:_SHOWN])) or 'nothing'}"
+    if isinstance(returned, tuple | list):
+        return f"{kind} of {', '.join(map(_described, returned[:_SHOWN])) or 'nothing'}"
+    return kind
+
+
+def _hint(returned: object) -> str:
+    """How to give scores instead."""
+    if isinstance(returned, Mapping | tuple | list):
+        return "return the scores alone, from a module around the network if need be"
+    if not isinstance(returned, Tensor):
+        return "return them from its forward"
+    if not returned.is_floating_point():
+        return "return the scores from before they are made into that"
+    if returned.ndim > 2:
+        return "end it with a mean over pixels, or with Flatten and Linear"
+    return "keep the dimension of the images: Flatten(1), or squeeze only others"
 
 
 class _Images(NamedTuple):
@@ -204,7 +255,9 @@ def _load_own(
     network = own_network(name)
     images = _load_images(data, normalization, training)
     deployment = None if weights is None else _load_weights(network, Path(weights), name)
-    return LoadedWorkload(network.eval(), images.calibration, images.test, images.train, deployment)
+    network.eval()
+    check_fits(network, images.test, name)
+    return LoadedWorkload(network, images.calibration, images.test, images.train, deployment)
 
 
 def _load_weights(network: nn.Module, path: Path, described: str) -> Deployment | None:
@@ -252,22 +305,36 @@ def own_network(name: str) -> nn.Module:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-        function = getattr(module, function_name)
     except ImportError as error:
-        raise InputError(f"network {name!r} cannot be imported: {first_line(error)}") from error
-    except AttributeError:
+        raise InputError(f"network {name!r} cannot be imported: {first_line(error)}{_at(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"network {name!r}: import raised {_raised(error)}") from error
+    function = getattr(module, function_name, None)
+    if function is None:
         raise InputError(
             f"network {name!r}: module {module_name!r} has no {function_name!r}"
             f"{did_you_mean(function_name, dir(module))}"
-        ) from None
-    except Exception as error:
-        raise InputError(f"network {name!r}: import raised {type(error).__name__}: {first_line(error)}") from error
+        )
     if not callable(function):
         raise InputError(f"network {name!r} is a {type(function).__name__}: expected a function that returns a network")
     try:
         network = function()
-    except Exception as error:
-        raise InputError(f"network {name!r}: the call raised {type(error).__name__}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"network {name!r}: the call raised {_raised(error)}") from error
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"network {name!r} returned a {type(network).__name__}, which is compiled: return the Python module that "
+            "it was made from"
+        )
     if not isinstance(network, nn.Module):
         raise InputError(f"network {name!r} returned a {type(network).__name__}: expected a torch.nn.Module")
     return network
+
+
+def _raised(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}{_at(error)}"
+
+
+def _at(error: BaseException) -> str:
+    line = line_of(error)
+    return "" if line is None else f" (at {line})"

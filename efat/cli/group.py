@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,10 +102,11 @@ class LazyGroup(click.Group):
             if error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL):
                 raise InputProblem(_describe(error)) from error
             raise click.ClickException(_describe(error)) from error
-        except ValueError as error:
-            if not _is_input_error(error):
+        except Exception as error:
+            failed = str(error) if _is_input_error(error) else _failure_of_network(error)
+            if failed is None:
                 raise
-            raise InputProblem(str(error)) from error
+            raise InputProblem(failed) from error
 
 
 @contextmanager
@@ -125,8 +127,19 @@ def _describe(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
-def _is_input_error(error: ValueError) -> bool:
+def _failure_of_network(error: Exception) -> str | None:
+    """What a user's network raised while it ran, in a line; None if the error is none of its."""
+    if "torch" not in sys.modules:  # no network has run
+        return None
+    from training.user_code import user_failure
+
+    return user_failure(error)
+
+
+def _is_input_error(error: Exception) -> bool:
     """Whether it is one of the errors that the packages raise for what a user gave."""
+    if not isinstance(error, ValueError):
+        return False
     # Imported here, where the command that failed has long imported them.
     from simulator.chips import LotError
 

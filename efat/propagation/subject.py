@@ -22,7 +22,7 @@ from training.datasets import DATA_VARIABLE, Normalization
 from training.deployment import Deployment
 from training.errors import InputError
 from training.retrain import digest_of_network
-from training.workloads import check_fits, load_workload
+from training.workloads import load_workload
 
 DEFAULT_IMAGES = 64
 """Images that a network classifies if nothing else is said: the first ones, or all if there are fewer."""
@@ -127,7 +127,6 @@ def _loaded(subject: Subject, _state: object) -> Loaded:
     )
     count = min(DEFAULT_IMAGES, len(workload.test)) if subject.images is None else subject.images
     test = first_images(workload.test, count)
-    check_fits(workload.network, test, subject.network)
     accelerator = Accelerator.fault_free(subject.config)
     scales = None if workload.deployment is None else _scales(workload.deployment, subject.config)
     with one_thread():

@@ -11,6 +11,7 @@ import torch
 from efat.simulation import prepare
 from efat.validation import DEFAULT_IMAGES
 from simulator.chips import Chip
+from training.classification import bits_of
 from training.convert import place
 from training.datasets import Normalization
 from training.layers import Engine
@@ -88,7 +89,6 @@ class NetworkValidation:
                 network = place(simulation.networks.network(chip), simulation.accelerator(chip, engine))
                 with torch.inference_mode():
                     parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
-                # Bits rather than values: NaNs and signed zeros count as well.
-                logits[engine] = torch.cat(parts).view(torch.int32)
+                logits[engine] = bits_of(torch.cat(parts))
             difference = logits["emulation"] != logits["cycle"]
             yield ChipComparison(chip.id, difference.numel(), int(difference.sum()))

@@ -351,3 +351,14 @@ def test_a_learned_step_that_is_not_positive_is_the_smallest_there_is() -> None:
     assert float(model.quantized.activation_scale) == 2.0**-60
     assert isinstance(model.quantized, QuantizedLinear)
     assert torch.isfinite(model(torch.randn(5, 4))).all()
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 3), nn.Conv2d(2, 4, 3, stride=2, padding="valid", dilation=(1, 2))])
+def test_a_layer_has_the_sizes_of_the_float_layer(layer: nn.Module) -> None:
+    images = torch.randn(2, 2, 6, 6)
+    converted = convert(layer, ArrayConfig(4, 4), images)
+    learning = trainable(layer, converted)
+    for size in ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "dilation"):
+        found = [getattr(module, size, None) for module in (layer, converted, learning)]
+        assert found == found[:1] * 3
+    assert getattr(layer, "padding", None) == getattr(learning, "padding", None)

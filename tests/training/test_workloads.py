@@ -132,8 +132,8 @@ def test_training_wants_images_that_are_not_trained_on(own_module: str) -> None:
         with pytest.raises(InputError, match=r"data\.npz is one file .* give a folder with train\.npz and test\.npz"):
             load_workload(name, weights, "data.npz", training=True)
     Path("data").mkdir()
-    write_data("data/train.npz", 6, 6, count=20)
-    write_data("data/test.npz", 6, 6)
+    write_data("data/train.npz", 6, 6, count=20, classes=4)
+    write_data("data/test.npz", 6, 6, classes=4)
     loaded = load_workload(f"{own_module}:build", data="data", training=True)
     assert loaded.train is not None
     assert loaded.train.digest == load_data("data", "train").digest
@@ -183,7 +183,7 @@ def test_networks_that_fit_are_left_as_they_were(count: int) -> None:
         network.dropout.eval()
         before = {name: value.clone() for name, value in network.state_dict().items()}
         check_fits(network, data, "mine")
-        assert network.ran == [(False, False, 2)]
+        assert network.ran == [(False, False, 2), (False, False, 1)]
         assert [module.training for module in network.modules()] == [True, True, False]
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -200,17 +200,54 @@ class Unfit(nn.Module):
         return self.output
 
 
+class Squeezes(nn.Module):
+    """Loses the dimension of a single image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Ten pixels."""
+        return x.flatten(1)[:, :10, None].squeeze()
+
+
+class Subtracts(nn.Module):
+    """Normalises in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Ten pixels."""
+        x -= 0.5
+        return x.flatten(1)[:, :10]
+
+
+class Raises(nn.Module):
+    """Fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Nothing."""
+        raise ValueError("no")
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (LeNet5(1, 28), r"mine does not take the 3x28x28 images of six: .*expected input\[2, 3, 28, 28\] to have 1 ch"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), "mine does not take the 3x28x28 images of six: mat1 and mat2"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 10)),
+            r"the 3x28x28 images of six: RuntimeError: mat1 and mat2 .* \(in layer '1'\)",
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 5)), "mine has 5 classes and six has 6: expected at least"),
         (nn.Conv2d(3, 10, 3), r"mine gives torch.float32 \[2, 10, 26, 26\] for 2 images: expected floats \[2, classes"),
         (nn.Flatten(0), r"mine gives torch.float32 \[4704\] for 2 images"),
         (Unfit(torch.zeros(1, 10)), r"mine gives torch.float32 \[1, 10\] for 2 images"),
         (Unfit(torch.zeros(2, 10).long()), r"mine gives torch.int64 \[2, 10\] for 2 images"),
-        (Unfit([1, 2]), "mine gives a list for 2 images"),
+        (Unfit([1, 2]), "mine gives list of int, int for 2 images: .*; return the scores alone"),
+        (Unfit((torch.zeros(2, 10), None)), r"gives tuple of torch.float32 \[2, 10\], NoneType for 2 images"),
+        (
+            Unfit({"logits": torch.zeros(2, 10)}),
+            "mine gives dict of 'logits' for 2 images: .*; return the scores",
+        ),
+        (Unfit(None), "mine gives NoneType for 2 images: .*; return them from its forward"),
+        (Squeezes(), r"mine gives torch.float32 \[10\] for 1 image: .*Flatten\(1\), or squeeze only others"),
+        (Subtracts(), "mine writes into the images that it is given"),
+        (nn.Sequential(nn.Flatten(), Raises()), r"ValueError: no \(in layer '1' at \S*test_workloads.py:\d+\)"),
     ],
 )
 def test_networks_that_do_not_fit(network: nn.Module, message: str) -> None:
@@ -283,6 +320,7 @@ def own_module(tmp_path, monkeypatch):
         "constant = 3\n"
     )
     (tmp_path / "my_broken_module.py").write_text("1 / 0\n")
+    (tmp_path / "my_other_module.py").write_text("import math\nmath.pie\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     write_data(tmp_path / "data.npz", 6, 6, classes=4)
@@ -338,7 +376,8 @@ def test_weights_that_say_how_they_sit_on_a_chip(own_module: str, tmp_path: Path
         ("my_network_module:constant", "is a int: expected a function"),
         ("my_network_module:number", "returned a int: expected a torch.nn.Module"),
         ("my_network_module:fails", "the call raised RuntimeError: two"),
-        ("my_broken_module:build", "import raised ZeroDivisionError"),
+        ("my_broken_module:build", r"import raised ZeroDivisionError: .* \(at my_broken_module.py:1\)"),
+        ("my_other_module:build", r"import raised AttributeError: .* \(at my_other_module.py:2\)"),
         ("my_network_module:", "expected package.module:function"),
         (":build", "expected package.module:function"),
     ],
