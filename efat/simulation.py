@@ -36,6 +36,7 @@ from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
 from training.mitigations.batch_norm import BatchNormStatistics
+from training.mitigations.bypass import Bypass
 from training.mitigations.strategy import Strategy
 from training.recipe import Recipe
 from training.workloads import LoadedWorkload, load_workload
@@ -390,6 +391,7 @@ def prepare(
             raise InputError(
                 f"{weights} was retrained for a chip, which says what is bypassed: leave out the mitigation"
             )
+        _check_columns(chosen, strategy)
         batches = _batches(network, workload) if measures else None
         networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
     return Simulation(
@@ -423,6 +425,17 @@ def _without_retraining(mitigation: str, *, bypass: bool) -> Strategy:
             "efat resilience is the first step for a lot"
         )
     return strategy
+
+
+def _check_columns(chips: Sequence[Chip], strategy: Strategy) -> None:
+    """Refuse chips that a strategy that bypasses can put no output on, before any of them runs."""
+    if any(isinstance(mitigation, Bypass) for mitigation in strategy.mitigations):
+        for chip in chips:
+            if len(chip.faults.unusable_columns()) == chip.faults.config.cols:
+                raise InputError(
+                    f"chip {chip.id} has no column whose accumulator works, so that no mitigation helps: leave it out by "
+                    "choosing the others"
+                )
 
 
 def _batches(network: str, workload: LoadedWorkload) -> Batches:

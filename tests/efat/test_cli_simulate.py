@@ -256,6 +256,12 @@ def test_mitigations_that_mean_nothing_are_refused(lot: Path) -> None:
     assert "no statistics of batch normalisation to measure: leave out +bn" in refused(
         *SIMULATE, "--mitigation", "fap+bn"
     )
+    small = ArrayConfig(8, 2)
+    broken = [Fault(0, col, Site.ACCUMULATOR, 3, Kind.STUCK_AT_1) for col in range(2)]
+    write_lot("dead.h5", small, [Chip("good", FaultMap(small)), Chip("dead", FaultMap.from_faults(small, broken))])
+    dead = [*SIMULATE[:3], "--lot", "dead.h5", "--images", "2"]
+    assert "chip dead has no column whose accumulator works" in refused(*dead, "--mitigation", "fam")
+    assert run(*dead, "--mitigation", "none").exit_code == 0
     run("retrain-chip", *SIMULATE[1:], "--chip", "mild", "--mitigation", "fap", "-o", "out")
     weights = ["--weights", "out/weights.safetensors", "--mitigation", "fap"]
     assert "was retrained for a chip, which says what is bypassed: leave out the mitigation" in refused(
