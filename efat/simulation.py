@@ -433,8 +433,8 @@ def _check_columns(chips: Sequence[Chip], strategy: Strategy) -> None:
         for chip in chips:
             if len(chip.faults.unusable_columns()) == chip.faults.config.cols:
                 raise InputError(
-                    f"chip {chip.id} has no column whose accumulator works, so that no mitigation helps: leave it out by "
-                    "choosing the others"
+                    f"chip {chip.id} has no column whose accumulator works, so that no mitigation helps: "
+                    "leave it out by choosing the others"
                 )
 
 
