@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +56,11 @@ class Comparison:
     def lost(self) -> int:
         """Images that are wrong in this run and right in the other."""
         return sum(each.reference == each.label for each in self.changed)
+
+    def better_by_chance(self) -> float:
+        """How likely a run that is no better than the other would gain as many of those gained or lost (sign test)."""
+        gained, different = self.gained, self.gained + self.lost
+        return sum(math.comb(different, count) for count in range(gained, different + 1)) / (1 << different)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""

@@ -12,6 +12,9 @@ from efat.explanation import Explanation, FaultCost, ImageExplanation
 from efat.first_action import FirstAction
 from simulator.faults import Fault, Kind, Site
 
+SURE = 0.05
+"""Chance that a fault is said to cost something and does not."""
+
 MOST_FAULTS_SHOWN = 20
 MOST_IMAGES_SHOWN = 12
 
@@ -145,7 +148,11 @@ def _costliest(explanation: Explanation, cost: FaultCost) -> str:
     if net <= 0:
         return "Leaving out one fault alone makes nothing better: what is lost, several of them cost together."
     name = fault_name(explanation.faults[cost.index])
-    return f"{name} costs most: without it {net} more of {explanation.images} images would be right."
+    gain = f"without it {net} more of {explanation.images} images would be right"
+    # The best of many is good by chance, too.
+    if cost.left_out.better_by_chance() * len(explanation.costs) > SURE:
+        return f"{name} costs most on these images: {gain}. Too few to be sure that it costs anything on others."
+    return f"{name} costs most: {gain}."
 
 
 def _show_image(explanation: Explanation, found: ImageExplanation, console: Console) -> None:

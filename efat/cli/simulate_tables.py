@@ -14,7 +14,6 @@ from simulator.chips import Chip
 MOST_CHIPS_SHOWN = 40
 MOST_OTHERS_SHOWN = 3
 MOST_MODULES_SHOWN = 3
-LONGEST_TEXT = 64
 
 
 def show_simulation(simulation: Simulation, clock_mhz: float, console: Console) -> None:
@@ -47,7 +46,7 @@ def deployment_line(simulation: Simulation) -> str | None:
     deployment = simulation.deployment
     if deployment is None:
         return None
-    chip, mitigation = (_shown(deployment.about.get(name)) for name in ("chip", "mitigation"))
+    chip, mitigation = (deployment.about.get(name) for name in ("chip", "mitigation"))
     bypassed, placed = int(deployment.bypass.sum()), len(deployment.placements)
     line = (
         f"Weights made for {chip or 'a chip without a name'}"
@@ -75,12 +74,6 @@ def harm_line(simulation: Simulation) -> str | None:
     return (
         f"{treatment} makes {len(worse)} of {len(done)} {chips} worse than leaving their faults in: {listed}; {advice}"
     )
-
-
-def _shown(text: str | None) -> str:
-    """A text from a file, fit for a line on a terminal."""
-    found = "".join(character if character.isprintable() else "?" for character in text or "")
-    return found if len(found) <= LONGEST_TEXT else f"{found[:LONGEST_TEXT]}..."
 
 
 def _accuracy_table(simulation: Simulation) -> ResultsTable:
@@ -240,6 +233,8 @@ def _verdict(simulation: Simulation) -> str:
         f"Accuracy on them: {mean:.1%} in the mean, {reference.value - drops[worst]:.1%} on the worst "
         f"({simulation.chips[worst].id})."
     )
+    if len(simulation.images) < 100:
+        text += f"\nOf {len(simulation.images)} images one is more than a point: too few to tell chips apart so finely."
     if simulation.bypass and unusable:
         text += f"\n{unusable} chips have broken column accumulators, which no bypass hides."
     return text

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from command import done, refused, run
 from deployed_lots import write_deployed_lot
 
 from efat import explanation
-from efat.cli.explain_tables import fault_name
+from efat.cli.explain_tables import _costliest, fault_name
+from efat.comparison import ChangedPrediction, Comparison
+from efat.explanation import FaultCost
 from efat.fault_subsets import FaultSubsets
+from efat.inference import Accuracy
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.chips import Chip, ChipLot, write_lot
 
@@ -87,6 +91,20 @@ def test_numbers_are_those_of_plain_simulations(lot: Path) -> None:
     assert f"{fault_name(DECISIVE)} costs most: without it {gain} more of {IMAGES} images would be right." in shown
     first = found["on_chip"]["changed"][0]["image"]
     assert f"To see how: efat {shlex.join(EXPLAIN)} bad --json why.json --image {first}" in shown
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "chance", "sure"),
+    [(0, 0, 1.0, False), (3, 0, 1 / 8, False), (5, 1, 7 / 64, False), (8, 0, 1 / 256, True)],
+)
+def test_a_fault_that_costs_few_images_may_cost_none(gained: int, lost: int, chance: float, sure: bool) -> None:
+    changed = [ChangedPrediction(image, 1, 0, 1) for image in range(gained)]
+    changed += [ChangedPrediction(image, 1, 1, 0) for image in range(gained, gained + lost)]
+    found = Comparison(Accuracy(10, IMAGES), tuple(changed))
+    assert found.better_by_chance() == chance
+    explanation: Any = SimpleNamespace(faults=FAULTS, images=IMAGES, costs=[None] * 4)
+    shown = _costliest(explanation, FaultCost(3, found, found))
+    assert shown.endswith(f"{gained - lost} more of {IMAGES} images would be right.") == sure
 
 
 def test_an_image_is_explained(lot: Path) -> None:
