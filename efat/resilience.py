@@ -125,8 +125,8 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
     shape = len(resilience.rates), resilience.repeats
     correct = np.empty((*shape, len(resilience.levels)), np.int64)
     predictors = {name: np.empty(shape) for name in PREDICTORS}
-    for place, name in resilience.chip_ids.items():
-        found = of_unit(name)
+    for place in resilience.places:
+        found = of_unit(resilience.chip_id(*place))
         measured = Measured.of(found.values, found.where)
         correct[place] = [measured.at(level) for level in resilience.levels]
         of_chip = found.inner("predictors", PREDICTORS)

@@ -116,7 +116,8 @@ class Growth:
         measured = Measured.of(there.values, str(campaign.path(fresh.name, "json")))
         if there.inputs[IMAGES] != fresh.inputs[IMAGES]:
             images = len(resilience.setup.load().data.held_out)
-            self._again(fresh, f"{images} images instead of {measured.images}", _RUN_AGAIN)
+            other = f" instead of {measured.images}" if images != measured.images else ", others than before"
+            self._again(fresh, f"{images} images{other}", _RUN_AGAIN)
             return fresh
         levels, missing = sorted(measured.correct), measured.missing(resilience.levels)
         if not missing:

@@ -105,16 +105,15 @@ class Resilience:
         """Units of work in all."""
         return 1 + (self.hardening is not None) + len(self.places)
 
-    @property
-    def chip_ids(self) -> dict[tuple[int, int], str]:
-        """Names of the random chips, by `places`; the same whatever other ones there are."""
-        return {place: chip_id(self.rates[place[0]], place[1]) for place in self.places}
+    def chip_id(self, rate: int, repeat: int) -> str:
+        """Name of a random chip, by its rate and the number of its repeat, such as `rate-0.05-chip-002`."""
+        return f"rate-{self.rates[rate]!r}-chip-{repeat:03d}"
 
     def chip(self, rate: int, repeat: int) -> Chip:
         """A random chip, the same whatever other ones there are; see `places`."""
         seed = np.random.SeedSequence(self.seed, spawn_key=self._key(rate, repeat))
         faults = sample_faults(self.config, replace(self.model, rate=self.rates[rate]), seed)
-        return Chip(self.chip_ids[rate, repeat], faults)
+        return Chip(self.chip_id(rate, repeat), faults)
 
     def recipe_seed(self, rate: int, repeat: int) -> int:
         """Of the retraining for that chip, 0..2**32 - 1."""
@@ -163,15 +162,6 @@ class Resilience:
                     f"at rate {rate:g} none of the {self.config.cols} columns of the array can be used: "
                     "give lower rates, or other sites than accumulator"
                 )
-
-
-def chip_id(rate: float, repeat: int) -> str:
-    """Name of a random chip, by its rate and the number of its repeat.
-
-    >>> chip_id(0.05, 2)
-    'rate-0.05-chip-002'
-    """
-    return f"rate-{rate!r}-chip-{repeat:03d}"
 
 
 def fault_model_dict(model: FaultModel) -> dict[str, Any]:

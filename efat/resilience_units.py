@@ -83,7 +83,7 @@ def chip_unit(
     located = None if state is None else state.located()
     arguments = {"what": place, "resilience": resilience, "identity": identity, "levels": levels, "state": located}
     inputs = {"network": identity["network"], IMAGES: identity[IMAGES], "levels": list(levels)}
-    return Unit(resilience.chip_ids[place], arguments, inputs)
+    return Unit(resilience.chip_id(*place), arguments, inputs)
 
 
 def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dict[str, float]:

@@ -195,7 +195,7 @@ def test_results_that_are_damaged_are_made_again(lot: Path, seed: int) -> None:
         # Of numbers the digits that are not the first, so that they stay numbers.
         inner = [found.end() - 1 for found in re.finditer(rb"[0-9.][0-9]", content)]
         places = range(first, len(content)) if path == weights else [place for place in inner if place > first]
-        for place in (places[0], chance.choice(places), places[-1]):
+        for place in (chance.choice(places), places[-1]):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
             assert done(*SHORT).output.startswith(f"out/metrics.json {why}: done again\n")
             assert weights.read_bytes() == undisturbed

@@ -305,8 +305,8 @@ def test_chips_are_the_same_whatever_else_is_measured(folder: Path, seed: int) -
 
     def drawn(found: Resilience) -> dict[str, tuple[str, int]]:
         return {
-            name: (found.chip(*place).faults.digest(), found.recipe_seed(*place))
-            for place, name in found.chip_ids.items()
+            found.chip_id(*place): (found.chip(*place).faults.digest(), found.recipe_seed(*place))
+            for place in found.places
         }
 
     assert len(set(drawn(one).values())) == 4

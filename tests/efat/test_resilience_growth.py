@@ -44,7 +44,9 @@ def table_bytes(folder: Path, found: Resilience, notes: list[str] | None = None)
 
 def test_a_folder_that_goes_on_has_the_table_of_a_new_one(folder: Path, seed: int) -> None:
     chance = random.Random(seed)
-    setups = {images: small_setup(folder, mitigation="fam+t", images=images) for images in (None, 20)}
+    recipe = chance.choice((RECIPE, replace(RECIPE, optimizer="AdamW", learning_rate=0.01)))
+    given = {"mitigation": "fam+t", "recipe": recipe, "learn_scales": chance.random() < 0.5}
+    setups = {images: small_setup(folder, images=images, **given) for images in (None, 20)}
     for step in range(5):
         found = small_resilience(
             folder,
