@@ -167,7 +167,7 @@ def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
     before = results(folder / OUT)
     chance, notes = random.Random(seed), []
     for way in WAYS:
-        done = [damage(folder / OUT / "units", chance, way) for _ in range(2)]
+        done = damage(folder / OUT / "units", chance, way)
         (folder / OUT / "manifest.json").unlink()
         assert timeless(execution(folder, plan).run(in_line, None, notes.append)) == timeless(manifest), done
         assert results(folder / OUT) == before, done

@@ -275,7 +275,7 @@ def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
     before = contents(folder / OUT)
     chance, notes = random.Random(seed), []
     for way in WAYS:
-        done = [damage(folder / OUT / "units", chance, way) for _ in range(3)]
+        done = damage(folder / OUT / "units", chance, way)
         (folder / OUT / "propagation.h5").unlink()
         run_propagation(folder / OUT, request, in_line, None, None, notes.append)
         assert contents(folder / OUT) == before, done
