@@ -91,22 +91,25 @@ class Statistic:
 
         >>> str(Statistic.parse("quantile:0.90"))
         'quantile:0.9'
+        >>> str(Statistic.parse("quantile:90%"))
+        'quantile:0.9'
         """
         name, _, number = text.strip().lower().partition(":")
         if name == "mean" and not number:
             return cls("mean", None)
         if name == "max" and not number:
             return cls()
+        whole = 100 if number.endswith("%") else 1
         try:
-            fraction = float(number) if name == "quantile" else math.nan
+            part = float(number.removesuffix("%")) if name == "quantile" else math.nan
         except ValueError:
-            fraction = math.nan
-        if not 0 < fraction <= 1:
+            part = math.nan
+        if not 0 < part <= whole:
             raise InputError(
                 f"statistic {text[:40]!r} is unknown: expected max, mean, or quantile: and the fraction of chips that "
-                "must meet the constraint, above 0 and at most 1, such as quantile:0.9"
+                "must meet the constraint, above 0 and at most 1, such as quantile:0.9 or quantile:90%"
             )
-        return cls("quantile", _exactly(fraction))
+        return cls("quantile", _exactly(part) / whole)
 
     def __str__(self) -> str:
         return f"quantile:{float(self.fraction)!r}" if self.name == "quantile" and self.fraction else self.name
