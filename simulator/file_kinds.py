@@ -28,15 +28,16 @@ NUMPY = "a NumPy array"
 SCALESIM_CONFIG = "a SCALE-Sim configuration"
 
 _TEXTS = (
-    (YOSYS_JSON, re.compile(r'\A\s*\{\s*"creator":\s*"Yosys')),
-    ("JSON", re.compile(r'\A\s*(\{\s*["}]|\[\s*[\[{"\d\]-])')),
-    (BLIF, re.compile(r"^[ \t]*\.model\b", re.MULTILINE)),
-    (VERILOG, re.compile(r"^[ \t]*(\(\*[^\n]*\*\)[ \t]*)?module[ \t]+[\w\\$]+\s*[(;#]", re.MULTILINE)),
-    (SCALESIM_CONFIG, re.compile(r"^[ \t]*\[architecture_presets\]", re.MULTILINE)),
     (
         FAULT_LIST,
         re.compile(r"\A(?=[^\n]*\bchip\b)(?=[^\n]*\bsite\b)(?=[^\n]*\bkind\b)[a-z ,]+\r?\n", re.IGNORECASE),
     ),
+    (YOSYS_JSON, re.compile(r'\A\s*\{\s*"creator":\s*"Yosys')),
+    ("JSON", re.compile(r'\A\s*(\{\s*["}]|\[\s*[\[{"\d\]-])')),
+    (VERILOG, re.compile(r"^[ \t]*(\(\*[^\n]*\*\)[ \t]*)?module[ \t]+[\w\\$]+\s*[(;#]", re.MULTILINE)),
+    # Not a pin of that name.
+    (BLIF, re.compile(r"^[ \t]*\.model\b(?![ \t]*\()", re.MULTILINE)),
+    (SCALESIM_CONFIG, re.compile(r"^[ \t]*\[architecture_presets\]", re.MULTILINE)),
 )
 """Kinds of text and how they begin; the first that fits is taken."""
 

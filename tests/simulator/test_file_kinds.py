@@ -105,7 +105,8 @@ def test_what_is_right_is_not_taken_for_something_else(tmp_path: Path) -> None:
     products.reshape(-1)[:2] = np.frombuffer(b"\x89PNG", "<u2")
     products.tofile(tmp_path / "t.bin")
     assert read_products(tmp_path / "t.bin", act_signed=True).products[1, 0] == 0x474E
-    for text in ("", "Layer,M,N,K,\nL,1,2,3,\n", "int16_t lut[2] = {1, 2};\n", "plain words\n"):
+    pin = "sub m0(\n  .model (n1)\n);\n"
+    for text in ("", "Layer,M,N,K,\nL,1,2,3,\n", "int16_t lut[2] = {1, 2};\n", "plain words\n", pin):
         (tmp_path / "text").write_text(text)
         assert file_kind(tmp_path / "text") == (None if text else "an empty file")
     with h5py.File(tmp_path / "x.h5", "w") as file:
