@@ -22,6 +22,7 @@ from rich.table import Table
 
 from efat.alignment import Aligner
 from efat.execution_units import aligner_of, fused_chip
+from efat.image_split import SplitRequest
 from efat.severity import pruned_severity
 from efat.training_setup import Loaded, TrainingSetup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
@@ -82,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = ArrayConfig(arguments.size, arguments.size)
     given = arguments.network, arguments.weights, arguments.data
-    setup = TrainingSetup(*given, "fam+t", Recipe(), images=arguments.images)
+    setup = TrainingSetup(*given, "fam+t", Recipe(), split=SplitRequest(arguments.images))
     loaded: Loaded = setup.load()
     aligner = aligner_of(setup, loaded, config, "saliency")
     parameters = dict(loaded.network.named_parameters(remove_duplicate=False))

@@ -30,6 +30,7 @@ from study.store import Store
 
 from efat.campaign import Executor
 from efat.execution import Execution
+from efat.image_split import SplitRequest
 from efat.lots import generate_chips, provenance
 from efat.manifest import Manifest
 from efat.plan import Plan
@@ -103,7 +104,9 @@ class Study:
     def resilience(self, mitigation: str, progress: Progress) -> tuple[Path, ResilienceTable]:
         """Measure it, or what is left of it."""
         arguments = self.arguments
-        setup = TrainingSetup(self.key, self.weights, self.data, mitigation, RECIPES[self.key], images=arguments.images)
+        setup = TrainingSetup(
+            self.key, self.weights, self.data, mitigation, RECIPES[self.key], split=SplitRequest(arguments.images)
+        )
         hardening = HardeningPlan(arguments.harden) if arguments.harden else None
         rates = arguments.rates or RATES[mitigation.split("+")[0]]
         levels = arguments.levels or LEVELS[self.key]

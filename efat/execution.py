@@ -12,8 +12,18 @@ import numpy as np
 from efat.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.campaign import Campaign, Executor, Notes, Unit, UnitFile, Work, warned
 from efat.chip_masks import bypass_of
+from efat.confidence import at_least
 from efat.elapsed import Elapsed
-from efat.execution_units import DEPLOYMENT, WEIGHTS, ChipTask, GroupTask, member_file, retrain_group, verify_chip
+from efat.execution_units import (
+    DEPLOYMENT,
+    WEIGHTS,
+    ChipTask,
+    GroupTask,
+    measure_fault_free,
+    member_file,
+    retrain_group,
+    verify_chip,
+)
 from efat.json_fields import Fields
 from efat.manifest import (
     FILE_NAME,
@@ -22,10 +32,12 @@ from efat.manifest import (
     ManifestGroup,
     ManifestLot,
     ManifestTotals,
+    ManifestTuning,
     write_manifest,
 )
 from efat.plan import AS_IS, Plan, PlannedGroup, write_plan
 from efat.planning import TABLE
+from efat.selection import Constraint
 from efat.training_setup import TrainingSetup, check_network_named
 from simulator import ArrayConfig
 from simulator.chips import Chip, ChipLot
@@ -37,6 +49,9 @@ PLAN = "plan.json"
 """It and the table are copied into the folder, so that it can be understood by itself."""
 
 ELAPSED = "elapsed.json"
+
+FAULT_FREE = "fault-free"
+"""Name of the unit that measures the original network without faults."""
 
 _PACKAGES = ("efat", "torch", "numpy", "numba")
 
@@ -57,7 +72,7 @@ class Execution:
         lot: the file of chips.
         resilience: the table that the plan is made from.
         folder: made if it is not there.
-        cycle_images: held-out images that the cycle engine classifies on each chip, too.
+        cycle_images: verification images that the cycle engine classifies on each chip, too; fewer if there are fewer.
         network: the network that the plan names; None to take it from there, which a network of the user's own is not.
 
     Raises:
@@ -82,8 +97,8 @@ class Execution:
                 raise InputError(f"{path} is not the {what} that the plan was made from: make the plan again")
         if self.plan.aligned and self.plan.predictor not in ALIGNED_PREDICTORS:
             raise InputError(f"the plan aligns chips by predictor {self.plan.predictor!r}: make the plan again")
-        if not 0 <= self.cycle_images <= self.plan.images:
-            raise InputError(f"cycle images are {self.cycle_images}: expected 0..{self.plan.images}, the held-out ones")
+        if self.cycle_images < 0:
+            raise InputError(f"cycle images are {self.cycle_images}: expected 0 or more")
         known = {chip for group in self.plan.groups for chip in group.chips}
         with ChipLot(self.lot) as opened:
             missing, array = known.symmetric_difference(opened.chip_ids), opened.config.as_dict()
@@ -136,9 +151,13 @@ class _Run:
         self._executor, self._progress = executor, progress
         self._setup = TrainingSetup.from_dict(plan.setup).located()
         self._setup.check_identity(plan.identity)
-        images = len(self._setup.load().data.held_out)
+        loaded = self._setup.load()
+        images = len(loaded.data.held_out)
         if images != plan.images:
-            raise InputError(f"the plan is for {plan.images} held-out images, and there are {images}: make it again")
+            raise InputError(f"the plan is for {plan.images} tuning images, and there are {images}: make it again")
+        self._verification = loaded.verification
+        self._cycle_images = min(execution.cycle_images, len(loaded.verification))
+        self._tried = {chip.id: chip.correct for chip in plan.tried}
         with ChipLot(execution.lot) as opened:
             self._config: ArrayConfig = opened.config
             self._chips: dict[str, Chip] = {}
@@ -152,7 +171,8 @@ class _Run:
             {
                 "plan": plan.digest_without_paths,
                 "lot": plan.lot["sha256"],
-                "cycle images": execution.cycle_images,
+                "verification images": self._verification.digest,
+                "cycle images": self._cycle_images,
                 **plan.identity,
             },
             notes,
@@ -163,6 +183,7 @@ class _Run:
         folder = self._execution.folder
         _put(folder / TABLE, self._execution.resilience.read_bytes())
         write_plan(folder / PLAN, self._plan)
+        self._required, self._fault_free_correct = self._measure_required()
         as_is, groups = self._verify_as_is()
         kept, split = self._retrain(groups)
         self._verify(kept)
@@ -170,6 +191,14 @@ class _Run:
         manifest = self._manifest(groups, split)
         write_manifest(self._execution.manifest, manifest)
         return manifest
+
+    def _measure_required(self) -> tuple[int, int]:
+        """Verification images that a chip must classify correctly, and how many the original network does."""
+        arguments = {"setup": self._setup, "identity": self._plan.identity, "config": self._config}
+        self._do("the network without faults", [Unit(FAULT_FREE, arguments)], measure_fault_free)
+        images = len(self._verification)
+        correct = self._result(FAULT_FREE).count("correct", 0, images)
+        return Constraint(**self._plan.constraint).required_of(images, correct), correct
 
     def _verify_as_is(self) -> tuple[_Group | None, list[_Group]]:
         """Try the chips that are planned to do without retraining; those that fail become groups of their own."""
@@ -187,7 +216,13 @@ class _Run:
         for chip, unit in zip(planned.chips, units, strict=True):
             found = self._result(unit.name)
             self._check_engines(chip, found)
-            if self._correct(found) >= self._plan.required:
+            tuned = self._tuned(found)
+            if tuned != self._tried.get(chip, tuned):
+                raise VerificationError(
+                    f"chip {chip} classifies {tuned} tuning images correctly without retraining, and "
+                    f"{self._tried[chip]} when it was tried for the plan"
+                )
+            if tuned >= self._plan.required:
                 passing.append(chip)
             else:
                 name = f"{AS_IS}-{self._position[chip]:05d}"
@@ -240,11 +275,11 @@ class _Run:
             for chip in group.chips:
                 found = self._result(self._verified(chip))
                 self._check_engines(chip, found)
-                correct, expected = self._correct(found), self._correct(self._result(group.name))
-                if correct != expected:
+                tuned, expected = self._tuned(found), self._correct(self._result(group.name))
+                if tuned != expected:
                     raise VerificationError(
-                        f"chip {chip} classifies {correct} images correctly and {group.name}, which was retrained for "
-                        f"it, {expected}"
+                        f"chip {chip} classifies {tuned} tuning images correctly and {group.name}, which was retrained "
+                        f"for it, {expected}"
                     )
 
     def _check_engines(self, chip: str, found: Fields) -> None:
@@ -275,7 +310,7 @@ class _Run:
             chip=self._chips[chip],
             weights=weights.located(),
             deployment=None if deployment is None else deployment.located(),
-            cycle_images=self._execution.cycle_images,
+            cycle_images=self._cycle_images,
         )
         inputs = {"weights": weights.sha256, "deployment": None if deployment is None else deployment.sha256}
         return Unit(self._verified(chip, suffix), {"task": task}, inputs)
@@ -304,7 +339,12 @@ class _Run:
         return Fields(dict(self._campaign.values(unit)), str(self._campaign.path(unit, "json")))
 
     def _correct(self, found: Fields) -> int:
+        """Tuning images that a group classifies correctly."""
         return found.count("correct", 0, self._plan.images)
+
+    def _tuned(self, found: Fields) -> int:
+        """Tuning images that a chip classifies correctly."""
+        return found.count("tuning_correct", 0, self._plan.images)
 
     def _manifest(self, groups: Sequence[_Group], split: Sequence[_Group]) -> Manifest:
         """Write what belongs to it, and put it together."""
@@ -323,8 +363,11 @@ class _Run:
         return Manifest(
             strategy=plan.strategy,
             aligned=plan.aligned,
-            images=plan.images,
-            required=plan.required,
+            images=len(self._verification),
+            required=self._required,
+            fault_free_correct=self._fault_free_correct,
+            verification=self._verification.digest,
+            tuning=ManifestTuning(plan.images, plan.required, plan.fault_free_correct),
             constraint=dict(plan.constraint),
             setup=self._setup.as_dict(),
             identity=dict(plan.identity),
@@ -356,7 +399,7 @@ class _Run:
             top_ups=found.count("top_ups"),
             split_from=group.split_from,
             severity=found.number("severity", 0, 1) if group.severity is None else group.severity,
-            correct=self._correct(found),
+            tuning_correct=self._correct(found),
         )
 
     def _export_chip(self, group: _Group, position: int, chip: str) -> ManifestChip:
@@ -364,15 +407,18 @@ class _Run:
         unit = self._verified(chip, "as-is" if as_is else "verified")
         source = (unit, DEPLOYMENT) if as_is else (group.name, member_file(position))
         found = self._result(unit)
-        correct, path = self._correct(found), f"chips/{self._position[chip]:05d}.safetensors"
+        images = len(self._verification)
+        correct, path = found.count("correct", 0, images), f"chips/{self._position[chip]:05d}.safetensors"
         return ManifestChip(
             id=chip,
             digest=found.sha256("digest"),
             group=group.name,
             deployment=path,
             sha256=self._export(*source, path),
+            tuning_correct=self._tuned(found),
             correct=correct,
-            passes=correct >= self._plan.required,
+            at_least=at_least(correct, images),
+            passes=correct >= self._required,
             bypassed_pes=found.count("bypassed_pes"),
             faulty_pes=found.count("faulty_pes"),
             cycle_images=found.count("cycle_images"),

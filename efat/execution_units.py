@@ -18,9 +18,9 @@ from efat.training_setup import Loaded, TrainingSetup
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.chips import Chip
 from simulator.faults import BoolArray
-from training.accelerator import Engine
+from training.accelerator import Accelerator, Engine
 from training.checkpoint import put_weights
-from training.classification import classify
+from training.classification import classify, count_correct
 from training.convert import convert
 from training.deployment import Deployment, deployed_bytes, deployed_from
 from training.mitigations.bypass import Bypass
@@ -57,7 +57,7 @@ class GroupTask:
         amount: least iterations.
         step: iterations by which it is topped up if it misses what is required.
         budget: most iterations.
-        required: held-out images to classify correctly.
+        required: tuning images to classify correctly.
     """
 
     name: str
@@ -84,7 +84,7 @@ class ChipTask:
         chip: the chip.
         weights: file of its group's weights.
         deployment: file that says how they sit on it; None to put them there as the setup's mitigation does.
-        cycle_images: held-out images that the cycle engine classifies, too.
+        cycle_images: verification images that the cycle engine classifies, too.
     """
 
     setup: TrainingSetup
@@ -147,8 +147,27 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
     )
 
 
+def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
+    """Classify the verification images with the original network, quantised and without faults: what a drop is from.
+
+    Args:
+        arguments: `setup`, its `identity`, and the array `config`.
+    """
+    setup: TrainingSetup = arguments["setup"]
+    config: ArrayConfig = arguments["config"]
+    _load(setup, arguments["identity"])
+    loaded = setup.original.load()
+    accelerator = Accelerator.fault_free(config)
+    quantised = convert(
+        loaded.network, config, loaded.data.calibration, method=setup.calibration, accelerator=accelerator
+    )
+    return Outcome(
+        {"images": loaded.verification.digest, "correct": count_correct(quantised, loaded.verification, BATCH)}
+    )
+
+
 def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
-    """Classify all held-out images on a chip with its own faults, and some of them on the cycle engine, too.
+    """Classify tuning and verification images on a chip with its own faults, some of these on the cycle engine, too.
 
     Args:
         arguments: `task`, a `ChipTask`.
@@ -168,17 +187,20 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
         converted = convert(network, task.config, (), activation_scales=group.activation_scales)
         deployment = deploy(trainable(network, converted), task.chip, task.setup.strategy)
         files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
-    held_out = loaded.data.held_out
-    predicted = _predictions(network, deployment, task, held_out.images, "emulation")
+    on_chip = _on_chip(network, deployment, task, "emulation")
+    tuning, verification = loaded.data.held_out, loaded.verification
+    tuned, predicted = (classify(on_chip, part.images, BATCH) for part in (tuning, verification))
     expected = predicted[: task.cycle_images]
     stepped = expected
     if task.cycle_images:
-        stepped = _predictions(network, deployment, task, held_out.images[: task.cycle_images], "cycle")
+        by_cycles = _on_chip(network, deployment, task, "cycle")
+        stepped = classify(by_cycles, verification.images[: task.cycle_images], BATCH)
     return Outcome(
         {
             "chip": task.chip.id,
             "digest": task.chip.digest(),
-            "correct": int((predicted == held_out.labels).sum()),
+            "tuning_correct": int((tuned == tuning.labels).sum()),
+            "correct": int((predicted == verification.labels).sum()),
             "bypassed_pes": int(deployment.bypass.sum()),
             "faulty_pes": int(task.chip.faults.faulty_pes().sum()),
             "cycle_images": task.cycle_images,
@@ -282,12 +304,10 @@ def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pru
     return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.predictor))
 
 
-def _predictions(
-    network: nn.Module, deployment: Deployment, task: ChipTask, images: torch.Tensor, engine: Engine
-) -> torch.Tensor:
+def _on_chip(network: nn.Module, deployment: Deployment, task: ChipTask, engine: Engine) -> nn.Module:
     converted = convert(network, task.config, (), activation_scales=deployment.activation_scales)
     deployment.put(converted, deployment.accelerator(task.config, task.chip.faults, engine))
-    return classify(converted, images, BATCH)
+    return converted
 
 
 def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:

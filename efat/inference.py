@@ -11,6 +11,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
+from efat.confidence import at_least
 from simulator.config import ArrayConfig
 from simulator.timing import gemm_timing
 from training.classification import Progress, bits_of, classify
@@ -70,14 +71,20 @@ class Accuracy:
         )
         return as_good > GUESSING
 
+    @property
+    def at_least(self) -> float:
+        """One-sided 95 % lower bound (Clopper and Pearson 1934) of the accuracy on images like these."""
+        return at_least(self.correct, self.images)
+
     def as_dict(self) -> dict[str, float]:
-        """Count, value and interval, as JSON takes them."""
+        """Count, value, interval and one-sided bound, as JSON takes them."""
         low, high = self.interval
         return {
             "correct": self.correct,
             "accuracy": self.value,
             "accuracy_95_low": low,
             "accuracy_95_high": high,
+            "accuracy_95_at_least": self.at_least,
         }
 
 

@@ -152,7 +152,10 @@ def read_json(path: Path, file_format: str, version: int, source: str) -> Fields
     if not isinstance(found, dict) or found.get("format") != file_format:
         raise InputError(f"{path} is no {file_format} file: expected one that {source} wrote")
     if type(found.get("version")) is not int or found["version"] != version:
-        raise InputError(f"{path} is of version {_shown(found.get('version'))}: this program reads {version}")
+        raise InputError(
+            f"{path} is of version {_shown(found.get('version'))}, and this program reads {version}: write it "
+            f"anew with {source}"
+        )
     del found["format"], found["version"]
     return Fields(found, str(path))
 

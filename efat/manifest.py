@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from efat.confidence import at_least
 from efat.json_fields import Fields, read_json
 from simulator.chips import LONGEST_ID_BYTES, MOST_CHIPS
 from simulator.config import ArrayConfig
@@ -22,7 +23,7 @@ from simulator.files import replaced
 from training.errors import InputError
 
 FORMAT = "efat-manifest"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "manifest.json"
 SOURCE = "efat retrain"
 """The command that writes it."""
@@ -53,9 +54,9 @@ class ManifestGroup:
         top_ups: how often it went on for more iterations because it missed what was required.
         split_from: the group that it is a part of, which missed what was required; None for a group of the plan.
         severity: how bad it is, 0..1, by the predictor of the plan.
-        correct: held-out images that the weights classify correctly on an array without faults, nothing bypassed. In a
-            group that was retrained together its chips do just as well; those of `AS_IS` lose what sits at their own
-            bypassed PEs.
+        tuning_correct: tuning images that the weights classify correctly on an array without faults, nothing bypassed.
+            In a group that was retrained together its chips do just as well; those of `AS_IS` lose what sits at their
+            own bypassed PEs.
     """
 
     name: str
@@ -67,7 +68,7 @@ class ManifestGroup:
     top_ups: int
     split_from: str | None
     severity: float
-    correct: int
+    tuning_correct: int
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,14 @@ class ManifestChip:
         deployment: file that says how the weights sit on it, relative to the folder of the manifest, written by
             `training.deployment.write_deployed` without weights.
         sha256: of that file, hexadecimal.
-        correct: held-out images that it classifies correctly: its own faults, exact emulation.
-        passes: whether that is what is required, or more.
+        tuning_correct: tuning images that it classifies correctly; they decided what was done for it.
+        correct: verification images that it classifies correctly: its own faults, exact emulation.
+        at_least: the one-sided 95 % lower bound (Clopper and Pearson) of its accuracy that follows from `correct`, for
+            this chip by itself, 0..1.
+        passes: whether `correct` is what is required, or more.
         bypassed_pes: PEs that are bypassed.
         faulty_pes: PEs with a fault.
-        cycle_images: how many of the first held-out images ran on the cycle engine, too.
+        cycle_images: how many of the first verification images ran on the cycle engine, too.
         cycle_same: whether both engines predicted the same class for each of them; true if there were none.
     """
 
@@ -94,7 +98,9 @@ class ManifestChip:
     group: str
     deployment: str
     sha256: str
+    tuning_correct: int
     correct: int
+    at_least: float
     passes: bool
     bypassed_pes: int
     faulty_pes: int
@@ -113,6 +119,21 @@ class ManifestLot:
 
     path: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class ManifestTuning:
+    """The images that decided.
+
+    Args:
+        images: how many.
+        required: how many of them had to be classified correctly for retraining to end, the margin included.
+        fault_free_correct: how many of them the original network classifies correctly, quantised and without faults.
+    """
+
+    images: int
+    required: int
+    fault_free_correct: int
 
 
 @dataclass(frozen=True)
@@ -143,9 +164,12 @@ class Manifest:
     Args:
         strategy: which chips share a retraining: `fixed`, `select`, `merge-K` or `efat`.
         aligned: whether each chip has its own placement, made so that its bypassed PEs hold what is pruned already.
-        images: held-out images that were classified: the first so many.
+        images: verification images: those of the test images, or of other data, that decided nothing.
         required: how many of them have to be classified correctly for a chip to pass.
-        constraint: what that comes from: `accuracy` or `max_drop`, and what else there is to say about it.
+        fault_free_correct: how many of them the original network classifies correctly, quantised and without faults.
+        verification: `Dataset.digest` of the verification images.
+        tuning: the images that decided.
+        constraint: what `required` comes from: `accuracy` or `max_drop`, and the `margin` of the tuning images.
         setup: `TrainingSetup.as_dict()`.
         identity: `TrainingSetup.identity()`, digests and texts of what the setup loaded, by name.
         array: `ArrayConfig.as_dict()`.
@@ -160,6 +184,9 @@ class Manifest:
     aligned: bool
     images: int
     required: int
+    fault_free_correct: int
+    verification: str
+    tuning: ManifestTuning
     constraint: Mapping[str, Any]
     setup: Mapping[str, Any]
     identity: Mapping[str, str]
@@ -229,11 +256,12 @@ def _manifest(content: Fields) -> Manifest:
     images = whole.count("images", 1)
     required = whole.count("required", 0, images)
     array = _array(whole.inner("array", _names(ArrayConfig)))
+    tuning = _tuning(whole.inner("tuning", _names(ManifestTuning)))
     chips = tuple(
-        _chip(found, images, required, array["rows"] * array["cols"])
+        _chip(found, images, required, tuning.images, array["rows"] * array["cols"])
         for found in whole.objects("chips", _names(ManifestChip))
     )
-    groups = tuple(_group(found, images) for found in whole.objects("groups", _names(ManifestGroup)))
+    groups = tuple(_group(found, tuning.images) for found in whole.objects("groups", _names(ManifestGroup)))
     if not 1 <= len(chips) <= MOST_CHIPS:
         whole.refuse("chips", f"1..{MOST_CHIPS} chips")
     lot = whole.inner("lot", _names(ManifestLot))
@@ -243,6 +271,9 @@ def _manifest(content: Fields) -> Manifest:
         aligned=whole.flag("aligned"),
         images=images,
         required=required,
+        fault_free_correct=whole.count("fault_free_correct", 0, images),
+        verification=whole.sha256("verification"),
+        tuning=tuning,
         constraint=whole.inner("constraint").values,
         setup=whole.inner("setup").values,
         identity=_texts(whole.inner("identity")),
@@ -284,11 +315,16 @@ def _group(found: Fields, images: int) -> ManifestGroup:
         top_ups=found.count("top_ups", 0, iterations),
         split_from=found.optional_text("split_from", _NAME, "the name of a group, or null"),
         severity=found.number("severity", 0, 1),
-        correct=found.count("correct", 0, images),
+        tuning_correct=found.count("tuning_correct", 0, images),
     )
 
 
-def _chip(found: Fields, images: int, required: int, pes: int) -> ManifestChip:
+def _tuning(found: Fields) -> ManifestTuning:
+    images = found.count("images", 1)
+    return ManifestTuning(images, found.count("required", 0, images), found.count("fault_free_correct", 0, images))
+
+
+def _chip(found: Fields, images: int, required: int, tuning_images: int, pes: int) -> ManifestChip:
     chip_id = found.text("id")
     if not 1 <= len(chip_id.encode()) <= LONGEST_ID_BYTES:
         found.refuse("id", f"1 to {LONGEST_ID_BYTES} bytes of text")
@@ -297,6 +333,9 @@ def _chip(found: Fields, images: int, required: int, pes: int) -> ManifestChip:
         found.refuse(
             "passes", f"{str(correct >= required).lower()}, as {correct} images are correct and {required} required"
         )
+    bound = found.number("at_least", 0, 1)
+    if abs(bound - at_least(correct, images)) > 1e-9:
+        found.refuse("at_least", f"{at_least(correct, images)}, as {correct} of {images} images are correct")
     cycle_images, cycle_same = found.count("cycle_images", 0, images), found.flag("cycle_same")
     if not cycle_images and not cycle_same:
         found.refuse("cycle_same", "true, as no images ran on the cycle engine")
@@ -306,7 +345,9 @@ def _chip(found: Fields, images: int, required: int, pes: int) -> ManifestChip:
         group=found.text("group"),
         deployment=_path(found, "deployment"),
         sha256=found.sha256("sha256"),
+        tuning_correct=found.count("tuning_correct", 0, tuning_images),
         correct=correct,
+        at_least=bound,
         passes=passes,
         bypassed_pes=found.count("bypassed_pes", 0, pes),
         faulty_pes=found.count("faulty_pes", 0, pes),

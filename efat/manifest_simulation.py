@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from efat.chip_networks import GroupNetworks, check_networks
 from efat.manifest import Manifest, read_manifest
-from efat.simulation import RetrainedLot, Simulation, checked_images, first_images, read_chips
-from efat.training_setup import TrainingSetup, check_network_named
+from efat.simulation import RetrainedLot, Simulation, checked_images, read_chips
+from efat.training_setup import TrainingSetup, check_network_named, first_images
 from simulator.chips import Chip
 from simulator.config import ArrayConfig
 from training.errors import InputError
@@ -40,7 +41,7 @@ def prepare_manifest(
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
         cycle_images: as for `efat.simulation.prepare`.
-        images: number of test images; None for those that the chips were measured on at the retraining.
+        images: number of images; None for all verification images of the retraining, or all test images of `data`.
         batch: images per GEMM.
         threads: threads of the cycle engine; None for one per core.
 
@@ -62,12 +63,17 @@ def prepare_manifest(
     check_networks(found, folder, chosen)
     first = found.group_named[found.chip_named[chosen[0].id].group]
     # Any group's weights make the network; each chip's own replace them before it runs.
-    workload = load_workload(setup.network, weights=folder / first.weights, data=setup.data if data is None else data)
-    shown = first_images(workload.test, found.images if images is None else images)
-    same_images = found.identity.get("held-out images") == shown.digest
+    weights = folder / first.weights
+    if data is None:
+        loaded = replace(setup, weights=weights, hardened=None).load()
+        base, shown = loaded.network, first_images(loaded.verification, images)
+    else:
+        workload = load_workload(setup.network, weights=weights, data=data)
+        base, shown = workload.network, first_images(workload.test, images)
+    same_images = found.verification == shown.digest
     return Simulation(
         network_name=setup.network,
-        data_name=workload.test.name,
+        data_name=shown.name,
         config=config,
         engine=engine,
         bypass=False,
@@ -76,7 +82,7 @@ def prepare_manifest(
         labels=shown.labels,
         classes=shown.classes,
         chips=chosen,
-        networks=GroupNetworks(found, folder, config, workload.network),
+        networks=GroupNetworks(found, folder, config, base),
         cycle_images=checked_images(engine, cycle_images, len(shown)),
         retrained=RetrainedLot(manifest, found, same_images),
         _threads=threads,

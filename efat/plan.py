@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from efat.campaign import digest_of
+from efat.confidence import at_least
 from efat.json_fields import LARGEST_COUNT, Fields, read_json
 from efat.manifest import AS_IS
 from efat.resilience_table import PREDICTORS
@@ -17,10 +18,10 @@ from efat.selection import Constraint, Statistic
 from simulator.files import replaced
 from training.errors import InputError
 
-__all__ = ["AS_IS", "MOST_TOP_UPS", "Plan", "PlannedGroup", "StrategyCost", "read_plan", "write_plan"]
+__all__ = ["AS_IS", "MOST_TOP_UPS", "Plan", "PlannedGroup", "StrategyCost", "TriedChip", "read_plan", "write_plan"]
 
 FORMAT = "efat-plan"
-VERSION = 1
+VERSION = 2
 SOURCE = "efat plan"
 """The command that writes it."""
 
@@ -49,6 +50,21 @@ class PlannedGroup:
     severity: float
     amount: int
     out_of_reach: bool = False
+
+
+@dataclass(frozen=True)
+class TriedChip:
+    """What a chip does without retraining.
+
+    Args:
+        id: of the chip.
+        correct: tuning images that it classifies correctly, on the exact emulation.
+        at_least: the one-sided 95 % lower bound (Clopper and Pearson) of its accuracy that follows from that, 0..1.
+    """
+
+    id: str
+    correct: int
+    at_least: float
 
 
 @dataclass(frozen=True)
@@ -98,9 +114,9 @@ class Plan:
         groups: all chips of the lot, each in one group.
         step: iterations by which a group that misses the constraint is topped up.
         budget: most iterations for a group, top-ups included.
-        required: held-out images that each chip must classify correctly.
-        images: held-out images.
-        constraint: what the user asked for: `accuracy` or `max_drop`, as JSON takes it.
+        required: tuning images that each chip must classify correctly, the margin included.
+        images: tuning images.
+        constraint: what the user asked for: `accuracy` or `max_drop`, and the `margin`, as JSON takes it.
         statistic: over repeats of the resilience analysis.
         predictor: what severity is.
         setup: `efat.training_setup.TrainingSetup.as_dict()`.
@@ -110,7 +126,8 @@ class Plan:
         lot: `path`, `sha256` and number of `chips` of the lot.
         resilience_iterations: that the resilience analysis took, without hardening.
         harden_iterations: that hardening took.
-        fault_free_correct: held-out images that the original network classifies correctly, quantised, without faults.
+        fault_free_correct: tuning images that the original network classifies correctly, quantised, without faults.
+        tried: what each chip of the lot does without retraining, in its order; empty if none was tried.
         comparison: what all strategies are predicted to cost.
     """
 
@@ -132,6 +149,7 @@ class Plan:
     resilience_iterations: int
     harden_iterations: int
     fault_free_correct: int
+    tried: tuple[TriedChip, ...]
     comparison: tuple[StrategyCost, ...]
 
     @property
@@ -149,7 +167,9 @@ class Plan:
         content = self.as_dict()
         for part in ("lot", "resilience"):
             del content[part]["path"]
-        del content["setup"]["weights"], content["setup"]["data"]
+        # Which images judge decides nothing, and which decide is in the identity.
+        for part in ("weights", "data", "hardened", "split"):
+            content["setup"].pop(part, None)
         return digest_of(content)
 
 
@@ -205,8 +225,14 @@ def _plan(content: Fields) -> Plan:
     predictor = found.text("predictor")
     if predictor not in PREDICTORS:
         found.refuse("predictor", f"one of {', '.join(PREDICTORS)}")
-    constraint = found.inner("constraint", ["accuracy", "max_drop"])
-    given = {name: None if value is None else constraint.number(name) for name, value in constraint.values.items()}
+    required = found.count("required", 0, images)
+    tried = tuple(_tried(chip, images) for chip in found.objects("tried", _names(TriedChip)))
+    if tried and sorted(chip.id for chip in tried) != sorted(chips):
+        found.refuse("tried", "each chip of the groups once, or none")
+    constraint = found.inner("constraint", ["accuracy", "max_drop", "margin"])
+    given: dict[str, Any] = {
+        name: None if value is None else constraint.number(name) for name, value in constraint.values.items()
+    }
     statistic = found.text("statistic")
     try:
         Constraint(**given), Statistic.parse(statistic)
@@ -219,7 +245,7 @@ def _plan(content: Fields) -> Plan:
         groups=groups,
         step=step,
         budget=budget,
-        required=found.count("required", 0, images),
+        required=required,
         images=images,
         constraint=given,
         statistic=statistic,
@@ -232,8 +258,16 @@ def _plan(content: Fields) -> Plan:
         resilience_iterations=found.count("resilience_iterations"),
         harden_iterations=found.count("harden_iterations"),
         fault_free_correct=found.count("fault_free_correct", 0, images),
+        tried=tried,
         comparison=comparison,
     )
+
+
+def _tried(found: Fields, images: int) -> TriedChip:
+    correct, bound = found.count("correct", 0, images), found.number("at_least", 0, 1)
+    if abs(bound - at_least(correct, images)) > 1e-9:
+        found.refuse("at_least", f"{at_least(correct, images)}, as {correct} of {images} images are correct")
+    return TriedChip(found.text("id"), correct, bound)
 
 
 def _group(found: Fields) -> PlannedGroup:

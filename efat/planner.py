@@ -17,9 +17,10 @@ from efat.fusion import AmountMap, Group, fuse, fuse_in_order, singles
 from efat.plan import AS_IS, Plan, PlannedGroup, StrategyCost
 from efat.plan_request import Request
 from efat.resilience_table import ResilienceTable
-from efat.selection import ResilienceMap
+from efat.selection import ResilienceMap, worsening
 from efat.severity import weights_per_pe
 from efat.training_setup import TrainingSetup
+from efat.trial import Tried
 from simulator import ArrayConfig
 from simulator.chips import Chip, ChipLot
 from training.errors import InputError
@@ -125,6 +126,10 @@ class Planner:
         self._maps: dict[str, ResilienceMap] = {}
         self._alone: dict[str, list[_Found]] = {}
         self._found: dict[tuple[str, bool], tuple[PlannedGroup, ...]] = {}
+        self._tried: Tried | None = None
+        self._required = request.constraint.required(table)
+        # Positions of the chips that may need retraining.
+        self._others = list(range(len(self.ids)))
 
     def _read(self, lot: ChipLot) -> None:
         for done, chip in enumerate(lot, 1):
@@ -144,6 +149,15 @@ class Planner:
             for predictor, masks in self._masks.items():
                 masks.append(np.packbits(mask_of(chip, predictor)))
             self._tell("reading chips", done, len(self.ids))
+
+    def leave_out(self, tried: Tried) -> None:
+        """Leave out chips that meet the constraint without retraining: they need none, whatever the strategy.
+
+        The others need as much as the table says, at least its first level above 0. To be called before anything is
+        worked out.
+        """
+        self._tried = tried
+        self._others = np.flatnonzero(tried.correct < self._required).tolist()
 
     def chosen(self) -> tuple[tuple[PlannedGroup, ...], bool, ResilienceMap]:
         """The groups that were asked for, whether they are aligned, and the map they are from.
@@ -171,7 +185,7 @@ class Planner:
                 "alone or aligned, by a mitigation that permutes"
             )
         found = self._map(request.strategy, aligned)
-        if found.unmeetable is not None:
+        if found.unmeetable is not None and len(self._others) == len(self.ids):
             raise InputError(found.unmeetable)
         return self._groups(request.strategy, aligned), aligned, found
 
@@ -185,7 +199,13 @@ class Planner:
 
     def notes(self, plan: Plan, chosen: ResilienceMap) -> list[str]:
         """What users should know about a plan."""
-        notes = [] if chosen.limited is None else [chosen.limited]
+        notes = []
+        if self._others:
+            notes += [text for text in (chosen.unmeetable, chosen.limited) if text is not None]
+        if worse := worsening(self._table):
+            notes.append(worse)
+        if self._tried is None:
+            notes.append("no chip was tried: which of them need no retraining is predicted from the table alone")
         chips = plan.cost.out_of_reach
         if chips:
             notes.append(
@@ -208,16 +228,39 @@ class Planner:
 
     def _groups(self, strategy: str, aligned: bool) -> tuple[PlannedGroup, ...]:
         if (strategy, aligned) not in self._found:
+            groups = self._work_out(strategy, aligned) if self._others else []
+            of_lot = [
+                ([self._others[member] for member in members], severity, amount) for members, severity, amount in groups
+            ]
             self._found[strategy, aligned] = planned_groups(
-                self.ids, self._work_out(strategy, aligned), int(self._table.levels[-1]), settles=self._settles
+                self.ids,
+                [*of_lot, *self._untouched(str(self._map(strategy, aligned).predictor))],
+                int(self._table.levels[-1]),
+                settles=self._settles,
             )
         return self._found[strategy, aligned]
 
+    def _untouched(self, predictor: str) -> list[_Found]:
+        """The chips that are left out, each by itself."""
+        if self._tried is None:
+            return []
+        left_out = sorted(set(range(len(self.ids))).difference(self._others))
+        return [([chip], float(self._tried.predictors[predictor][chip]), 0.0) for chip in left_out]
+
+    def _amounts(self, found: ResilienceMap) -> AmountMap:
+        """What chips need that may need something: those that were tried and missed need the first level at least."""
+        if self._tried is None:
+            return found.amounts
+        levels = self._table.levels
+        least = float(levels[1]) if len(levels) > 1 else math.inf
+        return AmountMap(found.amounts.severities, np.maximum(found.amounts.amounts, least))
+
     def _work_out(self, strategy: str, aligned: bool) -> list[_Found]:
+        """Groups of the chips that are not left out, by their places among them."""
         found = self._map(strategy, aligned)
-        predictor, amounts = str(found.predictor), found.amounts
+        predictor, amounts = str(found.predictor), self._amounts(found)
         if aligned:
-            groups = align(self._aligner(predictor), self._chips, amounts, self._telling("aligning chips"))
+            groups = align(self._aligner(predictor), self._placed, amounts, self._telling("aligning chips"))
             return [(group.members, group.severity, group.amount) for group in groups]
         if strategy == "select":
             return self._each_alone(predictor, amounts)
@@ -239,10 +282,11 @@ class Planner:
             alone = _of_groups(singles(masks, counts_of(predictor, self._per_pe), amounts))
         else:
             aligner, alone = self._aligner(predictor), []
-            for member in range(len(self._chips)):
-                group = aligner.alone(self._chips, member, amounts)
+            chips = self._placed
+            for member in range(len(chips)):
+                group = aligner.alone(chips, member, amounts)
                 alone.append((group.members, group.severity, group.amount))
-                self._tell("chips alone", member + 1, len(self._chips))
+                self._tell("chips alone", member + 1, len(chips))
         self._alone[predictor] = alone
         return alone
 
@@ -282,11 +326,17 @@ class Planner:
     def _aligner(self, predictor: str) -> Aligner:
         return Aligner(self._model, self._config, self._setup.strategy, predictor)
 
+    @property
+    def _placed(self) -> list[Chip]:
+        """The chips that are not left out."""
+        return [self._chips[position] for position in self._others]
+
     def _told(self, predictor: str, what: str) -> Iterator[Packed]:
         """The masks that a predictor counts, with progress as they are taken."""
-        for done, mask in enumerate(self._masks[predictor], 1):
-            yield mask
-            self._tell(what, done, len(self.ids))
+        masks = self._masks[predictor]
+        for done, position in enumerate(self._others, 1):
+            yield masks[position]
+            self._tell(what, done, len(self._others))
 
     def _tell(self, what: str, done: int, of: int) -> None:
         if self._progress is not None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from efat.plan import MOST_TOP_UPS, Plan
+from efat.confidence import at_least
+from efat.plan import MOST_TOP_UPS, Plan, TriedChip
 from efat.plan_request import Request
 from efat.planner import Planner, Progress
 from efat.resilience_table import FILE_NAME as TABLE
 from efat.resilience_table import read_table
 from efat.selection import ResilienceMap
 from efat.training_setup import TrainingSetup, check_network_named
+from efat.trial import Trials, try_chips
+from simulator.chips import ChipLot
 from simulator.files import digest_of_file
 from training.errors import InputError
 
@@ -27,7 +30,8 @@ class Planned:
     Attributes:
         plan: the plan.
         map: how much retraining which severity takes, for the strategy that was asked for.
-        notes: what users should know: constraints that cannot be met, chips out of reach, what was not compared.
+        notes: what users should know: constraints that cannot be met, chips out of reach, what was not compared or
+            tried, and whether retraining makes chips worse.
     """
 
     plan: Plan
@@ -35,14 +39,17 @@ class Planned:
     notes: tuple[str, ...]
 
 
-def make_plan(resilience: Path, lot: Path, request: Request, progress: Progress | None = None) -> Planned:
-    """Plan the retraining of a lot.
+def make_plan(
+    resilience: Path, lot: Path, request: Request, progress: Progress | None = None, trials: Trials | None = None
+) -> Planned:
+    """Plan the retraining of a lot: try its chips as they are, and plan what those need that miss the constraint.
 
     Args:
         resilience: the table that `efat resilience` measured.
         lot: the chips.
         request: what the plan is to be like.
         progress: called from time to time.
+        trials: where its chips are tried without retraining; None to predict from the table which of them need none.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -61,6 +68,13 @@ def make_plan(resilience: Path, lot: Path, request: Request, progress: Progress 
             "smaller budget or larger steps"
         )
     planner = Planner(table, setup, lot, request, progress)
+    lot_digest = digest_of_file(lot)
+    tried = None
+    if trials is not None:
+        telling = None if progress is None else lambda done, of: progress("trying chips without retraining", done, of)
+        with ChipLot(lot) as opened:
+            tried = try_chips(trials, setup.located(), lot_digest, list(opened), telling)
+        planner.leave_out(tried)
     groups, aligned, chosen = planner.chosen()
     most = max(group.amount for group in groups)
     if most > budget:
@@ -80,7 +94,13 @@ def make_plan(resilience: Path, lot: Path, request: Request, progress: Progress 
         identity=dict(table.setup_identity),
         array=dict(table.array),
         resilience={"path": str(resilience), "sha256": digest_of_file(resilience)},
-        lot={"path": str(lot), "sha256": digest_of_file(lot), "chips": len(planner.ids)},
+        lot={"path": str(lot), "sha256": lot_digest, "chips": len(planner.ids)},
+        tried=()
+        if tried is None
+        else tuple(
+            TriedChip(chip, correct, at_least(correct, table.images))
+            for chip, correct in zip(planner.ids, tried.correct.tolist(), strict=True)
+        ),
         resilience_iterations=table.iterations_spent - table.harden_iterations,
         harden_iterations=table.harden_iterations,
         fault_free_correct=table.fault_free_correct,

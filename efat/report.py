@@ -13,6 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from efat.image_split import SplitRequest
 from efat.json_fields import Fields
 from efat.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup, read_manifest
 from efat.plan import Plan, StrategyCost, read_plan
@@ -126,6 +127,12 @@ def read_report(folder: Path) -> ReportData:
     _check_setup(Fields(plan.setup, f"{plan_path}: setup"))
     if digest_of_file(table_path) != plan.resilience["sha256"] or table.images != plan.images:
         raise InputError(f"{table_path} is not the table that {plan_path} was made from: expected the one that was")
+    required = _constraint(plan_path, plan).required_of(manifest.images, manifest.fault_free_correct)
+    if required != manifest.required:
+        raise InputError(
+            f"{manifest_path} requires {manifest.required} of {manifest.images} images of chips: by its constraint "
+            f"they are {required}; write it anew with efat retrain"
+        )
     shown = _shown(manifest)
     return ReportData(
         name=folder.resolve().name,
@@ -143,8 +150,10 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
     chips = {chip for group in plan.groups for chip in group.chips}
     for what, planned, done in (
         ("lot", plan.lot["sha256"], manifest.lot.sha256),
-        ("number of images", plan.images, manifest.images),
-        ("number of required images", plan.required, manifest.required),
+        ("number of tuning images", plan.images, manifest.tuning.images),
+        ("number of required tuning images", plan.required, manifest.tuning.required),
+        ("number of tuning images right without faults", plan.fault_free_correct, manifest.tuning.fault_free_correct),
+        ("constraint", plan.constraint, manifest.constraint),
         ("strategy", (plan.strategy, plan.aligned), (manifest.strategy, manifest.aligned)),
         ("array", plan.array, manifest.array),
         ("list of chips", chips, set(manifest.chip_named)),
@@ -157,11 +166,10 @@ def _check_setup(setup: Fields) -> None:
     """What of it is shown by itself; trying out the recipe, as `TrainingSetup` does, would take seconds."""
     for name in ("network", "mitigation", "calibration"):
         setup.text(name)
-    for name in ("weights", "data"):
+    for name in ("weights", "data", "hardened"):
         setup.optional_text(name)
     setup.flag("learn_scales")
-    if setup.values.get("images") is not None:
-        setup.count("images")
+    SplitRequest.from_dict(setup.inner("split", [field.name for field in fields(SplitRequest)]))
     recipe = setup.inner("recipe", [field.name for field in fields(Recipe)])
     recipe.text("optimizer")
     for name in ("batch", "learning_rate", "label_smoothing"):
@@ -171,9 +179,16 @@ def _check_setup(setup: Fields) -> None:
         recipe.inner("options")
 
 
+def _constraint(path: Path, plan: Plan) -> Constraint:
+    try:
+        return Constraint(**plan.constraint)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}): make it again with efat plan") from None
+
+
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:
     try:
-        found = ResilienceMap(table, Constraint(**plan.constraint), plan.statistic, plan.predictor)
+        found = ResilienceMap(table, _constraint(path, plan), plan.statistic, plan.predictor)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): make it again with efat plan") from None
     if found.required != plan.required or table.fault_free_correct != plan.fault_free_correct:

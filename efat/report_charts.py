@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -65,10 +66,29 @@ def _percent(value: float) -> str:
     return f"{100 * value:.10g}%"
 
 
-def _accuracies(values: Float64Array, data: ReportData) -> Scale:
+class Marks(NamedTuple):
+    """Accuracies that are marked by lines: what is required, and what the network reaches without faults."""
+
+    required: float
+    fault_free: float
+
+
+def _judged(data: ReportData) -> Marks:
+    """On the verification images."""
+    manifest = data.manifest
+    return Marks(manifest.required / manifest.images, manifest.fault_free_correct / manifest.images)
+
+
+def _decided(data: ReportData) -> Marks:
+    """On the tuning images."""
+    tuning = data.manifest.tuning
+    return Marks(tuning.required / tuning.images, tuning.fault_free_correct / tuning.images)
+
+
+def _accuracies(values: Float64Array, marks: Marks) -> Scale:
     """An axis that shows what is required well: what is far below it may be left out."""
-    required = data.plan.required / data.plan.images
-    top = max(float(values.max()), required, data.plan.fault_free_correct / data.plan.images)
+    required = marks.required
+    top = max(float(values.max()), *marks)
     floor = required - _ZOOM * max(top - required, 0.004)
     # At most a tenth of the values are left out.
     low = max(float(values.min()), min(floor, float(np.quantile(values, 0.1))))
@@ -78,13 +98,13 @@ def _accuracies(values: Float64Array, data: ReportData) -> Scale:
 
 
 def _chips_accuracies(data: ReportData) -> Scale:
-    return _accuracies(np.array([chip.correct for chip in data.manifest.chips]) / data.manifest.images, data)
+    return _accuracies(np.array([chip.correct for chip in data.manifest.chips]) / data.manifest.images, _judged(data))
 
 
-def _lines(chart: Chart, data: ReportData) -> None:
+def _lines(chart: Chart, marks: Marks) -> None:
     """What is required, and what a chip without faults reaches."""
-    chart.horizontal(data.plan.fault_free_correct / data.plan.images, "free")
-    chart.horizontal(data.plan.required / data.plan.images, "required")
+    chart.horizontal(marks.fault_free, "free")
+    chart.horizontal(marks.required, "required")
 
 
 def _draw_chips(data: ReportData, shape: Shape) -> Chart:
@@ -97,11 +117,11 @@ def _draw_chips(data: ReportData, shape: Shape) -> Chart:
         scale_of(shares, logarithmic=True),
         _chips_accuracies(data),
         x_title="faulty PEs",
-        y_title="accuracy on held-out images",
+        y_title="accuracy on unseen images",
         x_format=_percent,
         y_format=_percent,
     )
-    _lines(chart, data)
+    _lines(chart, _judged(data))
     many = {passes: count > MOST_MARKS for passes, count in ((True, manifest.passing), (False, len(data.failing)))}
     as_is = set() if data.as_is is None else set(data.as_is.chips)
     places: dict[tuple[str, str], list[Point]] = {}
@@ -140,9 +160,9 @@ def _draw_resilience(data: ReportData, shape: Shape) -> Chart:
         "Accuracy of random chips by fault rate after "
         f"{', '.join(names[:-1])}{' and ' if names[1:] else ''}{names[-1]} iterations of retraining.",
         scale_of(rates, logarithmic=True, margin=0.02),
-        _accuracies(np.append(values[..., levels].mean(1), table.fault_free_correct / table.images), data),
+        _accuracies(np.append(values[..., levels].mean(1), table.fault_free_correct / table.images), _decided(data)),
         x_title="fault rate",
-        y_title="accuracy on held-out images",
+        y_title="accuracy on tuning images",
         x_format=_percent,
         y_format=_percent,
         right=20 + max(map(width_of, names)),
@@ -160,7 +180,7 @@ def _draw_resilience(data: ReportData, shape: Shape) -> Chart:
         if len(rates) == 1:
             inside.marks(mean, f"dot {shade}")
         ends.append(mean[-1][1])
-    _lines(chart, data)
+    _lines(chart, _decided(data))
     chart.text(shape.width, FONT, "iterations", "axis end")
     for end, place, name, shade in zip(
         ends, spread(ends, FONT + 2, chart.top, chart.bottom - 2), names, shades, strict=True

@@ -52,8 +52,7 @@ def cautions(data: ReportData) -> list[str]:
     found = []
     if data.table.harden_iterations:
         found.append(
-            "The network was hardened first. From which weights and for which fault rates is in campaign.json in the "
-            "folder of efat resilience."
+            "The network was hardened first: campaign.json in the folder of efat resilience says for which fault rates."
         )
     multiplier = str(data.plan.array.get("multiplier"))
     if " " in multiplier:
@@ -66,8 +65,7 @@ def _resilience(data: ReportData) -> Iterator[Option]:
     recipe = setup["recipe"]
     yield "--network", str(setup["network"])
     for name in ("weights", "data"):
-        # Hardened weights are those that came out of it.
-        if setup[name] is not None and not (name == "weights" and table.harden_iterations):
+        if setup[name] is not None:
             yield f"--{name}", str(setup[name])
     yield from array_options(array)
     yield "--mitigation", str(setup["mitigation"])
@@ -90,8 +88,12 @@ def _resilience(data: ReportData) -> Iterator[Option]:
     yield "--calibration", str(setup["calibration"])
     if setup["learn_scales"]:
         yield ("--learn-scales",)
-    if setup["images"] is not None:
-        yield "--images", str(setup["images"])
+    split = setup["split"]
+    if split["verify_images"] is not None:
+        yield "--verify-images", "{}:{}".format(*split["verify_images"])
+    for name in ("tune_images", "verify_data"):
+        if split[name] is not None:
+            yield f"--{name.replace('_', '-')}", str(split[name])
     yield "--seed", str(table.seed)
 
 
@@ -123,7 +125,8 @@ def _faults(model: Mapping[str, Any]) -> Iterator[Option]:
 def _plan(data: ReportData) -> Iterator[Option]:
     plan = data.plan
     for name, value in plan.constraint.items():
-        if value is not None:
+        # A margin of 0 is the default.
+        if value is not None and (value or name != "margin"):
             yield f"--{name.replace('_', '-')}", fraction_text(value)
     yield "--strategy", plan.strategy
     yield "--statistic", plan.statistic

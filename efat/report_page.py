@@ -211,7 +211,7 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
     yield "lot", manifest.lot.path, manifest.lot.sha256
     yield "resilience analysis", str(plan.resilience["path"]), data.digests[TABLE_NAME]
     yield "plan", PLAN_NAME, data.digests[PLAN_NAME]
-    places = {"network": "weights", "training images": "data", "held-out images": "data"}
+    places = {"network": "weights", "training images": "data", "tuning images": "data"}
     for name, text in manifest.identity.items():
         # What is no digest is among the settings.
         if SHA256.fullmatch(text):

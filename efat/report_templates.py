@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from efat.confidence import bound_text
 from efat.report_text import accuracy, counted, short_percent
 from simulator.files import replaced
 
@@ -16,7 +17,7 @@ def fill(template: str, images: int, **values: object) -> str:
 
     Args:
         template: its file name.
-        images: of how many the filter `accuracy` makes shares.
+        images: of how many the filter `accuracy` makes shares, unless it is told another number.
         values: what it shows, by name.
 
     Returns:
@@ -25,8 +26,8 @@ def fill(template: str, images: int, **values: object) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
     )
-    environment.filters.update(accuracy=lambda correct: accuracy(correct, images))
-    environment.filters.update(share=short_percent, counted=counted, number="{:,}".format)
+    environment.filters.update(accuracy=lambda correct, of=images: accuracy(correct, of))
+    environment.filters.update(share=short_percent, bound=bound_text, counted=counted, number="{:,}".format)
     return environment.get_template(template).render(values)
 
 

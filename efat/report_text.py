@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from efat.confidence import bound_text
 from efat.report import ReportData
 
 _NAMED = 3
@@ -68,16 +69,16 @@ def named(names: Sequence[str], most: int = _NAMED) -> str:
 
 
 def constraint(data: ReportData) -> str:
-    """What each chip has to do."""
+    """What each chip has to do on the verification images."""
     manifest = data.manifest
     text = (
-        f"at least {accuracy(manifest.required, manifest.images)} of the held-out images right "
+        f"at least {accuracy(manifest.required, manifest.images)} of them right "
         f"({manifest.required:,} of {manifest.images:,})"
     )
     drop = data.plan.constraint.get("max_drop")
     if drop is None:
         return text
-    fault_free = accuracy(data.plan.fault_free_correct, manifest.images)
+    fault_free = accuracy(manifest.fault_free_correct, manifest.images)
     most = f"{100 * drop:.10g} {'point' if 100 * drop == 1 else 'points'}"
     return f"{text}, at most {most} below the {fault_free} of a chip without faults"
 
@@ -91,9 +92,15 @@ def _passing(data: ReportData) -> Finding:
     chips, passing = len(data.manifest.chips), data.manifest.passing
     figure = f"{passing:,} of {chips:,}"
     verb = "meets" if passing == 1 else "meet"
-    sentence = f"{figure} {'chip' if chips == 1 else 'chips'} {verb} the constraint: {constraint(data)}."
+    unseen = counted(data.manifest.images, "unseen image")
+    sentence = f"{figure} {'chip' if chips == 1 else 'chips'} {verb} the constraint on {unseen}: {constraint(data)}."
     if failing := [chip.id for chip in data.failing]:
-        sentence += f" {named(failing)} {'does' if len(failing) == 1 else 'do'} not."
+        sentence += f" {named(failing)} {'does' if len(failing) == 1 else 'do'} not"
+        met = sum(chip.tuning_correct >= data.manifest.tuning.required for chip in data.failing)
+        if met:
+            which = "which does" if len(failing) == 1 else f"{met} of which do"
+            sentence += f", {which} on the {counted(data.manifest.tuning.images, 'image')} that decided"
+        sentence += "."
     return Finding(figure, sentence)
 
 
@@ -108,7 +115,8 @@ def _worst(data: ReportData) -> Finding:
             f"{points(abs(worst.correct - required), images)} "
             f"{'more' if worst.correct > required else 'less'} than required"
         )
-    return Finding(figure, f"The worst chip, {worst.id}, gets {figure} right, {difference}.")
+    sure = f"with 95% confidence at least {bound_text(worst.at_least)} of images like these"
+    return Finding(figure, f"The worst chip, {worst.id}, gets {figure} right, {difference}; {sure}.")
 
 
 def _cost(data: ReportData) -> Finding:
@@ -143,9 +151,7 @@ def _analysis(data: ReportData) -> Finding:
 def _verified(data: ReportData) -> Finding:
     chips, images = data.manifest.chips, data.manifest.images
     each = "The chip was" if len(chips) == 1 else f"Each of the {len(chips):,} chips was"
-    sentence = (
-        f"{each} verified with its own faults, bit for bit, on {'all ' if images > 1 else ''}{counted(images, 'image')}"
-    )
+    sentence = f"{each} verified with its own faults, bit for bit, on {counted(images, 'image')} that decided nothing"
     different = [chip.id for chip in chips if not chip.cycle_same]
     counts = sorted({chip.cycle_images for chip in chips})
     if different:

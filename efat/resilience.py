@@ -61,7 +61,7 @@ def run_resilience(
         campaign.run([hardened_unit(resilience)], work, executor, _part_of(progress, 0, resilience.unit_count))
         before = 1
         start = campaign.file(HARDENED, WEIGHTS)
-        resilience = replace(resilience, setup=original.with_weights(start.path.absolute()))
+        resilience = replace(resilience, setup=replace(original, hardened=start.path.absolute()))
         if resilience.setup.identity()["network"] != campaign.values(HARDENED)["network"]:
             raise InputError(f"{start.path} changed while this ran: run the same command again")
     growth = Growth.of(campaign, resilience, original)

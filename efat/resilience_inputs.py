@@ -17,7 +17,7 @@ from training.convert import convert
 from training.errors import InputError
 from training.mitigations.hardening import Hardening
 
-IMAGES = "held-out images"
+IMAGES = "tuning images"
 """What of a setup's identity says which images accuracy is measured on."""
 
 
@@ -129,8 +129,8 @@ class Resilience:
             "fault model": fault_model_dict(self.model),
             "seed": self.seed,
             "hardening": None if self.hardening is None else asdict(self.hardening),
-            # However many of them are measured on.
-            "test images": replace(self.setup, images=None).identity()[IMAGES],
+            # Whichever of them are measured on.
+            "test images": self.setup.load().test.digest,
             **identity,
         }
 
@@ -146,7 +146,7 @@ class Resilience:
             FileNotFoundError: a file is not there.
             InputError: something does not fit, cannot learn, or chips that no network runs on.
         """
-        network, data, _ = self.setup.load()
+        network, data, *_ = self.setup.load()
         self.setup.try_a_step()
         convert(network, self.config, data.calibration, method=self.setup.calibration)
         for place in self.places:

@@ -36,7 +36,7 @@ FILE_NAME = "resilience.h5"
 """In the folder of `efat resilience`."""
 
 FORMAT = "efat-resilience"
-VERSION = 1
+VERSION = 2
 
 PREDICTORS = ("faulty_pes", "weights", "pruned", "saliency")
 """What may be known of a random chip before it is retrained, the simplest first; see `ResilienceTable`."""
@@ -68,9 +68,9 @@ class ResilienceTable:
     Args:
         rates: float64 [rates], the nominal fraction of PEs that are faulty, 0..1, strictly ascending.
         levels: int64 [levels], retraining in iterations, strictly ascending; the first is 0: as deployed.
-        correct: int64 [rates, repeats, levels], the held-out images that the exact emulation of each chip classifies
+        correct: int64 [rates, repeats, levels], the tuning images that the exact emulation of each chip classifies
             correctly, 0..`images`; -1 from the level on at which its retraining had diverged.
-        images: number of held-out images, 1 or more.
+        images: number of tuning images, 1 or more; other test images verify.
         predictors: float64 [rates, repeats], 0..1, by a name in `PREDICTORS`, how bad each chip is: the fraction of PEs
             that are faulty (`faulty_pes`), the fraction of weights that sit on PEs that must be bypassed if operands
             sit in order (`weights`), the fraction of weights that are pruned as deployed (`pruned`), and the mean over
@@ -141,7 +141,7 @@ class ResilienceTable:
 
     @property
     def accuracy(self) -> Float64Array:
-        """Correct fraction of the held-out images, float64 [rates, repeats, levels]; NaN where it had diverged."""
+        """Correct fraction of the tuning images, float64 [rates, repeats, levels]; NaN where it had diverged."""
         return np.where(self.correct < 0, np.nan, self.correct / self.images)
 
     @property
@@ -237,7 +237,8 @@ def read_table(path: Path) -> ResilienceTable:
             )
         version = integer_attribute(file, "version")
         if version != VERSION:
-            raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
+            what = "update the program" if version > VERSION else "measure it again with `efat resilience`"
+            raise InputError(f"it has format version {version}, and this program reads {VERSION}: {what}")
         values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
         values |= {name: json_attribute(file, name) for name in _TEXTS}
         values |= {name: _dataset(file, name, *_DATASETS[name]) for name in _DATASETS}

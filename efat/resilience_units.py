@@ -138,7 +138,7 @@ def _check_same(setup: TrainingSetup, identity: Mapping[str, str]) -> None:
 
 def _baseline(resilience: Resilience, original: TrainingSetup) -> Outcome:
     config, calibration = resilience.config, original.calibration
-    network, data, _ = original.load()
+    network, data, *_ = original.load()
     fault_free = start = _fault_free_correct(network, data, config, calibration)
     in_float = count_correct(network, data.held_out)
     if original != resilience.setup:
@@ -156,7 +156,7 @@ def _baseline(resilience: Resilience, original: TrainingSetup) -> Outcome:
 def _hardened(resilience: Resilience) -> Outcome:
     plan, config, setup, model = resilience.hardening, resilience.config, resilience.setup, resilience.model
     assert plan is not None
-    network, data, _ = setup.load()
+    network, data, *_ = setup.load()
     # Broken PEs lie as on the chips to come, and each costs itself alone: what more it costs differs from chip to chip.
     own_pe = replace(model, sites=dict.fromkeys(OWN_PE_SITES, 1.0), bits={})
     strategy = Strategy((Bypass(), Hardening(plan.lowest, plan.highest, own_pe)), retrains=True)
@@ -183,7 +183,7 @@ def _hardened(resilience: Resilience) -> Outcome:
 
 def _on_chip(resilience: Resilience, place: tuple[int, int], levels: Sequence[int], state: UnitFile | None) -> Outcome:
     setup = resilience.setup
-    network, data, _ = setup.load()
+    network, data, *_ = setup.load()
     chip = resilience.chip(*place)
     prepared = PreparedRetraining(
         network,

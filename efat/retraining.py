@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from efat.image_split import SplitRequest
 from efat.inference import Accuracy
 from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import about, metrics_of, write_metrics
@@ -22,6 +23,7 @@ from training.batches import Augmentation, Batches
 from training.calibration import Method
 from training.classification import count_correct
 from training.convert import convert
+from training.datasets import Dataset
 from training.deployment import Deployment, deployed_bytes
 from training.errors import InputError
 from training.fit import Moment
@@ -49,12 +51,16 @@ class Retraining:
         calibration: how the activations' scales are chosen.
         learn_scales: whether they are learned from there.
         images: number of held-out images that was asked for; None for all.
+        split: which test images decide when it ends, and which only judge; None if nothing is decided by any.
         network: the float network to start from, in evaluation mode.
-        data: images to learn from and to measure on.
+        data: images to learn from and to measure on while it runs.
+        verification: images that judge, which decided nothing.
         started_from: how the weights to start from sit on a chip, if they were retrained for one.
         prepared: the retraining.
         float_accuracy: of the float network; None before `run`.
         fault_free_accuracy: of the network quantised, on a fault-free array, before retraining; None before `run`.
+        verified: accuracy in the end on the verification images, and that without faults before retraining; None before
+            `run`.
         result: what retraining gave; after divergence its last good state. None before `run`.
         diverged: how it diverged; None if it did not.
         seconds: that `run` took.
@@ -75,12 +81,15 @@ class Retraining:
     calibration: Method
     learn_scales: bool
     images: int | None
+    split: SplitRequest | None
     network: nn.Module
     data: TrainingData
+    verification: Dataset
     started_from: Deployment | None
     prepared: PreparedRetraining
     float_accuracy: Accuracy | None = None
     fault_free_accuracy: Accuracy | None = None
+    verified: tuple[Accuracy, Accuracy] | None = None
     result: RetrainResult | None = None
     diverged: RetrainDivergedError | None = None
     seconds: float = 0.0
@@ -89,7 +98,8 @@ class Retraining:
     @property
     def identity(self) -> dict[str, str]:
         """What decides the result; see `PreparedRetraining`."""
-        return self.prepared.identity
+        found = dict(self.prepared.identity)
+        return found if self.split is None else {**found, "verification images": self.verification.digest}
 
     def run(
         self, progress: Callable[[Moment], None] | None = None, *, checkpoint: Path | None = None, done: int = 0
@@ -123,6 +133,13 @@ class Retraining:
         except RetrainDivergedError as error:
             self.diverged = error
             self.result = error.result
+        judged = self.verification
+        after, before = (
+            (self.result.evaluations[-1].correct, self.fault_free_accuracy.correct)
+            if self.split is None
+            else (count_correct(self.result.network, judged), count_correct(fault_free, judged))
+        )
+        self.verified = Accuracy(after, len(judged)), Accuracy(before, len(judged))
         self.seconds = time.perf_counter() - begun
         return self.result
 
@@ -172,6 +189,7 @@ def prepare(
     calibration: Method = "max",
     learn_scales: bool = False,
     images: int | None = None,
+    split: SplitRequest | None = None,
 ) -> Retraining:
     """Load and check everything a retraining needs, before anything runs.
 
@@ -192,7 +210,8 @@ def prepare(
         target_accuracy: retraining ends at the first evaluation that reaches it; None for never.
         calibration: how the activations' scales are chosen.
         learn_scales: whether they are learned from there.
-        images: number of held-out test images; None for all.
+        images: number of held-out test images; None for all. Only without a target, as then none of them decides.
+        split: with a target, which test images decide when it is reached, and which judge; None for the default.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -203,7 +222,16 @@ def prepare(
     recipe = replace(Recipe() if recipe is None else recipe, augmentation=augmentation_of(network, augment))
     with ChipLot(lot) as opened:
         chosen = opened[chip]
-    loaded = load_training(network, weights, data, images)
+    if strategy.retrains and target_accuracy is not None:
+        if images is not None:
+            raise InputError(
+                f"images is {images} and target accuracy {target_accuracy}: the images that decide when it is reached "
+                "cannot judge; say how many decide with tune_images"
+            )
+        split = SplitRequest() if split is None else split
+    elif split is not None:
+        raise InputError("test images decide nothing without a target accuracy: all of them judge; leave out the split")
+    loaded = load_training(network, weights, data, split, images)
     training_data = loaded.data
     batches = Batches(training_data.train, recipe.batch, recipe.seed, recipe.augmentation)
     if epochs is not None:
@@ -241,8 +269,10 @@ def prepare(
         calibration=calibration,
         learn_scales=learn_scales,
         images=images,
+        split=split,
         network=loaded.network,
         data=training_data,
+        verification=loaded.verification,
         started_from=loaded.deployment,
         prepared=prepared,
     )

@@ -42,9 +42,10 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
     """
     result, chip = retraining.result, retraining.chip
     float_accuracy, fault_free = retraining.float_accuracy, retraining.fault_free_accuracy
-    if result is None or float_accuracy is None or fault_free is None:
+    if result is None or float_accuracy is None or fault_free is None or retraining.verified is None:
         raise ValueError("nothing was retrained: call run() first")
     before, after = (Accuracy(found.correct, found.images) for found in (result.evaluations[0], result.evaluations[-1]))
+    verified = retraining.verified
     train, held_out = retraining.data.train, retraining.data.held_out
     bypass = result.deployment.bypass
     layers = quantized_layers(result.network).values()
@@ -62,6 +63,8 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
             "source": None if retraining.source is None else str(retraining.source),
             "training_images": len(train),
             "held_out_images": len(held_out),
+            "decided_by_them": retraining.split is not None,
+            "verification_images": len(retraining.verification),
         },
         "lot": str(retraining.lot),
         "chip": {
@@ -92,6 +95,10 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
             "before": before.as_dict(),
             "after": after.as_dict(),
         },
+        "verified": {
+            "fault_free": verified[1].as_dict(),
+            "after": verified[0].as_dict(),
+        },
         "iterations": len(result.losses),
         "reached_target": result.reached_target,
         "diverged_at": None if retraining.diverged is None else retraining.diverged.iteration,
@@ -107,7 +114,7 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
 
 def about(metrics: Metrics) -> dict[str, str]:
     """What a file of weights says of where it is from: see `training.deployment.write_deployed`."""
-    after = metrics["accuracy"]["after"]
+    after = metrics["verified"]["after"]
     return {
         "network": metrics["network"],
         "data": metrics["data"]["name"],
@@ -115,7 +122,7 @@ def about(metrics: Metrics) -> dict[str, str]:
         "chip_digest": metrics["chip"]["digest"],
         "mitigation": metrics["mitigation"],
         "iterations": str(metrics["iterations"]),
-        "accuracy": f"{after['correct']}/{metrics['data']['held_out_images']}",
+        "accuracy": f"{after['correct']}/{metrics['data']['verification_images']}",
         "program": f"efat {metrics['versions']['efat']}",
         "run": digest_of_identity(metrics["identity"]),
     }
@@ -171,7 +178,10 @@ def _of_retraining(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InputError(f"{path} is not from efat retrain-chip")
     if found.get("version") != VERSION:
-        raise InputError(f"{path} is of version {str(found.get('version'))[:20]}: this program reads {VERSION}")
+        raise InputError(
+            f"{path} is of version {str(found.get('version'))[:20]}, and this program reads {VERSION}: retrain again "
+            "with --force"
+        )
     identity = found.get("identity")
     if not isinstance(identity, dict) or not all(isinstance(value, str) for value in identity.values()):
         raise InputError(f"{path} does not say what it was made from")
@@ -196,6 +206,9 @@ class Summary:
         fault_free: accuracy of the quantised one without faults.
         before: accuracy on the chip before retraining.
         after: accuracy on the chip in the end.
+        decided: whether these images decided when it ended.
+        verified: accuracy on the chip in the end, on images that decided nothing.
+        verified_fault_free: that of the quantised network without faults, on the same.
         iterations: mini-batches learned from.
         reached_target: whether it ended early because the target accuracy was reached.
         message: how it diverged; None if it did not.
@@ -216,6 +229,9 @@ class Summary:
     fault_free: Accuracy
     before: Accuracy
     after: Accuracy
+    decided: bool
+    verified: Accuracy
+    verified_fault_free: Accuracy
     iterations: int
     reached_target: bool
     message: str | None
@@ -231,9 +247,13 @@ class Summary:
             TypeError: something is of another type.
         """
         images = _get(metrics, int, "data", "held_out_images")
+        unseen = _get(metrics, int, "data", "verification_images")
 
         def accuracy(name: str) -> Accuracy:
             return Accuracy(_get(metrics, int, "accuracy", name, "correct"), images)
+
+        def verified(name: str) -> Accuracy:
+            return Accuracy(_get(metrics, int, "verified", name, "correct"), unseen)
 
         message = metrics["message"]
         return cls(
@@ -250,6 +270,9 @@ class Summary:
             fault_free=accuracy("fault_free"),
             before=accuracy("before"),
             after=accuracy("after"),
+            decided=_get(metrics, bool, "data", "decided_by_them"),
+            verified=verified("after"),
+            verified_fault_free=verified("fault_free"),
             iterations=_get(metrics, int, "iterations"),
             reached_target=_get(metrics, bool, "reached_target"),
             message=None if message is None else str(message),

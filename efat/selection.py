@@ -1,8 +1,10 @@
 """How much retraining a chip needs to meet a constraint, from a table measured on random chips.
 
-A chip needs the least measured level at which it meets the constraint, at that and at every later level: one that meets
-it once by luck needs more. It needs an infinite amount if it misses at the last level. A rate's amount is a statistic
-over its random chips, and a severity's amount follows from those of the rates; see `ResilienceMap`.
+A chip that meets the constraint without retraining (level 0) needs none, whatever retraining would do to it. Another
+one needs the least measured level at which it meets the constraint, at that and at every later level up to its best:
+one that meets it once by luck needs more, and what happens after its best does not matter, as retraining ends before.
+It needs an infinite amount if it misses at its best. A rate's amount is a statistic over its random chips, and a
+severity's amount follows from those of the rates; see `ResilienceMap`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from efat.foretelling import Foretelling, best_predictor, compare_predictors, severities
 from efat.fusion import AmountMap
@@ -32,6 +36,8 @@ class Constraint:
     Args:
         accuracy: the least fraction of held-out images to classify correctly, 0..1.
         max_drop: how far below the original network, quantised and on a fault-free array, that fraction may be, 0..1.
+        margin: how much more is asked for on tuning images, 0..1: what just meets a constraint on images that decided
+            may just miss it on others.
 
     Raises:
         InputError: both or none, or a number outside 0..1.
@@ -39,29 +45,47 @@ class Constraint:
 
     accuracy: float | None = None
     max_drop: float | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.accuracy is None) == (self.max_drop is None):
             raise InputError(
                 f"accuracy is {self.accuracy} and max_drop is {self.max_drop}: expected one of them as the constraint"
             )
-        for name in ("accuracy", "max_drop"):
+        for name in ("accuracy", "max_drop", "margin"):
             value = getattr(self, name)
-            if value is not None:
-                if not 0 <= value <= 1:
+            if value is not None or name == "margin":
+                if value is None or not 0 <= value <= 1:
                     raise InputError(f"{name} is {value}: expected a fraction, 0..1, such as 0.01 for one percent")
                 object.__setattr__(self, name, float(value))
 
     def required(self, table: ResilienceTable) -> int:
-        """The least number of held-out images that a chip must classify correctly, 0..`table.images`."""
+        """The least number of tuning images that a chip must classify correctly, 0..`table.images`.
+
+        With the margin, and never more than all of them.
+        """
+        return self._required(table.images, table.fault_free_correct, _exactly(self.margin))
+
+    def required_of(self, images: int, fault_free_correct: int) -> int:
+        """The least number of images that decided nothing that a chip must classify correctly, 0..`images`.
+
+        Args:
+            images: how many there are.
+            fault_free_correct: how many of them the original network, quantised and without faults, gets right.
+        """
+        return self._required(images, fault_free_correct, Fraction(0))
+
+    def _required(self, images: int, fault_free_correct: int, margin: Fraction) -> int:
         if self.accuracy is not None:
-            return math.ceil(_exactly(self.accuracy) * table.images)
-        assert self.max_drop is not None
-        return max(0, math.ceil(table.fault_free_correct - _exactly(self.max_drop) * table.images))
+            least = _exactly(self.accuracy) * images
+        else:
+            assert self.max_drop is not None
+            least = fault_free_correct - _exactly(self.max_drop) * images
+        return min(max(0, math.ceil(least + margin * images)), images)
 
     def as_dict(self) -> dict[str, float | None]:
         """The fields as JSON takes them; `Constraint(**fields)` is the same again."""
-        return {"accuracy": self.accuracy, "max_drop": self.max_drop}
+        return {"accuracy": self.accuracy, "max_drop": self.max_drop, "margin": self.margin}
 
 
 @dataclass(frozen=True)
@@ -182,7 +206,7 @@ class ResilienceMap:
         none_needed = self.table.start_correct >= self.required and bool(
             (self.table.correct[..., 0][unharmed] >= self.required).all()
         )
-        needed = _least_level(self.table.levels, self.table.correct >= self.required)
+        needed = _least_level(self.table.levels, self.table.correct, self.required)
         if none_needed:
             needed[unharmed] = 0
         self._set("needed", needed)
@@ -207,9 +231,9 @@ class ResilienceMap:
                 f"{refusal}, which those of {where} reach, and others that are no worse do not; measure more repeats, "
                 "or ask for less"
             )
-        if reached < 0:
+        if len(self.table.levels) > 1 and (self.table.correct[..., 1:] < 0).all():
             return f"{refusal}, and retraining diverged at every rate; measure with a lower learning rate"
-        level = self._amount_of_rates(reached, _least_level(self.table.levels, self.table.correct >= reached))[rate]
+        level = self._amount_of_rates(reached, _least_level(self.table.levels, self.table.correct, reached))[rate]
         return (
             f"{refusal}, and the most that is reached is {self._images(reached)}, at {where} after {level:.0f} of "
             f"up to {self.table.levels[-1]} iterations; ask for less, or measure lower rates or more iterations"
@@ -258,14 +282,14 @@ class ResilienceMap:
     def _amount_of_rates(self, required: int, needed: Float64Array) -> Float64Array:
         if self._must_meet is not None:
             return np.asarray(np.sort(needed, axis=1)[:, self._must_meet - 1])
-        return _least_level(self.table.levels, self._smooth_means() >= required - self._tolerance)
+        return _least_level(self.table.levels, self._smooth_means(), required - self._tolerance)
 
     def _reached(self) -> Int64Array:
-        """Whoever misses at the last level needs an infinite amount, so that level decides."""
+        """Whoever misses at its best level needs an infinite amount, so that level decides."""
         if self._must_meet is not None:
-            last = np.sort(self.table.correct[..., -1], axis=1)[:, ::-1]
-            return np.asarray(last[:, self._must_meet - 1])
-        return np.floor(self._smooth_means()[:, -1] + self._tolerance).astype(np.int64)
+            best = np.sort(self.table.correct.max(axis=2), axis=1)[:, ::-1]
+            return np.asarray(best[:, self._must_meet - 1])
+        return np.asarray(np.floor(self._smooth_means().max(axis=1) + self._tolerance).astype(np.int64))
 
     def _smooth_means(self) -> Float64Array:
         """Mean images by rate, which never rise with it: float64 [rates, levels]."""
@@ -319,10 +343,50 @@ def _amount_map(points: Float64Array, amounts: Float64Array, *, zero: bool) -> A
     return AmountMap(points[last], amounts[last])
 
 
-def _least_level(levels: Int64Array, meets: BoolArray) -> Float64Array:
-    """The least level that meets, as every later one does: float64 [...] for bool [..., levels]; or infinite."""
-    stays = np.logical_and.accumulate(meets[..., ::-1], axis=-1)[..., ::-1]
-    return np.where(stays[..., -1], levels[np.argmax(stays, axis=-1)], np.inf)
+def _least_level(levels: Int64Array, correct: npt.NDArray[Any], required: float) -> Float64Array:
+    """The least level that is enough, as the module says; infinite if none is.
+
+    Args:
+        levels: int64 [levels].
+        correct: [..., levels], images at each.
+        required: images.
+
+    Returns:
+        float64 [...].
+    """
+    meets = correct >= required
+    best = np.argmax(correct, axis=-1)[..., None]
+    # What comes after the best one is of no matter.
+    so_far = meets | (np.arange(len(levels)) > best)
+    stays = np.logical_and.accumulate(so_far[..., ::-1], axis=-1)[..., ::-1]
+    at_best = np.take_along_axis(meets, best, axis=-1)[..., 0]
+    needed = np.where(at_best, levels[np.argmax(stays, axis=-1)], np.inf)
+    return np.asarray(np.where(meets[..., 0], 0.0, needed))
+
+
+def worsening(table: ResilienceTable) -> str | None:
+    """Says from which level on retraining makes chips worse, if it does: at the rate where they lose most.
+
+    Accuracy has fallen where the mean over the chips of a rate is lower by half a point or more at some level than at
+    an earlier one, and by more than the standard error of such a difference of independent images.
+
+    Args:
+        table: what was measured.
+    """
+    means = np.maximum(table.correct, 0).mean(axis=1) / table.images
+    best = np.maximum.accumulate(means, axis=1)
+    error = np.sqrt(2 * best * (1 - best) / table.images)
+    fallen = np.where((best - means >= max(0.005, 1 / table.images)) & (best - means > error), best - means, 0)
+    if not fallen.any():
+        return None
+    rate, level = (int(place) for place in np.unravel_index(np.argmax(fallen), fallen.shape))
+    top = int(np.argmax(means[rate, :level]))
+    first = int(np.flatnonzero(fallen[rate, top:])[0]) + top
+    return (
+        f"retraining makes chips worse from {table.levels[first]} iterations on: at rate {table.rates[rate]:g} from "
+        f"{means[rate, top]:.1%} ({table.levels[top]} iterations) to {means[rate, level]:.1%} ({table.levels[level]}); "
+        "lower --learning-rate"
+    )
 
 
 def _exactly(value: float) -> Fraction:

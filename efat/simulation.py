@@ -22,7 +22,7 @@ from efat.inference import (
     run_chip,
 )
 from efat.manifest import Manifest
-from efat.training_setup import augmentation_of
+from efat.training_setup import augmentation_of, first_images
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
@@ -31,7 +31,7 @@ from training.batches import Batches
 from training.calibration import Method
 from training.classification import Progress, classify
 from training.convert import convert, place
-from training.datasets import Dataset, Normalization
+from training.datasets import Normalization
 from training.deployment import Deployment
 from training.errors import InputError
 from training.layers import Accelerator, Engine
@@ -491,15 +491,3 @@ def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int
     if cycle_images < 0:
         raise InputError(f"cycle images is {cycle_images}: expected 0 or more")
     return min(cycle_images, images)
-
-
-def first_images(data: Dataset, images: int | None) -> Dataset:
-    """The first images of a data set; None for all.
-
-    Raises:
-        InputError: it has not so many.
-    """
-    count = len(data) if images is None else images
-    if not 1 <= count <= len(data):
-        raise InputError(f"images is {count}: expected 1..{len(data)}, the test images of {data.name}")
-    return replace(data, images=data.images[:count], labels=data.labels[:count])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from efat.image_split import SplitRequest, split_images
 from efat.json_fields import LARGEST_COUNT, Fields
 from training.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.calibration import METHODS, Method
-from training.datasets import DATA_VARIABLE
+from training.datasets import DATA_VARIABLE, Dataset
 from training.deployment import Deployment
 from training.errors import InputError
 from training.mitigations.gradual import Gradual
@@ -25,7 +26,7 @@ from training.mitigations.strategy import Strategy
 from training.recipe import Recipe
 from training.retrain import TrainingData, digest_of_network
 from training.user_code import copied, failure
-from training.workloads import WORKLOADS, check_fits, load_workload
+from training.workloads import WORKLOADS, check_fits, load_test_images, load_workload
 
 
 class Loaded(NamedTuple):
@@ -33,12 +34,18 @@ class Loaded(NamedTuple):
 
     Attributes:
         network: float32, in evaluation mode; not to be changed.
-        data: images to learn from, to measure on and to calibrate on.
+        data: images to learn from, to calibrate on, and to measure on whatever is decided (the tuning images).
+        verification: images that decide nothing.
+        test: all test images of the data.
+        learned: test images that are neither, as they are training images, too.
         deployment: how the weights sit on the chip they were retrained for; None for weights of no chip.
     """
 
     network: nn.Module
     data: TrainingData
+    verification: Dataset
+    test: Dataset
+    learned: int
     deployment: Deployment | None
 
 
@@ -48,14 +55,15 @@ class TrainingSetup:
 
     Args:
         network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
-        weights: file of the weights to start from; None for those that come with the network. How weights that were
+        weights: file of the original weights; None for those that come with the network. How weights that were
             retrained already sit on their chip is not taken over.
         data: what `training.datasets.load_data` reads; None for what comes with the network.
         mitigation: name of a strategy that bypasses, and prunes and retrains what is left: see `Strategy.named`.
         recipe: how it learns; at a constant learning rate, so that fewer iterations are the beginning of more.
         calibration: how the activations' scales are chosen.
         learn_scales: whether they are learned from there.
-        images: number of held-out test images, the first ones; None for all.
+        split: which test images decide, and which only judge.
+        hardened: file of the weights to start from, if `weights` were hardened first; None if they were not.
 
     Raises:
         InputError: a mitigation that does not retrain, leaves faults in, or injects them in steps; a schedule; a seed
@@ -69,7 +77,8 @@ class TrainingSetup:
     recipe: Recipe
     calibration: Method = "max"
     learn_scales: bool = False
-    images: int | None = None
+    split: SplitRequest = field(default_factory=SplitRequest)
+    hardened: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mitigation", self.mitigation.lower())
@@ -111,7 +120,8 @@ class TrainingSetup:
             "recipe": self.recipe.as_dict(),
             "calibration": self.calibration,
             "learn_scales": self.learn_scales,
-            "images": self.images,
+            "split": self.split.as_dict(),
+            "hardened": None if self.hardened is None else str(self.hardened),
         }
 
     @classmethod
@@ -125,56 +135,65 @@ class TrainingSetup:
         Raises:
             InputError: a field is missing, unknown, or nothing that it can be.
         """
-        given = Fields(found, where, [field.name for field in fields(cls)])
-        weights, data = given.optional_text("weights"), given.optional_text("data")
+        given = Fields(found, where, [each.name for each in fields(cls)])
+        weights, data, hardened = (given.optional_text(name) for name in ("weights", "data", "hardened"))
         calibration = given.text("calibration")
         if calibration not in METHODS:
             given.refuse("calibration", f"one of {', '.join(METHODS)}")
-        images = given.values["images"]
         return cls(
             network=given.text("network"),
             weights=None if weights is None else Path(weights),
             data=None if data is None else Path(data),
             mitigation=given.text("mitigation"),
-            recipe=_recipe(given.inner("recipe", [field.name for field in fields(Recipe)])),
+            recipe=_recipe(given.inner("recipe", [each.name for each in fields(Recipe)])),
             calibration=calibration,
             learn_scales=given.flag("learn_scales"),
-            images=None if images is None else given.count("images", least=1),
+            hardened=None if hardened is None else Path(hardened),
+            split=SplitRequest.from_dict(given.inner("split", [each.name for each in fields(SplitRequest)])),
         )
 
-    def with_weights(self, weights: Path) -> TrainingSetup:
-        """The same from other weights."""
-        return replace(self, weights=weights)
+    @property
+    def original(self) -> TrainingSetup:
+        """The same from the weights that the network had before it was hardened."""
+        return replace(self, hardened=None)
 
     def located(self) -> TrainingSetup:
         """The same with paths that hold in every folder; what is no path, such as the name of a data set, stays."""
-        return replace(self, weights=_located(self.weights), data=_located(self.data))
+        split = replace(self.split, verify_data=_located(self.split.verify_data))
+        weights, data, hardened = (_located(path) for path in (self.weights, self.data, self.hardened))
+        return replace(self, weights=weights, data=data, hardened=hardened, split=split)
 
     def load(self) -> Loaded:
-        """Load the network and its data, and check that they fit; a process keeps what it loaded last.
+        """Load the network and its data, and check that they fit; a process keeps the last two that it loaded.
 
         Raises:
             FileNotFoundError: a file is not there.
             InputError: something is of the wrong kind, does not fit or is unknown.
         """
-        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), _stamp(self.weights), _stamp(self.data))
-        return _loaded(self.network, self.weights, self.data, self.images, state)
+        weights = self.weights if self.hardened is None else self.hardened
+        files = (weights, self.data, self.split.verify_data)
+        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(_stamp(path) for path in files))
+        return _loaded(self.network, weights, self.data, self.split, state)
 
     def identity(self) -> dict[str, str]:
         """What decides the results, as digests and texts by name; the name says what it is of.
+
+        Verification images are not among it: they decide nothing.
 
         Raises:
             FileNotFoundError: as `load`.
             InputError: as `load`.
         """
-        network, data, _ = self.load()
+        loaded = self.load()
+        data = loaded.data
         return {
-            "network": digest_of_network(network),
+            "network": digest_of_network(loaded.network),
             "training images": data.train.digest,
-            "held-out images": data.held_out.digest,
+            "tuning images": data.held_out.digest,
             "calibration": self.calibration,
             "strategy": repr(self.strategy),
             "recipe": json.dumps({**self.recipe.as_dict(), "learn_scales": self.learn_scales}, sort_keys=True),
+            **({} if self.hardened is None else {"original network": digest_of_network(self.original.load().network)}),
         }
 
     def check_identity(self, expected: Mapping[str, str]) -> None:
@@ -202,33 +221,55 @@ class TrainingSetup:
             FileNotFoundError: as `load`.
             InputError: as `load`, or the network cannot learn.
         """
-        network, data, _ = self.load()
-        recipe = self.recipe
-        try_a_step(network, Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation), recipe)
+        loaded, recipe = self.load(), self.recipe
+        try_a_step(loaded.network, Batches(loaded.data.train, recipe.batch, recipe.seed, recipe.augmentation), recipe)
 
 
-def load_training(network: str, weights: Path | None, data: Path | None, images: int | None) -> Loaded:
+def load_training(
+    network: str, weights: Path | None, data: Path | None, split: SplitRequest | None, images: int | None = None
+) -> Loaded:
     """Load a network and its data, and check that they fit.
 
     Args:
         network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
         weights: file of its weights; None for those that come with it.
         data: what `training.datasets.load_data` reads; None for what comes with the network.
-        images: number of held-out test images, the first ones, as `efat simulate` takes them; None for all.
+        split: which test images decide, and which only judge; None where nothing is decided, so that all of them judge.
+        images: if nothing is decided, how many of them, the first ones; None for all.
 
     Raises:
         FileNotFoundError: a file is not there.
         InputError: something is of the wrong kind, does not fit or is unknown.
     """
     workload = load_workload(network, weights=weights, data=data, training=True)
-    train, test = workload.train, workload.test
+    train = workload.train
     assert train is not None
-    count = len(test) if images is None else images
-    if not 1 <= count <= len(test):
-        raise InputError(f"images is {count}: expected 1..{len(test)}, the test images of {test.name}")
-    held_out = replace(test, images=test.images[:count], labels=test.labels[:count])
     check_fits(workload.network, train, network)
-    return Loaded(workload.network, TrainingData(train, held_out, workload.calibration), workload.deployment)
+    if split is None:
+        test = first_images(workload.test, images)
+        undecided = TrainingData(train, test, workload.calibration)
+        return Loaded(workload.network, undecided, test, workload.test, 0, workload.deployment)
+    others = None
+    if split.verify_data is not None:
+        others = load_test_images(network, split.verify_data)
+        check_fits(workload.network, others, network)
+    found = split_images(
+        workload.test, train, tune_images=split.tune_images, verify_images=split.verify_images, verify_data=others
+    )
+    decided_by = TrainingData(train, found.tuning, workload.calibration)
+    return Loaded(workload.network, decided_by, found.verification, workload.test, found.learned, workload.deployment)
+
+
+def first_images(data: Dataset, images: int | None) -> Dataset:
+    """The first images of a data set; None for all.
+
+    Raises:
+        InputError: it has not so many.
+    """
+    count = len(data) if images is None else images
+    if not 1 <= count <= len(data):
+        raise InputError(f"images is {count}: expected 1..{len(data)}, the test images of {data.name}")
+    return data if count == len(data) else replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
 def check_network_named(path: Path, name: str, given: str | None) -> None:
@@ -298,9 +339,9 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
         ) from error
 
 
-@lru_cache(maxsize=1)
-def _loaded(network: str, weights: Path | None, data: Path | None, images: int | None, _state: object) -> Loaded:
-    return load_training(network, weights, data, images)
+@lru_cache(maxsize=2)
+def _loaded(network: str, weights: Path | None, data: Path | None, split: SplitRequest, _state: object) -> Loaded:
+    return load_training(network, weights, data, split)
 
 
 def _located(path: Path | None) -> Path | None:
@@ -316,7 +357,7 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
 
 
 def _recipe(given: Fields) -> Recipe:
-    augmentation = given.inner("augmentation", [field.name for field in fields(Augmentation)])
+    augmentation = given.inner("augmentation", [each.name for each in fields(Augmentation)])
     return Recipe(
         batch=given.count("batch"),
         optimizer=given.text("optimizer"),

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from efat.confidence import at_least
+from efat.image_split import SplitRequest
 from efat.manifest import (
     AS_IS,
     FILE_NAME,
@@ -18,6 +20,7 @@ from efat.manifest import (
     ManifestGroup,
     ManifestLot,
     ManifestTotals,
+    ManifestTuning,
     write_manifest,
 )
 from efat.training_setup import TrainingSetup
@@ -45,7 +48,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
     Args:
         folder: an empty folder.
         seed: of the faults.
-        images: held-out images.
+        images: verification images, the last ones.
     """
     model = FaultModel(0.06)
     faults = [sample_faults(CONFIG, model, random) for random in np.random.SeedSequence(seed).spawn(4)]
@@ -54,8 +57,9 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
     out = folder / "out"
     for part in (out, out / "weights", out / "chips"):
         part.mkdir()
-    setup = TrainingSetup("digits-cnn", None, None, "fam+t", Recipe(), images=images)
-    network, data, _ = setup.load()
+    split = SplitRequest(12, (360 - images, 360))
+    setup = TrainingSetup("digits-cnn", None, None, "fam+t", Recipe(), split=split)
+    network, data, verification, *_ = setup.load()
     converted = convert(network, CONFIG, data.calibration)
     scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
     start = Deployment(CONFIG.as_dict(), np.zeros((CONFIG.rows, CONFIG.cols), np.bool_), scales, {})
@@ -76,14 +80,16 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
             file = out / "chips" / f"{chips.index(chip):05d}.safetensors"
             deployment = shared.with_bypass(chip.faults.required_bypass())
             write_deployed(file, {}, deployment, ABOUT)
-            correct = correct_on_chip(pruned, deployment, chip, data.held_out)
+            correct = correct_on_chip(pruned, deployment, chip, verification)
             manifest_chips[chip.id] = ManifestChip(
                 id=chip.id,
                 digest=chip.faults.digest(),
                 group=name,
                 deployment=f"chips/{file.name}",
                 sha256=digest_of_file(file),
+                tuning_correct=correct_on_chip(pruned, deployment, chip, data.held_out),
                 correct=correct,
+                at_least=at_least(correct, images),
                 passes=correct >= images // 2,
                 bypassed_pes=int(deployment.bypass.sum()),
                 faulty_pes=int(chip.faults.faulty_pes().sum()),
@@ -101,7 +107,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
                 top_ups=0,
                 split_from=None,
                 severity=0.25,
-                correct=correct_on_chip(pruned, start, None, data.held_out),
+                tuning_correct=correct_on_chip(pruned, start, None, data.held_out),
             )
         )
     manifest = Manifest(
@@ -109,6 +115,9 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         aligned=True,
         images=images,
         required=images // 2,
+        fault_free_correct=images,
+        verification=verification.digest,
+        tuning=ManifestTuning(len(data.held_out), len(data.held_out) // 2, len(data.held_out)),
         constraint={"accuracy": 0.5},
         setup=setup.as_dict(),
         identity=setup.identity(),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from efat.campaign import Executor
 from efat.execution import Execution
+from efat.image_split import SplitRequest
 from efat.manifest import Manifest, ManifestChip
 from efat.manifest_files import read_chip_deployment, read_group_weights
 from efat.plan import Plan, PlannedGroup, StrategyCost, read_plan
@@ -85,7 +86,9 @@ def write_measured(
 def write_digits_measured(folder: Path, config: ArrayConfig, mitigation: str = "fap+t") -> Path:
     """The same for digits-cnn with 30 of its images; gives the path of the table."""
     recipe = Recipe(batch=16, optimizer="AdamW", learning_rate=5e-4, options={})
-    write_measured(folder, TrainingSetup("digits-cnn", None, None, mitigation, recipe, images=len(HELD_OUT)), config)
+    write_measured(
+        folder, TrainingSetup("digits-cnn", None, None, mitigation, recipe, split=SplitRequest(len(HELD_OUT))), config
+    )
     return folder / TABLE
 
 
@@ -129,7 +132,8 @@ def planned(
         "aligned": False,
         "step": 2,
         "budget": 6,
-        "constraint": {"accuracy": required / len(HELD_OUT), "max_drop": None},
+        "constraint": {"accuracy": required / len(HELD_OUT), "max_drop": None, "margin": 0.0},
+        "tried": (),
         "statistic": "max",
         "predictor": "weights",
         "resilience_iterations": 20,

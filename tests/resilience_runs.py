@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tiny_networks import ARRAY, OWN_PE
 from torch import Tensor, nn
 
+from efat.image_split import SplitRequest
 from efat.resilience import run_resilience
 from efat.resilience_inputs import Resilience
 from efat.training_setup import TrainingSetup
@@ -49,7 +50,8 @@ def small_images(count: int, seed: int) -> Dataset:
     return Dataset(f"small {seed}", torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), 3)
 
 
-TRAIN, HELD_OUT = small_images(90, 1), small_images(30, 2)
+TRAIN, HELD_OUT, UNSEEN = small_images(90, 1), small_images(30, 2), small_images(40, 3)
+"""To learn from, to tune on, and to verify with."""
 
 
 @cache
@@ -67,9 +69,10 @@ def small_setup(folder: Path, **changes: Any) -> TrainingSetup:
     if not inputs.exists():
         inputs.mkdir()
         save_file(trained_weights(), inputs / "weights.safetensors")
-        for name, data in (("train", TRAIN), ("test", HELD_OUT)):
+        for name, data in (("train", TRAIN), ("test", HELD_OUT), ("unseen", UNSEEN)):
             np.savez(inputs / f"{name}.npz", images=data.images.numpy(), labels=data.labels.numpy())
-    given: dict[str, Any] = {"mitigation": "fap+t", "recipe": RECIPE, **changes}
+    split = SplitRequest(verify_data=inputs / "unseen.npz")
+    given: dict[str, Any] = {"mitigation": "fap+t", "recipe": RECIPE, "split": split, **changes}
     return TrainingSetup("resilience_runs:small_network", inputs / "weights.safetensors", inputs, **given)
 
 

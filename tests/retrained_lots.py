@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from efat.confidence import at_least
 from efat.manifest import (
     AS_IS,
     Manifest,
@@ -17,6 +18,7 @@ from efat.manifest import (
     ManifestGroup,
     ManifestLot,
     ManifestTotals,
+    ManifestTuning,
     write_manifest,
 )
 from efat.plan import Plan, PlannedGroup, StrategyCost, write_plan
@@ -45,7 +47,8 @@ SETUP: dict[str, Any] = {
     },
     "calibration": "max",
     "learn_scales": False,
-    "images": None,
+    "split": {"tune_images": None, "verify_images": None, "verify_data": None},
+    "hardened": None,
 }
 
 
@@ -73,7 +76,7 @@ def random_table(config: ArrayConfig, random: np.random.Generator, images: int =
         setup_identity={
             "network": hashlib.sha256(b"network").hexdigest(),
             "training images": hashlib.sha256(b"training").hexdigest(),
-            "held-out images": hashlib.sha256(b"held out").hexdigest(),
+            "tuning images": hashlib.sha256(b"held out").hexdigest(),
             "calibration": "max",
             "strategy": "Strategy(mitigations=(Bypass(),), retrains=True)",
         },
@@ -115,7 +118,7 @@ def write_retrained_lot(
         side: rows and columns of the array.
         together: chips in a group.
         as_is: chips that are not retrained.
-        images: held-out images.
+        images: tuning images, and verification images.
         constraint: a drop of one point if not given.
         predictor: of the plan.
         aligned: whether the plan is.
@@ -163,14 +166,14 @@ def write_retrained_lot(
                 top_ups=(done - amount_planned) // 25,
                 split_from=None,
                 severity=severity,
-                correct=required + 10,
+                tuning_correct=min(images, required + 10),
             )
         )
         for chip in inside:
             correct = int(required + random.integers(0, max(1, min(80, images - required + 1))))
             if chip in bad:
                 correct = max(0, required - int(random.integers(1, max(2, images // 20))))
-            found[chip] = _chip(folder, config, names[chip], name, chip, masks[chip], correct, required)
+            found[chip] = _chip(folder, config, names[chip], name, chip, masks[chip], correct, required, images)
     lot = {"path": lot_path, "sha256": hashlib.sha256(b"lot").hexdigest(), "chips": chips}
     iterations = sum(group.iterations for group in groups)
     fixed = 400 * chips
@@ -193,6 +196,7 @@ def write_retrained_lot(
         resilience_iterations=table.iterations_spent - table.harden_iterations,
         harden_iterations=table.harden_iterations,
         fault_free_correct=table.fault_free_correct,
+        tried=(),
         comparison=(
             _cost("fixed", chips, chips, fixed, 0),
             _cost("select", chips, chips - as_is, int(fixed * 0.4), min(1, chips)),
@@ -207,6 +211,9 @@ def write_retrained_lot(
         aligned=aligned,
         images=images,
         required=required,
+        fault_free_correct=table.fault_free_correct,
+        verification=hashlib.sha256(b"verification").hexdigest(),
+        tuning=ManifestTuning(images, required, table.fault_free_correct),
         constraint=constraint.as_dict(),
         setup=SETUP,
         identity=table.setup_identity,
@@ -237,6 +244,7 @@ def _chip(
     mask: npt.NDArray[np.bool_],
     correct: int,
     required: int,
+    images: int,
 ) -> ManifestChip:
     path = f"chips/{number:05d}.safetensors"
     write_deployed(folder / path, {}, Deployment(config.as_dict(), mask, {}, {}), {"chip": str(number)})
@@ -246,7 +254,9 @@ def _chip(
         group=group,
         deployment=path,
         sha256=digest_of_file(folder / path),
+        tuning_correct=min(images, required + 3),
         correct=correct,
+        at_least=at_least(correct, images),
         passes=correct >= required,
         bypassed_pes=int(mask.sum()),
         faulty_pes=int(mask.sum()),

@@ -154,6 +154,21 @@ def load_workload(
     return LoadedWorkload(network, images.calibration, images.test, images.train, deployment)
 
 
+def load_test_images(name: str, data: str | Path) -> Dataset:
+    """The test images of other data than that of a network, normalised as the network wants them.
+
+    Args:
+        name: as for `load_workload`.
+        data: what `training.datasets.load_data` reads.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        InputError: malformed images.
+    """
+    workload = WORKLOADS.get(name)
+    return load_data(data, "test", normalization=None if workload is None else workload.normalization)
+
+
 def check_fits(network: nn.Module, data: Dataset, described: str) -> None:
     """Check that a network can classify the images: run it on two of them and on one, in evaluation mode.
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from efat.cli.group import INTERRUPTED
 from efat.cli.options import INPUT_FILE, Fraction, check_output, fail, force_option, output_option
-from efat.cli.printing import say
+from efat.cli.printing import note, say
+from efat.cli.worker_options import WorkerRequest, worker_options
 
 
 @click.command(
@@ -36,6 +38,14 @@ Strategies:
     type=Fraction("chips may lose {} of the images"),
     metavar="X",
     help="Or how much each may lose against the fault-free quantised network: 0.01 or 1% for one percentage point.",
+)
+@click.option(
+    "--margin",
+    type=Fraction("tuning images must do better by {}"),
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="How much more is asked for on tuning images, such as 0.005 or 0.5%: the verdict is on other images.",
 )
 @click.option(
     "--strategy", metavar="NAME", default="efat", show_default=True, help="Which chips share a retraining; see below."
@@ -75,6 +85,14 @@ Strategies:
 @click.option(
     "--network", metavar="NAME", help="The network, as package.module:function, if it is your own: its code will run."
 )
+@click.option(
+    "--try/--no-try",
+    "tried",
+    default=True,
+    show_default=True,
+    help="Try each chip of the lot without retraining first; what was tried before is kept in the folder of the table.",
+)
+@worker_options
 @output_option("Plan to write (JSON).")
 @force_option
 def plan(
@@ -82,6 +100,7 @@ def plan(
     lot: Path,
     accuracy: float | None,
     max_drop: float | None,
+    margin: float,
     strategy: str,
     statistic: str,
     predictor: str | None,
@@ -89,16 +108,21 @@ def plan(
     step: int | None,
     budget: int | None,
     network: str | None,
+    tried: bool,
+    workers: WorkerRequest,
     output: Path,
     force: bool,
 ) -> None:
     """Plan the retraining of a lot: give each chip what it needs, and let chips share it.
 
-    From the resilience of the network follows how many iterations a chip takes to meet the constraint. The table
-    compares what all strategies are predicted to cost; the plan that is written is that of --strategy.
+    Each chip is tried without retraining first, on the tuning images: one that meets the constraint needs none. How
+    many iterations the others take to meet it follows from the resilience of the network. The table compares what all
+    strategies are predicted to cost; the plan that is written is that of --strategy.
     """
     if (accuracy is None) == (max_drop is None):
         fail("give one of --accuracy and --max-drop: what each chip must reach, or how much it may lose")
+    if not tried and workers.given:
+        fail(f"{workers.given[0]} is of no use with --no-try: nothing is run")
     check_output(output, force=force, inputs=[resilience, resilience / "resilience.h5", lot])
     from efat.cli.render import console, stages_bar, working
 
@@ -108,9 +132,11 @@ def plan(
         from efat.planning import Request, make_plan, table_of
         from efat.report_commands import command_line, own_network
         from efat.selection import Constraint
+        from efat.trial import FOLDER as TRIALS
+        from efat.trial import Trials
 
     request = Request(
-        Constraint(accuracy=accuracy, max_drop=max_drop),
+        Constraint(accuracy=accuracy, max_drop=max_drop, margin=margin),
         strategy.lower(),
         statistic,
         predictor,
@@ -119,8 +145,14 @@ def plan(
         budget,
         network,
     )
-    with stages_bar() as progress:
-        planned = make_plan(table_of(resilience), lot, request, progress)
+    table = table_of(resilience)
+    trials = Trials(table.parent / TRIALS, workers.executor(), note) if tried else None
+    try:
+        with stages_bar() as progress:
+            planned = make_plan(table, lot, request, progress, trials)
+    except KeyboardInterrupt:
+        say("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
     write_plan(output, planned.plan)
     show_plan(planned, console())
     own = own_network(str(planned.plan.setup["network"]))

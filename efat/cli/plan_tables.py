@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from efat.cli.render import results_table
-from efat.plan import AS_IS, Plan, StrategyCost
+from efat.confidence import at_least, bound_text
+from efat.plan import Plan, StrategyCost
 from efat.planning import Planned
 
 
@@ -18,7 +19,7 @@ def show_plan(planned: Planned, console: Console) -> None:
     """
     plan = planned.plan
     table = results_table(
-        f"{plan.lot['chips']} chips, {plan.required / plan.images:.2%} of {plan.images} images required; "
+        f"{plan.lot['chips']} chips, {plan.required / plan.images:.2%} of {plan.images} tuning images required; "
         f"severity: {plan.predictor}, statistic: {plan.statistic}",
         left=["strategy"],
         right=["retrainings", "iterations", "largest", "chips out\nof reach", "of fixed"],
@@ -48,11 +49,17 @@ def name_of(cost: StrategyCost) -> str:
 
 def _summary(plan: Plan) -> str:
     cost = plan.cost
-    alone = next((len(group.chips) for group in plan.groups if group.name == AS_IS), 0)
-    text = f"{alone} of {plan.lot['chips']} chips need no retraining"
+    alone = sum(len(group.chips) for group in plan.groups if group.amount == 0)
+    how = f"as tried on {plan.images:,} tuning images" if plan.tried else "as predicted"
+    text = f"{alone} of {plan.lot['chips']} chips need no retraining, {how}"
     if cost.retrained_groups:
         text += (
             f"; the others share {cost.retrained_groups} retraining{'s' * (cost.retrained_groups > 1)} of "
             f"{cost.iterations:,} iterations in total"
         )
-    return f"{text}. The resilience analysis took {plan.resilience_iterations + plan.harden_iterations:,} iterations."
+    sure = bound_text(at_least(plan.required, plan.images))
+    return (
+        f"{text}. A chip that just meets what is required gets at least {sure} right with 95 % confidence; the verdict "
+        f"is on other images. The resilience analysis took {plan.resilience_iterations + plan.harden_iterations:,} "
+        "iterations."
+    )

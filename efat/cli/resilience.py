@@ -15,6 +15,7 @@ from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail
 from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
+from efat.cli.split_options import SplitOptions, split_options
 from efat.cli.worker_options import WorkerRequest, worker_options
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ Examples:
 @click.option("--harden", type=click.IntRange(min=1), metavar="N", help="Harden the network for N iterations first.")
 @click.option("--harden-rates", type=RateRange(), help="Fault rates that it is hardened for.  [default: 0:0.2]")
 @recipe_options
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to measure on.  [default: all]")
+@split_options
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**53),
@@ -107,7 +108,7 @@ def resilience(
     harden: int | None,
     harden_rates: tuple[float, float] | None,
     learning: RecipeRequest,
-    images: int | None,
+    split: SplitOptions,
     seed: int,
     workers: WorkerRequest,
     output: Path,
@@ -115,8 +116,11 @@ def resilience(
     """Measure how much retraining random chips need.
 
     Chips with random faults are made for each fault rate, and the network is retrained once for each of them. After
-    each level of retraining its accuracy on held-out images is measured, on the exact emulation of the chip. What a
+    each level of retraining its accuracy on the tuning images is measured, on the exact emulation of the chip. What a
     lot of chips will need is planned from this: efat plan.
+
+    Half of the test images are tuning images, which decide everything; the others are kept for verification. Which are
+    which depends on their content alone. Test images that are training images, too, are neither.
 
     FOLDER gets resilience.h5, resilience.png and a file for each chip that is done: the same command goes on after
     Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
@@ -152,7 +156,7 @@ def resilience(
                 recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
                 calibration=learning.calibration,
                 learn_scales=learning.learn_scales,
-                images=images,
+                split=split.request(),
             ),
             config=_array(described, lot, described_faults),
             model=described_faults.model(0.0),

@@ -54,8 +54,8 @@ def retrain(
     """Carry out a plan for a lot: retrain the groups, and verify every chip.
 
     A group that misses what is required goes on in steps until it meets it or its budget is spent; then it is split.
-    In the end each chip classifies all held-out images with its own faults, on the exact emulation, and some of them on
-    the cycle engine.
+    Tuning images decide that. In the end each chip is judged, once, on the verification images, which decided nothing:
+    with its own faults, on the exact emulation, and on some of them on the cycle engine.
 
     FOLDER gets the weights of each group, how they sit on each chip, and manifest.json, which says what runs where and
     how well. The same command goes on after Ctrl-C, a crash or a power cut.
@@ -75,7 +75,7 @@ def retrain(
             lot=Path(plan.lot["path"]) if lot is None else lot,
             resilience=table_of(Path(plan.resilience["path"]) if resilience is None else resilience),
             folder=output,
-            cycle_images=min(cycle_images, plan.images),
+            cycle_images=cycle_images,
             network=network,
         )
         executor = workers.executor()

@@ -13,6 +13,7 @@ from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail
 from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
+from efat.cli.split_options import SplitOptions, split_options
 
 if TYPE_CHECKING:
     from efat.retraining import Retraining
@@ -71,9 +72,18 @@ Mitigations:
     help="Measure accuracy after N iterations, too; repeatable.",
 )
 @click.option(
-    "--target-accuracy", type=Fraction(), metavar="X", help="End at the first evaluation of X or more: 0.97 or 97%."
+    "--target-accuracy",
+    type=Fraction(),
+    metavar="X",
+    help="End at the first evaluation of X or more on tuning images, 0.97 or 97%; the others judge.",
 )
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Test images to measure on.  [default: all]")
+@split_options
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Test images to measure on, if there is no target accuracy.  [default: all]",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -97,6 +107,7 @@ def retrain_chip(
     learning: RecipeRequest,
     evaluate_at: tuple[int, ...],
     target_accuracy: float | None,
+    split: SplitOptions,
     images: int | None,
     seed: int,
     threads: int | None,
@@ -115,6 +126,12 @@ def retrain_chip(
     """
     if iterations is not None and epochs is not None:
         fail("--iterations and --epochs are both given: choose one")
+    if target_accuracy is None and split.given:
+        fail(
+            f"{split.given[0]} is of no use without --target-accuracy: no image decides anything, and all of them judge"
+        )
+    if target_accuracy is not None and images is not None:
+        fail("--images is of no use with --target-accuracy: say how many images decide with --tune-images")
     warn_of_own_weights(network, weights)
     from efat.cli.render import console, working
 
@@ -146,6 +163,7 @@ def retrain_chip(
             calibration=learning.calibration,
             learn_scales=learning.learn_scales,
             images=images,
+            split=split.request() if split.given else None,
         )
         metrics = None if force else folder.finished(retraining.identity, note)
     if metrics is not None:
@@ -168,11 +186,17 @@ def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
     from efat.report_commands import command_line
 
     options = [("--network", retraining.network_name), ("--weights", str(folder.weights))]
-    if retraining.source is not None:
-        options.append(("--data", str(retraining.source)))
+    split = retraining.split
+    source = split.verify_data if split is not None and split.verify_data is not None else retraining.source
+    if source is not None:
+        options.append(("--data", str(source)))
     options += [("--lot", str(retraining.lot)), ("--chip", retraining.chip.id)]
     if retraining.images is not None:
         options.append(("--images", str(retraining.images)))
+    if split is not None and split.verify_images is not None:
+        options.append(("--verify-images", "{}:{}".format(*split.verify_images)))
+    elif split is not None and split.verify_data is None:
+        options.append(("--tune-images", str(len(retraining.data.held_out))))
     return command_line("simulate", options)
 
 

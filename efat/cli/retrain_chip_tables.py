@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from efat.cli.render import facts_table, results_table
+from efat.confidence import bound_text
 from efat.retraining_folder import ResultFolder
 from efat.retraining_metrics import Summary
 
@@ -18,8 +19,9 @@ def show_retraining(summary: Summary, folder: ResultFolder, console: Console) ->
         console: where to.
     """
     rows, cols = summary.array
+    which = "tuning" if summary.decided else "unseen"
     table = results_table(
-        f"{summary.network} on {summary.data}, {summary.after.images} held-out images; "
+        f"{summary.network} on {summary.data}, {summary.after.images} {which} images; "
         f"{summary.chip}, {rows}x{cols} array, {summary.mitigation}",
         left=["runs on"],
         right=["accuracy", "95 %\ninterval"],
@@ -30,6 +32,10 @@ def show_retraining(summary: Summary, folder: ResultFolder, console: Console) ->
         named["on the chip, after"] = summary.after
     else:
         named["on the chip"] = summary.after
+    if summary.decided:
+        unseen = f"{summary.verified.images} unseen images"
+        named[f"{unseen}, fault-free"] = summary.verified_fault_free
+        named[f"{unseen}, on the chip, after"] = summary.verified
     for name, accuracy in named.items():
         low, high = accuracy.interval
         table.add_row(name, f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}")
@@ -60,16 +66,20 @@ def _duration(seconds: float) -> str:
 
 
 def _verdict(summary: Summary) -> str:
-    points = 100 * (summary.after.value - summary.fault_free.value)
+    found, fault_free = summary.verified, summary.verified_fault_free
+    points = 100 * (found.value - fault_free.value)
     against = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the fault-free network"
-    low, high = summary.after.interval
+    low, high = found.interval
     if abs(points) < 0.05:
         against = "as well as the fault-free network"
-    elif low <= summary.fault_free.value <= high:
-        against += f", which {summary.after.images:,} images are too few to tell apart"
-    text = f"{summary.after.value:.1%} on {summary.chip} with {summary.mitigation}, {against}"
+    elif low <= fault_free.value <= high:
+        against += f", which {found.images:,} images are too few to tell apart"
+    text = (
+        f"{found.value:.1%} of {found.images:,} unseen images on {summary.chip} with {summary.mitigation} (at least "
+        f"{bound_text(found.at_least)} with 95 % confidence), {against}"
+    )
     if summary.iterations:
         text += f"; it was {summary.before.value:.1%} before {summary.iterations:,} iterations"
     if summary.reached_target:
-        text += ", which were enough for the target"
+        text += f", which were enough for the target on {summary.after.images:,} tuning images"
     return f"{text}."

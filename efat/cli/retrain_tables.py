@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from efat.cli.render import results_table
+from efat.confidence import bound_text
 from efat.manifest import AS_IS, FILE_NAME, Manifest
 from efat.plan import Plan
 
@@ -22,9 +23,10 @@ def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
     """
     images = manifest.images
     table = results_table(
-        f"{len(manifest.chips)} chips on {images} held-out images, {manifest.required / images:.2%} required",
+        f"{len(manifest.chips)} chips on {images:,} images that decided nothing, {manifest.required / images:.2%} "
+        "required",
         left=["group"],
-        right=["chips", "planned", "iterations", "worst chip", "pass"],
+        right=["chips", "planned", "iterations", "when tuned", "worst chip", "at least", "pass"],
     )
     correct = {chip.id: chip for chip in manifest.chips}
     for group in manifest.groups[:MOST_GROUPS_SHOWN]:
@@ -34,7 +36,9 @@ def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
             str(len(chips)),
             f"{group.planned:,}",
             f"{group.iterations:,}",
+            f"{min(chip.tuning_correct for chip in chips) / manifest.tuning.images:.2%}",
             f"{min(chip.correct for chip in chips) / images:.2%}",
+            bound_text(min(chip.at_least for chip in chips)),
             f"{sum(chip.passes for chip in chips)}/{len(chips)}",
         )
     if len(manifest.groups) > MOST_GROUPS_SHOWN:
@@ -50,7 +54,13 @@ def failing_chips(manifest: Manifest) -> str:
     if len(failing) > len(named):
         named.append(f"{len(failing) - len(named)} more")
     miss = "misses" if len(failing) == 1 else "miss"
-    return f"{len(failing)} of {len(manifest.chips)} chips {miss} what is required: {', '.join(named)}"
+    text = (
+        f"{len(failing)} of {len(manifest.chips)} chips {miss} what is required on images that decided nothing: "
+        f"{', '.join(named)}"
+    )
+    if any(chip.tuning_correct >= manifest.tuning.required for chip in failing):
+        text += "; on the images that decided they met it: plan with a larger --margin, or tune on more images"
+    return text
 
 
 def _summary(manifest: Manifest, plan: Plan) -> str:
@@ -59,9 +69,11 @@ def _summary(manifest: Manifest, plan: Plan) -> str:
     cycle_images = sum(chip.cycle_images for chip in manifest.chips)
     alone = next((len(group.chips) for group in manifest.groups if group.name == AS_IS), 0)
     text = (
-        f"{manifest.passing} of {len(manifest.chips)} chips meet {manifest.required / images:.2%}; the worst is "
-        f"{worst.id} with {worst.correct / images:.2%}. {alone} needed no retraining. It took {totals.iterations:,} "
-        f"iterations ({totals.top_up_iterations:,} of them topped up, {totals.split_groups} groups split)"
+        f"{manifest.passing} of {len(manifest.chips)} chips meet {manifest.required / images:.2%} on {images:,} "
+        f"unseen images; the worst is {worst.id} with {worst.correct / images:.2%}, at least "
+        f"{bound_text(worst.at_least)} with 95 % confidence. {alone} needed no retraining. It took "
+        f"{totals.iterations:,} iterations ({totals.top_up_iterations:,} of them topped up, {totals.split_groups} "
+        "groups split)"
     )
     fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
     if fixed:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from efat.cli.render import ResultsTable, results_table
+from efat.confidence import bound_text
 from efat.inference import Accuracy, LayerReport
 from efat.simulation import RetrainedLot, Simulation
 from simulator.chips import Chip
@@ -111,7 +112,7 @@ def _retrained_table(simulation: Simulation, retrained: RetrainedLot) -> Results
         f"{simulation.network_name} on {simulation.data_name}, {len(simulation.images)} images; "
         f"{config.rows}x{config.cols} array, {simulation.engine} engine",
         left=["chip", "weights of"],
-        right=["faulty\nPEs", "bypassed\nPEs", "weights,\nfault-free", "on\nthe chip", *at_retraining],
+        right=["faulty\nPEs", "bypassed\nPEs", "weights,\nfault-free", "on\nthe chip", "at least", *at_retraining],
     )
     done = list(zip(simulation.chips, simulation.reports, strict=False))
     for chip, report in done[:MOST_CHIPS_SHOWN]:
@@ -123,6 +124,7 @@ def _retrained_table(simulation: Simulation, retrained: RetrainedLot) -> Results
             str(report.bypassed_pes),
             f"{simulation.fault_free[found.group].value:.1%}",
             f"{report.accuracy.value:.1%}",
+            bound_text(report.accuracy.at_least),
         ]
         if retrained.same_images:
             fractions = (count / manifest.images for count in (found.correct, manifest.required))
@@ -245,14 +247,14 @@ def _retrained_verdict(simulation: Simulation, retrained: RetrainedLot) -> str:
     chips = simulation.chips[: len(reports)]
     worst = min(range(len(reports)), key=lambda number: reports[number].accuracy.correct)
     mean = sum(report.accuracy.value for report in reports) / len(reports)
+    found = reports[worst].accuracy
     shown = (
-        f"Accuracy on the chips: {mean:.1%} in the mean, {reports[worst].accuracy.value:.1%} on the worst "
-        f"({chips[worst].id})."
+        f"Accuracy on {found.images:,} images: {mean:.1%} in the mean, {found.value:.1%} on the worst chip "
+        f"({chips[worst].id}), at least {bound_text(found.at_least)} with 95 % confidence."
     )
     if not retrained.same_images:
-        return (
-            f"{shown}\nOther images than the {manifest.images} of the retraining: what was required is said of those."
-        )
+        others = f"Other images than the {manifest.images:,} that verified the lot, of which the constraint is said."
+        return f"{shown}\n{others}"
     passing = sum(retrained.passes(report) is True for report in reports)
     different = [
         chip.id
@@ -262,7 +264,7 @@ def _retrained_verdict(simulation: Simulation, retrained: RetrainedLot) -> str:
     verb = "classifies" if len(reports) == 1 else "classify"
     return (
         f"{passing} of {len(reports)} {'chip' if len(reports) == 1 else 'chips'} {verb} as many images correctly as "
-        f"required: {manifest.required} of {manifest.images}.\n{shown}\n"
+        f"required: {manifest.required:,} of {manifest.images:,} unseen images.\n{shown}\n"
         + (f"Not as at the retraining: {_some(different)}." if different else "All as measured at the retraining.")
     )
 

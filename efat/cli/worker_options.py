@@ -30,6 +30,12 @@ class WorkerRequest:
     workers: int | None
     ray: str | None
 
+    @property
+    def given(self) -> list[str]:
+        """The options that were given."""
+        values = {"--workers": self.workers, "--ray": self.ray}
+        return [name for name, value in values.items() if value is not None]
+
     def executor(self) -> Executor:
         """What runs it.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from efat.simulation import first_images
+from efat.training_setup import first_images
 from efat.workers import one_thread
 from simulator import ArrayConfig
 from training.accelerator import Accelerator

@@ -13,6 +13,7 @@ from command import done, refused
 from lot_retraining import LOT, PLAN, random_chips, write_digits_measured
 from tiny_networks import with_broken_accumulators
 
+from efat.confidence import at_least, bound_text
 from efat.plan import AS_IS, Plan, read_plan
 from simulator import ArrayConfig, FaultMap
 from simulator.chips import Chip, write_lot
@@ -66,12 +67,15 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
     assert [name for name in rows(shown) if name.endswith("*")] == ["efat *"]
     (as_is,) = [group for group in plan.groups if group.name == AS_IS]
     text = " ".join(shown.split())
-    assert "5 chips, 96.67% of 30 images required; severity: faulty_pes, statistic: max" in text
+    assert "5 chips, 96.67% of 30 tuning images required; severity: faulty_pes, statistic: max" in text
     assert (
-        f"{len(as_is.chips)} of 5 chips need no retraining; the others share {plan.cost.retrained_groups} retraining"
-        in text
+        f"{len(as_is.chips)} of 5 chips need no retraining, as tried on 30 tuning images; the others share "
+        f"{plan.cost.retrained_groups} retraining" in text
     )
     assert f"of {plan.cost.iterations} iterations in total" in text
+    assert {chip.id for chip in plan.tried if chip.correct >= plan.required} == set(as_is.chips)
+    sure = bound_text(at_least(29, 30))
+    assert f"A chip that just meets what is required gets at least {sure} right with 95 % confidence" in text
     assert f"The resilience analysis took {plan.resilience_iterations} iterations." in text
     assert "Note: 29 of 30 images (96.67 %) are reached only up to a severity (faulty_pes) of 0.4" in text
     assert shown.splitlines()[-1] == f"Wrote {PLAN}. Carry it out: efat retrain --plan {PLAN} -o retrained/"
@@ -85,14 +89,18 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
 
 def test_options_reach_the_plan(inputs: Path) -> None:
     options = ["--strategy", "Merge-2", "--statistic", "quantile:0.5", "--predictor", "weights"]
-    options += ["--step", "3", "--budget", "21", "--resilience", "res/resilience.h5", "--no-align"]
+    options += ["--margin", "0.1", "--no-try", "--step", "3", "--budget", "21", "--no-align"]
+    options += ["--resilience", "res/resilience.h5"]
     shown = done("plan", "--lot", LOT, "--accuracy", "50%", *options, "-o", PLAN).output
     plan = written()
     assert (plan.strategy, plan.statistic, plan.predictor) == ("merge-2", "quantile:0.5", "weights")
-    assert (plan.step, plan.budget, plan.aligned, plan.required) == (3, 21, False, 15)
-    assert plan.constraint == {"accuracy": 0.5, "max_drop": None}
+    assert (plan.step, plan.budget, plan.aligned, plan.required) == (3, 21, False, 18)
+    assert plan.constraint == {"accuracy": 0.5, "max_drop": None, "margin": 0.1}
     assert "merge-2 *" in rows(shown)
-    assert "5 of 5 chips need no retraining. The resilience" in " ".join(shown.split())
+    assert plan.tried == ()
+    text = " ".join(shown.split())
+    assert "5 of 5 chips need no retraining, as predicted." in text
+    assert "Note: no chip was tried: which of them need no retraining is predicted from the table alone." in text
 
 
 def test_aligned_chips(inputs: Path) -> None:
@@ -183,13 +191,19 @@ def test_bad_options_are_refused(inputs: Path, options: list[str], message: str)
 
 def test_one_of_the_constraints_is_needed(inputs: Path) -> None:
     assert "give one of --accuracy and --max-drop" in refused("plan", "--resilience", "res", "--lot", LOT, "-o", PLAN)
+    everything = [*BASE[:5], "--accuracy", "1", "-o", PLAN]
     for every in ("1", "100%"):
-        assert "cannot be met: 30 of 30 images" in refused(*BASE[:5], "--accuracy", every, "-o", PLAN)
+        assert "cannot be met: 30 of 30 images" in refused(*BASE[:5], "--accuracy", every, "--no-try", "-o", PLAN)
     assert "for 97 percent give 0.97 or 97%" in refused(*BASE[:5], "--accuracy", "97", "-o", PLAN)
+    assert "--workers is of no use with --no-try" in refused(*everything, "--no-try", "--workers", "1")
+    # The chip without faults does it.
+    text = " ".join(done(*everything, "--workers", "0").output.split())
+    assert "1 of 5 chips need no retraining, as tried" in text
+    assert "Note: the constraint cannot be met: 30 of 30 images" in text
 
 
 def test_a_chip_that_is_out_of_reach_is_told_of(inputs: Path) -> None:
     write_lot(LOT, CONFIG, [Chip("broken", FaultMap(CONFIG), np.ones((16, 12), np.bool_))])
     text = " ".join(done(*BASE).output.split())
     assert "Note: 1 chip is out of reach as far as was measured: there are 8 iterations for each such group" in text
-    assert "0 of 1 chips need no retraining; the others share 1 retraining of 8 iterations in total." in text
+    assert "0 of 1 chips need no retraining, as tried on 30 tuning images; the others share 1 retraining of 8" in text

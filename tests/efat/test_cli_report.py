@@ -106,7 +106,7 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
         "data": "images",
         "recipe": recipe,
         "learn_scales": True,
-        "images": 40,
+        "split": {"tune_images": 40, "verify_images": [300, 360], "verify_data": None},
     }
     array = {**retrained.plan.array, "act_signed": False, "acc_bits": 24, "multiplier": "mine 0123abcd"}
     plan = replace(
@@ -114,7 +114,7 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
         setup=setup,
         array=array,
         aligned=True,
-        constraint={"accuracy": 0.5, "max_drop": None},
+        constraint={"accuracy": 0.5, "max_drop": None, "margin": 0.01},
         resilience={"path": "elsewhere/table.h5", "sha256": ""},
     )
     data = replace(retrained, plan=plan)
@@ -122,13 +122,14 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
     assert (found["weights"], found["data"]) == (Path("-odd name.safetensors"), Path("images"))
     assert (found["optimizer"], dict(found["options"])) == ("AdamW", {"weight_decay": 0.05, "amsgrad": True})
     assert (found["label_smoothing"], found["augment"], found["learn_scales"]) == (0.1, (True, 4), True)
-    assert (found["images"], found["acc_bits"], found["unsigned_acts"]) == (40, 24, True)
+    assert (found["tune_images"], found["verify_images"], found["verify_data"]) == (40, (300, 360), None)
+    assert (found["acc_bits"], found["unsigned_acts"]) == (24, True)
     planned = parsed(commands(data)[1])
     assert (planned["accuracy"], planned["max_drop"], planned["aligned"]) == (0.5, None, True)
+    assert planned["margin"] == 0.01
     assert planned["resilience"] == Path("elsewhere/table.h5")
     assert "mine 0123abcd" in cautions(data)[0]
     hardened = replace(data, table=replace(data.table, harden_iterations=300))
     found = parsed(commands(hardened)[0])
-    # The weights in the files came out of it.
-    assert (found["harden"], found["weights"]) == (300, None)
+    assert (found["harden"], found["weights"]) == (300, Path("-odd name.safetensors"))
     assert "hardened" in cautions(hardened)[0]

@@ -27,7 +27,7 @@ from simulator import ArrayConfig, FaultMap
 from simulator.chips import Chip, write_lot
 from training.recipe import Recipe
 
-BASE = ["resilience", "--network", "digits-cnn", "--images", "20", "--batch", "16", "--workers", "0", "-o", "res"]
+BASE = ["resilience", "--network", "digits-cnn", "--tune-images", "20", "--batch", "16", "--workers", "0", "-o", "res"]
 ARRAY = ["--array", "16x16"]
 RATES = ["--rates", "0.3,0.02", "--levels", "2", "--repeats", "2"]
 SHORT = [*BASE, *ARRAY, *RATES]
@@ -68,7 +68,7 @@ def test_what_is_shown_is_what_was_measured(folder: Path) -> None:
     assert re.search(rf"2 % .* {5 * correct[0, 1, 1]:.1f} \(diverged\)", text.getvalue())
     assert re.search(r"30 % .*\) +diverged", text.getvalue())
     setup = TrainingSetup.from_dict(found.setup)
-    assert (setup.network, setup.mitigation, setup.images) == ("digits-cnn", "fap+t", 20)
+    assert (setup.network, setup.mitigation, setup.split.tune_images) == ("digits-cnn", "fap+t", 20)
     assert setup.recipe == Recipe(batch=16, options={"momentum": 0.9}, augmentation=setup.recipe.augmentation)
 
 
@@ -126,7 +126,7 @@ def test_options_reach_what_is_measured(folder: Path) -> None:
     setup = TrainingSetup.from_dict(found.setup)
     assert (setup.mitigation, setup.learn_scales, setup.calibration) == ("fam+t", True, "mse")
     assert (setup.recipe.seed, setup.recipe.augmentation.crop_padding) == (7, 0)
-    assert setup.weights == folder / "res" / "units" / "hardened.safetensors"
+    assert setup.hardened == folder / "res" / "units" / "hardened.safetensors"
     (head,) = [line.split() for line in shown.splitlines() if line.startswith(" faulty PEs")]
     assert head == ["faulty", "PEs", *map(str, range(9))]
     assert re.search(r"the same, hardened +\d+\.\d%\niterations of hardening +2\niterations in all +10\n", shown)
@@ -152,7 +152,9 @@ def test_bad_input_is_refused(folder: Path) -> None:
     assert "depends on the number of iterations" in refused(*SHORT, "--schedule", "CosineAnnealingLR")
     assert "momentum is given twice" in refused(*SHORT, "--option", "momentum=0", "--option", "momentum=1")
     assert "network 'alexnet' is unknown" in refused(*SHORT, "--network", "alexnet")
-    assert "images is 361" in refused(*SHORT, "--images", "361")
+    assert "tuning images are 361: expected 1..360" in refused(*SHORT, "--tune-images", "361")
+    assert "no verification images are left" in refused(*SHORT, "--tune-images", "360")
+    assert "'5:5': expected places of test images A:B" in refused(*SHORT, "--verify-images", "5:5")
     assert "missing.h5: no such file" in refused(*BASE, "--lot", "missing.h5")
     assert "expected fractions of all PEs within 0 to 1" in refused(*SHORT, "--harden-rates", "0:2")
     assert "nowhere: no such folder to make res in" in refused(*SHORT, "-o", "nowhere/res")

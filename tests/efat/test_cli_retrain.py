@@ -17,6 +17,7 @@ from lot_retraining import LOT, PLAN, random_chips, write_digits_measured
 from resilience_runs import contents
 
 from efat.cli import render
+from efat.confidence import bound_text
 from efat.manifest import AS_IS, Manifest, read_manifest
 from efat.manifest_files import check_files
 from efat.plan import write_plan
@@ -62,7 +63,7 @@ def written() -> Manifest:
 def rows(shown: str) -> dict[str, list[str]]:
     """Cells of the table by the name of the group."""
     cells = (re.split(r" {2,}", line.strip()) for line in shown.splitlines())
-    return {row[0]: row[1:] for row in cells if len(row) == 6 and row[1].isdigit()}
+    return {row[0]: row[1:] for row in cells if len(row) == 8 and row[1].isdigit()}
 
 
 def test_what_is_shown_is_in_the_manifest(inputs: Path) -> None:
@@ -75,7 +76,9 @@ def test_what_is_shown_is_in_the_manifest(inputs: Path) -> None:
             str(len(group.chips)),
             str(group.planned),
             str(group.iterations),
-            f"{min(chips[chip].correct for chip in group.chips) / 30:.2%}",
+            f"{min(chips[chip].tuning_correct for chip in group.chips) / 30:.2%}",
+            f"{min(chips[chip].correct for chip in group.chips) / 330:.2%}",
+            bound_text(min(chips[chip].at_least for chip in group.chips)),
             f"{sum(chips[chip].passes for chip in group.chips)}/{len(group.chips)}",
         ]
         for group in manifest.groups
@@ -83,7 +86,8 @@ def test_what_is_shown_is_in_the_manifest(inputs: Path) -> None:
     assert {group.name for group in manifest.groups} > {AS_IS}
     text = " ".join(shown.split())
     worst = min(manifest.chips, key=lambda chip: chip.correct)
-    assert f"4 of 4 chips meet 70.00%; the worst is {worst.id} with {worst.correct / 30:.2%}." in text
+    assert f"{manifest.passing} of 4 chips meet 70.00% on 330 unseen images; the worst is {worst.id} with" in text
+    assert f"{worst.correct / 330:.2%}, at least {bound_text(worst.at_least)} with 95 % confidence." in text
     assert f"It took {manifest.totals.iterations} iterations" in text
     assert "The cycle engine gave the same for 4 images." in text
     assert shown.splitlines()[-1] == "Wrote out/manifest.json. Look at it: efat report out"
@@ -115,7 +119,7 @@ def test_an_interrupted_run_goes_on(inputs: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 130
     assert result.output.splitlines()[-1] == "Interrupted; run the same command to go on."
     before = contents(Path("out/units"))
-    assert sum(name.endswith(".json") for name in before) == 3
+    assert sum(name.endswith(".json") for name in before) == 4
     assert not Path("out/manifest.json").exists()
     done(*BASE)
     after = contents(Path("out/units"))
@@ -130,9 +134,12 @@ def test_chips_that_fail_are_named_and_end_with_1(folder: Path) -> None:
     assert result.exit_code == 1
     found = written()
     assert [chip.passes for chip in found.chips] == [False, False, True]
-    percent = f"{found.chips[0].correct / 30:.2%}"
+    percent = f"{found.chips[0].correct / 330:.2%}"
     lines = result.output.splitlines()
-    assert lines[-1] == f"Error: 2 of 3 chips miss what is required: broken 0 ({percent}), broken 1 ({percent})"
+    assert lines[-1] == (
+        "Error: 2 of 3 chips miss what is required on images that decided nothing: "
+        f"broken 0 ({percent}), broken 1 ({percent})"
+    )
     assert lines[-2].startswith("Wrote out/manifest.json.")
     assert run(*BASE).output == result.output
 

@@ -43,6 +43,7 @@ CONFIG = ArrayConfig(16, 16)
 BASE = ["retrain-chip", "--network", "digits-cnn", "--lot", "lot.h5", "--chip", "bad", "--images", "40"]
 RETRAIN = [*BASE, "--mitigation", "fap+t", "--batch", "16", "--threads", "1", "--evaluate-at", "3", "-o", "out"]
 SHORT = [*RETRAIN, "--iterations", "4"]
+UNTIL_TARGET = [word for word in SHORT if word not in ("--images", "40")]
 
 
 @pytest.fixture(autouse=True)
@@ -301,7 +302,9 @@ def test_bad_input_is_refused(lot: Path) -> None:
     assert "schedule OneCycleLR is over after 3 of 4 iterations" in refused(*SHORT, *one_cycle)
     assert "learning rate is nan" in refused(*SHORT, "--learning-rate", "nan")
     assert "'2': expected a fraction" in refused(*SHORT, "--label-smoothing", "2")
-    assert "for 95 percent give 0.95 or 95%" in refused(*SHORT, "--target-accuracy", "95")
+    assert "for 95 percent give 0.95 or 95%" in refused(*UNTIL_TARGET, "--target-accuracy", "95")
+    assert "--images is of no use with --target-accuracy" in refused(*SHORT, "--target-accuracy", "0.9")
+    assert "--tune-images is of no use without --target-accuracy" in refused(*SHORT, "--tune-images", "9")
     assert "accuracy is asked for after 9 of 4 iterations" in refused(*SHORT, "--evaluate-at", "9")
     assert "no chip 'bat' among its 2 chips; did you mean bad" in refused(*SHORT, "--chip", "bat")
     assert "missing.h5: no such file" in refused(*SHORT, "--lot", "missing.h5")
@@ -317,7 +320,9 @@ def test_bad_input_is_refused(lot: Path) -> None:
 def test_options_reach_the_recipe(lot: Path) -> None:
     options = ["--option", "nesterov=true", "--option", "weight_decay=5e-4", "--schedule", "StepLR"]
     options += ["--schedule-option", "step_size=2", "--schedule-option", "gamma=0.5", "--label-smoothing", "0.1"]
-    done(*RETRAIN, "--epochs", "0.04", *options, "--no-augment", "--target-accuracy", "1", "--calibration", "mse")
+    options += ["--target-accuracy", "1", "--tune-images", "40"]
+    until = [word for word in RETRAIN if word not in ("--images", "40")]
+    done(*until, "--epochs", "0.04", *options, "--no-augment", "--calibration", "mse")
     metrics = measured()
     recipe = metrics["recipe"]
     assert recipe["options"] == {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from lot_retraining import OUT, carried_out, chips_of, logits, planned, random_chips
-from resilience_runs import HELD_OUT, RECIPE, small_setup
+from resilience_runs import HELD_OUT, RECIPE, UNSEEN, small_setup
 from tiny_networks import ARRAY, with_broken_accumulators
 
-from efat.manifest import AS_IS, read_manifest
+from efat.confidence import at_least
+from efat.manifest import AS_IS, ManifestTuning, read_manifest
 from efat.manifest_files import check_files
 from efat.plan import read_plan
 from efat.training_setup import TrainingSetup
@@ -54,7 +55,7 @@ class Policy:
     """The rules of execution, for FAP: what is retrained for how long, and what is split."""
 
     def __init__(self, setup: TrainingSetup, chips: Sequence[Chip], required: int, step: int, budget: int) -> None:
-        self.network, self.data, _ = setup.load()
+        self.network, self.data, *_ = setup.load()
         self.chips = {chip.id: chip for chip in chips}
         self.required, self.step, self.budget = required, step, budget
         self.kept: list[Expected] = []
@@ -99,7 +100,13 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
         policy.carry_out("as-is-00001", ["chip-1"], 0, AS_IS)
     found = {
         group.name: Expected(
-            group.name, group.chips, group.planned, group.iterations, group.top_ups, group.split_from, group.correct
+            group.name,
+            group.chips,
+            group.planned,
+            group.iterations,
+            group.top_ups,
+            group.split_from,
+            group.tuning_correct,
         )
         for group in manifest.groups
         if group.name != AS_IS
@@ -110,9 +117,12 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     assert totals.iterations == sum(expected.iterations for expected in everything)
     assert totals.top_up_iterations == sum(max(0, one.iterations - one.planned) for one in everything)
     assert totals.split_groups == len(policy.split)
+    assert (manifest.images, manifest.required) == (len(UNSEEN), -(-required * len(UNSEEN) // 30))
+    assert manifest.tuning == ManifestTuning(30, required, 29)
     for chip in manifest.chips:
-        assert chip.passes == (chip.correct >= required)
-        assert chip.passes if chip.group == AS_IS else chip.correct == found[chip.group].correct
+        assert chip.passes == (chip.correct >= manifest.required)
+        tuned = chip.tuning_correct
+        assert tuned >= required if chip.group == AS_IS else tuned == found[chip.group].correct
     assert unit(folder, AS_IS)["iterations"] == 0
     assert read_manifest(folder / OUT / "manifest.json") == manifest
     assert read_plan(folder / OUT / "plan.json").as_dict() == plan.as_dict()
@@ -142,7 +152,10 @@ def test_every_chip_runs_from_the_files_alone(
         on_emulation = logits(folder / OUT, manifest, found, chip, "emulation", HELD_OUT.images)
         stepped = logits(folder / OUT, manifest, found, chip, "cycle", HELD_OUT.images[:3])
         assert torch.equal(stepped, on_emulation[:3])
-        assert found.correct == int((on_emulation.argmax(1) == HELD_OUT.labels).sum())
+        assert found.tuning_correct == int((on_emulation.argmax(1) == HELD_OUT.labels).sum())
+        on_unseen = logits(folder / OUT, manifest, found, chip, "emulation", UNSEEN.images)
+        assert found.correct == int((on_unseen.argmax(1) == UNSEEN.labels).sum())
+        assert found.at_least == at_least(found.correct, len(UNSEEN))
         assert (found.cycle_images, found.cycle_same) == (2, True)
         outputs[found.id] = on_emulation
         own = chip.faults.required_bypass() | (False if chip.bypass is None else chip.bypass)
@@ -150,8 +163,8 @@ def test_every_chip_runs_from_the_files_alone(
     assert torch.equal(outputs["chip-0"], outputs["chip-1"])
     assert torch.equal(outputs["chip-0"], outputs["chip-2"])
     by_name = manifest.group_named
-    assert {chip.id: chip.correct for chip in manifest.chips if chip.group != AS_IS} == {
-        chip: group.correct for group in manifest.groups for chip in group.chips if group.name != AS_IS
+    assert {chip.id: chip.tuning_correct for chip in manifest.chips if chip.group != AS_IS} == {
+        chip: group.tuning_correct for group in manifest.groups for chip in group.chips if group.name != AS_IS
     }
     assert [by_name[name].iterations for name in ("group-0001", "group-0002", AS_IS)] == [2, 1, 0]
 
@@ -190,8 +203,8 @@ def test_chips_without_faults_and_a_lot_of_one(folder: Path, config: ArrayConfig
     assert [(group.name, group.severity, group.iterations) for group in as_is.groups] == [(AS_IS, 0, 0)]
     assert [(group.name, group.iterations) for group in retrained.groups] == [("group-0001", 3)]
     for manifest in (as_is, retrained):
-        assert [(chip.id, chip.bypassed_pes, chip.correct) for chip in manifest.chips] == [
-            ("only one", 0, manifest.groups[0].correct)
+        assert [(chip.id, chip.bypassed_pes, chip.tuning_correct) for chip in manifest.chips] == [
+            ("only one", 0, manifest.groups[0].tuning_correct)
         ]
 
 
@@ -202,6 +215,12 @@ def test_progress_tells_of_each_unit(folder: Path) -> None:
     assert seen[:2] == [("reading chips", done, 2) for done in (1, 2)]
     assert seen[2:] == [
         (what, done, 1)
-        for what in ("weights as they are", "chips as they are", "groups", "chips verified")
+        for what in (
+            "the network without faults",
+            "weights as they are",
+            "chips as they are",
+            "groups",
+            "chips verified",
+        )
         for done in (0, 1)
     ]

@@ -22,12 +22,14 @@ from damaged_json import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from efat.confidence import at_least
 from efat.manifest import (
     Manifest,
     ManifestChip,
     ManifestGroup,
     ManifestLot,
     ManifestTotals,
+    ManifestTuning,
     read_manifest,
     write_manifest,
 )
@@ -54,6 +56,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     """Manifests of any small lot."""
     images = draw(st.integers(1, 1000))
     required = draw(st.integers(0, images))
+    tuning = ManifestTuning(*draw(st.sampled_from([(5, 0, 5), (1000, 1000, 0)])))
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     ids = draw(st.lists(IDS, min_size=len(names), max_size=6, unique=True))
     # Each group has a chip; the others go anywhere.
@@ -69,7 +72,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 group=group,
                 deployment=draw(FILES),
                 sha256=draw(DIGESTS),
+                tuning_correct=draw(st.integers(0, tuning.images)),
                 correct=correct,
+                at_least=at_least(correct, images),
                 passes=correct >= required,
                 bypassed_pes=draw(pes),
                 faulty_pes=draw(pes),
@@ -91,7 +96,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 top_ups=draw(st.integers(0, iterations)),
                 split_from=draw(st.none() | NAMES),
                 severity=draw(st.floats(0, 1)),
-                correct=draw(st.integers(0, images)),
+                tuning_correct=draw(st.integers(0, tuning.images)),
             )
         )
     iterations = sum(group.iterations for group in groups) + draw(COUNTS)
@@ -100,6 +105,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         aligned=draw(st.booleans()),
         images=images,
         required=required,
+        fault_free_correct=draw(st.integers(0, images)),
+        verification=draw(DIGESTS),
+        tuning=tuning,
         constraint=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=2)),
         setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
         identity=draw(st.dictionaries(TEXTS, DIGESTS, max_size=2)),
@@ -139,11 +147,13 @@ def test_what_is_written_is_read_again(manifest: Manifest) -> None:
 def small() -> Manifest:
     """Two chips that share weights, and one with its own."""
     chips = [
-        ManifestChip(name, 64 * "a", group, f"chips/{name}.safetensors", 64 * "b", 8, True, 2, 1, 4, True)
+        ManifestChip(
+            name, 64 * "a", group, f"chips/{name}.safetensors", 64 * "b", 5, 8, at_least(8, 10), True, 2, 1, 4, True
+        )
         for name, group in (("one", "first"), ("two", "second"), ("three", "first"))
     ]
     groups = [
-        ManifestGroup(name, members, f"weights/{name}.safetensors", 64 * "c", 10, 12, 1, None, 0.5, 8)
+        ManifestGroup(name, members, f"weights/{name}.safetensors", 64 * "c", 10, 12, 1, None, 0.5, 5)
         for name, members in (("first", ("one", "three")), ("second", ("two",)))
     ]
     return Manifest(
@@ -151,6 +161,9 @@ def small() -> Manifest:
         aligned=False,
         images=10,
         required=8,
+        fault_free_correct=8,
+        verification=64 * "f",
+        tuning=ManifestTuning(6, 5, 5),
         constraint={"max_drop": 0.01},
         setup={"network": "digits-cnn"},
         identity={"network": 64 * "d"},
@@ -191,6 +204,11 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("chips", 0, "passes", to="yes"), "passes is 'yes': expected true or false"),
     (changed("chips", 0, "bypassed_pes", to=13), r"bypassed_pes is 13: expected an integer of 0\.\.12"),
     (changed("chips", 0, "cycle_images", to=11), "cycle_images is 11"),
+    (changed("chips", 0, "tuning_correct", to=7), "tuning_correct is 7"),
+    (changed("groups", 0, "tuning_correct", to=7), "tuning_correct is 7"),
+    (changed("chips", 0, "at_least", to=0.8), "at_least is 0.8: expected 0.49.*, as 8 of 10 images are correct"),
+    (changed("tuning", "required", to=7), "tuning: required is 7"),
+    (changed("verification", to="f"), "verification is 'f'"),
     (changed("chips", 0, "more", to=1), "chips.0. has a field 'more': expected id, digest, "),
     (changed("chips", 0, to=None), r"chips\[0\] is null: expected an object"),
     (changed("chips", to=[]), r"chips is a list of 0: expected 1\.\."),
@@ -205,8 +223,8 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("versions", to={"python": 3}), "versions: python is 3"),
     (changed("strategy", to="the best"), "strategy is 'the best'"),
     (changed("format", to="efat-plan"), "is no efat-manifest file: expected one that efat retrain wrote"),
-    (changed("version", to=2), "is of version 2: this program reads 1"),
-    (changed("version", to=True), "is of version True: this program reads 1"),
+    (changed("version", to=1), "is of version 1, and this program reads 2: write it anew with efat retrain"),
+    (changed("version", to=True), "is of version True, and this program reads 2"),
     (changed("unknown", to=1), "has a field 'unknown'"),
 ]
 

@@ -19,7 +19,8 @@ from damaged_json import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efat.plan import AS_IS, MOST_TOP_UPS, Plan, PlannedGroup, StrategyCost, read_plan, write_plan
+from efat.confidence import at_least
+from efat.plan import AS_IS, MOST_TOP_UPS, Plan, PlannedGroup, StrategyCost, TriedChip, read_plan, write_plan
 from efat.resilience_table import PREDICTORS
 from simulator import ArrayConfig
 from training.errors import InputError
@@ -46,7 +47,7 @@ def small() -> Plan:
         budget=50,
         required=8,
         images=10,
-        constraint={"accuracy": None, "max_drop": 0.01},
+        constraint={"accuracy": None, "max_drop": 0.01, "margin": 0.0},
         statistic="quantile:0.9",
         predictor="weights",
         setup={"network": "digits-cnn", "weights": None, "data": "here", "recipe": {"batch": 3}},
@@ -57,6 +58,7 @@ def small() -> Plan:
         resilience_iterations=960,
         harden_iterations=100,
         fault_free_correct=9,
+        tried=tuple(TriedChip(chip, 7, at_least(7, 10)) for chip in ("one", "two", "three", "four", "five")),
         comparison=(StrategyCost.of("merge-2", False, groups), StrategyCost("efat", True, 3, 2, 50, 40, 1)),
     )
 
@@ -83,7 +85,11 @@ def plans(draw: st.DrawFn) -> Plan:
         budget=draw(st.integers(max(group.amount for group in groups), step * MOST_TOP_UPS)),
         required=draw(st.integers(0, images)),
         images=images,
-        constraint={"accuracy": accuracy, "max_drop": draw(st.floats(0, 1)) if accuracy is None else None},
+        constraint={
+            "accuracy": accuracy,
+            "max_drop": draw(st.floats(0, 1)) if accuracy is None else None,
+            "margin": draw(st.floats(0, 1)),
+        },
         statistic=draw(st.sampled_from(["max", "mean", "quantile:0.25"])),
         predictor=draw(st.sampled_from(PREDICTORS)),
         setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
@@ -94,6 +100,7 @@ def plans(draw: st.DrawFn) -> Plan:
         resilience_iterations=draw(COUNTS),
         harden_iterations=draw(COUNTS),
         fault_free_correct=draw(st.integers(0, images)),
+        tried=draw(st.sampled_from([(), tuple(TriedChip(chip, images, at_least(images, images)) for chip in ids)])),
         comparison=tuple(StrategyCost.of(*name, tuple(groups)) for name in names),
     )
 
@@ -167,11 +174,23 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("strategy", to="merge-0"), "strategy is 'merge-0'"),
     (changed("predictor", to="luck"), "predictor is 'luck': expected one of faulty_pes, weights, pruned, saliency"),
     (changed("statistic", to="median"), "statistic 'median' is unknown"),
-    (changed("constraint", to={"accuracy": 0.5, "max_drop": 0.5}), "expected one of them as the constraint"),
-    (changed("constraint", to={"accuracy": None, "max_drop": None}), "expected one of them as the constraint"),
-    (changed("constraint", to={"accuracy": "0.5", "max_drop": None}), "constraint: accuracy is '0.5': expected a"),
-    (changed("constraint", to={"accuracy": 2, "max_drop": None}), "accuracy is 2.0: expected a fraction"),
+    (
+        changed("constraint", to={"accuracy": 0.5, "max_drop": 0.5, "margin": 0}),
+        "expected one of them as the constraint",
+    ),
+    (
+        changed("constraint", to={"accuracy": None, "max_drop": None, "margin": 0}),
+        "expected one of them as the constraint",
+    ),
+    (
+        changed("constraint", to={"accuracy": "0.5", "max_drop": None, "margin": 0}),
+        "constraint: accuracy is '0.5': expected a",
+    ),
+    (changed("constraint", to={"accuracy": 2, "max_drop": None, "margin": 0}), "accuracy is 2.0: expected a fraction"),
     (changed("constraint", to={"accuracy": 0.5}), "constraint has no 'max_drop'"),
+    (changed("constraint", to={"accuracy": 0.5, "max_drop": None, "margin": None}), "margin is None: expected a fr"),
+    (changed("tried", 0, "correct", to=8), r"tried\[0\]: at_least is 0.39.*: expected 0.49.*, as 8 of 10 images"),
+    (changed("tried", 0, "id", to="six"), "tried is a list of 5: expected each chip of the groups once, or none"),
     (changed("comparison", 1, to=StrategyCost("merge-2", False, 3, 2, 50, 40, 1).__dict__), "comparison of .* twice"),
     (changed("comparison", 1, "retrained_groups", to=4), r"retrained_groups is 4: expected an integer of 0\.\.3"),
     (changed("comparison", 1, "largest_amount", to=51), r"largest_amount is 51: expected an integer of 0\.\.50"),
@@ -180,7 +199,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("array", to=[]), "array is a list of 0: expected an object"),
     (changed("identity", to={"network": 3}), "identity: network is 3"),
     (changed("format", to="efat-manifest"), "is no efat-plan file: expected one that efat plan wrote"),
-    (changed("version", to=2), "is of version 2: this program reads 1"),
+    (changed("version", to=1), "is of version 1, and this program reads 2: write it anew with efat plan"),
     (changed("unknown", to=1), "has a field 'unknown'"),
 ]
 

@@ -22,6 +22,7 @@ from retrained_lots import write_retrained_lot
 from safetensors.numpy import load, save
 
 from efat import report, report_page
+from efat.confidence import bound_text
 from efat.manifest import AS_IS, ManifestChip, write_manifest
 from efat.report import ReportData, read_report
 from efat.report_page import render, write_page
@@ -68,11 +69,13 @@ def test_every_chip_is_in_the_table_as_it_is_in_the_manifest(tmp_path: Path, see
             chip.group,
             f"{chip.correct:,}",
             f"{chip.correct / 100:.2f}%",
+            bound_text(chip.at_least),
+            f"{chip.tuning_correct / 100:.2f}%",
             "met" if chip.correct >= data.manifest.required else "missed",
         ]
         for chip in data.manifest.chips
     )
-    assert [row[6] for row in rows] == ["missed"] * 3 + ["met"] * 9
+    assert [row[8] for row in rows] == ["missed"] * 3 + ["met"] * 9
     assert [row[4] for row in rows] == [f"{chip:,}" for chip in sorted(chip.correct for chip in data.manifest.chips)]
 
 
@@ -170,7 +173,7 @@ def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: in
     assert (shown["resilience.seed"], shown["budget"]) == (str(data.table.seed), str(data.plan.budget))
     assert shown["lot"] == data.manifest.lot.path + data.manifest.lot.sha256
     assert shown["network"] == data.plan.setup["network"]
-    assert shown["held-out images"].endswith(data.manifest.identity["held-out images"])
+    assert shown["tuning images"].endswith(data.manifest.identity["tuning images"])
     for name, version in data.manifest.versions.items():
         assert shown[name] == version
 
@@ -182,9 +185,10 @@ def test_the_summary_says_what_managers_ask(tmp_path: Path, seed: int) -> None:
     assert shown == [passing, worst, cost, analysis, verified]
     correct = {chip.id: chip.correct for chip in data.manifest.chips}
     low, high = sorted(correct, key=lambda chip: correct[chip])[:2]
-    assert passing.startswith("23 of 25 chips meet the constraint: at least 97.50% ")
+    assert passing.startswith("23 of 25 chips meet the constraint on 10,000 unseen images: at least 97.50% ")
     assert passing.endswith(
-        f"(9,750 of 10,000), at most 1 point below the 98.50% of a chip without faults. {low} and {high} do not."
+        f"(9,750 of 10,000), at most 1 point below the 98.50% of a chip without faults. {low} and {high} do not, "
+        "2 of which do on the 10,000 images that decided."
     )
     assert f"{low}, gets {correct[low] / 100:.2f}% right, {(9750 - correct[low]) / 100:.2f} point" in worst
     took, fixed, select = data.manifest.totals.iterations, 400 * 25, 4000
@@ -206,8 +210,8 @@ def test_what_went_wrong_is_in_the_summary(tmp_path: Path, seed: int) -> None:
     data = lot(tmp_path, seed, chips=5, failing=5, as_is=0)
     passing, worst = (finding.sentence for finding in summary(data)[:2])
     assert passing.startswith("0 of 5 chips meet")
-    assert passing.endswith(" and 2 more do not.")
-    assert worst.endswith(" less than required.")
+    assert " and 2 more do not, 5 of which do on the 10,000 images that decided." in passing
+    assert " less than required; with 95% confidence at least " in worst
     totals = replace(data.manifest.totals, iterations=10**9)
     chips = tuple(replace(chip, cycle_same=False) for chip in data.manifest.chips)
     data = replace(data, manifest=replace(data.manifest, totals=totals, chips=chips))

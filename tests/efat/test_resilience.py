@@ -98,7 +98,7 @@ def test_levels_are_those_of_shorter_retrainings(folder: Path, seed: int, mitiga
     model = FaultModel(0.0, sites=broken, pattern="clustered")
     found = small_resilience(folder, setup=small_setup(folder, mitigation=mitigation), model=model, seed=seed)
     table = measured(folder, found)
-    network, data, _ = found.setup.load()
+    network, data, *_ = found.setup.load()
     assert table.correct.tolist() == of_chips(found, network, mitigation)
     fault_free = convert(network, ARRAY, data.calibration, accelerator=Accelerator.fault_free(ARRAY))
     assert table.float_correct == count_correct(network, HELD_OUT)
@@ -144,7 +144,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     found = small_resilience(folder, hardening=HardeningPlan(4, 0.1, 0.3))
     table = measured(folder, found)
     weights = folder / OUT / "units" / "hardened.safetensors"
-    network, data, _ = found.setup.load()
+    network, data, *_ = found.setup.load()
     strategy = Strategy((Bypass(), Hardening(0.1, 0.3)), retrains=True)
     expected = retrain(network, Chip("none", FaultMap(ARRAY)), data, 4, strategy=strategy, recipe=RECIPE).weights
     hardened = load_file(weights)

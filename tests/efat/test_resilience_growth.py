@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from resilience_runs import HELD_OUT, OUT, RECIPE, contents, small_resilience, small_setup
 
 from efat.campaign import Outcome, Unit, Work
+from efat.image_split import SplitRequest
 from efat.resilience import run_resilience
 from efat.resilience_growth import Measured
 from efat.resilience_inputs import HardeningPlan, Resilience
@@ -46,7 +47,7 @@ def test_a_folder_that_goes_on_has_the_table_of_a_new_one(folder: Path, seed: in
     chance = random.Random(seed)
     recipe = chance.choice((RECIPE, replace(RECIPE, optimizer="AdamW", learning_rate=0.01)))
     given = {"mitigation": "fam+t", "recipe": recipe, "learn_scales": chance.random() < 0.5}
-    setups = {images: small_setup(folder, images=images, **given) for images in (None, 20)}
+    setups = {None: small_setup(folder, **given), 20: small_setup(folder, split=SplitRequest(20), **given)}
     for step in range(5):
         found = small_resilience(
             folder,
@@ -74,7 +75,7 @@ def test_only_what_is_missing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fit, "_step", step)
     four = [f"rate-{rate}-chip-{repeat:03d}" for rate in (0.1, 0.3) for repeat in (0, 1)]
-    fewer = small_setup(folder, images=29)
+    fewer = small_setup(folder, split=SplitRequest(29))
     for changes, units, iterations, expected in (
         ({}, ["baseline", *four], 20, []),
         ({"rates": (0.1, 0.2, 0.3)}, ["rate-0.2-chip-000", "rate-0.2-chip-001"], 10, []),
@@ -105,7 +106,7 @@ def test_a_network_is_hardened_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     notes: list[str] = []
     table_bytes(folder / OUT, small_resilience(folder, repeats=1, hardening=plan))
     monkeypatch.setattr("efat.resilience_units._hardened", None)
-    changed = {"setup": small_setup(folder, images=20), "rates": (0.2, 0.3), "repeats": 1}
+    changed = {"setup": small_setup(folder, split=SplitRequest(20)), "rates": (0.2, 0.3), "repeats": 1}
     table = run_resilience(
         folder / OUT, small_resilience(folder, hardening=plan, **changed), in_line, None, notes.append
     )
@@ -119,7 +120,7 @@ def test_what_else_differs_is_refused(folder: Path) -> None:
     for changes, what in (
         ({"seed": 4, "repeats": 3}, "seed"),
         ({"hardening": HardeningPlan(1), "levels": (0, 9)}, "hardening"),
-        ({"setup": small_setup(folder, mitigation="fam+t", images=20)}, "strategy"),
+        ({"setup": small_setup(folder, mitigation="fam+t", split=SplitRequest(20))}, "strategy"),
         ({"setup": small_setup(folder, recipe=replace(RECIPE, batch=9))}, "recipe"),
     ):
         with pytest.raises(InputError, match=f"was begun with another {what}: choose another folder"):

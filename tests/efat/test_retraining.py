@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from efat import retraining, simulation
+from efat.image_split import SplitRequest
 from efat.inference import measure_accuracy
 from efat.retraining import Retraining
 from efat.retraining_folder import ResultFolder
@@ -19,6 +20,7 @@ from efat.retraining_metrics import metrics_of, read_metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.chips import Chip, write_lot
 from simulator.files import digest_of_file
+from training.classification import count_correct
 from training.deployment import read_deployed
 from training.errors import InputError
 from training.layers import Engine
@@ -157,10 +159,15 @@ def test_what_is_measured(lot: Path) -> None:
 
 
 def test_a_target_that_is_reached_ends_it(lot: Path) -> None:
-    found = prepared(lot, target_accuracy=0.0)
+    found = prepared(lot, target_accuracy=0.0, images=None, split=SplitRequest(IMAGES))
     found.run()
     metrics = metrics_of(found)
     assert metrics["reached_target"]
+    assert (metrics["data"]["held_out_images"], metrics["data"]["verification_images"]) == (IMAGES, 360 - IMAGES)
+    assert metrics["data"]["decided_by_them"]
+    assert "verification images" in metrics["identity"]
+    assert found.result is not None
+    assert metrics["verified"]["after"]["correct"] == count_correct(found.result.network, found.verification)
     assert metrics["iterations"] == 0
     assert len(metrics["evaluations"]) == 1
 
@@ -217,7 +224,9 @@ def test_weights_of_another_retraining_are_a_start(lot: Path) -> None:
         ({"iterations": None, "epochs": 0.0}, "epochs is 0.0"),
         ({"evaluate_at": (2, 4)}, "accuracy is asked for after 4 of 3 iterations"),
         ({"images": 361}, r"images is 361: expected 1\.\.360"),
-        ({"target_accuracy": float("nan")}, "target accuracy is nan"),
+        ({"target_accuracy": 0.9, "images": 9}, "images that decide when it is reached cannot judge"),
+        ({"split": SplitRequest(5)}, "test images decide nothing without a target accuracy"),
+        ({"target_accuracy": float("nan"), "images": None}, "target accuracy is nan"),
         ({"chip": "flipped"}, "chip flipped has FLIP faults"),
         ({"chip": "useless"}, "none of the 16 columns of the array can be used"),
         ({"chip": "baad"}, "no chip 'baad' among its 3 chips; did you mean bad"),

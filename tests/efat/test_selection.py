@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from resilience_tables import table_of, tables
 
 from efat.resilience_table import PREDICTORS, ResilienceTable
-from efat.selection import Constraint, ResilienceMap, Statistic
+from efat.selection import Constraint, ResilienceMap, Statistic, worsening
 from training.errors import InputError
 
 BY_HAND = table_of(
@@ -42,8 +43,16 @@ def images_of(table: ResilienceTable, required: int) -> Constraint:
 
 def plainly_needed(table: ResilienceTable, required: int, rate: int, repeat: int) -> float:
     """What one chip needs."""
-    for place, level in enumerate(table.levels.tolist()):
-        if all(correct >= required for correct in table.correct[rate, repeat, place:].tolist()):
+    return plain_level(table.levels.tolist(), table.correct[rate, repeat].tolist(), required)
+
+
+def plain_level(levels: list[int], reached: list[Any], required: float) -> float:
+    """The least level that is enough: none, or one from which on all up to the best are."""
+    if reached[0] >= required:
+        return 0
+    best = reached.index(max(reached))
+    for place, level in enumerate(levels[: best + 1]):
+        if all(one >= required for one in reached[place : best + 1]):
             return float(level)
     return math.inf
 
@@ -134,10 +143,9 @@ def test_the_mean_is_of_the_smoothed_accuracies(table: ResilienceTable, constrai
         for place in range(len(table.levels))
     ]
     for rate in range(len(table.rates)):
-        meets = [of_level[rate] >= found.required for of_level in smooth]
-        enough = [float(level) for place, level in enumerate(table.levels) if all(meets[place:])]
-        assert found.per_rate[rate] == min(enough, default=math.inf)
-        assert found.reached[rate] == math.floor(smooth[-1][rate])
+        reached = [of_level[rate] for of_level in smooth]
+        assert found.per_rate[rate] == plain_level(table.levels.tolist(), reached, found.required)
+        assert found.reached[rate] == math.floor(max(reached))
     chips = table.predictors["weights"]
     free = needs_nothing_at_zero(table, found.required)
     for of_rate, amount in zip(chips, found.per_rate, strict=True):
@@ -230,7 +238,7 @@ def test_chips_of_severity_0_need_nothing_if_the_network_itself_does_it() -> Non
     assert found.needed.tolist() == [[0, 0], [0, 10]]
     assert (found.amounts.severities.tolist(), found.amounts.amounts.tolist()) == ([0.1, 0.3], [0, 10])
     below = ResilienceMap(table_of(correct, {"pruned": severities}, start_correct=89), images_of(BY_HAND, 90))
-    assert np.isinf(below.amounts.amount(0))
+    assert below.amounts.amount(0) == 0  # as those that were measured do
     measured = ResilienceMap(table_of(correct, {"pruned": severities}), images_of(BY_HAND, 92))
     assert np.isinf(measured.amounts.amount(0))
     nothing = ResilienceMap(table_of([[[95, 80]]], {"pruned": [[0.0]]}), images_of(BY_HAND, 90))
@@ -239,12 +247,46 @@ def test_chips_of_severity_0_need_nothing_if_the_network_itself_does_it() -> Non
     assert nothing.limited is None
 
 
+def test_what_meets_the_constraint_untouched_needs_nothing_however_much_retraining_hurts() -> None:
+    falls = [[[90, 80, 70, 60]] * 2, [[89, 91, 85, 60]] * 2, [[89, 92, 85, 91]] * 2]
+    table = table_of(falls, {"weights": [[0.1] * 2, [0.2] * 2, [0.3] * 2]}, levels=[0, 10, 20, 40])
+    for statistic in ("max", "quantile:0.5"):
+        found = ResilienceMap(table, images_of(table, 90), statistic)
+        assert found.per_rate.tolist() == [0, 10, 10]
+        assert (found.reached.tolist(), found.unmeetable, found.limited) == ([90, 91, 92], None, None)
+        assert found.amounts.amount([0, 0.1, 0.2, 0.3]).tolist() == [0, 0, 10, 10]
+    everything = ResilienceMap(table, images_of(table, 89))
+    assert everything.needed.tolist() == [[0, 0]] * 3
+
+
+def test_retraining_that_makes_it_worse_is_said() -> None:
+    falls = [[[9010, 8840, 8000]], [[7000, 7100, 7300]]]
+    table = table_of(falls, {"weights": [[0.1], [0.2]]}, levels=[0, 10, 20], images=10_000)
+    assert worsening(table) == (
+        "retraining makes chips worse from 10 iterations on: at rate 0.01 from 90.1% (0 iterations) to 80.0% (20); "
+        "lower --learning-rate"
+    )
+    by_chance = table_of([[[9010, 8990, 9020]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=10_000)
+    assert worsening(by_chance) is None
+    of_few = table_of([[[98, 97, 98]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
+    assert worsening(of_few) is None
+    diverged = table_of([[[98, 97, -1]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
+    assert "to 0.0% (20)" in str(worsening(diverged))
+
+
 def test_those_that_diverge_never_meet_anything_from_there_on() -> None:
-    table = table_of([[[50, 50, 50]], [[50, 50, -1]]], {"weights": [[0.1], [0.2]]})
-    for statistic in ("max", "mean", "quantile:0.5"):
-        found = ResilienceMap(table, Constraint(accuracy=0), statistic)
-        assert found.per_rate.tolist() == [0, math.inf]
-        assert found.reached.tolist() == [50, -1]
+    table = table_of([[[49, 50, 50]], [[49, 49, -1]]], {"weights": [[0.1], [0.2]]})
+    for statistic in ("max", "quantile:0.5"):
+        found = ResilienceMap(table, images_of(table, 50), statistic)
+        assert found.per_rate.tolist() == [10, math.inf]
+        assert found.reached.tolist() == [50, 49]
+
+
+def test_more_is_asked_for_on_images_that_decide() -> None:
+    constraint = Constraint(max_drop=0.05, margin=0.02)
+    assert constraint.required(BY_HAND) == 92
+    assert constraint.required_of(100, 95) == constraint.required_of(200, 110) - 10 == 90
+    assert Constraint(accuracy=0.99, margin=0.02).required(BY_HAND) == 100
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from resilience_runs import HELD_OUT, RECIPE, TRAIN, small_setup
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from efat.image_split import SplitRequest
 from efat.training_setup import TrainingSetup, augmentation_of
 from training.batches import Augmentation
 from training.errors import InputError
@@ -59,7 +61,9 @@ def test_json_gives_the_same_setup(seed: int) -> None:
             recipe,
             "mse",
             chance.random() < 0.5,
-            chance.choice([None, chance.randrange(1, 10000)]),
+            chance.choice(
+                [SplitRequest(), SplitRequest(chance.randrange(1, 10000), (3, 9)), SplitRequest(None, None, Path("a"))]
+            ),
         )
         assert through_json(setup) == setup
 
@@ -86,7 +90,11 @@ def having(value: object, *names: str) -> Callable[[dict[str, Any]], None]:
         (having(["x"], "weights"), "weights is a list of 1"),
         (having("median", "calibration"), "calibration is 'median': expected one of max, percentile, mse"),
         (having(1, "learn_scales"), "learn_scales is 1: expected true or false"),
-        (having(0, "images"), "images is 0: expected an integer from 1"),
+        (having(0, "split", "tune_images"), "tune_images is 0: expected an integer from 1"),
+        (having([1], "split", "verify_images"), "verify_images is a list of 1: expected two whole numbers, or null"),
+        (having([4, 4], "split", "verify_images"), "verification images are 4:4: expected A:B"),
+        (having([0, True], "split", "verify_images"), "verify_images is a list of 2"),
+        (having(3, "split", "verify_data"), "verify_data is 3: expected printable text"),
         (having("fap", "mitigation"), "mitigation fap does not retrain"),
         (having([], "recipe"), "recipe is a list of 0: expected an object"),
         (having(0, "recipe", "batch"), "batch is 0: expected 1 or more images"),
@@ -124,11 +132,10 @@ def test_what_cannot_be_planned_is_refused(changes: dict[str, Any], message: str
 
 
 def test_it_is_loaded_once_until_it_changes(folder: Path) -> None:
-    setup = small_setup(folder, images=11)
+    setup = small_setup(folder, split=SplitRequest(11))
     first = setup.load()
     assert through_json(setup).load() is first
-    assert (len(first.data.train), len(first.data.held_out)) == (len(TRAIN), 11)
-    assert first.data.held_out.images.equal(HELD_OUT.images[:11])
+    assert (len(first.data.train), len(first.data.held_out), len(first.verification)) == (len(TRAIN), 11, 19)
     before = setup.identity()
     assert setup.weights is not None
     weights = load_file(setup.weights)
@@ -142,7 +149,7 @@ def test_what_decides_results_is_in_the_identity(folder: Path) -> None:
     setup = small_setup(folder)
     before = setup.identity()
     for changes, name in (
-        ({"images": 12}, "held-out images"),
+        ({"split": SplitRequest(12)}, "tuning images"),
         ({"mitigation": "fam+t"}, "strategy"),
         ({"recipe": replace(RECIPE, seed=1)}, "recipe"),
         ({"learn_scales": True}, "recipe"),
@@ -161,7 +168,17 @@ def test_paths_hold_in_other_folders(folder: Path, monkeypatch: pytest.MonkeyPat
     assert located.data == Path("digits")  # the name of a data set
     monkeypatch.chdir(folder.parent)
     assert located.located() == located
-    assert located.with_weights(Path("other")) == replace(located, weights=Path("other"))
+    assert replace(located, hardened=Path("other")).original == located
+
+
+def test_verification_images_decide_nothing(folder: Path) -> None:
+    setup = small_setup(folder)
+    other = replace(setup, split=SplitRequest(verify_data=folder / "inputs" / "other.npz"))
+    images, labels = HELD_OUT.images.numpy() + 1, HELD_OUT.labels.numpy()
+    np.savez(folder / "inputs" / "other.npz", images=images, labels=labels)
+    assert setup.identity() == other.identity()
+    assert setup.load().verification.digest != other.load().verification.digest
+    assert through_json(other).split == other.split
 
 
 def test_networks_that_cannot_learn_are_refused(folder: Path) -> None:
@@ -174,8 +191,8 @@ def test_networks_that_cannot_learn_are_refused(folder: Path) -> None:
     described["recipe"]["optimizer"] = "SDG"
     with pytest.raises(InputError, match="optimiser 'SDG' is unknown"):
         TrainingSetup.from_dict(described).try_a_step()
-    with pytest.raises(InputError, match=r"images is 31: expected 1\.\.30"):
-        replace(setup, images=31).load()
+    with pytest.raises(InputError, match=r"tuning images are 31: expected 1\.\.30"):
+        replace(setup, split=SplitRequest(31)).load()
     with pytest.raises(InputError, match=r"has no augmentation of its own: say how, such as flip,crop=4"):
         augmentation_of(setup.network, True)
     assert augmentation_of(setup.network, Augmentation(flip=True)) == Augmentation(flip=True)
