@@ -314,7 +314,7 @@ def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.Monkey
         ["simulate", *own, *chip],
         ["explain", *own, *chip],
         ["retrain-chip", *own, *chip, "--mitigation", "fap", "-o", "chip"],
-        ["resilience", *own, *images, *levels, "--workers", "0", "-o", "resilience"],
+        ["resilience", *own, "--tune-images", "40", *levels, "--workers", "0", "-o", "resilience"],
         [
             "propagate",
             *own,

@@ -153,7 +153,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert not torch.equal(hardened["0.weight"], network.state_dict()["0.weight"])
     start = small_network()
     start.load_state_dict(hardened)
-    assert table.setup["weights"] == str(weights)
+    assert table.setup["hardened"] == str(weights)
     assert table.setup_identity["network"] != found.setup.identity()["network"]
     fault_free = convert(start, ARRAY, data.calibration, accelerator=Accelerator.fault_free(ARRAY))
     assert table.start_correct == count_correct(fault_free, HELD_OUT)
