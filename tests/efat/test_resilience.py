@@ -163,7 +163,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert (table.harden_iterations, table.iterations_spent) == (4, 4 + 4 * LEVELS[-1])
     # Elsewhere it is found again.
     (folder / OUT).rename(folder / "moved")
-    assert run_resilience(folder / "moved", found, in_line).setup["weights"] == str(
+    assert run_resilience(folder / "moved", found, in_line).setup["hardened"] == str(
         folder / "moved/units" / weights.name
     )
     # Weights that are gone are made again, and others are not used.
