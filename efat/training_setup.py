@@ -25,6 +25,7 @@ from training.mitigations.gradual import Gradual
 from training.mitigations.strategy import Strategy
 from training.recipe import Recipe
 from training.retrain import TrainingData, digest_of_network
+from training.trainable import check_trainable
 from training.user_code import copied, failure
 from training.workloads import WORKLOADS, check_fits, load_test_images, load_workload
 
@@ -322,6 +323,7 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
     Raises:
         InputError: it cannot learn like this.
     """
+    check_trainable(network)
     learner = copied(network)
     learner.train()
     optimizer = recipe.make_optimizer(learner.parameters())

@@ -132,6 +132,18 @@ def parametrised() -> nn.Module:
     return _weight_norm(old=False)
 
 
+def _sharing(network: Network) -> nn.Module:
+    network.use = lambda net, x: net.c(net.d(torch.relu(net.e(net.features(x)))))
+    network.d, network.e = nn.Linear(8, 8), nn.Linear(8, 8)
+    network.d.weight = network.e.weight
+    return network
+
+
+def shared() -> nn.Module:
+    """Two layers with the same weights."""
+    return _sharing(Network(lambda net, x: x))
+
+
 def old_norm() -> nn.Module:
     """The same by a hook, and with a tensor that is computed with gradients."""
     return _weight_norm(old=True)

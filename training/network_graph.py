@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from training.errors import InputError, first_line
+from training.errors import InputError
+from training.layer_calls import other_forwards
 from training.quantized_layer import QuantizedLayer
-from training.user_code import copied
+from training.user_code import copied, failure, is_users, place_of
 
 Kind = Literal["quantise", "multiply", "relu", "pooling", "other"]
 
@@ -83,14 +87,7 @@ class NetworkGraph:
                 module.inplace = False  # type: ignore[assignment]
         # The tracer goes into the outermost module whatever it is.
         self._root = nn.Sequential(network) if isinstance(network, QuantizedLayer) else network
-        try:
-            self._graph = _Tracer().trace(self._root)
-        except Exception as error:
-            # Whatever the user's network raises when values are asked for that there are none of.
-            raise InputError(
-                f"{type(network).__name__} cannot be followed operation by operation ({first_line(error)}): write its "
-                "forward without decisions that depend on values"
-            ) from None
+        self._graph = _traced(self._root, type(network).__name__)
         self._modules = dict(self._root.named_modules())
         self._constants: dict[fx.Node, Any] = {}
         self.layers: list[QuantizedLayer] = []
@@ -160,7 +157,7 @@ class NetworkGraph:
                 found = self.evaluate(node, self.values.__getitem__)
                 if versions != [self.values[tensor]._version for tensor in sources[node]]:
                     raise InputError(
-                        f"operation {node.name!r} of the network writes into its input: use one that returns its result"
+                        f"operation {_named(node)} of the network writes into its input: use one that returns a result"
                     )
                 if isinstance(found, Tensor):
                     layer, operation = self._note(node, found, len(images))
@@ -172,7 +169,7 @@ class NetworkGraph:
         """Keep what a step gives, and number it among the layers, if it is one, and among the operations."""
         if found.ndim == 0 or len(found) != images:
             raise InputError(
-                f"operation {node.name!r} of the network gives {list(found.shape)} for {images} images: expected an "
+                f"operation {_named(node)} of the network gives {list(found.shape)} for {images} images: expected an "
                 "entry for each image, in the first dimension"
             )
         self.values[node] = found.contiguous()
@@ -193,7 +190,10 @@ class NetworkGraph:
     def _end(self, node: fx.Node) -> None:
         returned = node.args[0]
         if not isinstance(returned, fx.Node) or returned not in self.values or self.values[returned].ndim != 2:
-            raise InputError("the network does not return scores [images, classes]: expected one tensor of them")
+            raise InputError(
+                "the network, followed operation by operation, does not return scores [images, classes]: expected one "
+                "tensor of them, and no decisions by the type of what it is given"
+            )
         self.scores = returned
 
     def _find_last_uses(self) -> None:
@@ -221,8 +221,54 @@ class NetworkGraph:
             )
 
 
+_REWRITES = (
+    ("'len'", "write x.shape[0] for len(x)"),
+    ("iterated", "work on all images at once instead of one after the other"),
+    ("control flow", "decide by torch.where, or by what is known when the network is made"),
+    ("item assignment", "make a new tensor, by torch.where or torch.cat, instead of writing into one"),
+    ("zeros()", "write x.new_zeros(...) for torch.zeros(...)"),
+    ("numpy", "use torch's functions instead of NumPy's"),
+    ("np.ndarray", "use torch's functions instead of NumPy's"),
+    ("as an integer", "use no loops over sizes: -1, flatten(1) and mean((2, 3)) need none"),
+)
+"""What to write instead, by what tracing says."""
+
+
+def _traced(root: nn.Module, name: str) -> fx.Graph:
+    tracer = _Tracer()
+    layers = [module for module in root.modules() if isinstance(module, QuantizedLayer)]
+    try:
+        # A call of a layer's forward is a call of the layer.
+        with other_forwards({layer: partial(_called, tracer, layer) for layer in layers}):
+            return tracer.trace(root)
+    except Exception as error:
+        # Whatever the user's network raises when values are asked for that there are none of.
+        said = str(error)
+        fix = next((fix for sign, fix in _REWRITES if sign in said), "use torch's functions, and no single numbers")
+        raise InputError(
+            f"{name} cannot be followed operation by operation: {failure(error, root)}; its forward runs once without "
+            f"values: {fix}"
+        ) from None
+
+
+def _called(tracer: fx.Tracer, layer: QuantizedLayer, *args: Any, **kwargs: Any) -> Any:
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, kwargs)
+
+
+def _named(node: fx.Node) -> str:
+    """An operation, and the user's line that it is from, if it is from one."""
+    places = [
+        place_of(Path(path), int(line))
+        for path, line in re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+        if is_users(Path(path))
+    ]
+    return f"{node.name!r} (at {places[-1]})" if places else repr(node.name)
+
+
 class _Tracer(fx.Tracer):
     """Goes into modules that have quantised layers; all others are one operation."""
+
+    record_stack_traces = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether it stays one operation."""

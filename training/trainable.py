@@ -16,10 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from simulator.faults import BoolArray
 from training.accelerator import Accelerator
 from training.convert import quantized_layers
+from training.errors import InputError
+from training.layer_calls import float_layers
 from training.layers import QuantizedConv2d, QuantizedLayer
 from training.lowering import lower
 from training.placement import Placement
@@ -203,6 +206,33 @@ def _effective_weights(layer: QuantizedLayer) -> Tensor:
     return torch.cat(parts).reshape(layer.weight_int.shape).to(layer.weight_int.device)
 
 
+def check_trainable(network: nn.Module) -> None:
+    """Refuse a network whose layers have no weights of their own to learn.
+
+    Args:
+        network: the float network.
+
+    Raises:
+        InputError: a layer computes its weights from other parameters, or shares them with another module.
+    """
+    owners: dict[nn.Parameter, str] = {}
+    layers = {layer: name for name, layer in float_layers(network)}
+    for name, module in network.named_modules():
+        if module in layers and is_parametrized(module):
+            raise InputError(
+                f"layer {name!r} computes its weights from other parameters, and would learn them themselves: make "
+                "them plain first, with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        for own, parameter in module.named_parameters(recurse=False):
+            shown = f"{name}.{own}" if name else own
+            if parameter in owners and (module in layers or owners[parameter].rpartition(".")[0] in layers.values()):
+                raise InputError(
+                    f"parameters {owners[parameter]!r} and {shown!r} are the same, and each would learn alone: give "
+                    "the modules parameters of their own to retrain the network"
+                )
+            owners[parameter] = shown
+
+
 def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = False) -> nn.Module:
     """Make a float network trainable on a chip.
 
@@ -214,7 +244,11 @@ def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = 
     Returns:
         A copy of `network` whose convolutions and linear layers are `TrainableLayer`s. Its parameters have the names
         they have in `network`.
+
+    Raises:
+        InputError: as `check_trainable`.
     """
+    check_trainable(network)
     layers = quantized_layers(converted)
 
     def replacement(name: str, module: nn.Module) -> nn.Module | None:

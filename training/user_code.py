@@ -111,7 +111,7 @@ def line_of(error: BaseException) -> str | None:
         path = Path(frame.f_code.co_filename)
         rank = _rank(path)
         if rank is not None:
-            found[rank] = f"{_shown(path)}:{number}"
+            found[rank] = place_of(path, number)
     return found[max(found)] if found else None
 
 
@@ -134,6 +134,12 @@ def _installed() -> tuple[Path, ...]:
     return tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
-def _shown(path: Path) -> Path:
+def is_users(path: Path) -> bool:
+    """Whether a file of code is the user's own."""
+    return _rank(path) == 1
+
+
+def place_of(path: Path, line: int) -> str:
+    """A line of a file as people name it."""
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"

@@ -283,7 +283,7 @@ class _ReturnsTwo(_WritesIntoItsInput):
     ("build", "message"),
     [
         (_WritesIntoItsInput, "writes into its input"),
-        (_Decides, "without decisions that depend on values"),
+        (_Decides, "decide by torch.where"),
         (_Mixes, "an entry for each image|depend on nothing else"),
         (_ReturnsTwo, "does not return scores"),
     ],
