@@ -110,7 +110,8 @@ def _interval(interval: Mapping[str, float] | None) -> str:
     if interval is None:
         return ""
     value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
-    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+    # All faults were tried where both ends are the same.
+    return f"{value:.1f}" if low == high else f"{value:.1f} ({low:.1f}-{high:.1f})"
 
 
 def _share(share: float | None) -> str:

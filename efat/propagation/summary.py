@@ -143,7 +143,8 @@ def _accuracy_lost(estimates: Estimates, domain: Domain) -> dict[str, float] | N
     if found is None:
         return None
     mean = float(np.average(lost, weights=estimates.weights[of_permanent.rows]))
-    low, high = min(mean, 2 * found.low - 1), max(mean, 2 * found.high - 1)
+    known = found.low == found.high
+    low, high = (mean, mean) if known else (min(mean, 2 * found.low - 1), max(mean, 2 * found.high - 1))
     return {"value": mean, "low": low, "high": high, "worst": float(lost.max())}
 
 

@@ -36,7 +36,8 @@ def table() -> Propagation:
 
 
 def percent(interval: dict[str, float]) -> str:
-    return "{value:.1f} ({low:.1f}-{high:.1f})".format(**{name: 100 * share for name, share in interval.items()})
+    shown = "{value:.1f}" if interval["low"] == interval["high"] else "{value:.1f} ({low:.1f}-{high:.1f})"
+    return shown.format(**{name: 100 * share for name, share in interval.items()})
 
 
 def test_what_is_shown_is_what_was_found(folder: Path) -> None:
