@@ -1,8 +1,8 @@
 """How much retraining does a lot of faulty chips take by each strategy, every chip verified? On real networks and data.
 
 For each mitigation the resilience of the network is measured, then each strategy is planned and carried out: every chip
-is verified with its own faults on all held-out images. Everything is kept in the folder of results, and a run that was
-stopped goes on where it was. Data as for fault_aware_training.py.
+is verified with its own faults, on test images that decided nothing. Everything is kept in the folder of results, and a
+run that was stopped goes on where it was. Data as for fault_aware_training.py.
 
 Run: python benchmarks/efat_vs_baselines.py --network lenet5 --chips 100
      python benchmarks/efat_vs_baselines.py --network resnet20 --chips 20 --cifar FOLDER --resnet20 FILE
@@ -40,6 +40,8 @@ from efat.resilience_inputs import HardeningPlan, Resilience
 from efat.resilience_table import FILE_NAME, ResilienceTable
 from efat.selection import Constraint
 from efat.training_setup import TrainingSetup, augmentation_of
+from efat.trial import FOLDER as TRIALS
+from efat.trial import Trials
 from efat.workers import in_line, processes
 from simulator import ArrayConfig, FaultModel, Site
 from simulator.chips import write_lot
@@ -125,15 +127,21 @@ class Study:
         arguments = self.arguments
         begun = time.perf_counter()
         try:
-            request = Request(Constraint(max_drop=arguments.max_drop), strategy, arguments.statistic, aligned=aligned)
-            plan = make_plan(table, self.lot, request).plan
+            constraint = Constraint(max_drop=arguments.max_drop, margin=arguments.margin)
+            request = Request(constraint, strategy, arguments.statistic, aligned=aligned)
+            trials = Trials(table.parent / TRIALS, self.executor)
+            plan = make_plan(table, self.lot, request, trials=trials).plan
         except InputError as error:
             progress.console.print(f"{mitigation} {strategy}{', aligned' * aligned}: {error}")
             return None
         seconds = time.perf_counter() - begun
         name = f"{self.lot.stem}-{mitigation}-{strategy}{'-aligned' * aligned}{'-hardened' * bool(arguments.harden)}"
         execution = Execution(
-            plan, self.lot, table, self.folder / f"{name}-{arguments.max_drop:g}", arguments.cycle_images
+            plan,
+            self.lot,
+            table,
+            self.folder / f"{name}-{arguments.max_drop:g}-{arguments.margin:g}",
+            arguments.cycle_images,
         )
         tasks: dict[str, object] = {}
 
@@ -190,10 +198,25 @@ def show(found: list[tuple[str, ResilienceTable, list[Run]]], study: Study, cons
     runs = [run for _, _, of_mitigation in found for run in of_mitigation]
     base = {run.plan.strategy: run.manifest.totals.iterations for run in runs if run.mitigation == runs[0].mitigation}
     first = runs[0].manifest
-    table = Table(title=f"{len(first.chips)} chips, {first.required} of {first.images} images required")
+    tuning = first.tuning
+    table = Table(
+        title=f"{len(first.chips)} chips, {first.required} of {first.images} unseen images required, "
+        f"{tuning.required} of {tuning.images} tuning images"
+    )
     for heading in ("mitigation", "strategy", "severity"):
         table.add_column(heading)
-    for heading in ("retrainings", "planned", "executed", "split", "meet it", "worst", "seconds", "fixed/", "select/"):
+    for heading in (
+        "retrainings",
+        "planned",
+        "executed",
+        "split",
+        "tuned",
+        "meet it",
+        "worst",
+        "seconds",
+        "fixed/",
+        "select/",
+    ):
         table.add_column(heading, justify="right")
     for run in runs:
         manifest, plan = run.manifest, run.plan
@@ -206,6 +229,7 @@ def show(found: list[tuple[str, ResilienceTable, list[Run]]], study: Study, cons
             f"{plan.cost.iterations:,}",
             f"{executed:,}",
             str(manifest.totals.split_groups),
+            str(sum(chip.tuning_correct >= tuning.required for chip in manifest.chips)),
             f"{manifest.passing} / {len(manifest.chips)}",
             f"{min(chip.correct for chip in manifest.chips) / manifest.images:.2%}",
             f"{manifest.totals.seconds:.0f}",
@@ -247,9 +271,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--levels", type=int, nargs="+")
     parser.add_argument("--max-drop", type=float, default=0.015)
+    parser.add_argument("--margin", type=float, default=0.0, help="more that tuning images have to show")
     parser.add_argument("--statistic", default="max")
     parser.add_argument("--harden", type=int, default=0, metavar="ITERATIONS")
-    parser.add_argument("--images", type=int, help="held-out images; all of them if not given")
+    parser.add_argument("--images", type=int, help="tuning images; half of the test images if not given")
     parser.add_argument("--cycle-images", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="0 for none but this process")
