@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from efat.campaign import Executor, Outcome, Unit, Work
     from efat.resilience_inputs import Resilience
     from efat.resilience_table import ResilienceTable
+    from efat.training_setup import Loaded
     from simulator import ArrayConfig
 
 DEFAULT_RATES = "0.005,0.01,0.02,0.05,0.1"
@@ -125,9 +126,9 @@ def resilience(
     FOLDER gets resilience.h5, resilience.png and a file for each chip that is done: the same command goes on after
     Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
 
-    With other --rates, --repeats, --levels or --images the same folder goes on, too: only what is missing runs, and the
-    table has what is asked for, as from a new folder. Higher levels go on from the last one; for levels between and
-    for other images the retrainings run again, which is said.
+    With other --rates, --repeats, --levels or tuning images the same folder goes on, too: only what is missing runs,
+    and the table has what is asked for, as from a new folder. Higher levels go on from the last one; for levels between
+    and for other images the retrainings run again, which is said.
     """
     if (described is None) == (lot is None):
         fail(
@@ -168,12 +169,23 @@ def resilience(
         )
         measurement.check()
     table = _run(output, measurement, executor)
-    classes = measurement.setup.load().data.held_out.classes
+    loaded = measurement.setup.load()
+    classes = loaded.data.held_out.classes
     in_float, fault_free = (Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
     if not warn_of_guessing("the float network", in_float, classes):
         warn_of_guessing("the quantised network", fault_free, classes)
     show_resilience(table, output, console())
+    say(_judges(loaded))
     say(f"Try it: {_plan_command(output, lot, network)}")
+
+
+def _judges(loaded: Loaded) -> str:
+    """Which images are left for the verdict."""
+    text = f"{len(loaded.verification):,} other images are kept to verify a lot with; they decided nothing."
+    if loaded.learned:
+        also = "is a training image" if loaded.learned == 1 else "are training images"
+        text += f" {loaded.learned:,} of the test images {also}, too, and left out."
+    return text
 
 
 def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultRequest) -> ArrayConfig:

@@ -11,6 +11,7 @@ from efat.cli.render import facts_table, results_table
 from efat.resilience import PICTURE
 from efat.resilience_table import FILE_NAME as TABLE
 from efat.resilience_table import ResilienceTable
+from efat.selection import worsening
 from efat.severity import Float64Array
 
 
@@ -27,7 +28,7 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
     chips = f"{table.repeats} random chips" if table.repeats > 1 else "1 random chip"
     results = results_table(
         f"{setup['network']} with {setup['mitigation']} on {array['rows']}x{array['cols']} PEs, "
-        f"{chips} for each rate:\n{values} after so many iterations, {table.images} held-out images",
+        f"{chips} for each rate:\n{values} after so many iterations, {table.images:,} tuning images",
         left=["faulty PEs"],
         right=[f"{level:,}" for level in table.levels.tolist()],
     )
@@ -45,6 +46,8 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
     console.print(facts)
     files = [str(folder / name) for name in (TABLE, PICTURE) if (folder / name).exists()]
     console.print(f"\nIn {' and '.join(files)}.")
+    if worse := worsening(table):
+        console.print(f"Note: {worse}.")
 
 
 def _cell(accuracies: Float64Array) -> str:

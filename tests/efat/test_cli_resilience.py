@@ -67,6 +67,9 @@ def test_what_is_shown_is_what_was_measured(folder: Path) -> None:
     show_resilience(replace(found, correct=correct), Path("res"), Console(file=text, width=80))
     assert re.search(rf"2 % .* {5 * correct[0, 1, 1]:.1f} \(diverged\)", text.getvalue())
     assert re.search(r"30 % .*\) +diverged", text.getvalue())
+    assert "Note: retraining makes chips worse from" in text.getvalue()
+    assert "20 tuning images" in shown
+    assert "340 other images are kept to verify a lot with; they decided nothing." in shown
     setup = TrainingSetup.from_dict(found.setup)
     assert (setup.network, setup.mitigation, setup.split.tune_images) == ("digits-cnn", "fap+t", 20)
     assert setup.recipe == Recipe(batch=16, options={"momentum": 0.9}, augmentation=setup.recipe.augmentation)

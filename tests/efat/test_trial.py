@@ -1,0 +1,130 @@
+"""Chips tried without retraining: those that meet the constraint need none, whatever retraining would do to them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lot_retraining import LOT, NETWORK, TABLE, random_chips, write_measured
+from resilience_runs import RECIPE, small_network, small_resilience, small_setup, trained_weights
+from tiny_networks import ARRAY
+
+from efat.campaign import Outcome, Unit, Work
+from efat.confidence import at_least
+from efat.execution import Execution
+from efat.plan import AS_IS, Plan
+from efat.planning import Planned, Request, make_plan
+from efat.resilience import run_resilience
+from efat.selection import Constraint
+from efat.trial import Trials, try_chips
+from efat.workers import in_line
+from simulator.chips import Chip, write_lot
+from training.retrain import retrain
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of one's own are looked for in the current folder, too."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def plan_for(folder: Path, chips: Sequence[Chip], strategy: str = "efat", **others: Any) -> Planned:
+    """A plan for a lot of these chips, each tried first, from the table that is in the folder."""
+    write_lot(folder / LOT, ARRAY, chips)
+    trials = Trials(folder / "trials", others.pop("executor", in_line))
+    request = Request(strategy=strategy, network=NETWORK, **others)
+    return make_plan(folder / TABLE, folder / LOT, request, trials=trials)
+
+
+def untouched(folder: Path, chip: Chip, mitigation: str = "fap+t") -> int:
+    """Tuning images that a chip classifies correctly without retraining."""
+    setup = small_setup(folder, mitigation=mitigation)
+    network = small_network()
+    network.load_state_dict(trained_weights())
+    result = retrain(network.eval(), chip, setup.load().data, 0, strategy=mitigation, recipe=RECIPE)
+    return result.evaluations[0].correct
+
+
+def amounts(plan: Plan) -> dict[str, int]:
+    """Iterations by chip."""
+    return {chip: group.amount for group in plan.groups for chip in group.chips}
+
+
+def test_retraining_that_hurts_is_not_planned_for_chips_that_need_none(folder: Path) -> None:
+    """With this learning rate all later levels are worse, and no level but 0 is enough."""
+    setup = small_setup(folder, recipe=replace(RECIPE, learning_rate=5.0))
+    table = run_resilience(folder / "out", small_resilience(folder, setup=setup, rates=(0.05, 0.1)), in_line)
+    assert table.correct[..., 1:].max() < table.correct[..., 0].min()
+    (folder / "out" / "resilience.h5").rename(folder / TABLE)
+    chips = random_chips(3, [0.0, 0.05, 0.05, 0.1])
+    least = min(untouched(folder, chip) for chip in chips)
+    for strategy in ("fixed", "select", "merge-2", "efat"):
+        planned = plan_for(folder, chips, strategy, constraint=Constraint(accuracy=(least - 0.5) / 30))
+        assert [(group.name, group.amount) for group in planned.plan.groups] == [(AS_IS, 0)]
+        assert {cost.iterations for cost in planned.plan.comparison} == {0}
+        assert any("retraining makes chips worse from 2 iterations on" in note for note in planned.notes)
+        assert any("lower --learning-rate" in note for note in planned.notes)
+    manifest = Execution(planned.plan, folder / LOT, folder / TABLE, folder / "lot", network=NETWORK).run(in_line)
+    assert manifest.totals.iterations == 0
+    assert all(chip.tuning_correct >= least for chip in manifest.chips)
+
+
+def test_all_strategies_leave_out_the_same_chips(folder: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    write_measured(folder, small_setup(folder))
+    chips = random_chips(seed, random.uniform(0, 0.5, 7).tolist())
+    correct = {chip.id: untouched(folder, chip) for chip in chips}
+    required = sorted(correct.values())[3]
+    given: dict[str, Any] = {"constraint": Constraint(accuracy=(required - 0.5) / 30), "predictor": "faulty_pes"}
+    for strategy in ("fixed", "select", "merge-2", "efat"):
+        plan = plan_for(folder, chips, strategy, **given).plan
+        assert plan.required == required
+        assert {chip.id: chip.correct for chip in plan.tried} == correct
+        assert all(chip.at_least == at_least(chip.correct, 30) for chip in plan.tried)
+        found = amounts(plan)
+        # What misses without retraining needs the least level above 0 at least, whatever the table says of level 0.
+        assert {chip for chip, amount in found.items() if not amount} == {
+            chip for chip, right in correct.items() if right >= required
+        }
+        assert min(amount for amount in found.values() if amount) >= 2
+        (fixed,) = [cost for cost in plan.comparison if cost.strategy == "fixed"]
+        assert fixed.groups <= 1 + sum(right < required for right in correct.values())
+
+
+@pytest.mark.parametrize("mitigation", ["fap+t", "fam+bn+t"])
+def test_a_trial_is_level_0_of_the_resilience_analysis(folder: Path, mitigation: str) -> None:
+    setup = small_setup(folder, mitigation=mitigation)
+    measured = small_resilience(folder, setup=setup, rates=(0.2,), levels=(0, 1))
+    table = run_resilience(folder / "out", measured, in_line)
+    chips = [measured.chip(*place) for place in measured.places]
+    ran: list[str] = []
+
+    def executor(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        ran.extend(unit.name for unit in units)
+        return in_line(work, units)
+
+    for expected in (["chip-00000", "chip-00001"], []):
+        ran.clear()
+        tried = try_chips(Trials(folder / "trials", executor), setup, "0" * 64, chips)
+        assert ran == expected
+        assert tried.correct.tolist() == table.correct[0, :, 0].tolist()
+        for name, values in table.predictors.items():
+            assert tried.predictors[name].tolist() == values[0].tolist()
+
+
+def test_what_was_tried_serves_other_constraints(folder: Path) -> None:
+    write_measured(folder, small_setup(folder))
+    chips = random_chips(1, [0.0, 0.3])
+    first = plan_for(folder, chips, constraint=Constraint(accuracy=0.5))
+
+    def nothing(_work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        assert not units
+        return iter(())
+
+    second = plan_for(folder, chips, constraint=Constraint(max_drop=0), executor=nothing)
+    assert first.plan.tried == second.plan.tried
