@@ -68,7 +68,7 @@ def prepare_manifest(
         loaded = replace(setup, weights=weights, hardened=None).load()
         base, shown = loaded.network, first_images(loaded.verification, images)
     else:
-        workload = load_workload(setup.network, weights=weights, data=data)
+        workload = load_workload(setup.network, weights=weights, data=data, normalization=setup.normalization)
         base, shown = workload.network, first_images(workload.test, images)
     same_images = found.verification == shown.digest
     return Simulation(
@@ -83,6 +83,7 @@ def prepare_manifest(
         classes=shown.classes,
         chips=chosen,
         networks=GroupNetworks(found, folder, config, base),
+        normalization=setup.normalization,
         cycle_images=checked_images(engine, cycle_images, len(shown)),
         retrained=RetrainedLot(manifest, found, same_images),
         _threads=threads,

@@ -168,6 +168,7 @@ def _check_setup(setup: Fields) -> None:
         setup.text(name)
     for name in ("weights", "data", "hardened"):
         setup.optional_text(name)
+    setup.optional_text("normalization")
     setup.flag("learn_scales")
     SplitRequest.from_dict(setup.inner("split", [field.name for field in fields(SplitRequest)]))
     recipe = setup.inner("recipe", [field.name for field in fields(Recipe)])

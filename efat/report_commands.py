@@ -67,6 +67,8 @@ def _resilience(data: ReportData) -> Iterator[Option]:
     for name in ("weights", "data"):
         if setup[name] is not None:
             yield f"--{name}", str(setup[name])
+    if setup["normalization"] is not None:
+        yield "--normalize", str(setup["normalization"])
     yield from array_options(array)
     yield "--mitigation", str(setup["mitigation"])
     yield "--rates", ",".join(map(fraction_text, table.rates.tolist()))

@@ -23,7 +23,7 @@ from training.batches import Augmentation, Batches
 from training.calibration import Method
 from training.classification import count_correct
 from training.convert import convert
-from training.datasets import Dataset
+from training.datasets import Dataset, Normalization
 from training.deployment import Deployment, deployed_bytes
 from training.errors import InputError
 from training.fit import Moment
@@ -52,6 +52,7 @@ class Retraining:
         learn_scales: whether they are learned from there.
         images: number of held-out images that was asked for; None for all.
         split: which test images decide when it ends, and which only judge; None if nothing is decided by any.
+        normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
         network: the float network to start from, in evaluation mode.
         data: images to learn from and to measure on while it runs.
         verification: images that judge, which decided nothing.
@@ -82,6 +83,7 @@ class Retraining:
     learn_scales: bool
     images: int | None
     split: SplitRequest | None
+    normalization: Normalization | None
     network: nn.Module
     data: TrainingData
     verification: Dataset
@@ -190,6 +192,7 @@ def prepare(
     learn_scales: bool = False,
     images: int | None = None,
     split: SplitRequest | None = None,
+    normalization: Normalization | None = None,
 ) -> Retraining:
     """Load and check everything a retraining needs, before anything runs.
 
@@ -212,6 +215,7 @@ def prepare(
         learn_scales: whether they are learned from there.
         images: number of held-out test images; None for all. Only without a target, as then none of them decides.
         split: with a target, which test images decide when it is reached, and which judge; None for the default.
+        normalization: as for `training.workloads.load_workload`.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -231,7 +235,7 @@ def prepare(
         split = SplitRequest() if split is None else split
     elif split is not None:
         raise InputError("test images decide nothing without a target accuracy: all of them judge; leave out the split")
-    loaded = load_training(network, weights, data, split, images)
+    loaded = load_training(network, weights, data, split, images, normalization)
     training_data = loaded.data
     batches = Batches(training_data.train, recipe.batch, recipe.seed, recipe.augmentation)
     if epochs is not None:
@@ -270,6 +274,7 @@ def prepare(
         learn_scales=learn_scales,
         images=images,
         split=split,
+        normalization=normalization,
         network=loaded.network,
         data=training_data,
         verification=loaded.verification,

@@ -61,6 +61,7 @@ def metrics_of(retraining: Retraining) -> dict[str, Any]:
         "data": {
             "name": held_out.name,
             "source": None if retraining.source is None else str(retraining.source),
+            "normalization": None if retraining.normalization is None else str(retraining.normalization),
             "training_images": len(train),
             "held_out_images": len(held_out),
             "decided_by_them": retraining.split is not None,

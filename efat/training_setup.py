@@ -18,7 +18,7 @@ from efat.image_split import SplitRequest, split_images
 from efat.json_fields import LARGEST_COUNT, Fields
 from training.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.calibration import METHODS, Method
-from training.datasets import DATA_VARIABLE, Dataset
+from training.datasets import DATA_VARIABLE, Dataset, Normalization
 from training.deployment import Deployment
 from training.errors import InputError
 from training.mitigations.gradual import Gradual
@@ -65,6 +65,7 @@ class TrainingSetup:
         learn_scales: whether they are learned from there.
         split: which test images decide, and which only judge.
         hardened: file of the weights to start from, if `weights` were hardened first; None if they were not.
+        normalization: as for `training.workloads.load_workload`.
 
     Raises:
         InputError: a mitigation that does not retrain, leaves faults in, or injects them in steps; a schedule; a seed
@@ -80,6 +81,7 @@ class TrainingSetup:
     learn_scales: bool = False
     split: SplitRequest = field(default_factory=SplitRequest)
     hardened: Path | None = None
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mitigation", self.mitigation.lower())
@@ -123,6 +125,7 @@ class TrainingSetup:
             "learn_scales": self.learn_scales,
             "split": self.split.as_dict(),
             "hardened": None if self.hardened is None else str(self.hardened),
+            "normalization": None if self.normalization is None else str(self.normalization),
         }
 
     @classmethod
@@ -138,6 +141,7 @@ class TrainingSetup:
         """
         given = Fields(found, where, [each.name for each in fields(cls)])
         weights, data, hardened = (given.optional_text(name) for name in ("weights", "data", "hardened"))
+        normalization = given.optional_text("normalization")
         calibration = given.text("calibration")
         if calibration not in METHODS:
             given.refuse("calibration", f"one of {', '.join(METHODS)}")
@@ -150,6 +154,7 @@ class TrainingSetup:
             calibration=calibration,
             learn_scales=given.flag("learn_scales"),
             hardened=None if hardened is None else Path(hardened),
+            normalization=None if normalization is None else Normalization.parse(normalization),
             split=SplitRequest.from_dict(given.inner("split", [each.name for each in fields(SplitRequest)])),
         )
 
@@ -174,7 +179,7 @@ class TrainingSetup:
         weights = self.weights if self.hardened is None else self.hardened
         files = (weights, self.data, self.split.verify_data)
         state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(_stamp(path) for path in files))
-        return _loaded(self.network, weights, self.data, self.split, state)
+        return _loaded(self.network, weights, self.data, self.split, self.normalization, state)
 
     def identity(self) -> dict[str, str]:
         """What decides the results, as digests and texts by name; the name says what it is of.
@@ -227,7 +232,12 @@ class TrainingSetup:
 
 
 def load_training(
-    network: str, weights: Path | None, data: Path | None, split: SplitRequest | None, images: int | None = None
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    split: SplitRequest | None,
+    images: int | None = None,
+    normalization: Normalization | None = None,
 ) -> Loaded:
     """Load a network and its data, and check that they fit.
 
@@ -237,12 +247,13 @@ def load_training(
         data: what `training.datasets.load_data` reads; None for what comes with the network.
         split: which test images decide, and which only judge; None where nothing is decided, so that all of them judge.
         images: if nothing is decided, how many of them, the first ones; None for all.
+        normalization: as for `training.workloads.load_workload`.
 
     Raises:
         FileNotFoundError: a file is not there.
         InputError: something is of the wrong kind, does not fit or is unknown.
     """
-    workload = load_workload(network, weights=weights, data=data, training=True)
+    workload = load_workload(network, weights=weights, data=data, normalization=normalization, training=True)
     train = workload.train
     assert train is not None
     check_fits(workload.network, train, network)
@@ -252,7 +263,7 @@ def load_training(
         return Loaded(workload.network, undecided, test, workload.test, 0, workload.deployment)
     others = None
     if split.verify_data is not None:
-        others = load_test_images(network, split.verify_data)
+        others = load_test_images(network, split.verify_data, normalization)
         check_fits(workload.network, others, network)
     found = split_images(
         workload.test, train, tune_images=split.tune_images, verify_images=split.verify_images, verify_data=others
@@ -342,8 +353,15 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
 
 
 @lru_cache(maxsize=2)
-def _loaded(network: str, weights: Path | None, data: Path | None, split: SplitRequest, _state: object) -> Loaded:
-    return load_training(network, weights, data, split)
+def _loaded(
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    split: SplitRequest,
+    normalization: Normalization | None,
+    _state: object,
+) -> Loaded:
+    return load_training(network, weights, data, split, normalization=normalization)
 
 
 def _located(path: Path | None) -> Path | None:

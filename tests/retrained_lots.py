@@ -49,6 +49,7 @@ SETUP: dict[str, Any] = {
     "learn_scales": False,
     "split": {"tune_images": None, "verify_images": None, "verify_data": None},
     "hardened": None,
+    "normalization": None,
 }
 
 

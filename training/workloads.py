@@ -154,19 +154,20 @@ def load_workload(
     return LoadedWorkload(network, images.calibration, images.test, images.train, deployment)
 
 
-def load_test_images(name: str, data: str | Path) -> Dataset:
+def load_test_images(name: str, data: str | Path, normalization: Normalization | None = None) -> Dataset:
     """The test images of other data than that of a network, normalised as the network wants them.
 
     Args:
         name: as for `load_workload`.
         data: what `training.datasets.load_data` reads.
+        normalization: as for `load_workload`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        InputError: malformed images.
+        InputError: malformed images, or such as are normalised already where a normalisation is given.
     """
-    workload = WORKLOADS.get(name)
-    return load_data(data, "test", normalization=None if workload is None else workload.normalization)
+    default = WORKLOADS[name].normalization if name in WORKLOADS else None
+    return load_data(data, "test", normalization=normalization or default, only_bytes=normalization is not None)
 
 
 def check_fits(network: nn.Module, data: Dataset, described: str) -> None:

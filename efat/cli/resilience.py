@@ -12,7 +12,7 @@ from efat.cli.completion import complete_mitigations, complete_networks
 from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail
+from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalization_of, normalize_option
 from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.split_options import SplitOptions, split_options
@@ -53,6 +53,7 @@ Examples:
 @click.option(
     "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
 )
+@normalize_option
 @optional_array_options
 @click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
 @fault_options(PERMANENT_KINDS)
@@ -99,6 +100,7 @@ def resilience(
     network: str,
     weights: Path | None,
     data: Path | None,
+    normalize: str | None,
     described: ArrayRequest | None,
     lot: Path | None,
     described_faults: FaultRequest,
@@ -158,6 +160,7 @@ def resilience(
                 calibration=learning.calibration,
                 learn_scales=learning.learn_scales,
                 split=split.request(),
+                normalization=normalization_of(normalize),
             ),
             config=_array(described, lot, described_faults),
             model=described_faults.model(0.0),

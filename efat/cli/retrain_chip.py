@@ -10,7 +10,7 @@ import click
 from efat.cli.completion import complete_chips, complete_mitigations, complete_networks
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail
+from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail, normalization_of, normalize_option
 from efat.cli.printing import note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.split_options import SplitOptions, split_options
@@ -52,6 +52,7 @@ Mitigations:
 @click.option(
     "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
 )
+@normalize_option
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 @click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to retrain for.")
 @click.option(
@@ -99,6 +100,7 @@ def retrain_chip(
     network: str,
     weights: Path | None,
     data: Path | None,
+    normalize: str | None,
     lot: Path,
     chip: str,
     mitigation: str,
@@ -164,6 +166,7 @@ def retrain_chip(
             learn_scales=learning.learn_scales,
             images=images,
             split=split.request() if split.given else None,
+            normalization=normalization_of(normalize),
         )
         metrics = None if force else folder.finished(retraining.identity, note)
     if metrics is not None:
@@ -190,6 +193,8 @@ def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
     source = split.verify_data if split is not None and split.verify_data is not None else retraining.source
     if source is not None:
         options.append(("--data", str(source)))
+    if retraining.normalization is not None:
+        options.append(("--normalize", str(retraining.normalization)))
     options += [("--lot", str(retraining.lot)), ("--chip", retraining.chip.id)]
     if retraining.images is not None:
         options.append(("--images", str(retraining.images)))

@@ -106,6 +106,7 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
         "data": "images",
         "recipe": recipe,
         "learn_scales": True,
+        "normalization": "0.5:0.25",
         "split": {"tune_images": 40, "verify_images": [300, 360], "verify_data": None},
     }
     array = {**retrained.plan.array, "act_signed": False, "acc_bits": 24, "multiplier": "mine 0123abcd"}
@@ -120,6 +121,7 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
     data = replace(retrained, plan=plan)
     found = parsed(commands(data)[0])
     assert (found["weights"], found["data"]) == (Path("-odd name.safetensors"), Path("images"))
+    assert found["normalize"] == "0.5:0.25"
     assert (found["optimizer"], dict(found["options"])) == ("AdamW", {"weight_decay": 0.05, "amsgrad": True})
     assert (found["label_smoothing"], found["augment"], found["learn_scales"]) == (0.1, (True, 4), True)
     assert (found["tune_images"], found["verify_images"], found["verify_data"]) == (40, (300, 360), None)

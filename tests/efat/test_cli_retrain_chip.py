@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -330,6 +331,25 @@ def test_options_reach_the_recipe(lot: Path) -> None:
     assert (recipe["label_smoothing"], recipe["augmentation"]["crop_padding"]) == (0.1, 0)
     assert (metrics["calibration"], metrics["budget"]["target_accuracy"]) == ("mse", 1.0)
     assert (metrics["budget"]["epochs"], metrics["budget"]["iterations"]) == (0.04, round(0.04 * (1437 // 16)))
+
+
+def test_images_are_normalised_and_so_they_are_for_the_command_to_try(
+    lot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my_normed.py").write_text(
+        "import torch\nfrom training.networks import DigitsCnn\n\ndef network():\n"
+        "    torch.manual_seed(3)\n    return DigitsCnn(1, 8, 10)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    asked = ["retrain-chip", "--network", "my_normed:network", "--data", "digits", "--normalize", "0.3:0.2", *SHORT[3:]]
+    shown = done(*asked).output
+    metrics = measured()
+    assert metrics["data"]["normalization"] == "0.3:0.2"
+    words = shlex.split(shown.partition("Try it: efat ")[2].replace("\\\n", " "))
+    assert words[words.index("--normalize") + 1] == "0.3:0.2"
+    done(*words, "--json", "again.json")
+    (chip,) = json.loads(Path("again.json").read_text())["chips"]
+    assert chip["correct"] == metrics["accuracy"]["after"]["correct"]
 
 
 @pytest.mark.parametrize(

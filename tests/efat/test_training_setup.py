@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from resilience_runs import HELD_OUT, RECIPE, TRAIN, small_setup
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from efat.image_split import SplitRequest
 from efat.training_setup import TrainingSetup, augmentation_of
 from training.batches import Augmentation
+from training.datasets import Normalization
 from training.errors import InputError
 from training.recipe import Recipe
 
@@ -64,6 +66,7 @@ def test_json_gives_the_same_setup(seed: int) -> None:
             chance.choice(
                 [SplitRequest(), SplitRequest(chance.randrange(1, 10000), (3, 9)), SplitRequest(None, None, Path("a"))]
             ),
+            normalization=chance.choice([None, Normalization((chance.random(),) * 3, (0.5, 0.25, 1.0))]),
         )
         assert through_json(setup) == setup
 
@@ -89,6 +92,7 @@ def having(value: object, *names: str) -> Callable[[dict[str, Any]], None]:
         (having(None, "network"), "network is null: expected printable text"),
         (having(["x"], "weights"), "weights is a list of 1"),
         (having("median", "calibration"), "calibration is 'median': expected one of max, percentile, mse"),
+        (having("0.5", "normalization"), "normalisation '0.5': expected means and deviations"),
         (having(1, "learn_scales"), "learn_scales is 1: expected true or false"),
         (having(0, "split", "tune_images"), "tune_images is 0: expected an integer from 1"),
         (having([1], "split", "verify_images"), "verify_images is a list of 1: expected two whole numbers, or null"),
@@ -158,6 +162,17 @@ def test_what_decides_results_is_in_the_identity(folder: Path) -> None:
         changed = small_setup(folder, **changes).identity()
         assert [found for found in before if before[found] != changed[found]] == [name]
     assert setup.located().identity() == before
+
+
+def test_images_are_normalised_as_the_setup_says() -> None:
+    plain, normalised = SETUP, replace(SETUP, normalization=Normalization((0.5,), (0.25,)))
+    before, after = plain.load(), normalised.load()
+    # Which images judge depends on their content, so those are others.
+    assert torch.equal(after.test.images, (before.test.images - 0.5) / 0.25)
+    assert torch.equal(after.data.train.images, (before.data.train.images - 0.5) / 0.25)
+    assert after.data.train.black == (-2.0,)
+    first, second = plain.identity(), normalised.identity()
+    assert [name for name in first if first[name] != second[name]] == ["training images", "tuning images"]
 
 
 def test_paths_hold_in_other_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
