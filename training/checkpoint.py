@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.errors import InputError, first_line
+from training.quantized_already import check_float_weights, check_weights_file
 
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PARALLEL_PREFIX = "module."
@@ -49,6 +50,7 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, d
     expected = network.state_dict()
     problems = _differences(weights, expected)
     if problems:
+        check_float_weights(path, weights, expected)
         raise InputError(f"{path} does not fit {described}: {'; '.join(problems)}")
     network.load_state_dict({**expected, **weights})
 
@@ -62,6 +64,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    check_weights_file(path)
     with path.open("rb") as file:
         beginning = file.read(9)
     found = _read_safetensors(path) if beginning[8:] == b"{" else _read_state_dict(path)
@@ -70,6 +73,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found = found[wrapper]
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(found).__name__}: expected a state dict, saved with .state_dict()")
+    check_float_weights(path, found)
     weights: dict[str, Tensor] = {}
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):

@@ -20,6 +20,7 @@ from training.errors import ConversionError, InputError
 from training.layer_calls import FloatLayer, float_layers, seen_calls
 from training.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
 from training.quantization import activation_limits
+from training.quantized_already import check_float_network
 from training.user_code import copied, failure
 
 __all__ = ["ConversionError", "check_convertible", "convert", "place", "quantized_layers"]
@@ -166,6 +167,7 @@ def check_convertible(module: nn.Module) -> None:
     Raises:
         ConversionError: it is such.
     """
+    check_float_network(module)
     for name, layer in module.named_modules():
         kind = type(layer).__name__
         for unconvertible, fix in _UNCONVERTIBLE:

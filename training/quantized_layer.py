@@ -325,6 +325,10 @@ def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, T
     for what, values in (("weights", layer.weight), ("bias values", layer.bias)):
         if values is None:
             continue
+        if not values.is_floating_point():
+            raise ConversionError(
+                f"layer {name!r}: {what} are {values.dtype}, quantised already: give the float32 network"
+            )
         if values.dtype != torch.float32:
             raise ConversionError(
                 f"layer {name!r}: {what} are {values.dtype}: expected torch.float32; call .float() first"
