@@ -117,7 +117,7 @@ class Growth:
         if there.inputs[IMAGES] != fresh.inputs[IMAGES]:
             images = len(resilience.setup.load().data.held_out)
             other = f" instead of {measured.images}" if images != measured.images else ", others than before"
-            self._again(fresh, f"{images} images{other}", _RUN_AGAIN)
+            self._again(fresh, f"{images} tuning images{other}", _RUN_AGAIN)
             return fresh
         levels, missing = sorted(measured.correct), measured.missing(resilience.levels)
         if not missing:

@@ -91,7 +91,7 @@ def test_only_what_is_missing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
         ({"levels": (0, 3), "rates": (0.3,)}, [], 0, []),
         ({"levels": (0, 2, 5)}, [], 0, []),
         ({"levels": (0,), "repeats": 1}, [], 0, []),
-        ({"setup": fewer}, ["baseline", *four], 20, ["29 images instead of 30: 4 retrainings run again"]),
+        ({"setup": fewer}, ["baseline", *four], 20, ["29 tuning images instead of 30: 4 retrainings run again"]),
         ({"setup": fewer, "rates": (0.1,)}, [], 0, []),
     ):
         notes: list[str] = []
@@ -110,7 +110,7 @@ def test_a_network_is_hardened_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     table = run_resilience(
         folder / OUT, small_resilience(folder, hardening=plan, **changed), in_line, None, notes.append
     )
-    assert notes == ["20 images instead of 30: 1 retraining runs again"]
+    assert notes == ["20 tuning images instead of 30: 1 retraining runs again"]
     assert (table.images, table.rates.tolist(), table.harden_iterations) == (20, [0.2, 0.3], 2)
 
 
