@@ -27,6 +27,11 @@ def complete_mitigations(context: click.Context, parameter: click.Parameter, inc
     return [name for name in MITIGATION_NAMES if name.startswith(incomplete.lower())]
 
 
+def complete_deployments(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Those of them that do not retrain."""
+    return [name for name in complete_mitigations(context, parameter, incomplete) if "t" not in name.split("+")]
+
+
 def complete_chips(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Ids of the chips of the lot that is given before; none if there is no such lot."""
     from simulator.chips import ChipLot, LotError

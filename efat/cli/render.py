@@ -100,7 +100,8 @@ class ResultsTable:
             style: of the row.
             end_section: whether a line follows.
         """
-        filled = [printable(cell) for cell in cells] + [""] * (len(self._columns) - len(cells))
+        shown = [printable(cell).replace("\n", "\\n") for cell in cells]
+        filled = shown + [""] * (len(self._columns) - len(cells))
         self._rows.append(_Row(filled, style or "", end_section))
 
     def add_section(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.completion import complete_chips, complete_networks
+from efat.cli.completion import complete_chips, complete_deployments, complete_networks
 from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
 from efat.cli.options import (
     INPUT_FILE,
@@ -103,6 +103,7 @@ Examples:
 )
 @click.option(
     "--mitigation",
+    shell_complete=complete_deployments,
     metavar="NAME",
     help="What is done about the broken PEs of each chip without retraining, as for efat retrain-chip: none, fap, fam, "
     "fam-rows or fam-columns, and then +bn.",

@@ -19,17 +19,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 from html_page import read_page
-from resilience_runs import HELD_OUT, RECIPE, TRAIN
+from resilience_runs import RECIPE, small_images
+from rich.cells import cell_len
 from safetensors.torch import save_file
 from tiny_networks import ARRAY, OWN_PE
 
 from efat.cli import main, render
-from efat.cli.render import ResultsTable
+from efat.cli.render import ResultsTable, results_table
 from efat.manifest import read_manifest
 from efat.propagation.tables import read_propagation
 from simulator import FaultModel, sample_faults
 from simulator.chips import Chip, write_lot
 from training.batches import Batches
+from training.datasets import Dataset
 from training.fit import fit
 
 NETWORK = "own_networks:small"
@@ -93,7 +95,7 @@ COMMANDS = {
         *("--batch", "10", "--learning-rate", "0.05", "--site", "weight", "-o", "res"),
     ],
     "plan": [
-        *("plan", "--resilience", "res", "--lot", "lot.h5", "--accuracy", "0.6", "--network", NETWORK),
+        *("plan", "--resilience", "res", "--lot", "lot.h5", "--accuracy", "0.9", "--network", NETWORK),
         *("-o", "p.json"),
     ],
     "retrain": ["retrain", "--plan", "p.json", "--network", NETWORK, "-o", "retrained lot"],
@@ -155,19 +157,27 @@ def shown(made: Path) -> dict[str, Shown]:
     return found
 
 
+def easy_images(count: int, seed: int) -> Dataset:
+    """Images that nearly all are classified correctly by whoever has learned for long enough."""
+    data = small_images(count, seed)
+    data.images[torch.arange(count), 0, 2 * data.labels] += 3
+    return data
+
+
 def _write_inputs(folder: Path) -> None:
     (folder / "own_networks.py").write_text(MODULE)
     (folder / "long.csv").write_text(TOPOLOGY)
     np.save(folder / "mine.npy", np.multiply.outer(np.arange(-128, 128), np.arange(-128, 128)).astype(np.int16))
     (folder / INPUTS).mkdir()
-    for name, data in (("train", TRAIN), ("test", HELD_OUT)):
+    train, test = (easy_images(count, seed) for count, seed in ((90, 1), (60, 2)))
+    for name, data in (("train", train), ("test", test)):
         np.savez(folder / INPUTS / f"{name}.npz", images=data.images.numpy(), labels=data.labels.numpy())
     import own_networks  # type: ignore[import-not-found]
 
     torch.manual_seed(5)
     network = own_networks.small()
     # For a short time only, so that there is something to learn from retraining.
-    fit(network, Batches(TRAIN, 10, 0), HELD_OUT, 5, RECIPE)
+    fit(network, Batches(train, 10, 0), test, 2, RECIPE)
     save_file(network.state_dict(), folder / INPUTS / "weights.safetensors")
     model = FaultModel(0.2, sites=dict.fromkeys(OWN_PE, 1.0))
     chips = [Chip(name, sample_faults(ARRAY, model, seed)) for seed, name in enumerate(IDS)]
@@ -186,6 +196,25 @@ def printed(table: ResultsTable, width: int, *, terminal: bool) -> list[str]:
 
 def cells(table: ResultsTable) -> list[str]:
     return [cell for row in table._rows for cell in row.cells if cell]
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "x" * 40, "x" * 70, "x" * 79, "\N{CJK UNIFIED IDEOGRAPH-82AF}" * 30, "a\x1b[31mb\nc"]
+)
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_is_as_wide_as_the_terminal_at_most(name: str, width: int) -> None:
+    table = results_table("of what it shows", ["chip", "group"], ["faulty\nPEs", "bypassed\nPEs", "accuracy"])
+    table.add_row(name, "group-0001", "1,234,567", "12", "97.5%", end_section=True)
+    table.add_row("another")
+    table.add_note("and more")
+    lines = printed(table, width, terminal=True)
+    assert all(cell_len(line) <= width for line in lines)
+    assert (lines[0], lines[-1]) == ("of what it shows", "and more")
+    text = "".join(line.rstrip() for line in lines)
+    row = (name.replace("\x1b", r"\x1b").replace("\n", r"\n"), "group-0001", "1,234,567", "12", "97.5%")
+    assert all(cell in text for cell in row)
+    in_pipe = [line.split() for line in printed(table, width, terminal=False)]
+    assert list(row) in in_pipe
 
 
 @pytest.mark.parametrize(("width", "terminal"), [(80, True), (110, True), (80, False)], ids=["80", "110", "pipe"])

@@ -180,6 +180,7 @@ def test_completion_offers_what_there_is(folder: Path) -> None:
         return [item.value for item in found]
 
     assert complete("simulate --network", "res") == ["resnet20", "resnet18"]
+    assert complete("simulate --mitigation", "fap") == ["fap", "fap+bn"]
     assert complete("retrain-chip --mitigation", "fam-r") == [name for name in NAMES if name.startswith("fam-r")]
     for words in ("simulate --lot lot.h5 --chip", "explain --lot lot.h5 --chip", "chips show lot.h5 --chip"):
         assert complete(words, "wa") == ["wafer-1 a", "wafer-2"]
