@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from efat.chip_networks import ChipNetworks, MitigatedNetworks, OneNetwork
+from efat.image_split import SplitRequest
 from efat.inference import (
     Accuracy,
     ChipReport,
@@ -22,7 +23,7 @@ from efat.inference import (
     run_chip,
 )
 from efat.manifest import Manifest
-from efat.training_setup import augmentation_of, first_images
+from efat.training_setup import augmentation_of, first_images, split_workload
 from simulator.chips import Chip, ChipLot
 from simulator.config import ArrayConfig
 from simulator.faults import BoolArray
@@ -77,6 +78,7 @@ class Simulation:
         bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
         mitigation: name of what is done about the faults of each chip; None for nothing beside `bypass`.
         normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
+        split: which test images were left out, as they decided something; None for none.
         batch: images per GEMM.
         images: float32 [n, c, h, w].
         labels: int64 [n].
@@ -106,6 +108,7 @@ class Simulation:
     cycle_images: int = 0
     mitigation: str | None = None
     normalization: Normalization | None = None
+    split: SplitRequest | None = None
     _float_network: nn.Module | None = field(default=None, repr=False)
     retrained: RetrainedLot | None = field(default=None, repr=False)
     _threads: int | None = None
@@ -227,6 +230,7 @@ class Simulation:
             "network": self.network_name,
             "data": self.data_name,
             "normalization": None if self.normalization is None else str(self.normalization),
+            "split": None if self.split is None else self.split.as_dict(),
             "images": len(self.images),
             "batch": self.batch,
             "engine": self.engine,
@@ -336,6 +340,7 @@ def prepare(
     weights: Path | None = None,
     data: Path | None = None,
     normalization: Normalization | None = None,
+    split: SplitRequest | None = None,
     chips: Sequence[str] = (),
     engine: Engine = "emulation",
     cycle_images: int | None = None,
@@ -355,6 +360,7 @@ def prepare(
             that come with the network.
         data: folder or file of images; None for those that come with the network.
         normalization: as for `training.workloads.load_workload`.
+        split: which test images decided something, and are left out: the others judge; None for all test images.
         chips: ids of the chips to run; empty for all.
         engine: engine that runs the chips.
         cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
@@ -373,9 +379,13 @@ def prepare(
     """
     strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
     measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
+    needs_training_images = measures or split is not None
     config, chosen = read_chips(lot, chips)
-    workload = load_workload(network, weights=weights, data=data, normalization=normalization, training=measures)
-    shown = first_images(workload.test, images)
+    workload = load_workload(
+        network, weights=weights, data=data, normalization=normalization, training=needs_training_images
+    )
+    judging = workload.test if split is None else split_workload(network, workload, split, normalization).verification
+    shown = first_images(judging, images)
     deployment = workload.deployment
     if deployment is None:
         quantised = convert(workload.network, config, workload.calibration, method=calibration)
@@ -396,7 +406,7 @@ def prepare(
         networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
     return Simulation(
         network_name=network,
-        data_name=workload.test.name,
+        data_name=judging.name,
         config=config,
         engine=engine,
         bypass=bypass,
@@ -408,6 +418,7 @@ def prepare(
         networks=networks,
         cycle_images=checked_images(engine, cycle_images, len(shown)),
         normalization=normalization,
+        split=split,
         mitigation=None if mitigation is None else mitigation.lower(),
         _float_network=workload.network,
         _threads=threads,

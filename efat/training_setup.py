@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from efat.image_split import SplitRequest, split_images
+from efat.image_split import ImageSplit, SplitRequest, split_images
 from efat.json_fields import LARGEST_COUNT, Fields
 from training.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.calibration import METHODS, Method
@@ -27,7 +27,7 @@ from training.recipe import Recipe
 from training.retrain import TrainingData, digest_of_network
 from training.trainable import check_trainable
 from training.user_code import copied, failure
-from training.workloads import WORKLOADS, check_fits, load_test_images, load_workload
+from training.workloads import WORKLOADS, LoadedWorkload, check_fits, load_test_images, load_workload
 
 
 class Loaded(NamedTuple):
@@ -261,15 +261,38 @@ def load_training(
         test = first_images(workload.test, images)
         undecided = TrainingData(train, test, workload.calibration)
         return Loaded(workload.network, undecided, test, workload.test, 0, workload.deployment)
+    found = split_workload(network, workload, split, normalization)
+    decided_by = TrainingData(train, found.tuning, workload.calibration)
+    return Loaded(workload.network, decided_by, found.verification, workload.test, found.learned, workload.deployment)
+
+
+def split_workload(
+    network: str, workload: LoadedWorkload, split: SplitRequest, normalization: Normalization | None = None
+) -> ImageSplit:
+    """Which test images decide, and which only judge.
+
+    Args:
+        network: name of the network.
+        workload: the network and its data, training images among them.
+        split: what is asked for.
+        normalization: as for `training.workloads.load_workload`.
+
+    Raises:
+        FileNotFoundError: the other images that judge are not there.
+        InputError: they do not fit, or the images cannot be split like this.
+    """
     others = None
     if split.verify_data is not None:
         others = load_test_images(network, split.verify_data, normalization)
         check_fits(workload.network, others, network)
-    found = split_images(
-        workload.test, train, tune_images=split.tune_images, verify_images=split.verify_images, verify_data=others
+    assert workload.train is not None
+    return split_images(
+        workload.test,
+        workload.train,
+        tune_images=split.tune_images,
+        verify_images=split.verify_images,
+        verify_data=others,
     )
-    decided_by = TrainingData(train, found.tuning, workload.calibration)
-    return Loaded(workload.network, decided_by, found.verification, workload.test, found.learned, workload.deployment)
 
 
 def first_images(data: Dataset, images: int | None) -> Dataset:

@@ -190,9 +190,8 @@ def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
 
     options = [("--network", retraining.network_name), ("--weights", str(folder.weights))]
     split = retraining.split
-    source = split.verify_data if split is not None and split.verify_data is not None else retraining.source
-    if source is not None:
-        options.append(("--data", str(source)))
+    if retraining.source is not None:
+        options.append(("--data", str(retraining.source)))
     if retraining.normalization is not None:
         options.append(("--normalize", str(retraining.normalization)))
     options += [("--lot", str(retraining.lot)), ("--chip", retraining.chip.id)]
@@ -200,7 +199,9 @@ def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
         options.append(("--images", str(retraining.images)))
     if split is not None and split.verify_images is not None:
         options.append(("--verify-images", "{}:{}".format(*split.verify_images)))
-    elif split is not None and split.verify_data is None:
+    elif split is not None and split.verify_data is not None:
+        options.append(("--verify-data", str(split.verify_data)))
+    elif split is not None:
         options.append(("--tune-images", str(len(retraining.data.held_out))))
     return command_line("simulate", options)
 

@@ -21,6 +21,7 @@ from efat.cli.options import (
     write_json,
 )
 from efat.cli.printing import say
+from efat.cli.split_options import SplitOptions, split_options
 from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ Examples:
     help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
 )
 @normalize_option
+@split_options
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 @click.option(
     "--chip",
@@ -132,6 +134,7 @@ def simulate(
     manifest: Path | None,
     data: Path | None,
     normalize: str | None,
+    split: SplitOptions,
     lot: Path,
     chips: tuple[str, ...],
     engine: str,
@@ -161,6 +164,9 @@ def simulate(
     With --bypass or --mitigation each chip is also run with its faults left in, and it is said which chips that serves
     better.
 
+    With --tune-images, --verify-images or --verify-data only those images are classified that judge: those that decided
+    nothing in a retraining with the same options.
+
     With --vcd the network runs only up to one layer, with its first batch of images, and a waveform of what the PEs do
     there is written instead of a report, with fault-free values beside the faulty ones.
 
@@ -174,6 +180,7 @@ def simulate(
             "--calibration": calibration is not None,
             "--bypass": bypass,
             "--normalize": normalize is not None,
+            **dict.fromkeys(split.given, True),
             "--mitigation": mitigation is not None,
         }
         for option in (option for option, is_given in given.items() if is_given):
@@ -220,6 +227,7 @@ def simulate(
                 weights=weights,
                 data=data,
                 normalization=normalization_of(normalize),
+                split=split.request() if split.given else None,
                 lot=lot,
                 chips=chips,
                 engine=cast("Engine", engine),

@@ -333,6 +333,21 @@ def test_options_reach_the_recipe(lot: Path) -> None:
     assert (metrics["budget"]["epochs"], metrics["budget"]["iterations"]) == (0.04, round(0.04 * (1437 // 16)))
 
 
+@pytest.mark.parametrize(
+    "split", [[], ["--tune-images", "300"], ["--verify-images", "100:140"], ["--verify-data", "others.npz"]]
+)
+def test_the_command_to_try_classifies_the_images_that_judged(lot: Path, split: list[str]) -> None:
+    pixels = np.random.default_rng(5).integers(0, 255, (20, 8, 8), dtype=np.uint8)
+    np.savez("others.npz", images=pixels, labels=np.arange(20) % 10)
+    shown = done(*UNTIL_TARGET, "--target-accuracy", "0.5", *split).output
+    judged = measured()["verified"]["after"]
+    done(*shlex.split(shown.partition("Try it: efat ")[2].replace("\\\n", " ")), "--json", "again.json")
+    written = json.loads(Path("again.json").read_text())
+    assert {name: written["chips"][0][name] for name in judged} == judged
+    if split:
+        assert str(written["split"]).count("None") == 2
+
+
 def test_images_are_normalised_and_so_they_are_for_the_command_to_try(
     lot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

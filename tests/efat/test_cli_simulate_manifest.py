@@ -226,6 +226,7 @@ def test_options_that_the_manifest_answers_are_refused(lot: Manifest) -> None:
         ["--bypass"],
         ["--mitigation", "fap"],
         ["--normalize", "0:1"],
+        ["--tune-images", "3"],
     ):
         assert f"leave out {options[0]}" in refused(*SIMULATE, *options)
     assert "network 'lenet5' is not that of out/manifest.json, which is 'digits-cnn'" in refused(
