@@ -30,8 +30,8 @@ Calibration = Tensor | Iterable[Any]
 
 _UNCONVERTIBLE: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Conv1d, "write it as a Conv2d with a kernel of (1, k)"),
-    (nn.Conv3d, "write it as Conv2d layers over the slices"),
-    (_ConvTransposeNd, "write it as an Upsample and a Conv2d"),
+    (nn.Conv3d, "write it as a Conv2d whose channels are those of all slices of a window"),
+    (_ConvTransposeNd, "write it as a Conv2d on the image with zeros between the pixels"),
     (nn.Bilinear, "write it as a Linear on the outer product of its inputs"),
     (nn.MultiheadAttention, "write its projections as Linear layers"),
     (nn.RNNBase, "write its cell with Linear layers"),
@@ -172,7 +172,9 @@ def check_convertible(module: nn.Module) -> None:
         kind = type(layer).__name__
         for unconvertible, fix in _UNCONVERTIBLE:
             if isinstance(layer, unconvertible):
-                raise ConversionError(f"layer {name!r} is a {kind}, which cannot be converted: {fix}")
+                raise ConversionError(
+                    f"layer {name!r} is a {kind}, which cannot be converted: {fix}; docs/networks.md shows how"
+                )
         if isinstance(layer, QuantizedLayer):
             raise ConversionError(f"layer {name!r} is quantised already: convert the float network, or use place()")
     layers = list(float_layers(module))

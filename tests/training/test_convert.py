@@ -272,8 +272,8 @@ def broken():
             nn.Sequential(nn.Linear(3, 2), nn.Conv1d(1, 1, 1)),
             "layer '1' is a Conv1d, which cannot .*: write it as a Conv2d",
         ),
-        (nn.Conv3d(1, 1, 1), "Conv3d, which cannot be converted: write it as Conv2d"),
-        (nn.ConvTranspose2d(1, 1, 1), "ConvTranspose2d, which cannot be converted: write it as an Upsample"),
+        (nn.Conv3d(1, 1, 1), "Conv3d, which cannot be converted: write it as a Conv2d whose"),
+        (nn.ConvTranspose2d(1, 1, 1), "ConvTranspose2d, which cannot be converted: write it as a Conv2d on"),
         (nn.Bilinear(1, 1, 1), "Bilinear, which cannot be converted: write it as a Linear"),
         (
             nn.TransformerEncoderLayer(4, 2),
