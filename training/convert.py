@@ -36,7 +36,6 @@ _UNCONVERTIBLE: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.MultiheadAttention, "write its projections as Linear layers"),
     (nn.RNNBase, "write its cell with Linear layers"),
     (nn.RNNCellBase, "write its gates as Linear layers"),
-    (torch.jit.ScriptModule, "convert the Python module it was made from"),
 )
 
 

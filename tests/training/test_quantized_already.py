@@ -68,6 +68,7 @@ def exported() -> nn.Module:
             "layer '0' is a Conv2d of torch.ao: the network is prepared for quantisation; give it as it was",
         ),
         (lambda: torch.fx.symbolic_trace(Rounds()), "the network is a Rounds with operations that quantise"),
+        (lambda: torch.jit.trace(floats().eval(), IMAGES), "the network is a .*, compiled: give the Python module"),
         (exported, "the network is a .*GraphModule, exported to operations without layers: give the Python module"),
     ],
 )
