@@ -12,7 +12,7 @@ demo: $(VENV)/.installed-plots
 	$(BIN)/efat chips generate --array 32x32 --count 20 --fault-rate 0.005:0.1 --seed 7 -o $(DEMO)/lot.h5
 	$(BIN)/efat simulate --network digits-cnn --lot $(DEMO)/lot.h5 --chip chip-0001 --chip chip-0003
 	$(BIN)/efat resilience --network digits-cnn --lot $(DEMO)/lot.h5 --mitigation fam+t --rates 0.01,0.03,0.06,0.1 --repeats 3 --levels 5,10,20,40 -o $(DEMO)/resilience
-	$(BIN)/efat plan --resilience $(DEMO)/resilience --lot $(DEMO)/lot.h5 --max-drop 0.01 -o $(DEMO)/plan.json
+	$(BIN)/efat plan --resilience $(DEMO)/resilience --lot $(DEMO)/lot.h5 --max-drop 2% --margin 0.5% -o $(DEMO)/plan.json
 	$(BIN)/efat retrain --plan $(DEMO)/plan.json -o $(DEMO)/retrained
 	$(BIN)/efat report $(DEMO)/retrained
 

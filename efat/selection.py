@@ -367,24 +367,26 @@ def _least_level(levels: Int64Array, correct: npt.NDArray[Any], required: float)
 def worsening(table: ResilienceTable) -> str | None:
     """Says from which level on retraining makes chips worse, if it does: at the rate where they lose most.
 
-    Accuracy has fallen where the mean over the chips of a rate is lower by half a point or more at some level than at
-    an earlier one, and by more than the standard error of such a difference of independent images.
+    The mean accuracy over the chips of a rate has fallen where it is below that of an earlier level by half a point or
+    more, and by more than the standard error of such a difference of independent images, at that and at every later
+    level.
 
     Args:
         table: what was measured.
     """
     means = np.maximum(table.correct, 0).mean(axis=1) / table.images
     best = np.maximum.accumulate(means, axis=1)
-    error = np.sqrt(2 * best * (1 - best) / table.images)
-    fallen = np.where((best - means >= max(0.005, 1 / table.images)) & (best - means > error), best - means, 0)
-    if not fallen.any():
+    least = np.maximum(np.sqrt(2 * best * (1 - best) / table.images), 0.005)
+    below = best - means >= least
+    stays = np.logical_and.accumulate(below[:, ::-1], axis=1)[:, ::-1]
+    if not stays[:, -1].any():
         return None
-    rate, level = (int(place) for place in np.unravel_index(np.argmax(fallen), fallen.shape))
-    top = int(np.argmax(means[rate, :level]))
-    first = int(np.flatnonzero(fallen[rate, top:])[0]) + top
+    rate = int(np.argmax(np.where(stays[:, -1], best[:, -1] - means[:, -1], -1)))
+    first = int(np.argmax(stays[rate]))
+    top = int(np.argmax(means[rate, :first]))
     return (
         f"retraining makes chips worse from {table.levels[first]} iterations on: at rate {table.rates[rate]:g} from "
-        f"{means[rate, top]:.1%} ({table.levels[top]} iterations) to {means[rate, level]:.1%} ({table.levels[level]}); "
+        f"{means[rate, top]:.1%} ({table.levels[top]} iterations) to {means[rate, -1]:.1%} ({table.levels[-1]}); "
         "lower --learning-rate"
     )
 

@@ -268,6 +268,8 @@ def test_retraining_that_makes_it_worse_is_said() -> None:
     )
     by_chance = table_of([[[9010, 8990, 9020]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=10_000)
     assert worsening(by_chance) is None
+    passing = table_of([[[9800, 9500, 9800]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=10_000)
+    assert worsening(passing) is None
     of_few = table_of([[[98, 97, 98]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
     assert worsening(of_few) is None
     diverged = table_of([[[98, 97, -1]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
