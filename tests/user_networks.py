@@ -166,9 +166,9 @@ def _of_many(net: Any, x: Tensor) -> Tensor:
     return net.scores(x)
 
 
-def _of_twelve(net: Any, x: Tensor) -> Tensor:
-    if len(x) == 12:
-        raise KeyError("twelve")
+def _of_some_sizes(net: Any, x: Tensor) -> Tensor:
+    if len(x) not in (1, 2, 8, 24):
+        raise KeyError("size")
     return net.scores(x)
 
 
@@ -189,7 +189,7 @@ def _exits(net: Any, x: Tensor) -> Tensor:
 
 
 of_many = _making(_of_many)
-of_twelve = _making(_of_twelve)
+of_some_sizes = _making(_of_some_sizes)
 of_values = _making(_of_values)
 of_numpy = _making(lambda net, x: net.c(torch.from_numpy(net.features(x).numpy())))
 in_training = _making(_in_training)

@@ -161,15 +161,15 @@ def test_networks_that_fail_while_they_run_say_where(
     command: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(given)
-    words = arguments(command, "of_twelve", tmp_path)
+    words = arguments(command, "of_some_sizes", tmp_path)
     result = run(*(word for word in words if command != "explain" or word not in ("--images", "2")))
     assert result.exit_code == 2
     (said,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    assert re.search(r"the network's own Network raised KeyError: 'twelve' \(at \S*user_networks.py:\d+\)", said)
+    assert re.search(r"the network's own Network raised KeyError: 'size' \(at \S*user_networks.py:\d+\)", said)
 
 
 def test_what_a_network_raises_in_a_worker_travels_in_words() -> None:
-    with pytest.raises(InputError, match=r"own Network raised KeyError: 'twelve' \(at \S*user_networks.py:\d+\)"):
+    with pytest.raises(InputError, match=r"own Network raised KeyError: 'size' \(at \S*user_networks.py:\d+\)"):
         workers._work(_fails, {})
     with pytest.raises(KeyError, match="ours"):
         workers._work(_fails, {"own": True})
@@ -178,7 +178,7 @@ def test_what_a_network_raises_in_a_worker_travels_in_words() -> None:
 def _fails(given: Mapping[str, Any]) -> Outcome:
     if given:
         raise KeyError("ours")
-    user_networks.of_twelve()(torch.rand(12, 1, 8, 8))
+    user_networks.of_some_sizes()(torch.rand(12, 1, 8, 8))
     return Outcome({})
 
 
