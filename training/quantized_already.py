@@ -40,7 +40,7 @@ def check_float_network(network: nn.Module) -> None:
                 f"{what} of torch.ao: the network is prepared for quantisation; give it as it was before, and load "
                 "what was learned since with load_state_dict(..., strict=False)"
             )
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule) or "torch._dynamo.eval_frame" in homes:
             raise ConversionError(f"{what}, compiled: give the Python module that it was made from")
         if isinstance(module, fx.GraphModule):
             _check_graph(module, what)

@@ -20,6 +20,7 @@ from training.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, eve
 from training.deployment import Deployment, read_deployed
 from training.errors import InputError, first_line
 from training.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
+from training.quantized_already import check_float_network
 from training.user_code import failure, line_of
 
 CALIBRATION_IMAGES = 256
@@ -311,7 +312,7 @@ def own_network(name: str) -> nn.Module:
         name: `package.module:function`, imported from the current folder or from what is installed: its code runs.
 
     Raises:
-        InputError: there is no such function, it fails, or it returns something else.
+        InputError: there is no such function, it fails, or it returns something else than a float network in Python.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
@@ -337,13 +338,9 @@ def own_network(name: str) -> nn.Module:
         network = function()
     except (Exception, SystemExit) as error:
         raise InputError(f"network {name!r}: the call raised {_raised(error)}") from error
-    if isinstance(network, torch.jit.ScriptModule):
-        raise InputError(
-            f"network {name!r} returned a {type(network).__name__}, which is compiled: return the Python module that "
-            "it was made from"
-        )
     if not isinstance(network, nn.Module):
         raise InputError(f"network {name!r} returned a {type(network).__name__}: expected a torch.nn.Module")
+    check_float_network(network)
     return network
 
 

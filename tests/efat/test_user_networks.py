@@ -71,7 +71,7 @@ REFUSED = {
     "of_many": r"failed on calibration batch 0 .* RuntimeError: too many \(at .*user_networks.py:\d+\)",
     "exits": r"SystemExit: bye \(at .*user_networks.py:\d+\)",
     "exits_when_made": r"the call raised SystemExit: 3 \(at .*user_networks.py:\d+\)",
-    "scripted": "compiled: return the Python module",
+    "scripted": "the network is a TopLevelTracedModule, compiled: give the Python module",
     "old_norm": "layer 'c' has forward hooks",
 }
 """What commands say."""

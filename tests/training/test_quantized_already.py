@@ -69,6 +69,7 @@ def exported() -> nn.Module:
         ),
         (lambda: torch.fx.symbolic_trace(Rounds()), "the network is a Rounds with operations that quantise"),
         (lambda: torch.jit.trace(floats().eval(), IMAGES), "the network is a .*, compiled: give the Python module"),
+        (lambda: torch.compile(floats()), "the network is a OptimizedModule, compiled: give the Python module"),
         (exported, "the network is a .*GraphModule, exported to operations without layers: give the Python module"),
     ],
 )
