@@ -184,16 +184,15 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     files = {}
     if deployment is None:
         assert group is not None
-        converted = convert(network, task.config, (), activation_scales=group.activation_scales)
-        deployment = deploy(trainable(network, converted), task.chip, task.setup.strategy)
+        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.setup.strategy)
         files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
-    on_chip = _on_chip(network, deployment, task, "emulation")
+    on_chip = network_on_chip(network, deployment, task.chip, "emulation")
     tuning, verification = loaded.data.held_out, loaded.verification
     tuned, predicted = (classify(on_chip, part.images, BATCH) for part in (tuning, verification))
     expected = predicted[: task.cycle_images]
     stepped = expected
     if task.cycle_images:
-        by_cycles = _on_chip(network, deployment, task, "cycle")
+        by_cycles = network_on_chip(network, deployment, task.chip, "cycle")
         stepped = classify(by_cycles, verification.images[: task.cycle_images], BATCH)
     return Outcome(
         {
@@ -208,6 +207,37 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
         },
         files,
     )
+
+
+def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, strategy: Strategy) -> Deployment:
+    """How weights that are nobody's in particular sit on a chip. They are quantised whole, whatever is bypassed.
+
+    Args:
+        network: float32, with those weights.
+        scales: of activations, by the layer's name.
+        chip: the chip.
+        strategy: what is done about its broken PEs.
+
+    Raises:
+        InputError: none of its columns can be used.
+    """
+    converted = convert(network, chip.faults.config, (), activation_scales=scales)
+    return deploy(trainable(network, converted), chip, strategy)
+
+
+def network_on_chip(network: nn.Module, deployment: Deployment, chip: Chip, engine: Engine) -> nn.Module:
+    """A network as it runs on a chip, quantised.
+
+    Args:
+        network: float32.
+        deployment: how its weights sit on the chip.
+        chip: the chip.
+        engine: computes what it would.
+    """
+    config = chip.faults.config
+    converted = convert(network, config, (), activation_scales=deployment.activation_scales)
+    deployment.put(converted, deployment.accelerator(config, chip.faults, engine))
+    return converted
 
 
 def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
@@ -302,12 +332,6 @@ def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pru
         lost = {name: placement.at_weights(deployment.bypass, config) for name, placement in places.items()}
     weights = [layer.weight.detach().flatten(1).cpu().numpy() for layer in layers.values()]
     return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.predictor))
-
-
-def _on_chip(network: nn.Module, deployment: Deployment, task: ChipTask, engine: Engine) -> nn.Module:
-    converted = convert(network, task.config, (), activation_scales=deployment.activation_scales)
-    deployment.put(converted, deployment.accelerator(task.config, task.chip.faults, engine))
-    return converted
 
 
 def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from efat.campaign import Campaign, Executor, Notes, Outcome, Unit, digest_of, warned
+from efat.execution_units import deployed_as_is, network_on_chip
 from efat.json_fields import Fields
 from efat.resilience_table import PREDICTORS
 from efat.resilience_units import predictors_of
 from efat.severity import Float64Array, Int64Array
 from efat.training_setup import TrainingSetup
 from simulator.chips import Chip
-from training.retrain import PreparedRetraining, RetrainDivergedError
+from training.classification import count_correct
+from training.convert import convert, quantized_layers
+from training.mitigations.batch_norm import BatchNormStatistics
+from training.retrain import PreparedRetraining
 
 KIND = "trial of a lot"
 FOLDER = "trials"
@@ -60,7 +64,8 @@ def try_chips(
 ) -> Tried:
     """Deploy the network on each chip as its mitigation does, and measure it there; what was measured before is kept.
 
-    It is what the resilience analysis does at its level 0: on the exact emulation, on all tuning images.
+    On the exact emulation, on all tuning images, with the very weights that it would run: those that everything starts
+    from, quantised whole, or where the mitigation measures something on each chip, that chip's own.
 
     Args:
         trials: where.
@@ -105,25 +110,16 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     # What a process has loaded may have changed since the work was begun.
     setup.check_identity(arguments["identity"])
     loaded = setup.load()
-    prepared = PreparedRetraining(
-        loaded.network,
-        chip,
-        loaded.data,
-        0,
-        strategy=setup.strategy,
-        recipe=setup.recipe,
-        calibration=setup.calibration,
-        learn_scales=setup.learn_scales,
-    )
-    predictors = predictors_of(loaded.network, prepared.deployment, chip)
-    try:
-        evaluations = prepared.run().evaluations
-    except RetrainDivergedError as error:
-        evaluations = error.result.evaluations
-    return Outcome(
-        {
-            "chip": chip.digest(),
-            "correct": evaluations[0].correct if evaluations else 0,
-            "predictors": predictors,
-        }
-    )
+    network, strategy = loaded.network, setup.strategy
+    if BatchNormStatistics() in strategy.mitigations:
+        # The network is another one on each chip.
+        prepared = PreparedRetraining(
+            network, chip, loaded.data, 0, strategy=strategy, recipe=setup.recipe, calibration=setup.calibration
+        )
+        deployment, correct = prepared.deployment, prepared.run().evaluations[0].correct
+    else:
+        converted = convert(network, chip.faults.config, loaded.data.calibration, method=setup.calibration)
+        scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
+        deployment = deployed_as_is(network, scales, chip, strategy)
+        correct = count_correct(network_on_chip(network, deployment, chip, "emulation"), loaded.data.held_out)
+    return Outcome({"chip": chip.digest(), "correct": correct, "predictors": predictors_of(network, deployment, chip)})
