@@ -33,6 +33,7 @@ from efat.manifest import (
     ManifestLot,
     ManifestTotals,
     ManifestTuning,
+    ManifestWork,
     write_manifest,
 )
 from efat.plan import AS_IS, Plan, PlannedGroup, write_plan
@@ -368,6 +369,9 @@ class _Run:
             fault_free_correct=self._fault_free_correct,
             verification=self._verification.digest,
             tuning=ManifestTuning(plan.images, plan.required, plan.fault_free_correct),
+            work=ManifestWork(
+                self._result(FAULT_FREE).count("on_array", 1), self._result(FAULT_FREE).count("in_float")
+            ),
             constraint=dict(plan.constraint),
             setup=self._setup.as_dict(),
             identity=dict(plan.identity),

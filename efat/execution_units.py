@@ -19,6 +19,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.chips import Chip
 from simulator.faults import BoolArray
 from training.accelerator import Accelerator, Engine
+from training.array_share import array_share
 from training.checkpoint import put_weights
 from training.classification import classify, count_correct
 from training.convert import convert
@@ -150,6 +151,8 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
 def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
     """Classify the verification images with the original network, quantised and without faults: what a drop is from.
 
+    And count its multiply-accumulates for one image, on the array and in float.
+
     Args:
         arguments: `setup`, its `identity`, and the array `config`.
     """
@@ -161,8 +164,14 @@ def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
     quantised = convert(
         loaded.network, config, loaded.data.calibration, method=setup.calibration, accelerator=accelerator
     )
+    work = array_share(quantised, loaded.verification.images[:1])
     return Outcome(
-        {"images": loaded.verification.digest, "correct": count_correct(quantised, loaded.verification, BATCH)}
+        {
+            "images": loaded.verification.digest,
+            "correct": count_correct(quantised, loaded.verification, BATCH),
+            "on_array": work.on_array,
+            "in_float": sum(work.in_float.values()),
+        }
     )
 
 

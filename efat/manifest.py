@@ -137,6 +137,19 @@ class ManifestTuning:
 
 
 @dataclass(frozen=True)
+class ManifestWork:
+    """The multiply-accumulates of the network for one image.
+
+    Args:
+        on_array: those that run on the array.
+        in_float: those that do not, and so have no faults.
+    """
+
+    on_array: int
+    in_float: int
+
+
+@dataclass(frozen=True)
 class ManifestTotals:
     """What everything took.
 
@@ -169,6 +182,7 @@ class Manifest:
         fault_free_correct: how many of them the original network classifies correctly, quantised and without faults.
         verification: `Dataset.digest` of the verification images.
         tuning: the images that decided.
+        work: how much of the network runs on the array.
         constraint: what `required` comes from: `accuracy` or `max_drop`, and the `margin` of the tuning images.
         setup: `TrainingSetup.as_dict()`.
         identity: `TrainingSetup.identity()`, digests and texts of what the setup loaded, by name.
@@ -187,6 +201,7 @@ class Manifest:
     fault_free_correct: int
     verification: str
     tuning: ManifestTuning
+    work: ManifestWork
     constraint: Mapping[str, Any]
     setup: Mapping[str, Any]
     identity: Mapping[str, str]
@@ -265,6 +280,7 @@ def _manifest(content: Fields) -> Manifest:
     if not 1 <= len(chips) <= MOST_CHIPS:
         whole.refuse("chips", f"1..{MOST_CHIPS} chips")
     lot = whole.inner("lot", _names(ManifestLot))
+    work = whole.inner("work", _names(ManifestWork))
     totals = whole.inner("totals", _names(ManifestTotals))
     manifest = Manifest(
         strategy=whole.text("strategy", _NAME, "the name of a strategy"),
@@ -274,6 +290,7 @@ def _manifest(content: Fields) -> Manifest:
         fault_free_correct=whole.count("fault_free_correct", 0, images),
         verification=whole.sha256("verification"),
         tuning=tuning,
+        work=ManifestWork(work.count("on_array", 1), work.count("in_float")),
         constraint=whole.inner("constraint").values,
         setup=whole.inner("setup").values,
         identity=_texts(whole.inner("identity")),

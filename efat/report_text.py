@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efat.confidence import bound_text
+from efat.manifest import ManifestWork
 from efat.report import ReportData
 
 _NAMED = 3
@@ -83,6 +84,18 @@ def constraint(data: ReportData) -> str:
     return f"{text}, at most {most} below the {fault_free} of a chip without faults"
 
 
+def on_array(work: ManifestWork) -> str:
+    """How much of the network has the faults of its chip."""
+    if not work.in_float:
+        return "All multiply-accumulates of the network run on the array."
+    share = work.on_array / (work.on_array + work.in_float)
+    percent = f"{share:.1%}" if share < 0.9995 else "More than 99.9%"
+    return (
+        f"{percent} of the network's multiply-accumulates run on the array; {work.in_float:,} for an image are "
+        "computed in float, without faults."
+    )
+
+
 def summary(data: ReportData) -> tuple[Finding, ...]:
     """The report in five sentences or so: for those who read nothing else."""
     return _passing(data), _worst(data), _cost(data), _analysis(data), _verified(data)
@@ -152,6 +165,7 @@ def _verified(data: ReportData) -> Finding:
     chips, images = data.manifest.chips, data.manifest.images
     each = "The chip was" if len(chips) == 1 else f"Each of the {len(chips):,} chips was"
     sentence = f"{each} verified with its own faults, bit for bit, on {counted(images, 'image')} that decided nothing"
+    run = f" {on_array(data.manifest.work)}"
     different = [chip.id for chip in chips if not chip.cycle_same]
     counts = sorted({chip.cycle_images for chip in chips})
     if different:
@@ -165,4 +179,4 @@ def _verified(data: ReportData) -> Finding:
     else:
         first = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         sentence += f"; the cycle engine predicts the same on the first {first} of them"
-    return Finding(f"{len(chips):,} verified", f"{sentence}.")
+    return Finding(f"{len(chips):,} verified", f"{sentence}.{run}")

@@ -21,6 +21,7 @@ from efat.manifest import (
     ManifestLot,
     ManifestTotals,
     ManifestTuning,
+    ManifestWork,
     write_manifest,
 )
 from efat.training_setup import TrainingSetup
@@ -118,6 +119,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         fault_free_correct=images,
         verification=verification.digest,
         tuning=ManifestTuning(len(data.held_out), len(data.held_out) // 2, len(data.held_out)),
+        work=ManifestWork(1000, 0),
         constraint={"accuracy": 0.5},
         setup=setup.as_dict(),
         identity=setup.identity(),

@@ -19,6 +19,7 @@ from efat.manifest import (
     ManifestLot,
     ManifestTotals,
     ManifestTuning,
+    ManifestWork,
     write_manifest,
 )
 from efat.plan import Plan, PlannedGroup, StrategyCost, write_plan
@@ -215,6 +216,7 @@ def write_retrained_lot(
         fault_free_correct=table.fault_free_correct,
         verification=hashlib.sha256(b"verification").hexdigest(),
         tuning=ManifestTuning(images, required, table.fault_free_correct),
+        work=ManifestWork(964_000, 36_000),
         constraint=constraint.as_dict(),
         setup=SETUP,
         identity=table.setup_identity,

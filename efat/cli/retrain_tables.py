@@ -8,6 +8,7 @@ from efat.cli.render import results_table
 from efat.confidence import bound_text
 from efat.manifest import AS_IS, FILE_NAME, Manifest
 from efat.plan import Plan
+from efat.report_text import on_array
 
 MOST_GROUPS_SHOWN = 20
 MOST_FAILING_SHOWN = 5
@@ -78,4 +79,4 @@ def _summary(manifest: Manifest, plan: Plan) -> str:
     fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
     if fixed:
         text += f", where fixed would take {fixed:,}"
-    return f"{text}. The cycle engine gave the same for {cycle_images:,} images."
+    return f"{text}. The cycle engine gave the same for {cycle_images:,} images. {on_array(manifest.work)}"

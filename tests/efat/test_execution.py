@@ -17,7 +17,7 @@ from resilience_runs import HELD_OUT, RECIPE, UNSEEN, small_setup
 from tiny_networks import ARRAY, with_broken_accumulators
 
 from efat.confidence import at_least
-from efat.manifest import AS_IS, ManifestTuning, read_manifest
+from efat.manifest import AS_IS, ManifestTuning, ManifestWork, read_manifest
 from efat.manifest_files import check_files
 from efat.plan import read_plan
 from efat.training_setup import TrainingSetup
@@ -123,6 +123,8 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
         assert chip.passes == (chip.correct >= manifest.required)
         tuned = chip.tuning_correct
         assert tuned >= required if chip.group == AS_IS else tuned == found[chip.group].correct
+    # By hand: 6x6 outputs of 1x9x4, 3x3 of two groups 8x3, and 54x3.
+    assert manifest.work == ManifestWork(36 * 36 + 9 * 2 * 24 + 162, 0)
     assert unit(folder, AS_IS)["iterations"] == 0
     assert read_manifest(folder / OUT / "manifest.json") == manifest
     assert read_plan(folder / OUT / "plan.json").as_dict() == plan.as_dict()
