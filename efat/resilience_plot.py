@@ -44,7 +44,7 @@ def draw_resilience(table: ResilienceTable, path: Path) -> None:
     for color, place in zip(colors, reversed(shown), strict=True):
         _draw_level(axes, table.rates * 100, accuracy[:, :, place], tuple(color), _label(int(table.levels[place])))
     _scale_rates(axes, table.rates * 100)
-    axes.set(xlabel="faulty PEs, %", ylabel="accuracy on held-out images, %")
+    axes.set(xlabel="faulty PEs, %", ylabel="accuracy on tuning images, %")
     axes.set_ylim(top=min(101.0, axes.get_ylim()[1]), bottom=max(-1.0, axes.get_ylim()[0]))
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

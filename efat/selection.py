@@ -34,7 +34,7 @@ class Constraint:
     images are 9,700, whereas 0.57 * 100 in floating point is more than 57 and would ask for 58.
 
     Args:
-        accuracy: the least fraction of held-out images to classify correctly, 0..1.
+        accuracy: the least fraction of images to classify correctly, 0..1.
         max_drop: how far below the original network, quantised and on a fault-free array, that fraction may be, 0..1.
         margin: how much more is asked for on tuning images, 0..1: what just meets a constraint on images that decided
             may just miss it on others.
