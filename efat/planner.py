@@ -17,7 +17,7 @@ from efat.fusion import AmountMap, Group, fuse, fuse_in_order, singles
 from efat.plan import AS_IS, Plan, PlannedGroup, StrategyCost
 from efat.plan_request import Request
 from efat.resilience_table import ResilienceTable
-from efat.selection import ResilienceMap, worsening
+from efat.selection import ResilienceMap, Statistic, worsening
 from efat.severity import weights_per_pe
 from efat.training_setup import TrainingSetup
 from efat.trial import Tried
@@ -159,6 +159,19 @@ class Planner:
         self._tried = tried
         self._others = np.flatnonzero(tried.correct < self._required).tolist()
 
+    def check_request(self) -> None:
+        """Refuse what cannot be had, before any chip is tried.
+
+        Raises:
+            InputError: an unknown statistic, alignment where nothing is permuted, a predictor that the strategy cannot
+                use.
+        """
+        Statistic.parse(self._request.statistic)
+        if self._request.strategy != "efat" or self._request.aligned is not None or not self._aligns:
+            self._check_predictor(bool(self._request.aligned))
+        if self._request.aligned:
+            self._aligner(OF_GROUPS)
+
     def chosen(self) -> tuple[tuple[PlannedGroup, ...], bool, ResilienceMap]:
         """The groups that were asked for, whether they are aligned, and the map they are from.
 
@@ -176,14 +189,7 @@ class Planner:
                     with_masks.iterations,
                 )
         aligned = bool(aligned)
-        candidates = self._candidates(request.strategy, aligned)
-        if request.predictor not in (None, *candidates):
-            what = "aligned chips" if aligned else f"strategy {request.strategy}"
-            raise InputError(
-                f"predictor {request.predictor!r} cannot be had for {what} here: expected one of "
-                f"{', '.join(candidates)}; {' and '.join(ALIGNED_PREDICTORS)} are those of chips that are placed, "
-                "alone or aligned, by a mitigation that permutes"
-            )
+        self._check_predictor(aligned)
         found = self._map(request.strategy, aligned)
         if found.unmeetable is not None and len(self._others) == len(self.ids):
             raise InputError(found.unmeetable)
@@ -216,6 +222,17 @@ class Planner:
         if self._permutes and self._config.multiplies_exactly and not self._few and self._request.aligned is None:
             notes.append(f"more than {MOST_ALIGNED:,} chips are not aligned unless asked for with --align")
         return notes
+
+    def _check_predictor(self, aligned: bool) -> None:
+        request = self._request
+        candidates = self._candidates(request.strategy, aligned)
+        if request.predictor not in (None, *candidates):
+            what = "aligned chips" if aligned else f"strategy {request.strategy}"
+            raise InputError(
+                f"predictor {request.predictor!r} cannot be had for {what} here: expected one of "
+                f"{', '.join(candidates)}; {' and '.join(ALIGNED_PREDICTORS)} are those of chips that are placed, "
+                "alone or aligned, by a mitigation that permutes"
+            )
 
     @property
     def _aligns(self) -> bool:

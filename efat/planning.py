@@ -68,6 +68,7 @@ def make_plan(
             "smaller budget or larger steps"
         )
     planner = Planner(table, setup, lot, request, progress)
+    planner.check_request()
     lot_digest = digest_of_file(lot)
     tried = None
     if trials is not None:

@@ -20,6 +20,8 @@ from simulator.chips import Chip, write_lot
 
 CONFIG = ArrayConfig(16, 12)
 BASE = ["plan", "--resilience", "res", "--lot", LOT, "--max-drop", "0", "-o", PLAN]
+HERE = ["--workers", "0"]
+"""In this process, where the network is loaded already."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def rows(shown: str) -> dict[str, list[str]]:
 
 
 def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
-    shown = done(*BASE, "--predictor", "faulty_pes").output
+    shown = done(*BASE, *HERE, "--predictor", "faulty_pes").output
     plan = written()
     fixed = plan.comparison[0].iterations
     assert [cost.strategy for cost in plan.comparison] == ["fixed", "select", "merge-5", "efat"]
@@ -83,7 +85,7 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
     # The same again is the same, to the byte.
     before = Path(PLAN).read_bytes()
     assert f"{PLAN} is there already: choose another name, or replace it with --force" in refused(*BASE)
-    assert done(*BASE, "--predictor", "faulty_pes", "--force").output == shown
+    assert done(*BASE, *HERE, "--predictor", "faulty_pes", "--force").output == shown
     assert Path(PLAN).read_bytes() == before
 
 
@@ -105,7 +107,7 @@ def test_options_reach_the_plan(inputs: Path) -> None:
 
 def test_aligned_chips(inputs: Path) -> None:
     write_digits_measured(inputs, CONFIG, "fam+t").rename("res/resilience.h5")
-    shown = done(*BASE, "--align").output
+    shown = done(*BASE, *HERE, "--align").output
     plan = written()
     assert (plan.aligned, plan.predictor in ("pruned", "saliency")) == (True, True)
     assert "efat, aligned *" in rows(shown)
@@ -173,7 +175,7 @@ def test_files_that_do_not_fit_are_refused(inputs: Path, damage: Callable[[], No
         (["--predictor", "pruned"], "predictor 'pruned' cannot be had for strategy efat here"),
         (["--align"], "the mitigation permutes nothing, so chips cannot be aligned"),
         (["--align", "--strategy", "select"], "strategy select does not align chips"),
-        (["--budget", "1"], "budget is 1 iterations, and a group needs"),
+        (["--budget", "1", *HERE], "budget is 1 iterations, and a group needs"),
         (["--budget", str(10**15)], "expected at most 10,000 steps"),
         (["--step", "0"], "Invalid value for '--step': 0 is not in the range"),
         (["--lot", "none.h5"], "none.h5: no such file"),
@@ -204,6 +206,6 @@ def test_one_of_the_constraints_is_needed(inputs: Path) -> None:
 
 def test_a_chip_that_is_out_of_reach_is_told_of(inputs: Path) -> None:
     write_lot(LOT, CONFIG, [Chip("broken", FaultMap(CONFIG), np.ones((16, 12), np.bool_))])
-    text = " ".join(done(*BASE).output.split())
+    text = " ".join(done(*BASE, *HERE).output.split())
     assert "Note: 1 chip is out of reach as far as was measured: there are 8 iterations for each such group" in text
     assert "0 of 1 chips need no retraining, as tried on 30 tuning images; the others share 1 retraining of 8" in text
