@@ -271,7 +271,10 @@ class Campaign:
             known = found["format"] == FORMAT
             whole = found["digest"] == digest_of({"kind": kind, "inputs": inputs})
         except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no campaign ({first_line(error)}): choose another folder") from None
+            raise InputError(
+                f"{path} is no campaign, or is damaged ({first_line(error)}): choose another folder, or delete this "
+                "one to make it again"
+            ) from None
         if not known:
             raise InputError(f"{path} is of another format: choose another folder")
         if version != VERSION:

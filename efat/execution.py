@@ -219,9 +219,9 @@ class _Run:
             self._check_engines(chip, found)
             tuned = self._tuned(found)
             if tuned != self._tried.get(chip, tuned):
-                raise VerificationError(
-                    f"chip {chip} classifies {tuned} tuning images correctly without retraining, and "
-                    f"{self._tried[chip]} when it was tried for the plan"
+                raise InputError(
+                    f"chip {chip} classifies {tuned} tuning images correctly without retraining, and the plan says "
+                    f"{self._tried[chip]}: delete trials/ beside the table, and make the plan again"
                 )
             if tuned >= self._plan.required:
                 passing.append(chip)

@@ -138,6 +138,10 @@ def split_images(
     ordered = np.flatnonzero(candidates)[np.argsort(keys[candidates], kind="stable")]
     among_all = verify_images is None and verify_data is None
     count = tune_images if tune_images is not None else len(ordered) // 2 if among_all else len(ordered)
+    if among_all and len(ordered) == 1:
+        raise InputError(
+            f"one test image of {test.name} is no training image: expected 2 or more, as none decides and judges"
+        )
     if not 1 <= count <= len(ordered):
         raise InputError(
             f"tuning images are {count}: expected 1..{len(ordered)}, those of {test.name} that do not verify"
@@ -173,7 +177,7 @@ def _chosen(data: Dataset, chosen: npt.NDArray[np.bool_], what: str) -> Dataset:
     """
     if not chosen.any():
         raise InputError(
-            f"no {what} images are left of {data.name}: give more test images, or other data to verify with"
+            f"no {what} images are left of {data.name}: give more test images that differ, or other data to verify with"
         )
     if chosen.all():
         return data

@@ -17,6 +17,7 @@ from typing import Any
 
 from efat.confidence import at_least
 from efat.json_fields import Fields, read_json
+from efat.selection import Constraint
 from simulator.chips import LONGEST_ID_BYTES, MOST_CHIPS
 from simulator.config import ArrayConfig
 from simulator.files import replaced
@@ -183,7 +184,7 @@ class Manifest:
         verification: `Dataset.digest` of the verification images.
         tuning: the images that decided.
         work: how much of the network runs on the array.
-        constraint: what `required` comes from: `accuracy` or `max_drop`, and the `margin` of the tuning images.
+        constraint: what is required: `Constraint.as_dict()`.
         setup: `TrainingSetup.as_dict()`.
         identity: `TrainingSetup.identity()`, digests and texts of what the setup loaded, by name.
         array: `ArrayConfig.as_dict()`.
@@ -269,9 +270,13 @@ def _manifest(content: Fields) -> Manifest:
     """
     whole = Fields(content.values, content.where, _names(Manifest))
     images = whole.count("images", 1)
-    required = whole.count("required", 0, images)
+    required, fault_free_correct = (whole.count(name, 0, images) for name in ("required", "fault_free_correct"))
     array = _array(whole.inner("array", _names(ArrayConfig)))
-    tuning = _tuning(whole.inner("tuning", _names(ManifestTuning)))
+    constraint = Constraint.from_fields(whole.inner("constraint", _names(Constraint)))
+    least = constraint.required_of(images, fault_free_correct)
+    if required != least:
+        whole.refuse("required", f"{least}, which the constraint takes of {images} images")
+    tuning = _tuning(whole.inner("tuning", _names(ManifestTuning)), constraint)
     chips = tuple(
         _chip(found, images, required, tuning.images, array["rows"] * array["cols"])
         for found in whole.objects("chips", _names(ManifestChip))
@@ -287,11 +292,11 @@ def _manifest(content: Fields) -> Manifest:
         aligned=whole.flag("aligned"),
         images=images,
         required=required,
-        fault_free_correct=whole.count("fault_free_correct", 0, images),
+        fault_free_correct=fault_free_correct,
         verification=whole.sha256("verification"),
         tuning=tuning,
         work=ManifestWork(work.count("on_array", 1), work.count("in_float")),
-        constraint=whole.inner("constraint").values,
+        constraint=constraint.as_dict(),
         setup=whole.inner("setup").values,
         identity=_texts(whole.inner("identity")),
         array=array,
@@ -336,9 +341,13 @@ def _group(found: Fields, images: int) -> ManifestGroup:
     )
 
 
-def _tuning(found: Fields) -> ManifestTuning:
+def _tuning(found: Fields, constraint: Constraint) -> ManifestTuning:
     images = found.count("images", 1)
-    return ManifestTuning(images, found.count("required", 0, images), found.count("fault_free_correct", 0, images))
+    required, fault_free_correct = (found.count(name, 0, images) for name in ("required", "fault_free_correct"))
+    least = constraint.required_to_end(images, fault_free_correct)
+    if required != least:
+        found.refuse("required", f"{least}, which the constraint takes of {images} images")
+    return ManifestTuning(images, required, fault_free_correct)
 
 
 def _chip(found: Fields, images: int, required: int, tuning_images: int, pes: int) -> ManifestChip:

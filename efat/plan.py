@@ -229,13 +229,14 @@ def _plan(content: Fields) -> Plan:
     tried = tuple(_tried(chip, images) for chip in found.objects("tried", _names(TriedChip)))
     if tried and sorted(chip.id for chip in tried) != sorted(chips):
         found.refuse("tried", "each chip of the groups once, or none")
-    constraint = found.inner("constraint", ["accuracy", "max_drop", "margin"])
-    given: dict[str, Any] = {
-        name: None if value is None else constraint.number(name) for name, value in constraint.values.items()
-    }
+    fault_free_correct = found.count("fault_free_correct", 0, images)
+    constraint = Constraint.from_fields(found.inner("constraint", _names(Constraint)))
+    least = constraint.required_to_end(images, fault_free_correct)
+    if required != least:
+        found.refuse("required", f"{least}, which the constraint takes of {images} images")
     statistic = found.text("statistic")
     try:
-        Constraint(**given), Statistic.parse(statistic)
+        Statistic.parse(statistic)
     except InputError as error:
         raise InputError(f"{found.where}: {error}") from None
     identity = found.inner("identity")
@@ -247,7 +248,7 @@ def _plan(content: Fields) -> Plan:
         budget=budget,
         required=required,
         images=images,
-        constraint=given,
+        constraint=constraint.as_dict(),
         statistic=statistic,
         predictor=predictor,
         setup=found.inner("setup").values,
@@ -257,7 +258,7 @@ def _plan(content: Fields) -> Plan:
         lot=lot.values,
         resilience_iterations=found.count("resilience_iterations"),
         harden_iterations=found.count("harden_iterations"),
-        fault_free_correct=found.count("fault_free_correct", 0, images),
+        fault_free_correct=fault_free_correct,
         tried=tried,
         comparison=comparison,
     )

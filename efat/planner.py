@@ -117,7 +117,11 @@ class Planner:
             setup.check_identity(table.setup_identity)
             self._few = len(self.ids) <= MOST_ALIGNED
             self._read(opened)
-        self._model = model_of(setup.load(), config)
+        loaded = setup.load()
+        images = len(loaded.data.held_out)
+        if images != table.images:
+            raise InputError(f"the table is of {table.images} tuning images, and there are {images}: measure it again")
+        self._model = model_of(loaded, config)
         layers = trainable_layers(self._model).values()
         self._per_pe = weights_per_pe([layer.gemm_shape for layer in layers], config)
         self._permutes = any(isinstance(found, Permutation) for found in setup.strategy.mitigations)

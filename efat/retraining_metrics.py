@@ -246,15 +246,22 @@ class Summary:
         Raises:
             KeyError: something is not there.
             TypeError: something is of another type.
+            ValueError: counts that cannot be.
         """
         images = _get(metrics, int, "data", "held_out_images")
         unseen = _get(metrics, int, "data", "verification_images")
 
+        def of_images(count: int, *names: str) -> Accuracy:
+            correct = _get(metrics, int, *names, "correct")
+            if not 0 <= correct <= count or not count:
+                raise ValueError(f"{correct} of {count} images are correct: expected 0..images, and 1 or more images")
+            return Accuracy(correct, count)
+
         def accuracy(name: str) -> Accuracy:
-            return Accuracy(_get(metrics, int, "accuracy", name, "correct"), images)
+            return of_images(images, "accuracy", name)
 
         def verified(name: str) -> Accuracy:
-            return Accuracy(_get(metrics, int, "verified", name, "correct"), unseen)
+            return of_images(unseen, "verified", name)
 
         message = metrics["message"]
         return cls(
@@ -276,7 +283,7 @@ class Summary:
             verified_fault_free=verified("fault_free"),
             iterations=_get(metrics, int, "iterations"),
             reached_target=_get(metrics, bool, "reached_target"),
-            message=None if message is None else str(message),
+            message=None if message is None else _get(metrics, str, "message"),
             seconds=float(_get(metrics, float, "wall", "seconds")),
             from_iteration=_get(metrics, int, "wall", "from_iteration"),
         )

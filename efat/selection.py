@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from efat.foretelling import Foretelling, best_predictor, compare_predictors, severities
 from efat.fusion import AmountMap
+from efat.json_fields import Fields
 from efat.resilience_table import ResilienceTable
 from efat.severity import Float64Array, Int64Array
 from simulator.faults import BoolArray
@@ -64,7 +65,11 @@ class Constraint:
 
         With the margin, and never more than all of them.
         """
-        return self._required(table.images, table.fault_free_correct, _exactly(self.margin))
+        return self.required_to_end(table.images, table.fault_free_correct)
+
+    def required_to_end(self, images: int, fault_free_correct: int) -> int:
+        """The same for any number of tuning images; see `required_of`."""
+        return self._required(images, fault_free_correct, _exactly(self.margin))
 
     def required_of(self, images: int, fault_free_correct: int) -> int:
         """The least number of images that decided nothing that a chip must classify correctly, 0..`images`.
@@ -84,8 +89,21 @@ class Constraint:
         return min(max(0, math.ceil(least + margin * images)), images)
 
     def as_dict(self) -> dict[str, float | None]:
-        """The fields as JSON takes them; `Constraint(**fields)` is the same again."""
+        """The fields as JSON takes them; `from_fields` gives the same again."""
         return {"accuracy": self.accuracy, "max_drop": self.max_drop, "margin": self.margin}
+
+    @classmethod
+    def from_fields(cls, found: Fields) -> Constraint:
+        """What `as_dict` described.
+
+        Raises:
+            InputError: a field is missing, unknown, or nothing that it can be.
+        """
+        numbers = {name: None if value is None else found.number(name) for name, value in found.values.items()}
+        try:
+            return cls(**numbers)  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"{found.where}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from efat.training_setup import TrainingSetup
 from simulator.chips import Chip
 from training.classification import count_correct
 from training.convert import convert, quantized_layers
+from training.errors import InputError
 from training.mitigations.batch_norm import BatchNormStatistics
 from training.retrain import PreparedRetraining
 
@@ -80,8 +81,12 @@ def try_chips(
     """
     identity = setup.identity()
     inputs = {"lot": lot_digest, **identity}
-    trials.folder.mkdir(exist_ok=True)
-    campaign = Campaign(trials.folder / digest_of(inputs)[:16], KIND, inputs, trials.notes)
+    folder = trials.folder / digest_of(inputs)[:16]
+    try:
+        trials.folder.mkdir(exist_ok=True)
+        campaign = Campaign(folder, KIND, inputs, trials.notes)
+    except (InputError, FileExistsError) as error:
+        raise InputError(f"{error}; or delete {trials.folder}: the chips are then tried again") from None
     units = [
         Unit(f"chip-{position:05d}", {"setup": setup, "identity": identity, "chip": chip})
         for position, chip in enumerate(chips)

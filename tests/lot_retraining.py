@@ -132,7 +132,7 @@ def planned(
         "aligned": False,
         "step": 2,
         "budget": 6,
-        "constraint": {"accuracy": required / len(HELD_OUT), "max_drop": None, "margin": 0.0},
+        "constraint": {"accuracy": max(0, required - 0.5) / len(HELD_OUT), "max_drop": None, "margin": 0.0},
         "tried": (),
         "statistic": "max",
         "predictor": "weights",

@@ -41,6 +41,12 @@ def small_network() -> nn.Sequential:
     )
 
 
+def normalised_network() -> nn.Sequential:
+    """One with batch normalisation, whose weights are random."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
 def small_images(count: int, seed: int) -> Dataset:
     """Images whose class is where they are bright."""
     random = np.random.default_rng(seed)

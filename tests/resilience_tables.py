@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from efat.resilience_table import PREDICTORS, ResilienceTable
+from efat.selection import Constraint
 from simulator import ArrayConfig
 
 
@@ -50,6 +51,13 @@ def table_of(
         predictors={name: np.asarray(severity, np.float64) for name, severity in predictors.items()},
         **{**values, **others},
     )
+
+
+def constraints() -> st.SearchStrategy[Constraint]:
+    """Any constraint."""
+    fractions = st.floats(0, 1)
+    accuracies = st.builds(Constraint, accuracy=fractions, margin=fractions)
+    return accuracies | st.builds(Constraint, max_drop=fractions, margin=fractions)
 
 
 @st.composite

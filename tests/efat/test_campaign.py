@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,28 @@ def test_other_campaigns_and_folders_are_refused(folder: Path) -> None:
         Path("one/campaign.json").write_text(content)
         with pytest.raises(InputError, match=r"one/campaign.json is (no campaign|of another format)"):
             Campaign(folder / "one", "digests", {})
+
+
+def test_units_that_were_edited_are_done_again(folder: Path) -> None:
+    unit = Unit("unit-00", {})
+    genuine = Outcome({"number": 1}, {"a": b"a", "b": b"b"})
+    path = folder / "one" / "units" / "unit-00.json"
+
+    def again(damage: Callable[[], object]) -> list[str]:
+        damage()
+        notes: list[str] = []
+        campaign = Campaign(folder / "one", "digests", {}, notes.append)
+        campaign.run([unit], campaign_work.digest, lambda _work, units: [(each, genuine) for each in units])
+        assert campaign.values("unit-00") == {"number": 1}
+        return notes
+
+    assert again(lambda: None) == []
+    for old, new in ((b'"number":1', b'"number":2'), (b'"unit":"unit-00"', b'"unit":"unit-01"')):
+        found = again(lambda old=old, new=new: path.write_bytes(path.read_bytes().replace(old, new)))  # type: ignore[misc]
+        assert found == [f"{path} is damaged: done again"]
+    for file in ("a", "b"):
+        found = again(lambda file=file: path.with_suffix(f".{file}").write_bytes(b"c"))  # type: ignore[misc]
+        assert found == [f"{path} does not fit its files: done again"]
 
 
 def test_campaigns_that_were_edited_or_are_older_are_refused(folder: Path) -> None:

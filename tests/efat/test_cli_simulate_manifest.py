@@ -23,6 +23,7 @@ from efat.confidence import at_least
 from efat.manifest import AS_IS, Manifest, ManifestChip, read_manifest, write_manifest
 from efat.manifest_files import read_chip_deployment, read_group_weights
 from efat.manifest_simulation import prepare_manifest
+from efat.selection import Constraint
 from efat.waveforms import layer_gemm
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.chips import Chip, ChipLot, write_lot
@@ -106,7 +107,10 @@ def test_it_shows_what_it_writes(lot: Manifest, above: int) -> None:
     # One chip has just as many images right as required, or one too few.
     required = min(lot.chip_named["chip 2"].correct + above, IMAGES)
     chips = tuple(replace(chip, passes=chip.correct >= required) for chip in lot.chips)
-    write_manifest(Path("out/manifest.json"), replace(lot, required=required, chips=chips))
+    constraint = Constraint(accuracy=(required - 0.5) / IMAGES)
+    least = constraint.required_to_end(lot.tuning.images, lot.tuning.fault_free_correct)
+    changes = {"tuning": replace(lot.tuning, required=least), "constraint": constraint.as_dict()}
+    write_manifest(Path("out/manifest.json"), replace(lot, required=required, chips=chips, **changes))
     written, shown = simulated(*QUICK)
     assert "Weights of out/manifest.json: 4 chips in 3 groups, planned by efat." in shown
     assert f"digits-cnn on {written['data']}, {IMAGES} images; 16x12 array, emulation engine" in shown

@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 import torch
 from lot_retraining import OUT, carried_out, chips_of, logits, planned, random_chips
-from resilience_runs import HELD_OUT, RECIPE, UNSEEN, small_setup
+from resilience_runs import HELD_OUT, RECIPE, UNSEEN, small_network, small_setup
+from safetensors.torch import save_file
 from tiny_networks import ARRAY, with_broken_accumulators
 
 from efat.confidence import at_least
+from efat.execution_units import measure_fault_free
 from efat.manifest import AS_IS, ManifestTuning, ManifestWork, read_manifest
 from efat.manifest_files import check_files
 from efat.plan import read_plan
 from efat.training_setup import TrainingSetup
 from simulator import ArrayConfig, FaultMap
 from simulator.chips import Chip
+from training.classification import count_correct
+from training.convert import convert
 from training.retrain import retrain
 
 
@@ -89,7 +93,11 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     chips = random_chips(seed, random.uniform(0.0, 0.35, 5).tolist())
     step, budget = int(random.integers(1, 4)), int(random.integers(4, 8))
     groups = {"group-0001": ([3, 0, 2], int(random.integers(0, 5))), "group-0002": ([4], 4), AS_IS: ([1], 0)}
-    plan = planned(folder, chips, groups, setup=setup, required=required, step=step, budget=budget)
+    # The margin is 3 of 30 tuning images, and none of the others.
+    constraint = {"accuracy": (required - 3.5) / 30, "max_drop": None, "margin": 0.1}
+    plan = planned(
+        folder, chips, groups, setup=setup, required=required, step=step, budget=budget, constraint=constraint
+    )
     manifest = carried_out(folder, plan)
     policy = Policy(setup, chips, required, step, budget)
     for name, (members, amount) in groups.items():
@@ -117,7 +125,7 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     assert totals.iterations == sum(expected.iterations for expected in everything)
     assert totals.top_up_iterations == sum(max(0, one.iterations - one.planned) for one in everything)
     assert totals.split_groups == len(policy.split)
-    assert (manifest.images, manifest.required) == (len(UNSEEN), -(-required * len(UNSEEN) // 30))
+    assert (manifest.images, manifest.required) == (len(UNSEEN), -(-(2 * required - 7) * len(UNSEEN) // 60))
     assert manifest.tuning == ManifestTuning(30, required, 29)
     for chip in manifest.chips:
         assert chip.passes == (chip.correct >= manifest.required)
@@ -169,6 +177,34 @@ def test_every_chip_runs_from_the_files_alone(
         chip: group.tuning_correct for group in manifest.groups for chip in group.chips if group.name != AS_IS
     }
     assert [by_name[name].iterations for name in ("group-0001", "group-0002", AS_IS)] == [2, 1, 0]
+
+
+def test_what_just_meets_it_on_tuning_images_is_kept_and_others_judge(folder: Path) -> None:
+    """With a drop of 0: chips that do just as well as is asked for on tuning images, and worse than that on others."""
+    chips = random_chips(1, [0.3, 0.2, 0.25])
+    groups = {"group-0001": ([0, 1], 1), AS_IS: ([2], 0)}
+    drop: dict[str, Any] = {"constraint": {"accuracy": None, "max_drop": 0.0, "margin": 0.0}, "budget": 1}
+    first = carried_out(folder, planned(folder, chips, groups), "first")
+    for name in ("group-0001", AS_IS):
+        tuned = next(chip.tuning_correct for chip in first.chips if chip.group == name)
+        plan = planned(folder, chips, groups, required=tuned, **drop)
+        manifest = carried_out(folder, replace(plan, fault_free_correct=tuned), name)
+        assert name in manifest.group_named
+        # The original network gets 36 of the 40 right.
+        assert (manifest.required, manifest.fault_free_correct) == (36, 36)
+        assert {chip.passes for chip in manifest.chips if chip.group == name} == {False}
+
+
+def test_a_drop_is_from_the_original_network_on_verification_images(folder: Path) -> None:
+    setup = replace(small_setup(folder, calibration="mse"), hardened=folder / "hardened.safetensors")
+    torch.manual_seed(1)
+    save_file(small_network().state_dict(), folder / "hardened.safetensors")
+    arguments = {"setup": setup, "identity": setup.identity(), "config": ArrayConfig(5, 4, weight_bits=2, act_bits=2)}
+    found = measure_fault_free(arguments).values
+    original = setup.original.load()
+    quantised = convert(original.network, arguments["config"], original.data.calibration, method="mse")
+    assert found["correct"] == count_correct(quantised, UNSEEN)
+    assert found["images"] == UNSEEN.digest
 
 
 def test_retraining_that_diverges_is_counted_and_fails(folder: Path) -> None:

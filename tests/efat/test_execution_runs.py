@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import lot_retraining
+import numpy as np
 import pytest
 from damaged_units import WAYS, damage
 from lot_retraining import LOT, NETWORK, OUT, PLAN, TABLE, carried_out, execution, planned, random_chips
-from resilience_runs import RECIPE, contents, small_setup
+from resilience_runs import RECIPE, UNSEEN, contents, small_setup
 from tiny_networks import ARRAY
 
 from efat import execution_units
 from efat.campaign import Outcome
 from efat.elapsed import Elapsed
 from efat.execution import Execution, VerificationError
+from efat.image_split import SplitRequest
 from efat.manifest import AS_IS, Manifest, read_manifest
 from efat.plan import Plan, write_plan
 from efat.workers import in_line
@@ -240,7 +242,10 @@ def test_files_that_change_on_the_way_are_not_used(folder: Path) -> None:
 def test_another_plan_lot_or_folder_is_refused(folder: Path) -> None:
     plan = planned(folder, random_chips(1, [0.1, 0.0]), {"group-0001": ([0], 1), AS_IS: ([1], 0)})
     carried_out(folder, plan)
+    np.savez(folder / "inputs" / "others.npz", images=UNSEEN.images[1:].numpy(), labels=UNSEEN.labels[1:].numpy())
+    judges = small_setup(folder, split=SplitRequest(verify_data=folder / "inputs" / "others.npz"))
     for other, cycle_images, what in (
+        (replace(plan, setup=judges.as_dict()), 2, "verification images"),
         (replace(plan, required=1), 2, "plan"),
         (replace(plan, step=3), 2, "plan"),
         (plan, 3, "cycle images"),

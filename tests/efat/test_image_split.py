@@ -87,7 +87,7 @@ def test_zeros_of_both_signs_are_the_same_pixel() -> None:
     [
         ([-1.0, -2.0], {}, "all 2 test images of pixels are training images, too"),
         ([1.0, 1.0], {"tune_images": 1}, "no verification images are left of pixels"),
-        ([1.0], {}, "tuning images are 0: expected 1..1"),
+        ([1.0], {}, "one test image of pixels is no training image: expected 2 or more"),
         (DISTINCT, {"tune_images": 21}, "tuning images are 21: expected 1..20"),
         (DISTINCT, {"verify_images": (10, 21)}, "verification images are 10:21: expected places within 0:20"),
         (DISTINCT, {"verify_images": (0, 20)}, "no test image of pixels is left to tune on"),

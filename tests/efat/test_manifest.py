@@ -21,6 +21,7 @@ from damaged_json import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from resilience_tables import constraints
 
 from efat.confidence import at_least
 from efat.manifest import (
@@ -56,8 +57,10 @@ JSON_VALUES = st.none() | st.booleans() | COUNTS | st.floats(allow_nan=False, al
 def manifests(draw: st.DrawFn) -> Manifest:
     """Manifests of any small lot."""
     images = draw(st.integers(1, 1000))
-    required = draw(st.integers(0, images))
-    tuning = ManifestTuning(*draw(st.sampled_from([(5, 0, 5), (1000, 1000, 0)])))
+    constraint, fault_free_correct = draw(constraints()), draw(st.integers(0, images))
+    required = constraint.required_of(images, fault_free_correct)
+    of_tuning = draw(st.sampled_from([(5, 5), (1000, 0)]))
+    tuning = ManifestTuning(of_tuning[0], constraint.required_to_end(*of_tuning), of_tuning[1])
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     ids = draw(st.lists(IDS, min_size=len(names), max_size=6, unique=True))
     # Each group has a chip; the others go anywhere.
@@ -106,11 +109,11 @@ def manifests(draw: st.DrawFn) -> Manifest:
         aligned=draw(st.booleans()),
         images=images,
         required=required,
-        fault_free_correct=draw(st.integers(0, images)),
+        fault_free_correct=fault_free_correct,
         verification=draw(DIGESTS),
         tuning=tuning,
         work=ManifestWork(draw(st.integers(1, 10**9)), draw(COUNTS)),
-        constraint=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=2)),
+        constraint=constraint.as_dict(),
         setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
         identity=draw(st.dictionaries(TEXTS, DIGESTS, max_size=2)),
         array=CONFIG.as_dict(),
@@ -167,7 +170,7 @@ def small() -> Manifest:
         verification=64 * "f",
         tuning=ManifestTuning(6, 5, 5),
         work=ManifestWork(100, 0),
-        constraint={"max_drop": 0.01},
+        constraint={"accuracy": 0.8, "max_drop": None, "margin": 0.0},
         setup={"network": "digits-cnn"},
         identity={"network": 64 * "d"},
         array=CONFIG.as_dict(),
@@ -211,6 +214,9 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("groups", 0, "tuning_correct", to=7), "tuning_correct is 7"),
     (changed("chips", 0, "at_least", to=0.8), "at_least is 0.8: expected 0.49.*, as 8 of 10 images are correct"),
     (changed("tuning", "required", to=7), "tuning: required is 7"),
+    (changed("tuning", "required", to=4), "tuning: required is 4: expected 5, which the constraint takes of 6 images"),
+    (changed("required", to=7), "required is 7: expected 8, which the constraint takes of 10 images"),
+    (changed("constraint", to={"accuracy": 0.8}), "constraint has no 'max_drop'"),
     (changed("work", "on_array", to=0), "work: on_array is 0"),
     (changed("verification", to="f"), "verification is 'f'"),
     (changed("chips", 0, "more", to=1), "chips.0. has a field 'more': expected id, digest, "),

@@ -18,6 +18,7 @@ from damaged_json import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from resilience_tables import constraints
 
 from efat.confidence import at_least
 from efat.plan import AS_IS, MOST_TOP_UPS, Plan, PlannedGroup, StrategyCost, TriedChip, read_plan, write_plan
@@ -47,7 +48,7 @@ def small() -> Plan:
         budget=50,
         required=8,
         images=10,
-        constraint={"accuracy": None, "max_drop": 0.01, "margin": 0.0},
+        constraint={"accuracy": 0.8, "max_drop": None, "margin": 0.0},
         statistic="quantile:0.9",
         predictor="weights",
         setup={"network": "digits-cnn", "weights": None, "data": "here", "recipe": {"batch": 3}},
@@ -76,20 +77,17 @@ def plans(draw: st.DrawFn) -> Plan:
     names = draw(st.lists(st.tuples(STRATEGIES, st.booleans()), max_size=4, unique=True))
     step = draw(st.integers(10**9, 10**12))
     images = draw(st.integers(1, 10**6))
-    accuracy = draw(st.none() | st.floats(0, 1))
+    constraint = draw(constraints())
+    fault_free_correct = draw(st.integers(0, images))
     return Plan(
         strategy=draw(STRATEGIES),
         aligned=draw(st.booleans()),
         groups=tuple(groups),
         step=step,
         budget=draw(st.integers(max(group.amount for group in groups), step * MOST_TOP_UPS)),
-        required=draw(st.integers(0, images)),
+        required=constraint.required_to_end(images, fault_free_correct),
         images=images,
-        constraint={
-            "accuracy": accuracy,
-            "max_drop": draw(st.floats(0, 1)) if accuracy is None else None,
-            "margin": draw(st.floats(0, 1)),
-        },
+        constraint=constraint.as_dict(),
         statistic=draw(st.sampled_from(["max", "mean", "quantile:0.25"])),
         predictor=draw(st.sampled_from(PREDICTORS)),
         setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
@@ -99,7 +97,7 @@ def plans(draw: st.DrawFn) -> Plan:
         lot={"path": draw(TEXTS), "sha256": 64 * "b", "chips": len(ids)},
         resilience_iterations=draw(COUNTS),
         harden_iterations=draw(COUNTS),
-        fault_free_correct=draw(st.integers(0, images)),
+        fault_free_correct=fault_free_correct,
         tried=draw(st.sampled_from([(), tuple(TriedChip(chip, images, at_least(images, images)) for chip in ids)])),
         comparison=tuple(StrategyCost.of(*name, tuple(groups)) for name in names),
     )
@@ -143,6 +141,7 @@ def test_the_digest_is_of_everything_but_places() -> None:
         assert replace(plan, **changes).digest_without_paths != plan.digest_without_paths  # type: ignore[arg-type]
 
 
+TRIED = ("one", "two", "three", "four", "five")
 DAMAGES: list[tuple[Damage, str]] = [
     *((changed("groups", 0, "amount", to=value), r"groups\[0\]: amount is ") for value in NO_INTEGERS),
     *((changed(name, to=value), f"{name} is ") for value in NO_INTEGERS for name in ("step", "budget", "required")),
@@ -150,6 +149,8 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("images", to=0), "images is 0: expected an integer from 1"),
     (changed("images", to=7), r"required is 8: expected an integer of 0\.\.7"),
     (changed("fault_free_correct", to=11), r"fault_free_correct is 11: expected an integer of 0\.\.10"),
+    (changed("required", to=7), "required is 7: expected 8, which the constraint takes of 10 images"),
+    (changed("constraint", "margin", to=0.1), "required is 8: expected 9, which the constraint takes"),
     (changed("budget", to=39), "budget is 39: expected an integer from 40"),
     (changed("budget", to=40_001), "budget is 40001: expected at most 10000 steps of 4 iterations"),
     (changed("groups", 0, "severity", to=1.5), r"severity is 1\.5: expected a number within 0\.\.1"),
@@ -190,6 +191,10 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("constraint", to={"accuracy": 0.5}), "constraint has no 'max_drop'"),
     (changed("constraint", to={"accuracy": 0.5, "max_drop": None, "margin": None}), "margin is None: expected a fr"),
     (changed("tried", 0, "correct", to=8), r"tried\[0\]: at_least is 0.39.*: expected 0.49.*, as 8 of 10 images"),
+    (
+        changed("tried", to=[{"id": chip, "correct": 0, "at_least": 0} for chip in ("one", *TRIED)]),
+        "tried is a list of 6: expected each chip of the groups once, or none",
+    ),
     (changed("tried", 0, "id", to="six"), "tried is a list of 5: expected each chip of the groups once, or none"),
     (changed("comparison", 1, to=StrategyCost("merge-2", False, 3, 2, 50, 40, 1).__dict__), "comparison of .* twice"),
     (changed("comparison", 1, "retrained_groups", to=4), r"retrained_groups is 4: expected an integer of 0\.\.3"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from resilience_runs import HELD_OUT, OUT, RECIPE, contents, small_resilience, small_setup
 
@@ -143,6 +143,7 @@ def test_retraining_that_diverges_goes_on_to_the_same_table(folder: Path) -> Non
 @given(
     st.integers(0, 9), st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9), min_size=1)
 )
+@example(8, {5}, {5}, {7})
 def test_levels_are_known_only_if_a_retraining_of_just_them_gives_the_same(
     failing_step: int, failing_levels: set[int], measured: set[int], wanted: set[int]
 ) -> None:

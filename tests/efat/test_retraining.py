@@ -16,7 +16,7 @@ from efat.image_split import SplitRequest
 from efat.inference import measure_accuracy
 from efat.retraining import Retraining
 from efat.retraining_folder import ResultFolder
-from efat.retraining_metrics import metrics_of, read_metrics
+from efat.retraining_metrics import metrics_of, read_metrics, write_metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.chips import Chip, write_lot
 from simulator.files import digest_of_file
@@ -150,6 +150,10 @@ def test_what_is_measured(lot: Path) -> None:
     folder = written(found)
     digests = {"weights_sha256": digest_of_file(folder.weights), "sha256": read_metrics(folder.metrics)["sha256"]}
     assert read_metrics(folder.metrics) == {**json.loads(json.dumps(metrics_of(found))), **digests}
+    for wrong in ({"verified": {**metrics["verified"], "after": {"correct": IMAGES + 1}}}, {"message": []}):
+        write_metrics(folder.metrics, {**metrics, **wrong}, "0" * 64)
+        with pytest.raises(InputError, match=r"metrics.json is damaged \((ValueError|TypeError): "):
+            read_metrics(folder.metrics)
     assert folder.curve.read_bytes().startswith(b"\x89PNG")
     weights, deployment = read_deployed(folder.weights)
     assert all(torch.equal(value, result.weights[name]) for name, value in weights.items())

@@ -272,6 +272,15 @@ def test_retraining_that_makes_it_worse_is_said() -> None:
     assert worsening(passing) is None
     of_few = table_of([[[98, 97, 98]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
     assert worsening(of_few) is None
+    unsure = table_of([[[98, 97, 97]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
+    assert worsening(unsure) is None
+    of_many = table_of([[[9000, 8990, 8980]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=10_000)
+    assert worsening(of_many) is None
+    recovers = table_of([[[9000, 8000, 8990, 8000]]], {"weights": [[0.1]]}, levels=[0, 10, 20, 30], images=10_000)
+    assert "from 30 iterations on" in str(worsening(recovers))
+    two = [[[9000, 8900, 8500]], [[8000, 7000, 6000]]]
+    loses_most = table_of(two, {"weights": [[0.1], [0.2]]}, levels=[0, 10, 20], images=10_000)
+    assert "at rate 0.02 from 80.0% (0 iterations) to 60.0% (20)" in str(worsening(loses_most))
     diverged = table_of([[[98, 97, -1]]], {"weights": [[0.1]]}, levels=[0, 10, 20], images=100)
     assert "to 0.0% (20)" in str(worsening(diverged))
 
@@ -289,6 +298,9 @@ def test_more_is_asked_for_on_images_that_decide() -> None:
     assert constraint.required(BY_HAND) == 92
     assert constraint.required_of(100, 95) == constraint.required_of(200, 110) - 10 == 90
     assert Constraint(accuracy=0.99, margin=0.02).required(BY_HAND) == 100
+    # Rounded up once, not each.
+    assert Constraint(accuracy=0.905, margin=0.015).required(BY_HAND) == 92
+    assert Constraint(accuracy=0.9, margin=0.015).required(BY_HAND) == 92
 
 
 @pytest.mark.parametrize(
