@@ -66,7 +66,7 @@ def prepare_manifest(
     weights = folder / first.weights
     if data is None:
         loaded = replace(setup, weights=weights, hardened=None).load()
-        base, shown = loaded.network, first_images(loaded.verification, images)
+        base, shown = loaded.network, first_images(loaded.verification, images, "verification")
     else:
         workload = load_workload(setup.network, weights=weights, data=data, normalization=setup.normalization)
         base, shown = workload.network, first_images(workload.test, images)

@@ -217,6 +217,8 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
         if SHA256.fullmatch(text):
             place = plan.setup[places[name]] if name in places else None
             yield name, place or f"of {plan.setup['network']}", text
+    judging = plan.setup["split"]["verify_data"] or plan.setup["data"] or f"of {plan.setup['network']}"
+    yield "verification images", judging, manifest.verification
 
 
 def _commands(data: ReportData, propagation: PropagationReport | None) -> list[str]:

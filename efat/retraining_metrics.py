@@ -208,6 +208,7 @@ class Summary:
         before: accuracy on the chip before retraining.
         after: accuracy on the chip in the end.
         decided: whether these images decided when it ended.
+        target: accuracy on them at which it was to end; None for none.
         verified: accuracy on the chip in the end, on images that decided nothing.
         verified_fault_free: that of the quantised network without faults, on the same.
         iterations: mini-batches learned from.
@@ -231,6 +232,7 @@ class Summary:
     before: Accuracy
     after: Accuracy
     decided: bool
+    target: float | None
     verified: Accuracy
     verified_fault_free: Accuracy
     iterations: int
@@ -263,7 +265,7 @@ class Summary:
         def verified(name: str) -> Accuracy:
             return of_images(unseen, "verified", name)
 
-        message = metrics["message"]
+        message, target = metrics["message"], metrics["budget"]["target_accuracy"]
         return cls(
             network=_get(metrics, str, "network"),
             data=_get(metrics, str, "data", "name"),
@@ -279,6 +281,7 @@ class Summary:
             before=accuracy("before"),
             after=accuracy("after"),
             decided=_get(metrics, bool, "data", "decided_by_them"),
+            target=None if target is None else float(target),
             verified=verified("after"),
             verified_fault_free=verified("fault_free"),
             iterations=_get(metrics, int, "iterations"),

@@ -385,7 +385,7 @@ def prepare(
         network, weights=weights, data=data, normalization=normalization, training=needs_training_images
     )
     judging = workload.test if split is None else split_workload(network, workload, split, normalization).verification
-    shown = first_images(judging, images)
+    shown = first_images(judging, images, "test" if split is None else "verification")
     deployment = workload.deployment
     if deployment is None:
         quantised = convert(workload.network, config, workload.calibration, method=calibration)

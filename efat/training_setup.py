@@ -295,15 +295,20 @@ def split_workload(
     )
 
 
-def first_images(data: Dataset, images: int | None) -> Dataset:
+def first_images(data: Dataset, images: int | None, what: str = "test") -> Dataset:
     """The first images of a data set; None for all.
+
+    Args:
+        data: the images.
+        images: how many; None for all.
+        what: kind of images that these are.
 
     Raises:
         InputError: it has not so many.
     """
     count = len(data) if images is None else images
     if not 1 <= count <= len(data):
-        raise InputError(f"images is {count}: expected 1..{len(data)}, the test images of {data.name}")
+        raise InputError(f"images is {count}: expected 1..{len(data)}, the {what} images of {data.name}")
     return data if count == len(data) else replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
@@ -319,7 +324,8 @@ def check_network_named(path: Path, name: str, given: str | None) -> None:
         InputError: it is the user's own and was not named, or another one was.
     """
     if given is not None and given != name:
-        raise InputError(f"network {given!r} is not that of {path}, which is {name!r}: leave out --network")
+        advice = "leave out --network" if name in WORKLOADS else f"give --network {name}"
+        raise InputError(f"network {given!r} is not that of {path}, which is {name!r}: {advice}")
     if given is None and name not in WORKLOADS:
         raise InputError(
             f"{path} is for network {name!r}, which is none of {', '.join(WORKLOADS)}: if it is your own, say so with "

@@ -313,7 +313,9 @@ def _new_positions(order: Sequence[int] | npt.NDArray[np.integer], size: int, ax
 
 
 def _describe(fault: npt.NDArray[np.void] | np.void) -> str:
-    return ", ".join(f"{name}={int(fault[name])}" for name in FAULT_DTYPE.names or ())
+    names = {"site": {int(site): site.name for site in Site}, "kind": {int(kind): kind.name for kind in Kind}}
+    values = {name: int(fault[name]) for name in FAULT_DTYPE.names or ()}
+    return ", ".join(f"{name}={names.get(name, {}).get(value, value)}" for name, value in values.items())
 
 
 def _reject(table: npt.NDArray[np.void], wrong: BoolArray, expected: str) -> None:

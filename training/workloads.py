@@ -315,8 +315,8 @@ def own_network(name: str) -> nn.Module:
         InputError: there is no such function, it fails, or it returns something else than a float network in Python.
     """
     module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise InputError(f"network {name!r}: expected package.module:function")
+    if not module_name or not function_name or "/" in module_name or module_name.endswith(".py"):
+        raise InputError(f"network {name!r}: expected package.module:function, such as nets.mine:network, and no path")
     folder = str(Path.cwd())
     if folder not in sys.path:  # a command that is installed does not look into the current folder by itself
         sys.path.insert(0, folder)

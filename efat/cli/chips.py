@@ -179,7 +179,7 @@ def import_(
         fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
     write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
     total, fused = sum(len(chip.faults) for chip in found), sum(chip.bypassed_by_fuses for chip in found)
-    say(f"Wrote {len(found)} chips with {total} faults{_and_bypassed(fused)} to {output}")
+    say(f"Wrote {len(found)} chips with {_faults(total)}{_and_bypassed(fused)} to {output}")
 
 
 @chips.command(
@@ -200,11 +200,15 @@ def export(lot: Path, output: Path, force: bool) -> None:
 
     with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
         written = write_csv(output, counted(opened, progress))
-    say(f"Wrote {written.faults} faults{_and_bypassed(written.bypassed)} to {output}")
+    say(f"Wrote {_faults(written.faults)}{_and_bypassed(written.bypassed)} to {output}")
+
+
+def _faults(count: int) -> str:
+    return f"{count} {'fault' if count == 1 else 'faults'}"
 
 
 def _and_bypassed(pes: int) -> str:
-    return f" and {pes} PEs bypassed by fuses" if pes else ""
+    return f" and {pes} {'PE' if pes == 1 else 'PEs'} bypassed by fuses" if pes else ""
 
 
 def _draw(chip: Chip, png: Path) -> None:

@@ -78,8 +78,17 @@ def _verdict(summary: Summary) -> str:
         f"{found.value:.1%} of {found.images:,} unseen images on {summary.chip} with {summary.mitigation} (at least "
         f"{bound_text(found.at_least)} with 95 % confidence), {against}"
     )
-    if summary.iterations:
+    text += f"; {_on_tuning_images(summary)}" if summary.decided else ""
+    if summary.iterations and not summary.decided:
         text += f"; it was {summary.before.value:.1%} before {summary.iterations:,} iterations"
-    if summary.reached_target:
-        text += f", which were enough for the target on {summary.after.images:,} tuning images"
     return f"{text}."
+
+
+def _on_tuning_images(summary: Summary) -> str:
+    """What the images say that decided when it ended."""
+    text = f"on {summary.after.images:,} tuning images {summary.after.value:.1%}"
+    if summary.iterations:
+        text += f" after {summary.iterations:,} iterations, {summary.before.value:.1%} before"
+    if summary.target is None:
+        return text
+    return f"{text}: the target of {100 * summary.target:.6g}% was {'' if summary.reached_target else 'not '}reached"

@@ -8,7 +8,7 @@ from efat.cli.render import results_table
 from efat.confidence import bound_text
 from efat.manifest import AS_IS, FILE_NAME, Manifest
 from efat.plan import Plan
-from efat.report_text import on_array
+from efat.report_text import counted, on_array
 
 MOST_GROUPS_SHOWN = 20
 MOST_FAILING_SHOWN = 5
@@ -73,8 +73,8 @@ def _summary(manifest: Manifest, plan: Plan) -> str:
         f"{manifest.passing} of {len(manifest.chips)} chips meet {manifest.required / images:.2%} on {images:,} "
         f"unseen images; the worst is {worst.id} with {worst.correct / images:.2%}, at least "
         f"{bound_text(worst.at_least)} with 95 % confidence. {alone} needed no retraining. It took "
-        f"{totals.iterations:,} iterations ({totals.top_up_iterations:,} of them topped up, {totals.split_groups} "
-        "groups split)"
+        f"{counted(totals.iterations, 'iteration')} ({totals.top_up_iterations:,} of them topped up, "
+        f"{counted(totals.split_groups, 'group')} split)"
     )
     fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
     if fixed:

@@ -9,6 +9,7 @@ from rich.console import Console
 from efat.cli.render import ResultsTable, results_table
 from efat.confidence import bound_text
 from efat.inference import Accuracy, LayerReport
+from efat.report_text import counted
 from efat.simulation import RetrainedLot, Simulation
 from simulator.chips import Chip
 
@@ -40,10 +41,8 @@ def deployment_line(simulation: Simulation) -> str | None:
     """What the weights were made for, and whether other chips are simulated; None for weights of no chip."""
     if simulation.retrained is not None:
         manifest = simulation.retrained.manifest
-        return (
-            f"Weights of {simulation.retrained.path}: {len(manifest.chips)} chips in {len(manifest.groups)} groups, "
-            f"planned by {manifest.strategy}."
-        )
+        chips, groups = counted(len(manifest.chips), "chip"), counted(len(manifest.groups), "group")
+        return f"Weights of {simulation.retrained.path}: {chips} in {groups}, planned by {manifest.strategy}."
     deployment = simulation.deployment
     if deployment is None:
         return None
@@ -70,7 +69,7 @@ def harm_line(simulation: Simulation) -> str | None:
     more = len(worse) - MOST_OTHERS_SHOWN
     listed = ", ".join(named[:MOST_OTHERS_SHOWN]) + (f" and {more} more" if more > 0 else "")
     treatment = str(simulation.treatment)
-    advice = "take them as they are" if treatment.startswith("fam") else "try --mitigation fam"
+    advice = "take them as they are" + ("" if treatment.startswith("fam") else ", or try --mitigation fam")
     chips = "chip" if len(done) == 1 else "chips"
     return (
         f"{treatment} makes {len(worse)} of {len(done)} {chips} worse than leaving their faults in: {listed}; {advice}"
@@ -223,7 +222,7 @@ def _verdict(simulation: Simulation) -> str:
     worst = max(range(len(drops)), key=drops.__getitem__)
     mean = sum(report.accuracy.value for report in simulation.reports) / len(drops)
     within = sum(drop <= 0.01 for drop in drops)
-    how = "with their broken PEs bypassed" if simulation.bypass else "as they are"
+    how = "with broken PEs bypassed" if simulation.bypass else "as they are"
     if simulation.mitigation is not None:
         how = f"with {simulation.mitigation}"
     if simulation.deployment is not None and not simulation.bypass:
@@ -238,7 +237,8 @@ def _verdict(simulation: Simulation) -> str:
     if len(simulation.images) < 100:
         text += f"\nOf {len(simulation.images)} images one is more than a point: too few to tell chips apart so finely."
     if simulation.bypass and unusable:
-        text += f"\n{unusable} chips have broken column accumulators, which no bypass hides."
+        has = "chip has" if unusable == 1 else "chips have"
+        text += f"\n{unusable} {has} broken column accumulators, which no bypass hides."
     return text
 
 

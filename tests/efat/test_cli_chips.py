@@ -122,10 +122,10 @@ def test_pes_bypassed_by_fuses_are_shown_and_kept(folder: Path) -> None:
     assert any("x bypassed by fuses without a fault of its own 1" in line for line in lines)
     assert json.loads(run("chips", "show", "lot.h5", "--chip", "fused", "--json", "-").output)["bypassed_by_fuses"] == 2
     assert run("chips", "export", "lot.h5", "-o", "faults.csv").output == (
-        "Wrote 1 faults and 4 PEs bypassed by fuses to faults.csv\n"
+        "Wrote 1 fault and 4 PEs bypassed by fuses to faults.csv\n"
     )
     result = run("chips", "import", "faults.csv", "--array", "2x5", "-o", "again.h5")
-    assert result.output == "Wrote 3 chips with 1 faults and 4 PEs bypassed by fuses to again.h5\n"
+    assert result.output == "Wrote 3 chips with 1 fault and 4 PEs bypassed by fuses to again.h5\n"
     assert chips(Path("again.h5")) == made
 
 

@@ -323,7 +323,8 @@ def test_options_reach_the_recipe(lot: Path) -> None:
     options += ["--schedule-option", "step_size=2", "--schedule-option", "gamma=0.5", "--label-smoothing", "0.1"]
     options += ["--target-accuracy", "1", "--tune-images", "40"]
     until = [word for word in RETRAIN if word not in ("--images", "40")]
-    done(*until, "--epochs", "0.04", *options, "--no-augment", "--calibration", "mse")
+    shown = done(*until, "--epochs", "0.04", *options, "--no-augment", "--calibration", "mse").output
+    assert ": the target of 100% was not reached." in " ".join(shown.split())
     metrics = measured()
     recipe = metrics["recipe"]
     assert recipe["options"] == {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -340,7 +341,13 @@ def test_the_command_to_try_classifies_the_images_that_judged(lot: Path, split: 
     pixels = np.random.default_rng(5).integers(0, 255, (20, 8, 8), dtype=np.uint8)
     np.savez("others.npz", images=pixels, labels=np.arange(20) % 10)
     shown = done(*UNTIL_TARGET, "--target-accuracy", "0.5", *split).output
-    judged = measured()["verified"]["after"]
+    metrics = measured()
+    judged, decided = metrics["verified"]["after"], metrics["accuracy"]
+    before, after = (f"{decided[name]['accuracy']:.1%}" for name in ("before", "after"))
+    spent = f" after {metrics['iterations']} iterations, {before} before" if metrics["iterations"] else ""
+    reached = "reached" if decided["after"]["accuracy"] >= 0.5 else "not reached"
+    said = f"; on {metrics['data']['held_out_images']} tuning images {after}{spent}: the target of 50% was {reached}."
+    assert said in " ".join(shown.split())
     done(*shlex.split(shown.partition("Try it: efat ")[2].replace("\\\n", " ")), "--json", "again.json")
     written = json.loads(Path("again.json").read_text())
     assert {name: written["chips"][0][name] for name in judged} == judged

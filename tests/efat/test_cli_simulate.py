@@ -165,7 +165,7 @@ def test_bypass_and_chip_selection(lot: Path) -> None:
     result = run(*SIMULATE, "--chip", "mild", "--chip", "good", "--bypass", "--json", "result.json")
     chips = json.loads(Path("result.json").read_text())["chips"]
     assert [(chip["chip"], chip["bypassed_pes"]) for chip in chips] == [("mild", 1), ("good", 0)]
-    assert "1 chips have broken column accumulators, which no bypass hides" in result.output
+    assert "1 chip has broken column accumulators, which no bypass hides" in result.output
 
 
 def test_what_a_chips_fuses_bypass_is_bypassed(folder: Path) -> None:

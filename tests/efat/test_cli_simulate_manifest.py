@@ -242,7 +242,7 @@ def test_options_that_the_manifest_answers_are_refused(lot: Manifest) -> None:
     assert "out/missing.json: no such file; efat retrain writes it" in refused(
         "simulate", "--manifest", "out/missing.json", "--lot", "lot.h5"
     )
-    assert "images is 361: expected 1..30" in refused(*SIMULATE, "--images", "361")
+    assert "images is 361: expected 1..30, the verification images" in refused(*SIMULATE, "--images", "361")
     assert "out/manifest.json is the file to read" in refused(
         *SIMULATE, "--chip", "chip 0", "--vcd", "out/manifest.json", "--layer", "0"
     )

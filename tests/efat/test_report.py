@@ -174,6 +174,7 @@ def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: in
     assert shown["lot"] == data.manifest.lot.path + data.manifest.lot.sha256
     assert shown["network"] == data.plan.setup["network"]
     assert shown["tuning images"].endswith(data.manifest.identity["tuning images"])
+    assert shown["verification images"].endswith(data.manifest.verification)
     for name, version in data.manifest.versions.items():
         assert shown[name] == version
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from efat.image_split import SplitRequest
-from efat.training_setup import TrainingSetup, augmentation_of
+from efat.training_setup import TrainingSetup, augmentation_of, check_network_named
 from training.batches import Augmentation
 from training.datasets import Normalization
 from training.errors import InputError
@@ -218,3 +218,11 @@ def test_networks_that_cannot_learn_are_refused(folder: Path) -> None:
 def of_one_image() -> nn.Module:
     """A network that cannot learn from a single image."""
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("digits-cnn", "leave out --network"), ("my:own", "give --network my:own")]
+)
+def test_advice_on_another_network_leads_on(name: str, advice: str) -> None:
+    with pytest.raises(InputError, match=f"which is '{name}': {advice}$"):
+        check_network_named(Path("plan.json"), name, "my:other")

@@ -120,7 +120,7 @@ def test_bypassed_pes_are_lines_of_their_own(tmp_path: Path) -> None:
         (["a,1,1,PSUM,3,STUCK_AT_0,", "b,1,1,PSUM,3,FLIP,x"], "line 3: cycle is 'x'"),
         (["a,1,1,PSUM,3,FLIP,"], "line 2: .*a FLIP needs the clock cycle"),
         (["a,1,1,PSUM,3,STUCK_AT_0,4"], "line 2: .*only a FLIP has a cycle"),
-        (["b,1,1,PSUM,3,STUCK_AT_0,", "a,4,1,PSUM,3,STUCK_AT_0,"], r"line 3: .*expected row 0\.\.3"),
+        (["b,1,1,PSUM,3,STUCK_AT_0,", "a,4,1,PSUM,3,STUCK_AT_0,"], r"line 3: .*site=PSUM, .*expected row 0\.\.3"),
         (["a,1,1,WEIGHT,8,STUCK_AT_0,"], "line 2: .*beyond the width"),
         (["a,1,1,ACCUMULATOR,8,STUCK_AT_0,"], "line 2: .*expected row 0"),
         (["a,1,1,PSUM,3,STUCK_AT_0,", "a,1,1,PSUM,3,STUCK_AT_1,"], "chip 'a': .*stuck at 0 and at 1"),

@@ -380,6 +380,7 @@ def test_weights_that_say_how_they_sit_on_a_chip(own_module: str, tmp_path: Path
         ("my_other_module:build", r"import raised AttributeError: .* \(at my_other_module.py:2\)"),
         ("my_network_module:", "expected package.module:function"),
         (":build", "expected package.module:function"),
+        ("mine/nets.py:build", "expected package.module:function, such as nets.mine:network, and no path"),
     ],
 )
 @pytest.mark.usefixtures("own_module")
