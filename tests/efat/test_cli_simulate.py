@@ -199,7 +199,7 @@ def test_treatments_that_are_worse_than_the_faults_are_warned_of(low_bits: Path)
     as_is = json.loads(Path("result.json").read_text())["chips"]
     assert [chip["as_is"] for chip in as_is] == [None, None]
     for options, name, advice in (
-        (["--bypass"], "bypass", "try --mitigation fam"),
+        (["--bypass"], "bypass", "take them as they are, or try --mitigation fam"),
         (["--mitigation", "fam-rows"], "fam-rows", "take them as they are"),
     ):
         result = run(*arguments, *options)
