@@ -387,14 +387,15 @@ def worsening(table: ResilienceTable) -> str | None:
 
     The mean accuracy over the chips of a rate has fallen where it is below that of an earlier level by half a point or
     more, and by more than the standard error of such a difference of independent images, at that and at every later
-    level.
+    level. Of that error the accuracy is taken with one image more of either kind: near 100 % few images tell nothing.
 
     Args:
         table: what was measured.
     """
     means = np.maximum(table.correct, 0).mean(axis=1) / table.images
     best = np.maximum.accumulate(means, axis=1)
-    least = np.maximum(np.sqrt(2 * best * (1 - best) / table.images), 0.005)
+    about = (best * table.images + 1) / (table.images + 2)
+    least = np.maximum(np.sqrt(2 * about * (1 - about) / table.images), 0.005)
     below = best - means >= least
     stays = np.logical_and.accumulate(below[:, ::-1], axis=1)[:, ::-1]
     if not stays[:, -1].any():
