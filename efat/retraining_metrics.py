@@ -179,10 +179,7 @@ def _of_retraining(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InputError(f"{path} is not from efat retrain-chip")
     if found.get("version") != VERSION:
-        raise InputError(
-            f"{path} is of version {str(found.get('version'))[:20]}, and this program reads {VERSION}: retrain again "
-            "with --force"
-        )
+        raise InputError(f"{path} is of version {str(found.get('version'))[:20]}, and this program reads {VERSION}")
     identity = found.get("identity")
     if not isinstance(identity, dict) or not all(isinstance(value, str) for value in identity.values()):
         raise InputError(f"{path} does not say what it was made from")

@@ -24,12 +24,13 @@ def classify(network: nn.Module, images: Tensor, batch: int, progress: Progress 
         progress: called after each batch.
 
     Returns:
-        int64 [n].
+        int64 [n]; -1, which is no class, where a logit is NaN.
     """
     predictions = []
     with torch.inference_mode():
         for part in torch.split(images, batch):
-            predictions.append(network(part).argmax(1))
+            logits = network(part)
+            predictions.append(torch.where(logits.isnan().any(1), -1, logits.argmax(1)))
             if progress is not None:
                 progress(len(part))
     return torch.cat(predictions)

@@ -218,6 +218,24 @@ def test_chips_that_do_otherwise_than_their_group_are_an_error(folder: Path, mon
             carried_out(folder, plan, f"{name}-{value}")
 
 
+@pytest.mark.parametrize("cycle_images", [0, 2, 99])
+def test_some_verification_images_run_on_the_cycle_engine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cycle_images: int
+) -> None:
+    plan = planned(folder, random_chips(1, [0.2]), {"group-0001": ([0], 1)})
+    engines: list[str] = []
+    genuine = execution_units.network_on_chip
+
+    def noted(network: Any, deployment: Any, chip: Any, engine: Any) -> Any:
+        engines.append(engine)
+        return genuine(network, deployment, chip, engine)
+
+    monkeypatch.setattr(execution_units, "network_on_chip", noted)
+    (chip,) = execution(folder, plan, cycle_images=cycle_images).run(in_line).chips
+    assert engines == ["emulation", "cycle"][: 1 + bool(cycle_images)]
+    assert (chip.cycle_images, chip.cycle_same) == (min(cycle_images, len(UNSEEN)), True)
+
+
 def test_files_that_change_on_the_way_are_not_used(folder: Path) -> None:
     plan = planned(folder, random_chips(1, [0.1]), {"group-0001": ([0], 1)})
     weights = folder / OUT / "units/group-0001.weights.safetensors"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.classification import count_correct
+from training.classification import classify, count_correct
 from training.datasets import Dataset
 from training.errors import NotFiniteError
 
@@ -42,3 +42,12 @@ def test_logits_that_are_no_numbers_are_no_classes(broken: float) -> None:
     with pytest.raises(NotFiniteError, match="NaN or infinity among the logits"):
         count_correct(network, Dataset("broken", images, DATA.labels, 4), batch=2)
     assert network.training
+
+
+def test_an_image_with_nan_among_its_logits_is_of_no_class() -> None:
+    logits = LOGITS.clone()
+    logits[[2, 7], [1, 3]] = math.nan
+    expected = LOGITS.argmax(1)
+    expected[[2, 7]] = -1
+    for batch in (1, 4, 11):
+        assert torch.equal(classify(nn.Flatten(), logits[:, :, None, None], batch), expected)
