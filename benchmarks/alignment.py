@@ -20,18 +20,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from efat.alignment import Aligner
-from efat.execution_units import aligner_of, fused_chip
 from efat.image_split import SplitRequest
-from efat.severity import pruned_severity
-from efat.training_setup import Loaded, TrainingSetup
+from efat.planning.alignment import Aligner
+from efat.planning.severity import pruned_severity
+from efat.retraining.units import aligner_of, fused_chip
+from efat.setup import Loaded, TrainingSetup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
-from simulator.chips import Chip
 from simulator.faults import BoolArray
+from simulator.lots.chips import Chip
 from simulator.sampling import PATTERNS
-from training.placement import Placement
-from training.recipe import Recipe
-from training.retrain import retrain
+from training.layers.placement import Placement
+from training.learning.recipe import Recipe
+from training.learning.retrain import retrain
 
 OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)
 SIZES = (1, 2, 4, 8, 16)

@@ -22,17 +22,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from efat.inference import run_chip
+from efat.inference.classified import run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, GemmResult, sample_faults, simulate_gemm
-from simulator.cycle import BLOCK_CYCLES, FoldProducts, Tape, _kernel, _step_clean, load_weights, stream
+from simulator.engine.cycle_kernel import BLOCK_CYCLES, FoldProducts, Tape, _kernel, _step_clean, load_weights, stream
+from simulator.engine.masks import NO_FLIPS, PeMasks, pe_masks, stuck_masks
+from simulator.engine.timing import stream_cycles
 from simulator.faults import Site
-from simulator.masks import NO_FLIPS, PeMasks, pe_masks, stuck_masks
-from simulator.pe_products import pe_products
-from simulator.timing import stream_cycles
-from training.classification import classify
-from training.convert import convert
-from training.layers import Accelerator
-from training.workloads import load_workload
+from simulator.multipliers.pe_behaviour import pe_products
+from training.data.classification import classify
+from training.data.workloads import load_workload
+from training.layers.convert import convert
+from training.layers.quantized import Accelerator
 
 IntArray = npt.NDArray[np.int32]
 

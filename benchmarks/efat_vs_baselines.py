@@ -28,27 +28,27 @@ sys.path.insert(0, str(Path(__file__).parent))
 from study.networks import CIFAR, subject
 from study.store import Store
 
-from efat.campaign import Executor
-from efat.execution import Execution
+from efat.campaigns.campaign import Executor
+from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
-from efat.lots import generate_chips, provenance
-from efat.manifest import Manifest
-from efat.plan import Plan
-from efat.planning import Request, make_plan
-from efat.resilience import run_resilience
-from efat.resilience_inputs import HardeningPlan, Resilience
-from efat.resilience_table import FILE_NAME, ResilienceTable
-from efat.selection import Constraint
-from efat.training_setup import TrainingSetup, augmentation_of
-from efat.trial import FOLDER as TRIALS
-from efat.trial import Trials
-from efat.workers import in_line, processes
+from efat.planning.plan import Plan
+from efat.planning.planning import Request, make_plan
+from efat.planning.selection import Constraint
+from efat.planning.trial import FOLDER as TRIALS
+from efat.planning.trial import Trials
+from efat.resilience.inputs import HardeningPlan, Resilience
+from efat.resilience.measurement import run_resilience
+from efat.resilience.table import FILE_NAME, ResilienceTable
+from efat.retraining.execution import Execution
+from efat.retraining.manifest import Manifest
+from efat.setup import TrainingSetup, augmentation_of
 from simulator import ArrayConfig, FaultModel, Site
-from simulator.chips import write_lot
+from simulator.lots.chips import write_lot
+from simulator.lots.random import generate_chips, provenance
 from simulator.sampling import PATTERNS
-from training.datasets import FASHION_MNIST
+from training.data.datasets import FASHION_MNIST
 from training.errors import InputError
-from training.recipe import Recipe
+from training.learning.recipe import Recipe
 
 OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)
 """Faults that cost their own PE: the fault rate is the fraction of PEs that are bypassed."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
 from training import lower, run
-from training.networks import ResNet20
+from training.data.networks import ResNet20
 
 SITES: dict[str, Sequence[Site]] = {
     "no faults": (),

@@ -32,16 +32,16 @@ from study.networks import Subject, subject
 from study.store import Store
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
-from simulator.chips import Chip
-from training.accelerator import Accelerator
-from training.convert import convert
-from training.datasets import FASHION_MNIST
-from training.mitigations.hardening import Hardening
-from training.mitigations.strategy import Strategy
-from training.recipe import Recipe
-from training.retrain import retrain
-from training.trainable import move, trainable
-from training.workloads import WORKLOADS
+from simulator.lots.chips import Chip
+from training.data.datasets import FASHION_MNIST
+from training.data.workloads import WORKLOADS
+from training.layers.accelerator import Accelerator
+from training.layers.convert import convert
+from training.layers.trainable import move, trainable
+from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.hardening import Hardening
+from training.learning.recipe import Recipe
+from training.learning.retrain import retrain
 
 RATES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 STRATEGIES = ("none", "fap", "fam", "fap+t", "fam+t")

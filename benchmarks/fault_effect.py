@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from efat.fault_map_picture import SITE_COLORS
-from efat.inference import run_chip
+from efat.figures.fault_map import SITE_COLORS
+from efat.inference.classified import run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
-from training.classification import classify
-from training.convert import convert, place
-from training.layers import Accelerator
-from training.workloads import load_workload
+from training.data.classification import classify
+from training.data.workloads import load_workload
+from training.layers.convert import convert, place
+from training.layers.quantized import Accelerator
 
 SIZE = 32
 RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)

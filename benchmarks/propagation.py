@@ -24,16 +24,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from efat.propagation.collapse import Collapse
+from efat.propagation.collapsing.collapse import Collapse
 from efat.propagation.columns import LayerShape
 from efat.propagation.population import LayerUse, Population
 from efat.propagation.subject import Subject
 from efat.propagation.units import MOST_ENTRIES, trial_of
 from simulator import ArrayConfig, FaultMap, Kind, Site
-from training.accelerator import Accelerator, Engine
-from training.convert import place, quantized_layers
-from training.layers import QuantizedLayer
-from training.replay import Carried, Replay, Trial
+from training.injection.replay import Carried, Replay, Trial
+from training.layers.accelerator import Accelerator, Engine
+from training.layers.convert import place, quantized_layers
+from training.layers.quantized import QuantizedLayer
 
 SITES = [site for site in Site if site is not Site.MULTIPLIER]
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
-from simulator.masks import stuck_masks
+from simulator.engine.masks import stuck_masks
 from simulator.rtl.schedule import Schedule, serial_schedule
 from simulator.rtl.sources import FOLDER, MULTIPLIER, SOURCES
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from simulator.chips_array import text_attribute
+from simulator.lots.array import text_attribute
 from training.errors import InputError, first_line
 
 HDF5_VERSION = "v110"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from efat.json_fields import Fields
-from training.datasets import Dataset
+from training.data.datasets import Dataset
 from training.errors import InputError
 
 Keys = npt.NDArray[np.bytes_]
@@ -27,7 +27,7 @@ class SplitRequest:
         tune_images: how many decide; None for the default.
         verify_images: places of the test images that judge, from the first up to and without the second; None for all
             that do not decide.
-        verify_data: other images that judge, which `training.datasets.load_data` reads; None for test images.
+        verify_data: other images that judge, which `training.data.datasets.load_data` reads; None for test images.
 
     Raises:
         InputError: counts or places that cannot be, or both places and other data.

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simulator.scalesim import GemmLayer
+from simulator.cycles.scalesim import GemmLayer
 from simulator.suggestions import did_you_mean
-from training.convert import check_convertible
+from training.data.workloads import WORKLOADS, own_network
 from training.errors import InputError
-from training.layer_calls import FloatLayer, float_layers, other_forwards
-from training.user_code import copied, failure
-from training.workloads import WORKLOADS, own_network
+from training.layers.convert import check_convertible
+from training.layers.layer_calls import FloatLayer, float_layers, other_forwards
+from training.layers.user_code import copied, failure
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""

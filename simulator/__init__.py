@@ -1,11 +1,11 @@
 """A cycle-level, bit-accurate weight-stationary systolic array with faulty processing elements."""
 
-from simulator.array import GemmResult, simulate_gemm
 from simulator.config import ArrayConfig
+from simulator.engine.gemm import GemmResult, simulate_gemm
+from simulator.engine.timing import Timing, gemm_timing
+from simulator.engine.trace import Trace
 from simulator.faults import Fault, FaultMap, Kind, Site
 from simulator.sampling import FaultModel, sample_faults
-from simulator.timing import Timing, gemm_timing
-from simulator.trace import Trace
 
 __all__ = [
     "ArrayConfig",

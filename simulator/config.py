@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from simulator.gates.designs import DESIGNS
-from simulator.multiplier import Multiplier, built_in
+from simulator.multipliers.multiplier import Multiplier, built_in
 from simulator.suggestions import did_you_mean
 
 LARGEST_SIDE = 1024
@@ -31,7 +31,7 @@ class ArrayConfig:
         act_signed: whether activations are signed two's complement or unsigned.
         acc_bits: width of a partial sum (signed, wrapping), `weight_bits + act_bits`..32.
         multiplier: what every PE multiplies with: one of `DESIGNS`, which all multiply exactly and differ in where
-            their gates can be faulty, or a `simulator.multiplier.Multiplier`.
+            their gates can be faulty, or a `simulator.multipliers.multiplier.Multiplier`.
 
     Raises:
         TypeError: a size or width is not an integer, `act_signed` is not a bool, or `multiplier` is something else.

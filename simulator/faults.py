@@ -73,7 +73,7 @@ class Fault:
         col: PE column, from 0 in the west.
         site: the net.
         bit: bit of that net, 0 is least significant; for `Site.MULTIPLIER` a location in the multiplier, see
-            `simulator.multiplier.Multiplier`.
+            `simulator.multipliers.multiplier.Multiplier`.
         kind: stuck-at-0, stuck-at-1 or flip.
         cycle: clock cycle of a `FLIP`, counted from 0 over one GEMM in serial timing; None otherwise.
     """

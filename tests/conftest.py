@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from programs import forget_modules
+
+from tests.support.programs import forget_modules
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: threads of torch would only wait for each other, in commands that tests run, too.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from programs import ROOT, run_python
+
+from tests.support.programs import ROOT, run_python
 
 BENCHMARKS = ROOT / "benchmarks"
 

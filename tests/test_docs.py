@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import OF_A_PROCESS, ROOT, efat_arguments, run_efat, run_python
 
 from simulator.rtl import unavailable
+from tests.support.programs import OF_A_PROCESS, ROOT, efat_arguments, run_efat, run_python
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

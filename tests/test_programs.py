@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import efat_arguments, run_efat, run_python
 
 from simulator import ArrayConfig, FaultMap
-from simulator.chips import Chip, write_lot
+from simulator.lots.chips import Chip, write_lot
+from tests.support.programs import efat_arguments, run_efat, run_python
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_command_ends_like_a_process(tmp_path: Path, monkeypatch: pytest.Monke
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a bug, not an input")
 
-    monkeypatch.setattr("simulator.chips.ChipLot.__init__", broken)
+    monkeypatch.setattr("simulator.lots.chips.ChipLot.__init__", broken)
     bug = run_efat(["chips", "show", "lot.h5"], tmp_path, {})
     assert bug.returncode == 1
     assert "Traceback" in bug.stderr

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.errors import InputError
-from training.quantization import symmetric_scale
+from training.numbers import symmetric_scale
 
 Method = Literal["max", "percentile", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from simulator import ArrayConfig, FaultModel, Kind, Site, sample_faults
-from simulator.chips import Chip
+from simulator.lots.chips import Chip
 from study.networks import Subject
 from study.store import Store
-from training.mitigations.strategy import Strategy
-from training.recipe import Recipe
-from training.retrain import retrain
+from training.learning.mitigations.combination import Strategy
+from training.learning.recipe import Recipe
+from training.learning.retrain import retrain
 
 OWN_PE_SITES = (Site.WEIGHT, Site.PRODUCT, Site.PSUM)
 """Sites whose faults cost their own PE when they are bypassed, and no other: then the fault rate is what is lost."""

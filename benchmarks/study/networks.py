@@ -16,13 +16,13 @@ from torch import nn
 
 from simulator.files import replaced
 from study.store import Store
-from training.batches import Batches
-from training.classification import count_correct
-from training.datasets import DIGITS, FASHION_MNIST, Dataset, Split, load_data
-from training.fit import fit
-from training.recipe import Recipe
-from training.retrain import TrainingData
-from training.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, load_workload
+from training.data.batches import Batches
+from training.data.classification import count_correct
+from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Split, load_data
+from training.data.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, load_workload
+from training.learning.fit import fit
+from training.learning.recipe import Recipe
+from training.learning.retrain import TrainingData
 
 CIFAR = "cifar10"
 """Folder in the store of images that were decoded."""

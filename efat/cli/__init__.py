@@ -10,27 +10,36 @@ from efat.cli.group import LazyGroup
 @click.group(
     cls=LazyGroup,
     commands={
-        "chips": ("efat.cli.chips:chips", "Make, show, import and export lots of faulty chips."),
-        "cycles": ("efat.cli.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
-        "explain": ("efat.cli.explain:explain", "Find the faults of a chip that cause what it does wrong."),
-        "multiplier": ("efat.cli.multiplier:multiplier", "Show multipliers and what faults inside them do."),
-        "plan": ("efat.cli.plan:plan", "Plan the retraining of a lot: which chips share one, and how long it is."),
+        "chips": ("efat.cli.commands.chips:chips", "Make, show, import and export lots of faulty chips."),
+        "cycles": ("efat.cli.commands.cycles:cycles", "Count clock cycles and memory traffic of a network's layers."),
+        "explain": ("efat.cli.commands.explain:explain", "Find the faults of a chip that cause what it does wrong."),
+        "multiplier": ("efat.cli.commands.multiplier:multiplier", "Show multipliers and what faults inside them do."),
+        "plan": (
+            "efat.cli.commands.plan:plan",
+            "Plan the retraining of a lot: which chips share one, and how long it is.",
+        ),
         "propagate": (
-            "efat.cli.propagate:propagate",
+            "efat.cli.commands.propagate:propagate",
             "Inject single faults, and follow them through a network.",
         ),
-        "report": ("efat.cli.report:report", "Write a page about a retrained lot, or about how faults travel."),
-        "retrain": ("efat.cli.retrain:retrain", "Carry out a plan for a lot, and verify every chip."),
+        "report": (
+            "efat.cli.commands.report:report",
+            "Write a page about a retrained lot, or about how faults travel.",
+        ),
+        "retrain": ("efat.cli.commands.retrain:retrain", "Carry out a plan for a lot, and verify every chip."),
         "resilience": (
-            "efat.cli.resilience:resilience",
+            "efat.cli.commands.resilience:resilience",
             "Measure how much retraining random faulty chips need.",
         ),
         "retrain-chip": (
-            "efat.cli.retrain_chip:retrain_chip",
+            "efat.cli.commands.retrain_chip:retrain_chip",
             "Retrain a network for one faulty chip, and prove it works there.",
         ),
-        "simulate": ("efat.cli.simulate:simulate", "Classify images on faulty chips, and show what the faults change."),
-        "validate": ("efat.cli.validate:validate", "Compare emulation, cycle engine and RTL, bit for bit."),
+        "simulate": (
+            "efat.cli.commands.simulate:simulate",
+            "Classify images on faulty chips, and show what the faults change.",
+        ),
+        "validate": ("efat.cli.commands.validate:validate", "Compare emulation, cycle engine and RTL, bit for bit."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b

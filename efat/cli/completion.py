@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 NETWORK_NAMES = ("digits-cnn", "lenet5", "vgg11", "resnet20", "resnet18")
-"""Names of `training.workloads.WORKLOADS`, without importing torch for them; a test keeps the two equal."""
+"""Names of `training.data.workloads.WORKLOADS`, without importing torch for them; a test keeps the two equal."""
 
 MITIGATION_NAMES = tuple(
     f"{name}{after}"
     for name in ("none", "fap", "fam", "fam-columns", "fam-rows")
     for after in ("", "+t", "+bn", "+bn+t", "+t+gradual", "+bn+t+gradual")
 )
-"""Those of `training.mitigations.strategy.NAMES`, likewise."""
+"""Those of `training.learning.mitigations.combination.NAMES`, likewise."""
 
 
 def complete_networks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -34,7 +34,7 @@ def complete_deployments(context: click.Context, parameter: click.Parameter, inc
 
 def complete_chips(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Ids of the chips of the lot that is given before; none if there is no such lot."""
-    from simulator.chips import ChipLot, LotError
+    from simulator.lots.chips import ChipLot, LotError
 
     # As long as the option has no value, Click leaves arguments before it aside.
     lot = context.params.get("lot") or next(iter(context.args), None)

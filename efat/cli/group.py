@@ -131,7 +131,7 @@ def _failure_of_network(error: Exception) -> str | None:
     """What a user's network raised while it ran, in a line; None if the error is none of its."""
     if "torch" not in sys.modules:  # no network has run
         return None
-    from training.user_code import user_failure
+    from training.layers.user_code import user_failure
 
     return user_failure(error)
 
@@ -141,7 +141,7 @@ def _is_input_error(error: Exception) -> bool:
     if not isinstance(error, ValueError):
         return False
     # Imported here, where the command that failed has long imported them.
-    from simulator.chips import LotError
+    from simulator.lots.chips import LotError
 
     if isinstance(error, LotError):
         return True

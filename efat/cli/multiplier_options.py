@@ -13,13 +13,13 @@ from efat.cli.printing import say
 
 if TYPE_CHECKING:
     from simulator.gates.files import NetlistFile
-    from simulator.multiplier import Multiplier
-    from simulator.multiplier_files import TableSigns
+    from simulator.multipliers.files import TableSigns
+    from simulator.multipliers.multiplier import Multiplier
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 DESIGNS = ("array", "wallace", "dadda")
-"""Names of `simulator.multiplier.DESIGNS`, without importing NumPy for them; a test keeps the two equal."""
+"""Names of `simulator.multipliers.multiplier.DESIGNS`, without importing NumPy for them; a test keeps the two equal."""
 
 DEFAULT_DESIGN = DESIGNS[0]
 
@@ -52,7 +52,7 @@ def table_signs(
     table_signed: bool | None, unsigned_acts: bool, sign_magnitude: bool, table_first: str | None
 ) -> TableSigns:
     """What the values of `table_options` say."""
-    from simulator.multiplier_files import TableSigns
+    from simulator.multipliers.files import TableSigns
 
     return TableSigns(
         weight_signed=table_signed,
@@ -102,9 +102,9 @@ def chosen_multiplier(
         signs: what files of tables do not say.
     """
     from simulator.gates.files import read_netlist_file
-    from simulator.multiplier import Multiplier
-    from simulator.multiplier_files import read_multiplier, read_table
-    from simulator.operand_signs import Signs, error_note
+    from simulator.multipliers.files import read_multiplier, read_table
+    from simulator.multipliers.multiplier import Multiplier
+    from simulator.multipliers.signs import Signs, error_note
 
     if name in DESIGNS and not faulty:
         return name
@@ -132,7 +132,7 @@ def chosen_multiplier(
 
 def is_netlist(name: str) -> bool:
     """Whether a multiplier's name is that of a netlist file, rather than of a design or a product table."""
-    from simulator.multiplier_files import NETLIST_SUFFIXES
+    from simulator.multipliers.files import NETLIST_SUFFIXES
 
     return name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from efat.inference import Accuracy
+    from efat.inference.classified import Accuracy
 
 
 def warn(message: str) -> None:

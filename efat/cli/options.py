@@ -21,7 +21,7 @@ from efat.cli.group import InputProblem
 from efat.cli.printing import json_alone, print_json
 
 if TYPE_CHECKING:
-    from training.datasets import Normalization
+    from training.data.datasets import Normalization
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ INPUT_FILE = click.Path(path_type=Path, readable=False)
 
 
 ARRAY_PRESETS = ("tpu-v1", "tpu-v2", "tpu-v3", "tpu-v4", "gemmini", "scale-sim")
-"""Names of `simulator.presets.PRESETS`, without importing NumPy for them; a test keeps the two equal."""
+"""Names of `simulator.arrays.PRESETS`, without importing NumPy for them; a test keeps the two equal."""
 
 
 class ArraySize(click.ParamType):  # type: ignore[type-arg]
@@ -48,8 +48,8 @@ class ArraySize(click.ParamType):  # type: ignore[type-arg]
         match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", value.strip())
         if match is not None:
             return int(match[1]), int(match[2])
-        from simulator.presets import PRESETS
-        from simulator.scalesim import ScaleSimError, read_config
+        from simulator.arrays import PRESETS
+        from simulator.cycles.scalesim import ScaleSimError, read_config
         from simulator.suggestions import did_you_mean
 
         preset = PRESETS.get(value.strip().lower())
@@ -291,7 +291,7 @@ def normalization_of(text: str | None) -> Normalization | None:
     Raises:
         InputError: it says nothing that can be.
     """
-    from training.datasets import Normalization
+    from training.data.datasets import Normalization
 
     return None if text is None else Normalization.parse(text)
 

@@ -13,9 +13,9 @@ import click
 from efat.cli.options import Fraction, NamedValue, fail
 
 if TYPE_CHECKING:
-    from training.batches import Augmentation
     from training.calibration import Method
-    from training.recipe import Recipe
+    from training.data.batches import Augmentation
+    from training.learning.recipe import Recipe
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ DEFAULT_OPTIMIZER = "SGD"
 DEFAULT_OPTIMIZER_OPTIONS = {"SGD": {"momentum": 0.9}}
 DEFAULT_LEARNING_RATE = 0.01
 DEFAULT_LABEL_SMOOTHING = 0.0
-"""Those of `training.recipe.Recipe`, without importing torch for them; a test keeps them equal."""
+"""Those of `training.learning.recipe.Recipe`, without importing torch for them; a test keeps them equal."""
 
 
 OF_NETWORK = "network"
@@ -83,7 +83,7 @@ class RecipeRequest:
         Raises:
             InputError: padding out of range.
         """
-        from training.batches import Augmentation
+        from training.data.batches import Augmentation
 
         return Augmentation(*self.augment) if isinstance(self.augment, tuple) else self.augment
 
@@ -97,8 +97,8 @@ class RecipeRequest:
         Raises:
             InputError: a value is out of range, or PyTorch has no such optimiser or schedule.
         """
-        from training.batches import NO_AUGMENTATION
-        from training.recipe import Recipe
+        from training.data.batches import NO_AUGMENTATION
+        from training.learning.recipe import Recipe
 
         own_options = _named("--option", self.options)
         return Recipe(

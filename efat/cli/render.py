@@ -28,7 +28,7 @@ from rich.text import Text
 from efat.cli.printing import json_is_alone, printable
 
 if TYPE_CHECKING:
-    from training.fit import Moment
+    from training.learning.fit import Moment
 
 _Thing = TypeVar("_Thing")
 

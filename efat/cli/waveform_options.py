@@ -16,7 +16,7 @@ from efat.cli.options import INPUT_FILE, fail
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from efat.simulation import Simulation
+    from efat.inference.simulation import Simulation
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -171,11 +171,11 @@ def waveform_options(command: _Command) -> _Command:
 def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: float) -> None:
     """Make the waveform, and say what is in the file."""
     from efat.cli.render import progress_bar, working
-    from efat.waveforms import layer_gemm, only_chip
-    from simulator.fold_trace import FoldWindow, WindowError
-    from simulator.waveform import WaveformTooLargeError, write_gemm_vcd
-    from simulator.waveform_signals import WaveformError, check_pes
-    from simulator.waveform_size import size_text
+    from efat.inference.waveforms import layer_gemm, only_chip
+    from simulator.engine.fold_trace import FoldWindow, WindowError
+    from simulator.engine.vcd import WaveformTooLargeError, write_gemm_vcd
+    from simulator.engine.vcd_signals import WaveformError, check_pes
+    from simulator.engine.vcd_size import size_text
 
     chip = only_chip(simulation)
     config = simulation.config

@@ -13,7 +13,7 @@ import click
 from efat.cli.options import fail
 
 if TYPE_CHECKING:
-    from efat.campaign import Executor
+    from efat.campaigns.campaign import Executor
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ class WorkerRequest:
         Raises:
             click.ClickException: both are asked for.
         """
-        from efat.workers import in_line, processes, ray_cluster
+        from efat.campaigns.workers import in_line, processes, ray_cluster
 
         if self.ray is not None:
             if self.workers is not None:

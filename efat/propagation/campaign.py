@@ -1,4 +1,4 @@
-"""How faults travel through a network: a campaign (`efat.campaign`) that injects a sample of them, in rounds.
+"""How faults travel through a network: a campaign (`efat.campaigns.campaign`) that injects a sample of them, in rounds.
 
 Which faults are injected is decided in the process that drives it, and whether there are enough of them only between
 rounds: so results depend neither on the number of workers nor on where it was interrupted.
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaign import Campaign, Executor, Notes, Progress, Unit, warned
+from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, Unit, warned
 from efat.json_fields import Fields
-from efat.propagation.collapse import Collapse, LayerUse
+from efat.propagation.collapsing.collapse import Collapse, LayerUse
 from efat.propagation.columns import OPERATIONS_DTYPE, STRATA_DTYPE, LayerShape, Operation, Rule
 from efat.propagation.injection import COUNTED, Found, Round
 from efat.propagation.population import Population
@@ -31,7 +31,7 @@ from efat.propagation.units import SEEN, fault_free, inject
 from simulator import ArrayConfig
 from simulator.files import replaced
 from training.errors import InputError
-from training.replay import Replay
+from training.injection.replay import Replay
 
 KIND = "propagation"
 FAULT_FREE = "fault-free"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efat.planning.severity import Float64Array, Int64Array
 from efat.propagation.estimates import Estimates
-from efat.severity import Float64Array, Int64Array
 from simulator import Kind, Site
 from simulator.faults import BoolArray
 

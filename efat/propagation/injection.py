@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaign import Campaign, Unit, UnitFile
+from efat.campaigns.campaign import Campaign, Unit, UnitFile
+from efat.planning.severity import Int64Array
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, Rule
 from efat.propagation.population import Population
 from efat.propagation.units import FAULTS, LAYERS, OPERATIONS
-from efat.severity import Int64Array
 
 if TYPE_CHECKING:
-    from efat.propagation.collapse import Collapse
+    from efat.propagation.collapsing.collapse import Collapse
 
 MOST_FAULT_IMAGES = 20_000
 """Of a unit, faults times images: some seconds."""

@@ -9,8 +9,8 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
+from efat.planning.severity import Int64Array
 from efat.propagation.columns import LayerShape
-from efat.severity import Int64Array
 from simulator import ArrayConfig, Kind, Site, gemm_timing
 from simulator.faults import PERMANENT
 from training.errors import InputError

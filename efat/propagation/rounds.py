@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from efat.planning.severity import Int64Array
 from efat.propagation.population import Population
 from efat.propagation.request import Request
 from efat.propagation.statistics import allocate, sample_size
 from efat.propagation.tables import MOST_FAULTS
-from efat.severity import Int64Array
 from training.errors import InputError
 
 FIRST_ROUND = 200

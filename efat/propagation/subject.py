@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from efat.training_setup import first_images
-from efat.workers import one_thread
+from efat.campaigns.workers import one_thread
+from efat.setup import first_images
 from simulator import ArrayConfig
-from training.accelerator import Accelerator
 from training.calibration import DEFAULT_PERCENTILE, Method, check_method
-from training.convert import convert, quantized_layers
-from training.datasets import DATA_VARIABLE, Normalization
-from training.deployment import Deployment
+from training.data.datasets import DATA_VARIABLE, Normalization
+from training.data.workloads import load_workload
 from training.errors import InputError
-from training.retrain import digest_of_network
-from training.workloads import load_workload
+from training.layers.accelerator import Accelerator
+from training.layers.convert import convert, quantized_layers
+from training.layers.deployment import Deployment
+from training.learning.retrain import digest_of_network
 
 DEFAULT_IMAGES = 64
 """Images that a network classifies if nothing else is said: the first ones, or all if there are fewer."""
@@ -53,14 +53,14 @@ class Subject:
     """A network, its images, and the array that it runs on.
 
     Args:
-        network: a name in `training.workloads.WORKLOADS`, or `package.module:function`.
+        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
         weights: file of weights; None for those that come with the network. Weights that were retrained for a chip
             bring the steps of their activations; how they sit on that chip is not taken over.
-        data: what `training.datasets.load_data` reads; None for what comes with the network.
+        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
         images: number of test images, the first ones; None for `DEFAULT_IMAGES`, or all if there are fewer.
         config: the array.
         calibration: how the activations' steps are chosen; weights that were retrained for a chip bring theirs.
-        normalization: as for `training.workloads.load_workload`.
+        normalization: as for `training.data.workloads.load_workload`.
 
     Raises:
         InputError: an unknown calibration.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from efat.planning.severity import Int64Array
 from efat.propagation.columns import OPERATION_KINDS, OUTCOMES, PATTERNS, Rule
-from efat.severity import Int64Array
 from simulator import ArrayConfig, Kind, Site
 from simulator.faults import BoolArray
 from training.errors import InputError, first_line

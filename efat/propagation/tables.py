@@ -38,8 +38,8 @@ from efat.propagation.columns import (
     Rule,
 )
 from efat.propagation.table_checks import LONGEST_NAME_BYTES, check_tables
-from simulator.chips_array import own_dataset, text_attribute
 from simulator.files import replaced
+from simulator.lots.array import own_dataset, text_attribute
 from training.errors import InputError
 
 __all__ = [

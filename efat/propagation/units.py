@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaign import Outcome
+from efat.campaigns.campaign import Outcome
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
 from efat.propagation.subject import Subject
 from simulator import Fault, Kind, Site
 from training.errors import InputError
-from training.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Carried, Replay, Trial
+from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Carried, Replay, Trial
 
 SEEN = "seen.npz"
 FAULTS, LAYERS, OPERATIONS = "faults.npy", "layers.npy", "operations.npy"

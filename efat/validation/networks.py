@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from efat.simulation import prepare
+from efat.inference.simulation import prepare
 from efat.validation import DEFAULT_IMAGES
-from simulator.chips import Chip
-from training.classification import bits_of
-from training.convert import place
-from training.datasets import Normalization
-from training.layers import Engine
+from simulator.lots.chips import Chip
+from training.data.classification import bits_of
+from training.data.datasets import Normalization
+from training.layers.convert import place
+from training.layers.quantized import Engine
 
 BATCH = 64
 
@@ -44,7 +44,7 @@ class NetworkValidation:
         weights: file of weights, or None.
         data: images, or None.
         images: test images to use; None for the first 64, or all if there are fewer.
-        normalization: as for `training.workloads.load_workload`.
+        normalization: as for `training.data.workloads.load_workload`.
 
     Attributes:
         simulation: what runs on both engines.

@@ -13,7 +13,7 @@ from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Netlist, NetlistError
 from simulator.gates.verilog import parse_verilog
 from simulator.gates.wiring import Wiring, assemble, choose_ports
-from simulator.operand_signs import OtherSignsError, Signs, check_signs, error_note
+from simulator.multipliers.signs import OtherSignsError, Signs, check_signs, error_note
 
 LARGEST_FILE_BYTES = 8 << 20
 

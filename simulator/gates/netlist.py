@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from simulator.operand_signs import Signs
+from simulator.multipliers.signs import Signs
 
 Int32Array = npt.NDArray[np.int32]
 

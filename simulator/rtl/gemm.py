@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from simulator.bits import Int32Array, Int64Array, as_number
 from simulator.config import ArrayConfig
+from simulator.engine.masks import Flips, is_signed
+from simulator.engine.operands import check_gemm
+from simulator.engine.timing import gemm_timing
+from simulator.engine.trace import Trace, check_window
 from simulator.faults import FaultMap, Kind, Site
-from simulator.masks import Flips, is_signed
-from simulator.operands import check_gemm
 from simulator.rtl import sources
 from simulator.rtl.bit_vectors import Bits, from_bits, from_text, to_text
 from simulator.rtl.cosimulation import CHUNK_CYCLES, CosimulationError, pool
 from simulator.rtl.schedule import double_buffered_schedule, serial_schedule
-from simulator.timing import gemm_timing
-from simulator.trace import Trace, check_window
 
 _SECONDS = 60.0
 _SLOWEST_PE_CYCLES_PER_SECOND = 10_000

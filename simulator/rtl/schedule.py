@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from simulator.bits import Int64Array
 from simulator.config import ArrayConfig
+from simulator.engine.mapping import Fold, folds
 from simulator.faults import BoolArray
-from simulator.mapping import Fold, folds
 from simulator.rtl.bit_vectors import Bits, to_bits
 
 Integers = npt.NDArray[np.integer]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efat.image_split import ImageSplit, SplitRequest, content_keys, split_images
-from training.datasets import Dataset
+from training.data.datasets import Dataset
 from training.errors import InputError
 
 

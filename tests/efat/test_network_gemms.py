@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from efat.cycle_counts import count_network
 from efat.network_gemms import network_gemms
 from simulator import ArrayConfig, simulate_gemm
-from simulator.scalesim import GemmLayer
-from training import convert, place
-from training.convert import quantized_layers
+from simulator.cycles.counts import count_network
+from simulator.cycles.scalesim import GemmLayer
+from training import place
+from training.data.workloads import WORKLOADS, Workload, own_network
 from training.errors import InputError
-from training.layers import Accelerator, GemmRun
-from training.workloads import WORKLOADS, Workload, own_network
+from training.layers.accelerator import Accelerator
+from training.layers.convert import convert, quantized_layers
+from training.layers.quantized import GemmRun
 
 
 @pytest.mark.parametrize("name", ["digits-cnn", "lenet5", "resnet20"])

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import user_networks
-from command import done, refused, run
 
-from efat import workers
-from efat.campaign import Outcome
+from efat.campaigns import workers
+from efat.campaigns.campaign import Outcome
+from tests.support import user_networks
+from tests.support.command import done, refused, run
 from training.errors import InputError
 
 COMMON = ["--data", "data", "--lot", "lot.h5"]
@@ -111,7 +111,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(command: str, network: str, folder: Path) -> list[str]:
     """A command as cheap as it can be; what it writes goes into a folder of its own."""
     written = ["-o", str(folder / f"{network}-{command}")] if command in WRITING else []
-    return [command, "--network", f"user_networks:{network}", *COMMANDS[command], *written]
+    return [command, "--network", f"tests.support.user_networks:{network}", *COMMANDS[command], *written]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:`torch.nn.utils.weight_norm", "ignore:Initializing zero-el")
@@ -126,7 +126,7 @@ def test_networks_that_cannot_be_taken_are_refused_by_every_command(
         assert re.search(REFUSED[network], said) or fails_to_learn, said
         assert not list(tmp_path.iterdir())
     # What comes out does not matter to cycles.
-    counted = run("cycles", "--network", f"user_networks:{network}", *CYCLES)
+    counted = run("cycles", "--network", f"tests.support.user_networks:{network}", *CYCLES)
     assert counted.exit_code in (0, 2)
     assert counted.output.count("Error: ") == (counted.exit_code == 2)
 
@@ -138,7 +138,7 @@ def test_networks_that_are_unusual_run(
     monkeypatch.chdir(given)
     for command in ("simulate", "validate", "explain"):
         done(*arguments(command, network, tmp_path))
-    done("cycles", "--network", f"user_networks:{network}", *CYCLES)
+    done("cycles", "--network", f"tests.support.user_networks:{network}", *CYCLES)
 
 
 @pytest.mark.slow

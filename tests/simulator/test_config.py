@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig
-from simulator.multiplier import Multiplier, built_in, exact_products
+from simulator.multipliers.multiplier import Multiplier, built_in, exact_products
 
 
 def test_derived_numbers() -> None:

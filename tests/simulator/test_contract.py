@@ -16,12 +16,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import gate_product, oracle_gemm
-from strategies import Configs, GemmCase, configs, gemm_cases, pooled_configs
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults, simulate_gemm
 from simulator.bits import wrap
 from simulator.rtl import rtl_gemm, unavailable
+from tests.support.oracle import gate_product, oracle_gemm
+from tests.support.strategies import Configs, GemmCase, configs, gemm_cases, pooled_configs
 from training import faulty_gemm
 
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import configs, fault_maps
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.faults import FAULT_DTYPE
+from tests.support.strategies import configs, fault_maps
 
 CONFIG = ArrayConfig(4, 5)
 AT_0, AT_1, FLIP = Kind.STUCK_AT_0, Kind.STUCK_AT_1, Kind.FLIP

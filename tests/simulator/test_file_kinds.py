@@ -8,20 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import netlist_text
 import numpy as np
 import pytest
 
 from simulator import ArrayConfig, FaultMap
-from simulator.chips import Chip, ChipLot, LotError, write_lot
-from simulator.chips_csv import read_csv
+from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
 from simulator.file_kinds import file_kind
 from simulator.gates.designs import build
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import NetlistError
-from simulator.multiplier_files import read_multiplier
-from simulator.product_tables import ProductTableError, read_products
-from simulator.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
+from simulator.lots.chips import Chip, ChipLot, LotError, write_lot
+from simulator.lots.csv import read_csv
+from simulator.multipliers.files import read_multiplier
+from simulator.multipliers.product_tables import ProductTableError, read_products
+from tests.support import netlist_text
 
 CONFIG = ArrayConfig(4, 4)
 YOSYS = {"creator": "Yosys 0.40", "modules": {"mult": {"attributes": {}}}}

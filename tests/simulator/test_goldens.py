@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
-from simulator.multiplier import Multiplier, exact_products
+from simulator.multipliers.multiplier import Multiplier, exact_products
 
 X = [[1, 2], [3, 4]]
 W = [[5, 6], [7, 8]]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import configs
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.sampling import PATTERNS
+from tests.support.strategies import configs
 
 CONFIG = ArrayConfig(64, 48)
 

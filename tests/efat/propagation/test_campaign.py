@@ -14,14 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import propagation_runs
 import pytest
 import torch
-from damaged_units import WAYS, damage
-from propagation_runs import ARRAY, small_request, small_subject
-from resilience_runs import OUT, contents
 
-from efat.campaign import Executor
+from efat.campaigns.campaign import Executor
+from efat.campaigns.workers import in_line, processes
 from efat.propagation import injection, rounds
 from efat.propagation.campaign import run_propagation
 from efat.propagation.columns import OUTCOMES, Rule
@@ -31,11 +28,14 @@ from efat.propagation.rounds import draw_rounds
 from efat.propagation.statistics import mean_interval
 from efat.propagation.summary import summary
 from efat.propagation.tables import Propagation, read_propagation, same
-from efat.workers import in_line, processes
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from training.accelerator import Accelerator
-from training.convert import place
+from tests.support import propagation_runs
+from tests.support.damaged_units import WAYS, damage
+from tests.support.propagation_runs import ARRAY, small_request, small_subject
+from tests.support.resilience_runs import OUT, contents
 from training.errors import InputError
+from training.layers.accelerator import Accelerator
+from training.layers.convert import place
 
 PROGRAM = Path(propagation_runs.__file__)
 

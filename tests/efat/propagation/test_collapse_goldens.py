@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from strategies import random_tables
 
-from efat.propagation.collapse import Collapse, Rule
+from efat.propagation.collapsing.collapse import Collapse, Rule
 from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum
 from simulator import ArrayConfig, Kind, Site
-from simulator.multiplier import Multiplier, exact_products
+from simulator.multipliers.multiplier import Multiplier, exact_products
+from tests.support.strategies import random_tables
 
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 

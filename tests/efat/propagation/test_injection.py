@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from efat.campaign import Campaign, Outcome
+from efat.campaigns.campaign import Campaign, Outcome
+from efat.campaigns.workers import in_line
 from efat.propagation import injection
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, LayerShape, Rule
 from efat.propagation.injection import COUNTED, WHERE, Found, Round
 from efat.propagation.population import Population
-from efat.workers import in_line
 from simulator import ArrayConfig, Kind, Site
 from training.errors import InputError
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from propagation_tables import fields_of, propagations
 
 from efat.propagation.estimates import Estimates
 from efat.propagation.heat import MOST_CELLS, HeatMap, heat_maps
@@ -25,6 +24,7 @@ from efat.propagation.statistics import mean_interval
 from efat.propagation.summary import summary
 from efat.propagation.tables import Propagation
 from simulator import ArrayConfig, Kind, Site
+from tests.support.propagation_tables import fields_of, propagations
 
 FEW = settings(max_examples=20)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import configs
 
 from efat.propagation.population import LayerShape, Population, Stratum
 from simulator import ArrayConfig, Kind, Site, gemm_timing
+from tests.support.strategies import configs
 from training.errors import InputError
 
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from propagation_runs import ARRAY, small_request, small_subject
 
 from efat.propagation.request import DEFAULT_KINDS, DEFAULT_SITES, Request
 from efat.propagation.subject import Subject
 from simulator import ArrayConfig, Kind, Site
-from simulator.multiplier import Multiplier, exact_products
+from simulator.multipliers.multiplier import Multiplier, exact_products
+from tests.support.propagation_runs import ARRAY, small_request, small_subject
 from training.errors import InputError
 
 SUBJECT = Subject("digits-cnn", None, None, None, ArrayConfig(6, 5, 4, 7, acc_bits=20))

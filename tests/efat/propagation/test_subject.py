@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from propagation_runs import ARRAY, small_subject
-from resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights
 
 from efat.propagation.subject import DEFAULT_IMAGES, Subject
-from training.accelerator import Accelerator
+from tests.support.propagation_runs import ARRAY, small_subject
+from tests.support.resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights
 from training.calibration import Method
-from training.convert import convert, quantized_layers
-from training.datasets import Normalization
-from training.deployment import Deployment, write_deployed
+from training.data.datasets import Normalization
 from training.errors import InputError
+from training.layers.accelerator import Accelerator
+from training.layers.convert import convert, quantized_layers
+from training.layers.deployment import Deployment, write_deployed
 
 
 def scales_of(subject: Subject) -> dict[str, float]:

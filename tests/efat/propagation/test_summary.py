@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from propagation_tables import propagations, small_propagation
 from rich.console import Console
 
-from efat.cli.propagate_tables import show_propagation
+from efat.cli.commands.propagate_tables import show_propagation
 from efat.propagation.columns import OUTCOMES, PATTERNS
 from efat.propagation.statistics import wilson
 from efat.propagation.summary import summary
 from efat.propagation.tables import Propagation
+from tests.support.propagation_tables import propagations, small_propagation
 
 SMALL = summary(small_propagation(), 0.95)
 INTERVALS = ("active", "critical", "scores_changed", "avf", "sdc5")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from propagation_tables import changed, small_propagation, table_of
 
 from efat.hdf5_fields import MOST_TEXT_BYTES
 from efat.propagation.tables import (
@@ -18,6 +17,7 @@ from efat.propagation.tables import (
     LayerShape,
     Operation,
 )
+from tests.support.propagation_tables import changed, small_propagation, table_of
 from training.errors import InputError
 
 SMALL = small_propagation()

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
-from propagation_tables import changed, propagations, small_propagation
 
 from efat.propagation.tables import (
     FAULTS_DTYPE,
@@ -31,6 +30,7 @@ from efat.propagation.tables import (
     same,
     write_propagation,
 )
+from tests.support.propagation_tables import changed, propagations, small_propagation
 from training.errors import InputError
 
 SMALL = small_propagation()

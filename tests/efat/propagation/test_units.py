@@ -10,16 +10,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from efat.campaign import Outcome
+from efat.campaigns.campaign import Outcome
 from efat.propagation import columns, units
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
 from efat.propagation.population import POPULATION_DTYPE
 from efat.propagation.subject import Subject
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
-from training import replay
-from training.accelerator import Accelerator
-from training.convert import place
 from training.errors import InputError
+from training.injection import replay
+from training.layers.accelerator import Accelerator
+from training.layers.convert import place
 
 CONFIG = ArrayConfig(20, 12)
 IMAGES = 7

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import product
 
-import netlist_oracle
 import numpy as np
 import pytest
 
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Gate, Netlist
+from tests.support import netlist_oracle
 
 
 def number(pattern: int, bits: int, *, signed: bool) -> int:

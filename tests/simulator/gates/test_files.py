@@ -5,23 +5,22 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import netlist_oracle
-import netlist_text
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlist_strategies import netlists
-from netlist_text import from_text, module
-from verilog_tools import needs, yosys
 
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.files import read_netlist, read_netlist_file
 from simulator.gates.netlist import Gate, Netlist, NetlistError
-from simulator.multiplier import exact_products
+from simulator.multipliers.multiplier import exact_products
+from tests.support import netlist_oracle, netlist_text
+from tests.support.netlist_strategies import netlists
+from tests.support.netlist_text import from_text, module
+from tests.support.verilog_tools import needs, yosys
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "tests" / "support" / "data"
 SAMPLES = sorted(DATA.glob("mult3x2_unsigned_acts*"))
 
 

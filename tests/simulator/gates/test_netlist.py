@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
-import netlist_oracle
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlist_oracle import Faults
-from netlist_strategies import faults_of, netlists
 
 from simulator import Kind
 from simulator.gates.designs import build
 from simulator.gates.evaluation import circuit_of, netlist_products
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist, NetlistError
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
+from tests.support import netlist_oracle
+from tests.support.netlist_oracle import Faults
+from tests.support.netlist_strategies import faults_of, netlists
 
 # The output for every combination of the pins a, b, c, d, counted in binary with pin a in the highest place. Written
 # down from the cell types of Yosys (its manual, "Gate-level cells" of the internal cell library).

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlist_text import from_text, model, module
 
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import NetlistError
+from tests.support.netlist_text import from_text, model, module
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "tests" / "support" / "data"
 SAMPLES = sorted(DATA.glob("mult3x2_unsigned_acts*"))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import netlist_oracle
 import numpy as np
 import pytest
-from verilog_tools import needs, tool, yosys
 
 from simulator import Kind
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 from simulator.gates.systemverilog import gate_level_multiplier
+from tests.support import netlist_oracle
+from tests.support.verilog_tools import needs, tool, yosys
 
 CASES = 12
 

@@ -1,0 +1,1 @@
+"""Long work in units that survives being interrupted, and the workers that do it."""

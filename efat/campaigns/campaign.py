@@ -1,0 +1,321 @@
+"""Long work in units: a folder with the exact inputs, and a file for each unit that is done.
+
+`campaign.json` says what the campaign is and what it is made from; `units/NAME.json` is what a unit gave, and
+`units/NAME.FILE` are the files that belong to it, written before it. All are written beside and renamed into place, so
+that whoever is killed when, only units in flight are lost, and starting again does just what is left.
+
+Nothing that is found there is trusted: a unit says which campaign's it is and what it was made from, and has the
+SHA-256 of itself and of its files. One that does not fit is done again, and that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulator.files import digest_of_file, replaced
+from training.errors import InputError, first_line
+
+FORMAT = "efat-campaign"
+VERSION = 2
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A piece of work.
+
+    Args:
+        name: of its files: up to 100 letters, digits, dots, underscores and hyphens.
+        arguments: what the work is done with; they travel to other processes.
+        inputs: what decides the result beside the campaign's inputs and the name, as JSON takes it, by a name that says
+            what it is: digests of what other units gave, say.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"unit {self.name!r}: expected up to 100 letters, digits, dots, underscores and hyphens")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a unit gave.
+
+    Args:
+        values: what JSON takes; the same for the same unit, whatever it runs on.
+        files: contents of the files that belong to it, by name.
+    """
+
+    values: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UnitFile:
+    """A file of a unit that is done.
+
+    Args:
+        path: where it is.
+        sha256: what its content has to have.
+    """
+
+    path: Path
+    sha256: str
+
+    def located(self) -> UnitFile:
+        """The same with a path that holds in every folder."""
+        return UnitFile(self.path.absolute(), self.sha256)
+
+    def read(self) -> bytes:
+        """The content, checked.
+
+        Raises:
+            InputError: it is another one, or gone.
+        """
+        content = self.path.read_bytes() if self.path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != self.sha256:
+            raise InputError(f"{self.path} changed while this ran: run the same command again")
+        return content
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A unit that is done.
+
+    Args:
+        inputs: those of the unit.
+        values: what it gave.
+        files: SHA-256 (hex) of its files by name.
+    """
+
+    inputs: Mapping[str, Any]
+    values: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+Work = Callable[[Mapping[str, Any]], Outcome]
+"""Does a unit: a function of a module, since other processes import it."""
+
+Executor = Callable[[Work, Sequence[Unit]], Iterable[tuple[Unit, Outcome]]]
+"""Does units, in any order, and gives each as soon as it is done; see `efat.campaigns.workers`."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of units that are done and that there are."""
+
+Notes = Callable[[str], None]
+"""Called with what people should know of, in one line."""
+
+
+def warned(note: str) -> None:
+    """Note something by a Python warning."""
+    warnings.warn(note, stacklevel=2)
+
+
+class Campaign:
+    """A folder of units.
+
+    Args:
+        folder: made if it is not there; its parent is.
+        kind: what the units are, in a word.
+        inputs: everything that decides their results, as JSON takes it, by a name that says what it is.
+        notes: told of units that are there and do not fit.
+
+    Raises:
+        InputError: the folder is another campaign's, or has something else in it.
+    """
+
+    def __init__(self, folder: Path, kind: str, inputs: Mapping[str, Any], notes: Notes = warned) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.inputs = json.loads(_canonical(inputs))
+        self.digest = digest_of({"kind": self.kind, "inputs": self.inputs})
+        """SHA-256 (hex) of kind and inputs."""
+        self._notes = notes
+        self._known: dict[str, Done | None] = {}
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is not a folder: expected one for the campaign")
+        if (folder / "campaign.json").exists():
+            self._check_same()
+        elif folder.exists() and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
+            raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
+        else:
+            if not folder.parent.is_dir():
+                raise InputError(f"{folder.parent}: no such folder to make {folder.name} in; make it first")
+            folder.mkdir(exist_ok=True)
+            content = {"format": FORMAT, "version": VERSION, "kind": kind, "inputs": self.inputs}
+            with replaced(folder / "campaign.json") as beside:
+                beside.write_text(json.dumps({**content, "digest": self.digest}, indent=2, sort_keys=True) + "\n")
+        (folder / "units").mkdir(exist_ok=True)
+
+    def path(self, unit: str, file: str) -> Path:
+        """A file that belongs to a unit."""
+        return self.folder / "units" / f"{unit}.{file}"
+
+    def there(self, unit: str) -> Done | None:
+        """What is there of a unit, whatever its inputs were; None if it is not done, or does not fit, which is noted.
+
+        The files are read once: what has been there, or was done since, is known from then on.
+        """
+        if unit not in self._known:
+            self._known[unit] = self._read(unit)
+        return self._known[unit]
+
+    def values(self, unit: str) -> Mapping[str, Any]:
+        """What a unit that is done gave."""
+        return self._done(unit).values
+
+    def file(self, unit: str, file: str) -> UnitFile:
+        """A file of a unit that is done."""
+        return UnitFile(self.path(unit, file), self._done(unit).files[file])
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        work: Work,
+        executor: Executor,
+        progress: Progress | None = None,
+        again: Collection[str] = (),
+    ) -> None:
+        """Do the units that are not done.
+
+        Args:
+            units: all of them, with different names.
+            work: does one.
+            executor: does them all, here or elsewhere.
+            progress: called at the beginning and after each unit.
+            again: names of units to do whatever is there, which is not noted.
+        """
+        left = [unit for unit in units if unit.name in again or not self._fits(unit)]
+        finished = len(units) - len(left)
+        if progress is not None:
+            progress(finished, len(units))
+        for unit, outcome in executor(work, left):
+            self._keep(unit, outcome)
+            finished += 1
+            if progress is not None:
+                progress(finished, len(units))
+
+    def _done(self, unit: str) -> Done:
+        found = self._known.get(unit)
+        if found is None:
+            raise ValueError(f"unit {unit} is not done")
+        return found
+
+    def _fits(self, unit: Unit) -> bool:
+        """Whether a unit is done; notes it if what is there was made from something else."""
+        found = self.there(unit.name)
+        if found is None:
+            return False
+        different = different_names(found.inputs, unit.inputs)
+        if different:
+            self._note_again(unit.name, f"was made from other {', '.join(different)}")
+        return not different
+
+    def _keep(self, unit: Unit, outcome: Outcome) -> None:
+        """Write the files of a unit, and then what it gave."""
+        for name, content in outcome.files.items():
+            with replaced(self.path(unit.name, name)) as beside:
+                beside.write_bytes(content)
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
+        found: dict[str, Any] = {"inputs": unit.inputs, "values": outcome.values, "files": files}
+        found |= {"campaign": self.digest, "unit": unit.name}
+        text = _canonical({**found, "sha256": digest_of(found)}) + "\n"
+        with replaced(self.path(unit.name, "json")) as beside:
+            beside.write_text(text)
+        kept = json.loads(text)
+        self._known[unit.name] = Done(kept["inputs"], kept["values"], kept["files"])
+
+    def _read(self, unit: str) -> Done | None:
+        path = self.path(unit, "json")
+        if not path.is_file():
+            return None
+        text = path.read_bytes()
+        try:
+            found = json.loads(text)
+            own = found.pop("sha256")
+            whole = (_canonical({**found, "sha256": own}) + "\n").encode() == text and digest_of(found) == own
+            done = Done(dict(found["inputs"]), dict(found["values"]), dict(found["files"]))
+            ours = (found["campaign"], found["unit"]) == (self.digest, unit)
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            self._note_again(unit, "is damaged")
+            return None
+        if not ours:
+            self._note_again(unit, "is of another unit or campaign")
+            return None
+        if not all(_has_digest(self.path(unit, name), sha256) for name, sha256 in done.files.items()):
+            self._note_again(unit, "does not fit its files")
+            return None
+        return done
+
+    def _note_again(self, unit: str, why: str) -> None:
+        self._notes(f"{self.path(unit, 'json')} {why}: done again")
+
+    def _check_same(self) -> None:
+        path = self.folder / "campaign.json"
+        try:
+            found = json.loads(path.read_text())
+            kind, inputs, version = found["kind"], dict(found["inputs"]), found["version"]
+            known = found["format"] == FORMAT
+            whole = found["digest"] == digest_of({"kind": kind, "inputs": inputs})
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is no campaign, or is damaged ({first_line(error)}): choose another folder, or delete this "
+                "one to make it again"
+            ) from None
+        if not known:
+            raise InputError(f"{path} is of another format: choose another folder")
+        if version != VERSION:
+            raise InputError(
+                f"{path} is of version {str(version)[:20]}, and this program goes on with {VERSION}: choose another "
+                "folder, or delete this one to make it again"
+            )
+        if not whole:
+            raise InputError(
+                f"{path} was edited or is damaged, as its digest is another: choose another folder, or delete this one "
+                "to make it again"
+            )
+        if kind != self.kind:
+            raise InputError(f"{self.folder} is a campaign of kind {kind!r}, not {self.kind!r}: choose another folder")
+        different = different_names(inputs, self.inputs)
+        if different:
+            raise InputError(
+                f"{self.folder} was begun with another {', '.join(different)}: choose another folder, or give what it "
+                "was begun with"
+            )
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what JSON takes."""
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+def different_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names under which two have something else, or just one has something."""
+    return [name for name in {**one, **other} if _text_of(one, name) != _text_of(other, name)]
+
+
+def _has_digest(path: Path, sha256: str) -> bool:
+    return path.is_file() and digest_of_file(path) == sha256
+
+
+def _text_of(content: Mapping[str, Any], name: str) -> str | None:
+    # As texts: true, 1 and 1.0 are equal in Python.
+    return _canonical({name: content[name]}) if name in content else None
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    """The same text for the same content."""
+    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The commands of `efat`, one module each."""

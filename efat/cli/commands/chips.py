@@ -1,0 +1,219 @@
+"""`efat chips`: make, show, import and export lots of faulty chips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from efat.cli.array_options import ArrayRequest, array_options
+from efat.cli.completion import complete_chips
+from efat.cli.fault_options import FaultRequest, fault_options
+from efat.cli.options import (
+    INPUT_FILE,
+    RateRange,
+    check_json,
+    check_output,
+    fail,
+    force_option,
+    json_option,
+    output_option,
+    write_json,
+)
+from efat.cli.printing import json_is_alone, say
+
+if TYPE_CHECKING:
+    from simulator.lots.chips import Chip
+
+MOST_CHIPS = 1_000_000
+
+
+@click.group()
+def chips() -> None:
+    """Make, show, import and export lots of faulty chips."""
+
+
+@chips.command(
+    epilog="""\b
+Examples:
+  efat chips generate --array 64x64 --count 100 --fault-rate 0.01 -o lot.h5
+  efat chips generate --array 64x64 --count 100 --fault-rate 0.001:0.05 --pattern clustered -o lot.h5
+  efat chips generate --array 64x64 --count 10 --fault-rate 0.01 --site psum=3 --site weight --kind stuck-at-1 -o lot.h5
+  efat chips generate --array 8x8 --count 10 --fault-rate 0.01 --multiplier wallace --site multiplier -o lot.h5
+  efat chips generate --array 8x8 --count 10 --fault-rate 0.01 --faulty-multiplier mul8s.h --site multiplier -o lot.h5
+"""
+)
+@array_options
+@click.option("--count", required=True, type=click.IntRange(1, MOST_CHIPS), metavar="N", help="Number of chips.")
+@click.option(
+    "--fault-rate",
+    required=True,
+    type=RateRange(),
+    help="Fraction of PEs that have a fault; from a range each chip's is drawn, evenly on a logarithmic scale "
+    "(on a linear one if the range starts at 0).",
+)
+@fault_options()
+@click.option("--cycles", type=click.IntRange(min=1), help="Clock cycles that flips are drawn from (--kind flip only).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed; each chip has its own.")
+@output_option("Lot to write (HDF5).")
+@force_option
+def generate(
+    described: ArrayRequest,
+    count: int,
+    fault_rate: tuple[float, float],
+    described_faults: FaultRequest,
+    cycles: int | None,
+    seed: int,
+    output: Path,
+    force: bool,
+) -> None:
+    """Make a lot of chips with random faults.
+
+    The same options and seed give the same lot, and chip number i is the same in lots of any size.
+    """
+    check_output(output, force=force)
+    from efat.cli.render import progress_bar
+    from simulator.lots.chips import write_lot
+    from simulator.lots.random import generate_chips, provenance
+
+    config = described.config()
+    described_faults.check_multiplier(config, described.faulty_multipliers)
+    if cycles is not None and not any(name == "FLIP" and weight > 0 for name, weight in described_faults.kinds):
+        fail("--cycles has no effect: only flips happen in a clock cycle; add --kind flip, or leave it out")
+    low, high = fault_rate
+    described_faults.model(low, cycles)
+    with progress_bar("chips", count) as progress:
+        write_lot(
+            output,
+            config,
+            generate_chips(config, lambda rate: described_faults.model(rate, cycles), count, (low, high), seed),
+            provenance=provenance(f"random, {described_faults.pattern} pattern, rate {low:g}:{high:g}", seed),
+            progress=progress,
+        )
+    say(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
+
+
+@chips.command(
+    epilog="""\b
+Examples:
+  efat chips show lot.h5
+  efat chips show lot.h5 --chip chip-0003 --png chip-0003.png
+"""
+)
+@click.argument("lot", type=INPUT_FILE)
+@click.option(
+    "--chip",
+    "chip_id",
+    shell_complete=complete_chips,
+    metavar="ID",
+    help="Show this chip's fault map instead of the whole lot.",
+)
+@click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw the chip's fault map into this file.")
+@json_option("what is shown")
+def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | None) -> None:
+    """Show a LOT of chips as a table, or one chip's fault map as a picture."""
+    if png is not None:
+        if chip_id is None:
+            fail("--png draws one chip: name it with --chip ID")
+        check_output(png, inputs=[lot])
+    check_json(json_path, inputs=[lot])
+    from efat.cli.commands.chip_tables import chip_dict, show_chip, show_lot
+    from efat.cli.render import console, counted, progress_bar
+    from simulator.lots.chips import ChipLot
+
+    with ChipLot(lot) as opened:
+        if chip_id is None:
+            if json_path is not None:
+                with progress_bar("chips", len(opened)) as progress:
+                    rows = [chip_dict(chip) for chip in counted(opened, progress)]
+                lot_dict = {"array": opened.config.as_dict(), "provenance": opened.provenance, "chips": rows}
+                write_json(json_path, lot_dict)
+            if not json_is_alone():
+                with progress_bar("chips", len(opened)) as progress:
+                    show_lot(opened, console(), progress)
+            return
+        chip = opened[chip_id]
+    if json_path is not None:
+        write_json(json_path, chip_dict(chip))
+    show_chip(chip, console())
+    if png is not None:
+        _draw(chip, png)
+        say(f"Wrote {png}")
+
+
+@chips.command(
+    name="import",
+    epilog="""\b
+Example:
+  efat chips import faults.csv --array 64x64 -o lot.h5
+
+\b
+The file starts with the line chip,row,col,site,bit,kind,cycle; one fault follows on each line:
+  chip-07,12,3,PSUM,20,STUCK_AT_1,
+cycle is empty except for FLIP. A PE that the chip's fuses bypass is a line with the site BYPASS:
+  chip-07,12,3,BYPASS,,,
+A chip with neither is a line with its id and six commas.
+""",
+)
+@click.argument("faults", type=INPUT_FILE)
+@array_options
+@output_option("Lot to write (HDF5).")
+@force_option
+def import_(
+    faults: Path,
+    described: ArrayRequest,
+    output: Path,
+    force: bool,
+) -> None:
+    """Make a lot from a tester's list of FAULTS and bypassed PEs (CSV)."""
+    check_output(output, force=force, inputs=[faults])
+    from simulator import Site
+    from simulator.lots.chips import write_lot
+    from simulator.lots.csv import read_csv
+    from simulator.lots.random import provenance
+
+    config = described.config()
+    found = read_csv(faults, config)
+    if described.faulty_multipliers and not any((chip.faults.table["site"] == Site.MULTIPLIER).any() for chip in found):
+        fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
+    write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
+    total, fused = sum(len(chip.faults) for chip in found), sum(chip.bypassed_by_fuses for chip in found)
+    say(f"Wrote {len(found)} chips with {_faults(total)}{_and_bypassed(fused)} to {output}")
+
+
+@chips.command(
+    epilog="""\b
+Example:
+  efat chips export lot.h5 -o faults.csv
+"""
+)
+@click.argument("lot", type=INPUT_FILE)
+@output_option("File to write (CSV).")
+@force_option
+def export(lot: Path, output: Path, force: bool) -> None:
+    """Write the faults of a LOT as CSV, a line for each fault and for each PE that fuses bypass."""
+    check_output(output, force=force, inputs=[lot])
+    from efat.cli.render import counted, progress_bar
+    from simulator.lots.chips import ChipLot
+    from simulator.lots.csv import write_csv
+
+    with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
+        written = write_csv(output, counted(opened, progress))
+    say(f"Wrote {_faults(written.faults)}{_and_bypassed(written.bypassed)} to {output}")
+
+
+def _faults(count: int) -> str:
+    return f"{count} {'fault' if count == 1 else 'faults'}"
+
+
+def _and_bypassed(pes: int) -> str:
+    return f" and {pes} {'PE' if pes == 1 else 'PEs'} bypassed by fuses" if pes else ""
+
+
+def _draw(chip: Chip, png: Path) -> None:
+    try:
+        from efat.figures.fault_map import draw_fault_map
+    except ImportError as error:
+        fail(f"pictures need {error.name}, which is not installed: pip install 'efat[plots]'")
+    draw_fault_map(chip, png)

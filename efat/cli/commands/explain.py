@@ -1,0 +1,198 @@
+"""`efat explain`: which faults of a chip cost accuracy, and which ones spoil an image, where and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from efat.cli.completion import complete_chips, complete_networks
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
+from efat.cli.printing import say
+
+if TYPE_CHECKING:
+    from efat.explanation.explanation import Explanation
+    from efat.inference.simulation import Simulation
+    from training.calibration import Method
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat chips generate --array 32x32 --count 5 --fault-rate 0.01 -o lot.h5
+  efat explain --network digits-cnn --lot lot.h5 --chip chip-0003
+  efat explain --network digits-cnn --lot lot.h5 --chip chip-0003 --image 17 --image 40
+  efat explain --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass --images 360 --json why.json
+  efat explain --manifest out/manifest.json --lot lot.h5 --chip chip-0003
+"""
+)
+@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option(
+    "--weights",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
+)
+@click.option(
+    "--manifest",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Lot that efat retrain retrained: its manifest says which network and weights the chip runs.",
+)
+@click.option(
+    "--data",
+    type=INPUT_FILE,
+    metavar="PATH",
+    help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
+)
+@normalize_option
+@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to explain.")
+@click.option(
+    "--image",
+    "chosen",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="K",
+    help="Test image to explain, counted from 0; repeatable. Without --images nothing else is done.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Leave out each fault on the first N test images.  [default: 100, or none with --image]",
+)
+@click.option(
+    "--bypass",
+    is_flag=True,
+    help="Bypass the PEs that the faults require, beside those that the chip's fuses bypass already.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["max", "percentile", "mse"]),
+    help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
+)
+@json_option("everything found")
+def explain(
+    network: str | None,
+    weights: Path | None,
+    manifest: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    lot: Path,
+    chip: str,
+    chosen: tuple[int, ...],
+    images: int | None,
+    bypass: bool,
+    calibration: str | None,
+    json_path: Path | None,
+) -> None:
+    """Find out which faults of a chip cause what it does wrong.
+
+    Shown is first what each fault costs: the accuracy of the chip without this one fault, and that of a chip which has
+    no other, with the images that are classified otherwise.
+
+    If PEs are bypassed, those are ranked next by what their bypass costs: the accuracy of the chip with this one PE in
+    use, faults and all, and the margin by which the right class wins; and the accuracy with the first of them in use.
+
+    With --image it is asked why this one image is classified otherwise than on a fault-free array. Shown is a set of
+    faults that by themselves give the same prediction and none of which can be left out; for each of them the layer,
+    fold and clock cycle in which it first acts, and what is on its net then; and what the error does in every layer.
+
+    Networks run on the emulation, which computes what the array does, bit for bit. What is bypassed stays bypassed
+    whatever is left out. Ctrl-C stops and still shows what was found so far.
+    """
+    check_json(json_path, inputs=[path for path in (lot, weights, manifest, data) if path is not None])
+    if manifest is None:
+        warn_of_own_weights(network, weights)
+    from efat.cli.render import console, working
+
+    with working("Loading, quantising and calibrating"):
+        from efat.cli.commands.explain_tables import show_explanation
+        from efat.cli.commands.simulate_tables import deployment_line
+        from efat.explanation.explanation import Explanation
+
+        simulation = _prepared(network, weights, manifest, data, normalize, lot, chip, bypass, calibration)
+        explanation = Explanation(simulation, images)
+        for image in chosen:
+            explanation.check_image(image)
+    line = deployment_line(simulation)
+    if line is not None:
+        say(line)
+    interrupted = False
+    try:
+        _run(explanation, tuple(dict.fromkeys(chosen)), measured=images is not None or not chosen)
+    except KeyboardInterrupt:
+        interrupted = True
+    clean = explanation.fault_free
+    warn_of_guessing("the quantised network", None if clean is None else clean.accuracy, simulation.classes)
+    show_explanation(explanation, console(), complete=not interrupted)
+    if json_path is not None:
+        write_json(json_path, explanation.as_dict(complete=not interrupted))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _prepared(
+    network: str | None,
+    weights: Path | None,
+    manifest: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    lot: Path,
+    chip: str,
+    bypass: bool,
+    calibration: str | None,
+) -> Simulation:
+    """Network, chip and all test images; with a manifest those that chips were measured on."""
+    if manifest is not None:
+        from efat.inference.manifest_simulation import prepare_manifest
+
+        given = {
+            "--weights": weights is not None,
+            "--calibration": calibration is not None,
+            "--bypass": bypass,
+            "--normalize": normalize is not None,
+        }
+        for option in (option for option, is_given in given.items() if is_given):
+            fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
+        return prepare_manifest(manifest=manifest, lot=lot, network=network, data=data, chips=[chip])
+    from efat.inference.simulation import prepare
+
+    if network is None:
+        fail("choose a network with --network, or a lot that was retrained with --manifest")
+    return prepare(
+        network=network,
+        weights=weights,
+        data=data,
+        normalization=normalization_of(normalize),
+        lot=lot,
+        chips=[chip],
+        bypass=bypass,
+        calibration=cast("Method", calibration or "max"),
+    )
+
+
+def _run(explanation: Explanation, chosen: tuple[int, ...], *, measured: bool) -> None:
+    from efat.cli.render import progress_bar, rate_bar
+
+    if measured:
+        with progress_bar("images", explanation.steps) as progress:
+            explanation.measure(progress)
+        if explanation.bypass.places:
+            with progress_bar("images with a bypassed PE in use", explanation.bypass.steps) as progress:
+                explanation.bypass.measure(progress)
+    for image in chosen:
+        with rate_bar(f"sets of faults for image {image}", None) as tried:
+            explanation.explain(image, tried)

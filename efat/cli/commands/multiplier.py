@@ -1,0 +1,334 @@
+"""`efat multiplier`: what PEs multiply with, and what faults inside it do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from efat.cli.multiplier_options import DESIGNS, is_netlist, ports_text, table_options, table_signs
+from efat.cli.options import INPUT_FILE, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.printing import say
+
+if TYPE_CHECKING:
+    from simulator.gates.files import NetlistFile
+    from simulator.gates.netlist import Netlist
+    from simulator.multipliers.fault_classes import FaultClass
+    from simulator.multipliers.product_tables import ProductTable
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_WIDTH = click.IntRange(2, 8)
+
+
+@click.group()
+def multiplier() -> None:
+    """Show multipliers, what faults inside them do, and the errors of product tables."""
+
+
+def _operand_options(command: _Command) -> _Command:
+    """Widths and signs of a multiplier's operands; weights are signed."""
+    options = (
+        click.option("--weight-bits", type=_WIDTH, default=8, show_default=True, help="Width of weights."),
+        click.option("--act-bits", type=_WIDTH, default=8, show_default=True, help="Width of activations."),
+        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _port_options(command: _Command) -> _Command:
+    """Which ports of a netlist file are the multiplier's."""
+    options = (
+        click.option("--weight-port", metavar="NAME", help="Port of a netlist that is the weight.  [default: guessed]"),
+        click.option("--act-port", metavar="NAME", help="Port that is the activation.  [default: guessed]"),
+        click.option("--product-port", metavar="NAME", help="Port that is the product.  [default: the only output]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@multiplier.command(
+    name="list",
+    short_help="The built-in designs: gates, and where faults can sit.",
+    epilog="""\b
+Examples:
+  efat multiplier list
+  efat multiplier list --weight-bits 4 --act-bits 4 --faults
+""",
+)
+@_operand_options
+@click.option("--faults", is_flag=True, help="Evaluate all their stuck-at faults, too (some seconds).")
+@json_option("what is shown")
+def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, json_path: Path | None) -> None:
+    """List the built-in designs: their gates, and where faults can sit."""
+    check_json(json_path)
+    from efat.cli.commands.multiplier_tables import comparison_dict, netlist_dict, show_comparisons, show_designs
+    from efat.cli.render import console, progress_bar
+    from simulator.gates.designs import build
+    from simulator.multipliers.fault_classes import fault_classes
+    from simulator.multipliers.fault_comparison import compare
+
+    netlists = {design: build(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS}
+    comparisons = {}
+    if faults:
+        total = sum(2 * netlist.locations for netlist in netlists.values())
+        with progress_bar("faults", total) as progress:
+            comparisons = {name: compare(fault_classes(netlist, progress)) for name, netlist in netlists.items()}
+    if json_path is not None:
+        rows = {name: netlist_dict(netlist) for name, netlist in netlists.items()}
+        for name, comparison in comparisons.items():
+            rows[name]["faults"] = comparison_dict(comparison)
+        write_json(json_path, rows)
+    show_designs(netlists, console())
+    if comparisons:
+        show_comparisons(comparisons, console())
+
+
+@multiplier.command(
+    short_help="What every stuck-at fault of the gates does.",
+    epilog="""\b
+Examples:
+  efat multiplier faults --design wallace
+  efat multiplier faults --netlist mine.v --weight-port b --csv classes.csv
+  efat multiplier faults --design array --weight-bits 4 --act-bits 4 --png faults.png
+
+\b
+A netlist is structural Verilog or BLIF, as Yosys writes it:
+  yosys -p "read_verilog mine.v; synth -flatten; abc -g gates; opt_clean; write_verilog -noattr gates.v"
+""",
+)
+@click.option("--design", type=click.Choice(DESIGNS), help="A built-in design.  [default: array]")
+@click.option("--netlist", "netlist_path", type=INPUT_FILE, metavar="FILE", help="A netlist file instead of a design.")
+@_operand_options
+@_port_options
+@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Classes to print.")
+@click.option("--csv", "csv_path", type=INPUT_FILE, metavar="FILE", help="Write all classes to this file.")
+@json_option("all classes")
+@click.option("--png", type=INPUT_FILE, metavar="FILE", help="Draw what all classes do into this file.")
+@click.pass_context
+def faults(
+    context: click.Context,
+    design: str | None,
+    netlist_path: Path | None,
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    weight_port: str | None,
+    act_port: str | None,
+    product_port: str | None,
+    top: int,
+    csv_path: Path | None,
+    json_path: Path | None,
+    png: Path | None,
+) -> None:
+    """Evaluate every stuck-at fault of a multiplier's gates on all inputs.
+
+    Faults with the same products are one class. Each class is compared with the simpler model of a product bit that is
+    stuck: how often do the nearest such fault and the class give different products?
+    """
+    _check_outputs([csv_path, json_path, png], [netlist_path] if netlist_path is not None else [])
+    _check_source(context, design, netlist_path)
+    if str(json_path) == "-":
+        _refuse(context, ("top",), "--json - prints all classes and no table")
+    from efat.cli.commands.multiplier_tables import fault_dict, show_classes, show_comparisons, write_classes
+    from efat.cli.render import console, progress_bar
+    from simulator.gates.designs import build
+    from simulator.multipliers.fault_classes import fault_classes
+    from simulator.multipliers.fault_comparison import compare
+
+    name = design or DESIGNS[0]
+    if netlist_path is None:
+        netlist = build(name, weight_bits, act_bits, act_signed=not unsigned_acts)
+    else:
+        read = _read_netlist(netlist_path, unsigned_acts, weight_port, act_port, product_port)
+        name, netlist = netlist_path.name, read.netlist
+    with progress_bar("faults", 2 * netlist.locations) as progress:
+        classes = fault_classes(netlist, progress)
+    classes.sort(key=lambda one: -one.disturbed)
+    if csv_path is not None:
+        write_classes(csv_path, netlist, classes)
+    if json_path is not None:
+        write_json(json_path, fault_dict(name, netlist, classes))
+    if png is not None:
+        _draw(name, netlist, classes, png)
+    if netlist_path is not None:
+        say(ports_text(read))
+    show_comparisons({name: compare(classes)}, console())
+    show_classes(netlist, classes[:top], len(classes), console())
+    for path in (csv_path, json_path, png):
+        if path is not None and str(path) != "-":
+            say(f"Wrote {path}")
+
+
+@multiplier.command(
+    short_help="Errors of a product table or a netlist.",
+    epilog="""\b
+Examples:
+  efat multiplier table mul8s_1L2H.h
+  efat multiplier table mul8u_17C8.bin --table-unsigned --sign-magnitude --write mul8s_17C8.npy
+  efat multiplier table mine.blif
+
+\b
+Tables are NumPy files, the raw 16-bit words of TFApprox, and the C headers of AdaPT (lut[256][256]). Of
+EvoApproxLib mul8s_* have signed operands and mul8u_* unsigned ones; weights of the array are signed, so that
+the latter need --sign-magnitude.
+""",
+)
+@click.argument("file", type=INPUT_FILE)
+@_operand_options
+@table_options
+@_port_options
+@click.option("--write", "write_path", type=INPUT_FILE, metavar="FILE", help="Write the products as a NumPy file.")
+@json_option("what is shown")
+@click.pass_context
+def table(
+    context: click.Context,
+    file: Path,
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    table_signed: bool | None,
+    sign_magnitude: bool,
+    table_first: str | None,
+    weight_port: str | None,
+    act_port: str | None,
+    product_port: str | None,
+    write_path: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Report the errors of FILE, a product table or a netlist, over all pairs of operands."""
+    _check_outputs([write_path, json_path], [file])
+    if write_path is not None and write_path.suffix != ".npy":
+        fail(f"--write {write_path}: expected a name that ends in .npy")
+    from efat.cli.commands.multiplier_tables import show_table, table_dict
+    from efat.cli.render import console
+    from simulator.gates.evaluation import netlist_products
+    from simulator.multipliers.files import for_array
+    from simulator.multipliers.product_tables import ProductTable, read_products
+
+    ports = ""
+    from_netlist = is_netlist(str(file))
+    _refuse_without_effect(context, from_netlist, table_signed, sign_magnitude)
+    if from_netlist:
+        read = _read_netlist(
+            file,
+            unsigned_acts or table_signed is False,
+            weight_port,
+            act_port,
+            product_port,
+            weight_signed=table_signed is not False,
+        )
+        ports = ports_text(read)
+        found = ProductTable(netlist_products(read.netlist), *read.netlist.signs, "netlist", "weight")
+    else:
+        signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
+        with input_errors():
+            found = read_products(
+                file,
+                act_signed=signs.act_signed,
+                weight_signed=signs.weight_signed,
+                weight_bits=weight_bits,
+                act_bits=act_bits,
+                first=signs.first,
+            )
+    with input_errors():
+        if sign_magnitude:
+            found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
+    if write_path is not None:
+        _write_products(write_path, found)
+    if json_path is not None:
+        write_json(json_path, table_dict(found))
+    if ports:
+        say(ports)
+    show_table(str(file), found, console())
+    if write_path is not None:
+        say(f"Wrote {write_path}")
+
+
+def _check_outputs(outputs: list[Path | None], inputs: list[Path]) -> None:
+    given = [path for path in outputs if path is not None and str(path) != "-"]
+    for path in given:
+        check_output(path, inputs=inputs)
+    for number, path in enumerate(given):
+        if path.resolve() in [other.resolve() for other in given[:number]]:
+            fail(f"{path} is named for two outputs: choose another name")
+
+
+_NETLIST_ONLY = ("weight_port", "act_port", "product_port")
+_WIDTHS = ("weight_bits", "act_bits")
+
+
+def _refuse_without_effect(
+    context: click.Context, from_netlist: bool, table_signed: bool | None, sign_magnitude: bool
+) -> None:
+    """Refuse options that say nothing about the file of `efat multiplier table`."""
+    if from_netlist:
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
+        _refuse(context, ("table_first",), "a netlist's operands are ports: choose them with --weight-port")
+    else:
+        _refuse(context, _NETLIST_ONLY, "only a netlist has ports to choose")
+    if not sign_magnitude and table_signed is False:
+        _refuse(context, ("unsigned_acts",), "--table-unsigned says so already")
+    if not sign_magnitude and table_signed is None and not from_netlist:
+        _refuse(context, ("unsigned_acts",), "say with --table-signed that the table has signed weights")
+
+
+def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            fail(f"--{name.replace('_', '-')}: {reason}")
+
+
+def _check_source(context: click.Context, design: str | None, netlist_path: Path | None) -> None:
+    """Refuse options that the other source of gates has."""
+    if netlist_path is not None and design is not None:
+        fail("--design and --netlist: expected one of them")
+    if netlist_path is not None:
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
+    else:
+        _refuse(context, _NETLIST_ONLY, "only a --netlist has ports to choose")
+
+
+def _read_netlist(
+    path: Path,
+    unsigned_acts: bool,
+    weight_port: str | None,
+    act_port: str | None,
+    product_port: str | None,
+    *,
+    weight_signed: bool = True,
+) -> NetlistFile:
+    from simulator.gates.files import read_netlist_file
+
+    with input_errors():
+        return read_netlist_file(
+            path,
+            weight_port=weight_port,
+            act_port=act_port,
+            product_port=product_port,
+            weight_signed=weight_signed,
+            act_signed=not unsigned_acts,
+        )
+
+
+def _write_products(path: Path, found: ProductTable) -> None:
+    import numpy as np
+
+    from simulator.files import replaced
+
+    signed = found.weight_signed or found.act_signed
+    with replaced(path) as beside:
+        np.save(beside, found.products.astype(np.int16 if signed else np.uint16), allow_pickle=False)
+
+
+def _draw(name: str, netlist: Netlist, classes: list[FaultClass], png: Path) -> None:
+    try:
+        from efat.figures.multiplier import draw_fault_classes
+    except ImportError as error:
+        fail(f"pictures need {error.name}, which is not installed: pip install 'efat[plots]'")
+    draw_fault_classes(name, netlist, classes, png)

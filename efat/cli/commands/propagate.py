@@ -1,0 +1,181 @@
+"""`efat propagate`: what single faults of an array do on their way through a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from efat.cli.array_options import ArrayRequest, optional_array_options
+from efat.cli.completion import complete_networks
+from efat.cli.group import INTERRUPTED
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
+from efat.cli.printing import note, say
+from efat.cli.propagation_options import PropagationRequest, propagation_options
+from efat.cli.worker_options import WorkerRequest, worker_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from efat.campaigns.campaign import Executor, Outcome, Unit, Work
+    from efat.propagation.request import Request
+    from simulator import ArrayConfig
+    from training.calibration import Method
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat propagate --network digits-cnn --array 16x16 -o prop/
+  efat propagate --network digits-cnn --array 16x16 --site psum --bit psum=0-15 --exhaustive -o psum/
+  efat propagate --network digits-cnn --array 16x16 --kind flip --images 100 --margin 0.01 -o flips/
+  efat propagate --network lenet5 --weights lenet5.safetensors --lot lot.h5 --samples 20000 --json - -o lenet/
+"""
+)
+@click.option(
+    "--network", shell_complete=complete_networks, required=True, metavar="NAME", help=f"Network to run: {NETWORKS}."
+)
+@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.  [default: the network's]")
+@click.option("--data", type=INPUT_FILE, metavar="PATH", help="Images to classify, as for efat simulate.")
+@normalize_option
+@optional_array_options
+@click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
+@propagation_options
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Test images to classify, the first ones.  [default: 64, or all if there are fewer]",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["max", "percentile", "mse"]),
+    default="max",
+    show_default=True,
+    help="How the activations' scales are chosen; retrained weights bring theirs.",
+)
+@worker_options
+@click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
+@json_option("the summary")
+def propagate(
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    described: ArrayRequest | None,
+    lot: Path | None,
+    asked: PropagationRequest,
+    images: int | None,
+    calibration: str,
+    workers: WorkerRequest,
+    output: Path,
+    json_path: Path | None,
+) -> None:
+    """Inject single faults into an array, and follow what they do to a network.
+
+    Faults are drawn at random from all bits of all nets, or all of them are taken. Each is injected by itself, and what
+    differs is followed bit for bit: through the array, each layer, and the network up to its scores. A stuck bit is
+    there all the time; a flip is one clock cycle of one GEMM of one image. Faults that provably do nothing, or the same
+    as another one, are not run.
+
+    FOLDER gets propagation.h5, summary.json, pictures and files for each unit of work that is done: the same command
+    goes on after Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
+    """
+    if (described is None) == (lot is None):
+        fail(
+            "give the array with --array, or a lot of chips that has it with --lot"
+            if lot is None
+            else "--array and --lot are both given: choose one"
+        )
+    check_json(json_path)
+    warn_of_own_weights(network, weights)
+    from efat.cli.render import console, working
+
+    with working("Loading and checking"):
+        from efat.cli.commands.propagate_tables import show_propagation
+        from efat.inference.classified import Accuracy
+        from efat.propagation.subject import Subject
+
+        executor = workers.executor()
+        config = _array(described, lot, asked)
+        given = normalization_of(normalize)
+        request = asked.of(Subject(network, weights, data, images, config, cast("Method", calibration), given))
+        request.subject.load()
+    found = _run(output, request, executor)
+    fault_free = Accuracy(found["fault_free"]["correct"], found["images"])
+    warn_of_guessing("the quantised network", fault_free, request.subject.load().classes)
+    if json_path is not None:
+        write_json(json_path, found)
+    show_propagation(found, _files(output), console())
+
+
+def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationRequest) -> ArrayConfig:
+    if described is not None:
+        if described.faulty_multipliers and "MULTIPLIER" not in asked.sites:
+            fail("--faulty-multiplier: no fault would use it: add --site multiplier")
+        return described.config()
+    from simulator.lots.chips import ChipLot
+
+    assert lot is not None
+    with ChipLot(lot) as opened:
+        return opened.config
+
+
+def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
+    from efat.campaigns.workers import WorkerDiedError
+    from efat.cli.render import stages_bar
+    from efat.propagation.campaign import run_propagation
+    from efat.propagation.pictures import PICTURES, draw_pictures
+    from efat.propagation.summary import summary
+
+    ran, so_far = 0, ""
+
+    def estimated(found: Mapping[str, Any]) -> None:
+        nonlocal so_far
+        critical, faults = found["overall"]["critical"], found["overall"]["faults"]
+        shares = [f"{100 * critical[name]:.1f}" for name in ("value", "low", "high")]
+        so_far = f" ({faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
+
+    def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        nonlocal ran
+        for done in executor(work, units):
+            ran += 1
+            yield done
+
+    try:
+        with stages_bar() as show:
+            propagation = run_propagation(
+                folder, request, counted, lambda done, of: show("units of work", done, of, so_far), estimated, note
+            )
+    except KeyboardInterrupt:
+        say("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except WorkerDiedError as error:
+        raise click.ClickException(f"{error}; run the same command to go on") from None
+    if not ran:
+        say(f"All of it is in {folder} already: nothing is run.", err=True)
+    found = summary(propagation, request.confidence)
+    if ran or not all((folder / name).exists() for name in PICTURES):
+        left_out = draw_pictures(folder, propagation, found)
+        if left_out is not None:
+            say(left_out, err=True)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    from efat.propagation.campaign import SUMMARY
+    from efat.propagation.pictures import PICTURES
+    from efat.propagation.tables import FILE_NAME
+
+    return [path for path in (folder / name for name in (FILE_NAME, SUMMARY, *PICTURES)) if path.exists()]

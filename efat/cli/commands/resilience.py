@@ -1,0 +1,248 @@
+"""`efat resilience`: how much retraining random chips need, over fault rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from efat.cli.array_options import ArrayRequest, optional_array_options
+from efat.cli.completion import complete_mitigations, complete_networks
+from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
+from efat.cli.group import INTERRUPTED
+from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
+from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalization_of, normalize_option
+from efat.cli.printing import note, say
+from efat.cli.recipe_options import RecipeRequest, recipe_options
+from efat.cli.split_options import SplitOptions, split_options
+from efat.cli.worker_options import WorkerRequest, worker_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from efat.campaigns.campaign import Executor, Outcome, Unit, Work
+    from efat.resilience.inputs import Resilience
+    from efat.resilience.table import ResilienceTable
+    from efat.setup import Loaded
+    from simulator import ArrayConfig
+
+DEFAULT_RATES = "0.005,0.01,0.02,0.05,0.1"
+DEFAULT_LEVELS = "0,5,10,20,40,80"
+DEFAULT_HARDEN_RATES = (0.0, 0.2)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat resilience --network digits-cnn --array 32x32 -o res/
+  efat resilience --network digits-cnn --lot lot.h5 --site weight --site psum --rates 0.02,0.05,0.1,0.2 \\
+      --levels 0,10,20,40,80,160 --repeats 5 -o res/
+  efat resilience --network lenet5 --weights lenet5.safetensors --array 64x64 --mitigation fam+t --harden 2000 -o res/
+  efat plan --resilience res/ --lot lot.h5 --max-drop 0.01 -o plan.json
+"""
+)
+@click.option(
+    "--network",
+    shell_complete=complete_networks,
+    required=True,
+    metavar="NAME",
+    help=f"Network to retrain: {NETWORKS}.",
+)
+@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
+@click.option(
+    "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
+)
+@normalize_option
+@optional_array_options
+@click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
+@fault_options(PERMANENT_KINDS)
+@click.option(
+    "--mitigation",
+    shell_complete=complete_mitigations,
+    metavar="NAME",
+    default="fap+t",
+    show_default=True,
+    help="What is done about broken PEs, as for efat retrain-chip; it has to bypass them and to retrain.",
+)
+@click.option(
+    "--rates",
+    type=NumberList(float, DEFAULT_RATES),
+    default=DEFAULT_RATES,
+    show_default=True,
+    help="Fractions of PEs that are faulty.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), metavar="N", default=3, show_default=True, help="Random chips of each."
+)
+@click.option(
+    "--levels",
+    type=NumberList(int, DEFAULT_LEVELS),
+    default=DEFAULT_LEVELS,
+    show_default=True,
+    help="Iterations after which accuracy is measured; 0 is always one of them.",
+)
+@click.option("--harden", type=click.IntRange(min=1), metavar="N", help="Harden the network for N iterations first.")
+@click.option("--harden-rates", type=RateRange(), help="Fault rates that it is hardened for.  [default: 0:0.2]")
+@recipe_options
+@split_options
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**53),
+    metavar="S",
+    default=0,
+    show_default=True,
+    help="Seed of chips, orders and augmentation.",
+)
+@worker_options
+@click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
+def resilience(
+    network: str,
+    weights: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    described: ArrayRequest | None,
+    lot: Path | None,
+    described_faults: FaultRequest,
+    mitigation: str,
+    rates: tuple[float, ...],
+    repeats: int,
+    levels: tuple[int, ...],
+    harden: int | None,
+    harden_rates: tuple[float, float] | None,
+    learning: RecipeRequest,
+    split: SplitOptions,
+    seed: int,
+    workers: WorkerRequest,
+    output: Path,
+) -> None:
+    """Measure how much retraining random chips need.
+
+    Chips with random faults are made for each fault rate, and the network is retrained once for each of them. After
+    each level of retraining its accuracy on the tuning images is measured, on the exact emulation of the chip. What a
+    lot of chips will need is planned from this: efat plan.
+
+    Half of the test images are tuning images, which decide everything; the others are kept for verification. Which are
+    which depends on their content alone. Test images that are training images, too, are neither.
+
+    FOLDER gets resilience.h5, resilience.png and a file for each chip that is done: the same command goes on after
+    Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
+
+    With other --rates, --repeats, --levels or tuning images the same folder goes on, too: only what is missing runs,
+    and the table has what is asked for, as from a new folder. Higher levels go on from the last one; for levels between
+    and for other images the retrainings run again, which is said.
+    """
+    if (described is None) == (lot is None):
+        fail(
+            "give the array with --array, or a lot of chips that has it with --lot"
+            if lot is None
+            else "--array and --lot are both given: choose one"
+        )
+    if harden_rates is not None and harden is None:
+        fail("--harden-rates is of no hardening: say for how many iterations with --harden")
+    warn_of_own_weights(network, weights)
+    from efat.cli.render import console, working
+
+    with working("Loading and checking"):
+        from efat.cli.commands.resilience_tables import show_resilience
+        from efat.inference.classified import Accuracy
+        from efat.resilience.inputs import HardeningPlan, Resilience
+        from efat.setup import TrainingSetup, augmentation_of
+
+        executor = workers.executor()
+        measurement = Resilience(
+            setup=TrainingSetup(
+                network=network,
+                weights=weights,
+                data=data,
+                mitigation=mitigation,
+                recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
+                calibration=learning.calibration,
+                learn_scales=learning.learn_scales,
+                split=split.request(),
+                normalization=normalization_of(normalize),
+            ),
+            config=_array(described, lot, described_faults),
+            model=described_faults.model(0.0),
+            rates=rates,
+            repeats=repeats,
+            levels=sorted({0, *levels}),
+            seed=seed,
+            hardening=None if harden is None else HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
+        )
+        measurement.check()
+    table = _run(output, measurement, executor)
+    loaded = measurement.setup.load()
+    classes = loaded.data.held_out.classes
+    in_float, fault_free = (Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
+    if not warn_of_guessing("the float network", in_float, classes):
+        warn_of_guessing("the quantised network", fault_free, classes)
+    show_resilience(table, output, console())
+    say(_judges(loaded))
+    say(f"Try it: {_plan_command(output, lot, network)}")
+
+
+def _judges(loaded: Loaded) -> str:
+    """Which images are left for the verdict."""
+    text = f"{len(loaded.verification):,} other images are kept to verify a lot with; they decided nothing."
+    if loaded.learned:
+        also = "is a training image" if loaded.learned == 1 else "are training images"
+        text += f" {loaded.learned:,} of the test images {also}, too, and left out."
+    return text
+
+
+def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultRequest) -> ArrayConfig:
+    if described is not None:
+        config = described.config()
+        faults.check_multiplier(config, described.faulty_multipliers)
+        return config
+    from simulator.lots.chips import ChipLot
+
+    assert lot is not None
+    with ChipLot(lot) as opened:
+        faults.check_multiplier(opened.config)
+        return opened.config
+
+
+def _run(folder: Path, measurement: Resilience, executor: Executor) -> ResilienceTable:
+    from efat.campaigns.workers import WorkerDiedError
+    from efat.cli.render import progress_bar
+    from efat.resilience.measurement import PICTURE, draw_picture, run_resilience
+
+    ran = shown = 0
+
+    def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        nonlocal ran
+        for done in executor(work, units):
+            ran += 1
+            yield done
+
+    try:
+        with progress_bar("retrainings", measurement.unit_count) as advance:
+
+            def progress(done: int, _: int) -> None:
+                nonlocal shown
+                advance(done - shown)
+                shown = done
+
+            table = run_resilience(folder, measurement, counted, progress, note)
+    except KeyboardInterrupt:
+        say("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except WorkerDiedError as error:
+        raise click.ClickException(f"{error}; run the same command to go on") from None
+    if not ran:
+        say(f"All of it is in {folder} already: nothing is run.", err=True)
+    if not (folder / PICTURE).exists():
+        left_out = draw_picture(folder, table)
+        if left_out is not None:
+            say(left_out, err=True)
+    return table
+
+
+def _plan_command(folder: Path, lot: Path | None, network: str) -> str:
+    """What makes use of it."""
+    from efat.reports.commands import command_line, own_network
+
+    given = [("--resilience", str(folder)), ("--lot", "lot.h5" if lot is None else str(lot))]
+    return command_line("plan", [*given, ("--max-drop", "0.01"), *own_network(network), ("-o", "plan.json")])

@@ -1,0 +1,278 @@
+"""`efat simulate`: a network classifies images on the chips of a lot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from efat.cli.completion import complete_chips, complete_deployments, complete_networks
+from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
+from efat.cli.options import (
+    INPUT_FILE,
+    NETWORKS,
+    check_json,
+    check_output,
+    fail,
+    json_option,
+    normalization_of,
+    normalize_option,
+    write_json,
+)
+from efat.cli.printing import say
+from efat.cli.split_options import SplitOptions, split_options
+from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
+
+if TYPE_CHECKING:
+    from efat.inference.simulation import Simulation
+    from training.calibration import Method
+    from training.layers.quantized import Engine
+
+DEFAULT_CLOCK_MHZ = 700.0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  efat chips generate --array 32x32 --count 5 --fault-rate 0.01 -o lot.h5
+  efat simulate --network digits-cnn --lot lot.h5
+  efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --bypass
+  efat simulate --network digits-cnn --lot lot.h5 --mitigation fam
+  efat simulate --network lenet5 --weights lenet5.safetensors --data fashion-mnist/ --lot lot.h5 --images 200
+  efat simulate --network nets:mine --weights mine.pt --data cifar/ --normalize 0.5:0.25 --lot lot.h5
+  efat simulate --manifest out/manifest.json --lot lot.h5
+  efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
+"""
+)
+@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
+@click.option(
+    "--weights",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
+)
+@click.option(
+    "--manifest",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Lot that efat retrain retrained: its manifest says which network and weights each chip runs.",
+)
+@click.option(
+    "--data",
+    type=INPUT_FILE,
+    metavar="PATH",
+    help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
+)
+@normalize_option
+@split_options
+@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@click.option(
+    "--chip",
+    "chips",
+    shell_complete=complete_chips,
+    multiple=True,
+    metavar="ID",
+    help="Chip to simulate; repeatable.  [default: all]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["cycle", "emulation"]),
+    default="emulation",
+    show_default=True,
+    help="emulation: what the array computes, bit for bit, in closed form; cycle: the same by every register of every "
+    "PE in every clock cycle.",
+)
+@click.option(
+    "--cycle-images",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Images that each chip runs on the cycle engine, too, for the same outputs.  [default: 8]",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Test images to classify.  [default: all; with --manifest those that chips were measured on]",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="N", default=64, show_default=True, help="Images per GEMM."
+)
+@click.option(
+    "--bypass",
+    is_flag=True,
+    help="Bypass the PEs that the faults require, beside those that a chip's fuses bypass already.",
+)
+@click.option(
+    "--mitigation",
+    shell_complete=complete_deployments,
+    metavar="NAME",
+    help="What is done about the broken PEs of each chip without retraining, as for efat retrain-chip: none, fap, fam, "
+    "fam-rows or fam-columns, and then +bn.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["max", "percentile", "mse"]),
+    help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
+)
+@click.option(
+    "--clock-mhz",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MHZ",
+    default=DEFAULT_CLOCK_MHZ,
+    show_default=True,
+    help="Clock frequency that latencies are given for.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the engine.  [default: one per core]"
+)
+@json_option("everything measured")
+@waveform_options
+def simulate(
+    network: str | None,
+    weights: Path | None,
+    manifest: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    split: SplitOptions,
+    lot: Path,
+    chips: tuple[str, ...],
+    engine: str,
+    cycle_images: int | None,
+    images: int | None,
+    batch: int,
+    bypass: bool,
+    mitigation: str | None,
+    calibration: str | None,
+    clock_mhz: float,
+    threads: int | None,
+    json_path: Path | None,
+    waveform: WaveformRequest | None,
+) -> None:
+    """Classify images on faulty chips, and show what the faults change.
+
+    The network is quantised, and every GEMM of its convolutions and linear layers runs on the simulated array of each
+    chip. Shown are the accuracy in float, on a fault-free array and on each chip, and for each layer its GEMM, clock
+    cycles and the outputs that the faults changed.
+
+    Chips are emulated bit for bit; the first images of each run on the cycle engine, too, and every output must be the
+    same. --engine cycle runs them all there.
+
+    An output counts as changed when it differs from the exact result for the same inputs of that layer. Ctrl-C stops
+    the run and still shows the chips that are done.
+
+    With --bypass or --mitigation each chip is also run with its faults left in, and it is said which chips that serves
+    better.
+
+    With --tune-images, --verify-images or --verify-data only those images are classified that judge: those that decided
+    nothing in a retraining with the same options.
+
+    With --vcd the network runs only up to one layer, with its first batch of images, and a waveform of what the PEs do
+    there is written instead of a report, with fault-free values beside the faulty ones.
+
+    With --manifest each chip of a lot runs what `efat retrain` made for it: the weights of its group, with its own PEs
+    bypassed and its own arrangement of operands. Beside its accuracy stand that of the weights without faults, that
+    measured at the retraining, and that required.
+    """
+    if manifest is not None:
+        given = {
+            "--weights": weights is not None,
+            "--calibration": calibration is not None,
+            "--bypass": bypass,
+            "--normalize": normalize is not None,
+            **dict.fromkeys(split.given, True),
+            "--mitigation": mitigation is not None,
+        }
+        for option in (option for option, is_given in given.items() if is_given):
+            fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
+    elif network is None:
+        fail("choose a network with --network, or a lot that was retrained with --manifest")
+    if cycle_images is not None and engine == "cycle":
+        fail("--engine cycle runs all images on the cycle engine: leave out --cycle-images")
+    check_json(json_path)
+    if waveform is not None:
+        if json_path is not None:
+            fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
+        if cycle_images is not None:
+            fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
+        inputs = (lot, weights, manifest, data)
+        check_output(waveform.path, inputs=[path for path in inputs if path is not None])
+    if manifest is None:
+        warn_of_own_weights(network, weights)
+    from efat.cli.render import console, progress_bars, working
+
+    with working("Loading, quantising and calibrating"):
+        from efat.cli.commands.simulate_tables import deployment_line, harm_line, show_simulation
+        from efat.inference.classified import EngineMismatchError
+        from efat.inference.manifest_simulation import prepare_manifest
+        from efat.inference.simulation import prepare
+
+        if manifest is not None:
+            simulation = prepare_manifest(
+                manifest=manifest,
+                lot=lot,
+                network=network,
+                data=data,
+                chips=chips,
+                engine=cast("Engine", engine),
+                cycle_images=cycle_images,
+                images=images,
+                batch=batch,
+                threads=threads,
+            )
+        else:
+            assert network is not None
+            simulation = prepare(
+                network=network,
+                weights=weights,
+                data=data,
+                normalization=normalization_of(normalize),
+                split=split.request() if split.given else None,
+                lot=lot,
+                chips=chips,
+                engine=cast("Engine", engine),
+                cycle_images=cycle_images,
+                images=images,
+                batch=batch,
+                bypass=bypass,
+                mitigation=mitigation,
+                calibration=cast("Method", calibration or "max"),
+                threads=threads,
+            )
+    if threads is not None:
+        import torch
+
+        # The emulation has as many threads as torch.
+        torch.set_num_threads(threads)
+    if waveform is not None:
+        line = deployment_line(simulation)
+        if line is not None:
+            say(line)
+        write_waveform(waveform, simulation, clock_mhz)
+        return
+    interrupted = False
+    bars = {"images": simulation.steps, "on the cycle engine": simulation.cycle_steps}
+    with progress_bars(bars) as (progress, checked):
+        try:
+            simulation.run(progress, checked)
+        except KeyboardInterrupt:
+            interrupted = True
+        except EngineMismatchError as error:
+            raise click.ClickException(f"{error}: a bug in eFAT; do not trust its results") from None
+    _warn_of_guessing(simulation)
+    harm = harm_line(simulation)
+    if harm is not None:
+        warn(harm)
+    show_simulation(simulation, clock_mhz, console())
+    if json_path is not None:
+        write_json(json_path, simulation.as_dict(clock_mhz))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _warn_of_guessing(simulation: Simulation) -> None:
+    if warn_of_guessing("the float network", simulation.float_accuracy, simulation.classes):
+        return
+    for group, accuracy in simulation.fault_free.items():
+        what = f"the quantised network of group {group}" if group else "the quantised network"
+        warn_of_guessing(what, accuracy, simulation.classes)

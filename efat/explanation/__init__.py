@@ -1,0 +1,1 @@
+"""Why a chip classifies images otherwise than a fault-free one."""

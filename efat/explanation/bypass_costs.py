@@ -1,0 +1,165 @@
+"""What the bypass of each PE of a chip costs: the chip with this PE in use, broken as it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efat.explanation.fault_subsets import FaultSubsets
+from efat.inference.comparison import Comparison
+from simulator.lots.chips import Chip
+from training.data.classification import Progress
+
+Reason = Literal["faults", "fuses", "faults and fuses", "weights"]
+"""Why a PE is bypassed: its faults require it, the chip's fuses do it, or the weights were made for it."""
+
+
+@dataclass(frozen=True)
+class BypassCost:
+    """What the bypass of one PE costs.
+
+    Attributes:
+        row: row of the PE.
+        col: column of the PE.
+        reason: why it is bypassed.
+        in_use: the chip with this PE not bypassed, compared with the chip.
+        margin: how much further, in the mean over the images, the score of the right class is then above the highest
+            of the others; None if a score is not finite, or there are no others.
+    """
+
+    row: int
+    col: int
+    reason: Reason
+    in_use: Comparison
+    margin: float | None
+
+    @property
+    def gain(self) -> tuple[int, float]:
+        """Images more that are right with this PE in use, and the margin; the greater, the more its bypass costs."""
+        return self.in_use.gained - self.in_use.lost, self.margin or 0.0
+
+
+@dataclass(frozen=True)
+class Release:
+    """The chip with several PEs not bypassed.
+
+    Attributes:
+        pes: how many, the costliest first.
+        in_use: compared with the chip.
+    """
+
+    pes: int
+    in_use: Comparison
+
+
+class BypassCosts:
+    """What the bypass of each PE of a chip costs on some images. All runs are exact, on the emulation.
+
+    Attributes:
+        places: row and column of the bypassed PEs whose column any layer uses; all others change nothing.
+        costs: of those that are done, in this order.
+        releases: of the first 1, 2, 4, ... of `ranked`, up to all whose bypass costs anything by itself.
+    """
+
+    def __init__(self, subsets: FaultSubsets, chip: Chip, images: Tensor, labels: Tensor, batch: int) -> None:
+        """Find the PEs that are bypassed.
+
+        Args:
+            subsets: the network on the chip.
+            chip: the chip.
+            images: float32 [n, c, h, w].
+            labels: int64 [n].
+            batch: images per GEMM.
+        """
+        self._subsets = subsets
+        self._chip = chip
+        self._images, self._labels, self._batch = images, labels, batch
+        bypass = np.zeros((subsets.config.rows, subsets.config.cols), np.bool_)
+        if subsets.bypass is not None:
+            bypass |= subsets.bypass & subsets.used_columns
+        self.places: list[tuple[int, int]] = [(int(row), int(col)) for row, col in np.argwhere(bypass)]
+        self.costs: list[BypassCost] = []
+        self.releases: list[Release] = []
+
+    @property
+    def steps(self) -> int:
+        """Images to classify in all for `measure`, at most: the unit of its progress."""
+        return len(self._images) * (1 + len(self.places) + len(self.places).bit_length() + 1) if self.places else 0
+
+    def measure(self, progress: Progress | None = None) -> None:
+        """Find out what each bypass costs. Interrupted, it keeps the PEs that are done."""
+        if not self.places:
+            return
+        on_chip = self._scores([], progress)
+        required = self._chip.faults.required_bypass()
+        for row, col in self.places:
+            found = self._scores([(row, col)], progress)
+            margin = float((self._margins(found) - self._margins(on_chip)).mean())
+            gained = margin if math.isfinite(margin) else None
+            fused = self._chip.bypass is not None and bool(self._chip.bypass[row, col])
+            reason = _reason(required=bool(required[row, col]), fused=fused)
+            self.costs.append(BypassCost(row, col, reason, self._compared(found, on_chip), gained))
+        worst = [(cost.row, cost.col) for cost in self.ranked if cost.gain > (0, 0)]
+        for count in _doubling(len(worst)):
+            found = self._scores(worst[:count], progress)
+            self.releases.append(Release(count, self._compared(found, on_chip)))
+
+    @property
+    def ranked(self) -> list[BypassCost]:
+        """The costs, the PE first with which in use most images more are right, then the one that widens margins."""
+        return sorted(self.costs, key=lambda cost: cost.gain, reverse=True)
+
+    @property
+    def best(self) -> Release | None:
+        """The release that makes most images right, of fewest PEs; None if none makes more right than the chip does."""
+        better = [release for release in self.releases if release.in_use.gained > release.in_use.lost]
+        return max(better, key=lambda release: release.in_use.accuracy.correct, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything found, as JSON takes it."""
+        return {
+            "pes": [
+                {
+                    "row": cost.row,
+                    "col": cost.col,
+                    "reason": cost.reason,
+                    "in_use": cost.in_use.as_dict(),
+                    "margin": cost.margin,
+                }
+                for cost in self.ranked
+            ],
+            "releases": [{"pes": release.pes, "in_use": release.in_use.as_dict()} for release in self.releases],
+        }
+
+    def _scores(self, in_use: Sequence[tuple[int, int]], progress: Progress | None) -> Tensor:
+        return self._subsets.scores_with(in_use, self._images, self._batch, progress)
+
+    def _compared(self, found: Tensor, on_chip: Tensor) -> Comparison:
+        return Comparison.of(found.argmax(1), on_chip.argmax(1), self._labels)
+
+    def _margins(self, scores: Tensor) -> Tensor:
+        """Score of the right class above the highest of the others, float64 [n]."""
+        right = self._labels[:, None]
+        others = scores.double().scatter(1, right, -torch.inf)
+        return scores.double().gather(1, right)[:, 0] - others.max(1).values
+
+
+def _reason(*, required: bool, fused: bool) -> Reason:
+    if required:
+        return "faults and fuses" if fused else "faults"
+    return "fuses" if fused else "weights"
+
+
+def _doubling(most: int) -> list[int]:
+    """1, 2, 4 and so on up to `most`, which is the last.
+
+    >>> _doubling(6)
+    [1, 2, 4, 6]
+    """
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), *([most] if most else [])]

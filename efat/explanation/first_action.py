@@ -1,0 +1,229 @@
+"""Where and when a fault first acts on one image: the net, the clock cycle, and the first sum that comes out otherwise.
+
+A fault may change what its net carries long before it matters: while the array fills, in PEs that hold no weights, or
+in sums that end up the same. What is found here is the beginning of what matters. In the first layer and group whose
+outputs differ with the fault from those without it, on the same operands, the sums that columns store are compared from
+k-fold to k-fold. The fold is the first one with a difference at an output that ends up different, and m the first row
+of X that has one there. What this row meets on a net of a PE it meets in one clock cycle, so there the net carries
+another value. A weight on the load chain passes earlier, in the cycle that its row's place in the chain gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from efat.explanation.fault_subsets import Inference
+from simulator.engine.fold_trace import FoldWindow, record_fold
+from simulator.engine.mapping import Fold, folds
+from simulator.engine.masks import stuck_masks
+from simulator.engine.timing import load_cycles
+from simulator.engine.trace import Trace
+from simulator.faults import BoolArray, Fault, FaultMap, Site
+from training.emulation.gemm import faulty_gemm
+from training.layers.quantized import GemmRun
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class StoredSum:
+    """A sum that a column stores, with a fault and without it.
+
+    Attributes:
+        row_of_x: m, the row of X that it is of.
+        output: n, the output of the group's GEMM that it is of.
+        cycle: clock cycle in which it is stored.
+        was: the accumulator without the fault.
+        became: the accumulator with it.
+    """
+
+    row_of_x: int
+    output: int
+    cycle: int
+    was: int
+    became: int
+
+
+@dataclass(frozen=True)
+class FirstAction:
+    """Where and when a fault first acts. Clock cycles count over the GEMM in serial timing, as `Fault.cycle` does.
+
+    Attributes:
+        layer: qualified name of the layer.
+        position: the layer's place in the order in which layers run, from 0.
+        group: group of the convolution, from 0; 0 for every other layer. Each has a GEMM of its own.
+        fold: fold of the GEMM, from 0.
+        cycle: first clock cycle in which the net carries another value in a sum that ends up different.
+        was: what the net would carry in that cycle without the fault. Of a fault inside the multiplier it is the
+            product, of one of a column's accumulator the sum to be stored.
+        became: what it carries.
+        stored: the first of the sums that this changes.
+    """
+
+    layer: str
+    position: int
+    group: int
+    fold: int
+    cycle: int
+    was: int
+    became: int
+    stored: StoredSum
+
+
+def first_action(
+    fault: Fault, without: Inference, with_fault: Inference, others: FaultMap, all_faults: FaultMap, bypass: BoolArray
+) -> FirstAction | None:
+    """Find out where a fault first acts on an image.
+
+    Args:
+        fault: the fault; none of them is a FLIP.
+        without: the inference without it.
+        with_fault: the inference with it, of the same network on the same image.
+        others: the faults without it.
+        all_faults: the faults with it.
+        bypass: bool [rows, cols], the PEs that are bypassed.
+
+    Returns:
+        None if no output of any layer differs.
+    """
+    for position, (before, after) in enumerate(zip(without.layers, with_fault.layers, strict=True)):
+        for one, other in zip(before.gemms, after.gemms, strict=True):
+            if not torch.equal(one.outputs, other.outputs):
+                # Up to here nothing differs: the operands are the same.
+                return _LocatedGemm(other, others, all_faults, bypass).first_action(fault, position)
+    return None
+
+
+class _LocatedGemm:
+    """The first GEMM whose outputs differ.
+
+    Args:
+        run: the GEMM.
+        others: the faults without the one in question.
+        all_faults: the faults with it.
+        bypass: bool [rows, cols].
+    """
+
+    def __init__(self, run: GemmRun, others: FaultMap, all_faults: FaultMap, bypass: BoolArray) -> None:
+        self._run = run
+        self._config = all_faults.config
+        self._maps = others, all_faults
+        self._bypass = bypass
+        x, w = run.on_array()
+        self._x, self._w = x.cpu(), w.cpu()
+        placement = run.placement
+        # The output at each position in the order of columns, over all n-folds; -1 for positions that hold none.
+        self._output_at = np.full(self._w.shape[1], -1, np.int64)
+        taken = np.arange(self._w.shape[1]) if placement is None else placement.columns[run.group]
+        self._output_at[taken] = np.arange(len(taken))
+
+    def first_action(self, fault: Fault, position: int) -> FirstAction:
+        """Where the fault first acts in it; the GEMM is of layer number `position`."""
+        fold, was, became = self._first_fold()
+        row_of_x, column = (int(place) for place in np.argwhere(was != became)[0])
+        window = FoldWindow.of(self._x, self._w, self._config, fold.index)
+        start = fold.index * window.cycles_per_fold
+        stored = StoredSum(
+            row_of_x=row_of_x,
+            output=int(self._output_at[fold.n_start + column]),
+            cycle=start + load_cycles(self._config) + row_of_x + (self._config.rows - 1) + column,
+            was=int(was[row_of_x, column]),
+            became=int(became[row_of_x, column]),
+        )
+        if fault.site is Site.ACCUMULATOR:
+            cycle, values = stored.cycle, (stored.was, stored.became)
+        elif fault.site is Site.WEIGHT_LOAD:
+            in_fold, values = self._loaded(fault, fold.index, row_of_x)
+            cycle = start + in_fold
+        else:
+            in_fold = load_cycles(self._config) + row_of_x + fault.row + fault.col
+            cycle, values = start + in_fold, self._carried(fault, self._at(fault, fold.index, in_fold))
+        return FirstAction(
+            layer=self._run.layer,
+            position=position,
+            group=self._run.group,
+            fold=fold.index,
+            cycle=cycle,
+            was=values[0],
+            became=values[1],
+            stored=stored,
+        )
+
+    def _first_fold(self) -> tuple[Fold, Int32Array, Int32Array]:
+        """The fold, and int32 [M, used columns]: what the columns store, 0 at outputs that end up the same."""
+        k, n = self._w.shape
+        listed = list(folds(self._config, k, n))
+        depth = -(-k // self._config.rows)
+        for first in range(0, len(listed), depth):
+            of_columns = listed[first : first + depth]
+            at_last = self._stored(of_columns[-1])
+            kept = (at_last[0] != at_last[1]) & (self._output_at[of_columns[0].n_start : of_columns[0].n_stop] >= 0)
+            for fold in of_columns if kept.any() else ():
+                was, became = (np.where(kept, values, np.int32(0)) for values in self._stored(fold))
+                if (was != became).any():
+                    return fold, was, became
+        raise AssertionError("the outputs differ, and no fold's do")
+
+    def _stored(self, fold: Fold) -> tuple[Int32Array, Int32Array]:
+        """The accumulators after a fold, int32 [M, used columns], without the fault and with it."""
+        # What the columns hold by then is the GEMM of the reduction indices so far.
+        x = self._x[:, : fold.k_stop].contiguous()
+        w = self._w[: fold.k_stop, fold.n_start : fold.n_stop]
+        without, with_fault = (faulty_gemm(x, w, self._config, faults, bypass=self._bypass) for faults in self._maps)
+        return without.numpy(), with_fault.numpy()
+
+    def _at(self, fault: Fault, fold: int, in_fold: int) -> list[Trace]:
+        """What the fault's PE does in one cycle of a fold, without the fault and with it."""
+        window = FoldWindow.of(self._x, self._w, self._config, fold, in_fold, in_fold + 1)
+        return [next(self._recorded(window, faults, [(fault.row, fault.col)])) for faults in self._maps]
+
+    def _recorded(self, window: FoldWindow, faults: FaultMap, pes: list[tuple[int, int]]) -> Iterator[Trace]:
+        return record_fold(self._x.numpy(), self._w.numpy(), window, faults, bypass=self._bypass, pes=pes)
+
+    def _carried(self, fault: Fault, traces: list[Trace]) -> tuple[int, int]:
+        """What the net of a PE's datapath carries in the one cycle recorded, without the fault and with it."""
+        values = []
+        for trace, faults in zip(traces, self._maps, strict=True):
+            if fault.site is Site.WEIGHT:
+                keep, force = (mask[fault.row, fault.col] for mask in stuck_masks(faults, Site.WEIGHT, np.int16))
+                net = (trace.weight & keep) | force
+            elif fault.site is Site.ACTIVATION:
+                net = trace.east
+            elif fault.site is Site.PSUM:
+                net = trace.south
+            else:
+                net = trace.product
+            values.append(int(net[0, fault.row, fault.col]))
+        return values[0], values[1]
+
+    def _loaded(self, fault: Fault, fold: int, row_of_x: int) -> tuple[int, tuple[int, int]]:
+        """The cycle of the fold in which a weight passes the net otherwise, and what passes.
+
+        It is the first one whose product with row `row_of_x` of X differs; weights of rows further south pass earlier.
+        """
+        rows = np.arange(fault.row, self._config.rows)
+        without, with_fault = (self._products(faults, fold, row_of_x, rows, fault.col) for faults in self._maps)
+        south = int(rows[(without != with_fault) & ~self._bypass[rows, fault.col]].max())
+        in_fold = load_cycles(self._config) - 1 - south + fault.row
+        before, after = (int(trace.shift[0, fault.row, fault.col]) for trace in self._at(fault, fold, in_fold))
+        return in_fold, (before, after)
+
+    def _products(
+        self, faults: FaultMap, fold: int, row_of_x: int, rows: npt.NDArray[np.int64], column: int
+    ) -> Int32Array:
+        """What PEs of a column, int64 [rows] from the north, make of a row of X: int32 [rows]."""
+        first = load_cycles(self._config) + row_of_x + int(rows[0]) + column
+        window = FoldWindow.of(self._x, self._w, self._config, fold, first, first + len(rows))
+        pes = [(int(row), column) for row in rows]
+        found: list[Int32Array] = []
+        for trace in self._recorded(window, faults, pes):
+            # The row reaches one PE after the other.
+            entries = np.arange(len(trace))
+            met = rows[trace.first_cycle + entries - window.gemm_cycles[0]]
+            found.append(trace.product[entries, met, column])
+        return np.concatenate(found)

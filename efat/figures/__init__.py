@@ -1,0 +1,1 @@
+"""Pictures of fault maps and multipliers."""

@@ -1,0 +1,1 @@
+"""Networks that classify images on the chips of a lot."""

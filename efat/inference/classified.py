@@ -1,0 +1,275 @@
+"""A quantised network classifying images on a chip: accuracy, what the faults changed, and clock cycles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+
+from efat.confidence import at_least
+from simulator.config import ArrayConfig
+from simulator.engine.timing import gemm_timing
+from training.data.classification import Progress, bits_of, classify
+from training.layers.convert import place, quantized_layers
+from training.layers.quantized import Accelerator, Engine, GemmRun
+from training.layers.quantized_layer import Observer
+
+GUESSING = 0.05
+"""Accuracy that guessing reaches with a higher probability cannot be told from it."""
+
+
+class EngineMismatchError(RuntimeError):
+    """The emulation and the cycle engine disagree, which is a bug in one of them."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of the images were classified correctly.
+
+    Args:
+        correct: images classified correctly.
+        images: images classified, >= 1.
+    """
+
+    correct: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        """Fraction of images classified correctly."""
+        return self.correct / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval (Wilson 1927) of the accuracy on images like these."""
+        # scipy.stats has it, and takes 0.8 s to import; the tests compare the two.
+        z_squared = NormalDist().inv_cdf(0.975) ** 2
+        centre = (self.correct + z_squared / 2) / (self.images + z_squared)
+        wrong = self.images - self.correct
+        spread = math.sqrt(z_squared * (self.correct * wrong / self.images + z_squared / 4)) / (self.images + z_squared)
+        return max(0.0, centre - spread), min(1.0, centre + spread)
+
+    def like_guessing(self, classes: int) -> bool:
+        """Whether guessing among so many classes has a chance of more than 5 % to be as good (binomial test).
+
+        With too few images for any result to tell, it is false.
+        """
+        n, chance = self.images, 1 / classes
+        if classes < 2 or chance**n > GUESSING:
+            return False
+        log_right, log_wrong = math.log(chance), math.log1p(-chance)
+        as_good = math.fsum(
+            math.exp(
+                math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_right + (n - k) * log_wrong
+            )
+            for k in range(self.correct, n + 1)
+        )
+        return as_good > GUESSING
+
+    @property
+    def at_least(self) -> float:
+        """One-sided 95 % lower bound (Clopper and Pearson 1934) of the accuracy on images like these."""
+        return at_least(self.correct, self.images)
+
+    def as_dict(self) -> dict[str, float]:
+        """Count, value, interval and one-sided bound, as JSON takes them."""
+        low, high = self.interval
+        return {
+            "correct": self.correct,
+            "accuracy": self.value,
+            "accuracy_95_low": low,
+            "accuracy_95_high": high,
+            "accuracy_95_at_least": self.at_least,
+        }
+
+
+@dataclass
+class LayerReport:
+    """What one layer's GEMMs did on the array, summed over all batches.
+
+    Attributes:
+        name: qualified name of the layer in the network.
+        gemms: GEMMs run: batches times groups.
+        m: rows of X of the largest GEMM.
+        k: reduction length.
+        n: outputs.
+        folds: folds of one GEMM.
+        multiply_accumulates: multiply-accumulates of all GEMMs.
+        serial_cycles: clock cycles of all GEMMs, one fold after the other.
+        double_buffered_cycles: clock cycles when weights load while the previous fold streams.
+        outputs: integer outputs compared.
+        outputs_changed: outputs that differ from the exact GEMM of the same inputs.
+        largest_change: largest absolute difference among them.
+    """
+
+    name: str
+    gemms: int = 0
+    m: int = 0
+    k: int = 0
+    n: int = 0
+    folds: int = 0
+    multiply_accumulates: int = 0
+    serial_cycles: int = 0
+    double_buffered_cycles: int = 0
+    outputs: int = 0
+    outputs_changed: int = 0
+    largest_change: int = 0
+
+    def add(self, run: GemmRun, exact: Tensor, config: ArrayConfig) -> None:
+        """Count one GEMM; `exact` is the fault-free int32 [M, N] of the same inputs."""
+        (m, k), n = run.x.shape, run.w.shape[1]
+        timing = gemm_timing(config, m, *run.extent())
+        self.gemms += 1
+        self.m, self.k, self.n = max(self.m, m), k, n
+        self.folds = timing.folds
+        self.multiply_accumulates += m * k * n
+        self.serial_cycles += timing.serial
+        self.double_buffered_cycles += timing.double_buffered
+        difference = (run.outputs.long() - exact.long()).abs()
+        self.outputs += difference.numel()
+        self.outputs_changed += int(difference.count_nonzero())
+        self.largest_change = max(self.largest_change, int(difference.max()) if difference.numel() else 0)
+
+    def utilisation(self, config: ArrayConfig) -> float:
+        """Multiply-accumulates done over those that all PEs could do in the serial cycles."""
+        return self.multiply_accumulates / (config.pe_count * self.serial_cycles)
+
+
+@dataclass(frozen=True)
+class ChipReport:
+    """How a network did on one chip.
+
+    Attributes:
+        predictions: int64 [images], the class predicted for each image.
+        accuracy: against the labels.
+        changed_predictions: images classified otherwise than by the fault-free quantised network.
+        bypassed_pes: PEs that were bypassed.
+        layers: one report per layer, in the order they run.
+        as_is: accuracy on the chip if nothing is done about its faults; None where nothing is, or nothing is bypassed.
+    """
+
+    predictions: Tensor
+    accuracy: Accuracy
+    changed_predictions: int
+    bypassed_pes: int
+    layers: list[LayerReport] = field(default_factory=list)
+    as_is: Accuracy | None = None
+
+    @property
+    def made_worse(self) -> bool:
+        """Whether more images are right if nothing is done about the chip's faults."""
+        return self.as_is is not None and self.as_is.correct > self.accuracy.correct
+
+    @property
+    def serial_cycles(self) -> int:
+        """Clock cycles of all layers and images, one fold after the other."""
+        return sum(layer.serial_cycles for layer in self.layers)
+
+    @property
+    def double_buffered_cycles(self) -> int:
+        """Clock cycles of all layers and images with double-buffered weights."""
+        return sum(layer.double_buffered_cycles for layer in self.layers)
+
+
+def measure_accuracy(predictions: Tensor, labels: Tensor) -> Accuracy:
+    """Compare predicted classes int64 [n] with the labels int64 [n]."""
+    return Accuracy(int((predictions == labels).sum()), len(labels))
+
+
+def run_chip(
+    network: nn.Module,
+    accelerator: Accelerator,
+    images: Tensor,
+    labels: Tensor,
+    fault_free: Tensor,
+    batch: int,
+    progress: Progress | None = None,
+) -> ChipReport:
+    """Classify images on one chip.
+
+    Args:
+        network: a converted network; its layers are placed on `accelerator` and stay there.
+        accelerator: the chip and the engine that runs it.
+        images: float32 [n, c, h, w].
+        labels: int64 [n].
+        fault_free: int64 [n], predictions of the same network on a fault-free array.
+        batch: images per GEMM.
+        progress: called after each batch.
+    """
+    place(network, accelerator)
+    with _observed(network, accelerator.config) as layers:
+        predictions = classify(network, images, batch, progress)
+    return ChipReport(
+        predictions=predictions,
+        accuracy=measure_accuracy(predictions, labels),
+        changed_predictions=int((predictions != fault_free).sum()),
+        bypassed_pes=0 if accelerator.bypass is None else int(accelerator.bypass.sum()),
+        layers=list(layers.values()),
+    )
+
+
+def check_on_cycle_engine(network: nn.Module, accelerator: Accelerator, images: Tensor) -> None:
+    """Compare what a chip computes on the emulation with what it does on the cycle engine: equal in every bit.
+
+    Args:
+        network: a converted network; its layers are put on the chip and stay there.
+        accelerator: the chip.
+        images: float32 [n, c, h, w], all of them one batch.
+
+    Raises:
+        EngineMismatchError: a number that is read out of an accumulator differs, or a logit.
+    """
+    emulated, stepped = (_computed(network, replace(accelerator, engine=engine), images) for engine in _COMPARED)
+    for (name, expected), (_, found) in zip(emulated, stepped, strict=True):
+        differ = int((expected != found).sum())
+        if differ:
+            raise EngineMismatchError(f"{differ} of {found.numel()} {name} differ between emulation and cycle engine")
+
+
+_COMPARED: tuple[Engine, ...] = ("emulation", "cycle")
+
+
+def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> list[tuple[str, Tensor]]:
+    """All outputs of each GEMM and the bits of a batch's logits, by what they are."""
+    found: list[tuple[str, Tensor]] = []
+
+    def observe(run: GemmRun) -> None:
+        found.append((f"outputs of layer {run.layer}", run.outputs))
+
+    place(network, accelerator)
+    with _observing(network, observe), torch.inference_mode():
+        logits = network(images)
+    return [*found, ("logits", bits_of(logits))]
+
+
+@contextmanager
+def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, LayerReport]]:
+    """Reports by layer name, filled while the network runs."""
+    reports: dict[str, LayerReport] = {}
+    fault_free = Accelerator.fault_free(config)
+
+    def observe(run: GemmRun) -> None:
+        report = reports.setdefault(run.layer, LayerReport(run.layer))
+        exact = fault_free.gemm(*run.on_array())
+        report.add(run, exact if run.placement is None else run.placement.take_out(exact, run.group), config)
+
+    with _observing(network, observe):
+        yield reports
+
+
+@contextmanager
+def _observing(network: nn.Module, observer: Observer) -> Iterator[None]:
+    """While this is open, `observer` sees each GEMM that the network runs."""
+    layers = quantized_layers(network).values()
+    for layer in layers:
+        layer.observer = observer
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.observer = None

@@ -1,0 +1,504 @@
+"""A network on the chips of a lot: everything `efat simulate` measures, ready to show or to write down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from efat.image_split import SplitRequest
+from efat.inference.chip_networks import ChipNetworks, MitigatedNetworks, OneNetwork
+from efat.inference.classified import (
+    Accuracy,
+    ChipReport,
+    EngineMismatchError,
+    LayerReport,
+    check_on_cycle_engine,
+    measure_accuracy,
+    run_chip,
+)
+from efat.retraining.manifest import Manifest
+from efat.setup import augmentation_of, first_images, split_workload
+from simulator.config import ArrayConfig
+from simulator.faults import BoolArray
+from simulator.lots.chips import Chip, ChipLot
+from training.calibration import Method
+from training.data.batches import Batches
+from training.data.classification import Progress, classify
+from training.data.datasets import Normalization
+from training.data.workloads import LoadedWorkload, load_workload
+from training.errors import InputError
+from training.layers.array_share import ArrayShare, array_share
+from training.layers.convert import convert, place
+from training.layers.deployment import Deployment
+from training.layers.quantized import Accelerator, Engine
+from training.learning.mitigations.batch_norm import BatchNormStatistics
+from training.learning.mitigations.bypass import Bypass
+from training.learning.mitigations.combination import Strategy
+from training.learning.recipe import Recipe
+
+DEFAULT_CYCLE_IMAGES = 8
+"""Images that each chip classifies on the cycle engine, too, if nothing else is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class RetrainedLot:
+    """The retraining of the lot whose weights run.
+
+    Args:
+        path: file of the manifest.
+        manifest: what it says.
+        same_images: whether the images are those that chips were measured on at the retraining; what is required of
+            chips is said of those alone.
+    """
+
+    path: Path
+    manifest: Manifest
+    same_images: bool
+
+    def passes(self, report: ChipReport) -> bool | None:
+        """Whether a chip meets what is required; None on other images."""
+        return report.accuracy.correct >= self.manifest.required if self.same_images else None
+
+
+@dataclass
+class Simulation:
+    """Networks, the images they classify and the chips they run on, with the reports of the chips that are done.
+
+    Attributes:
+        network_name: name of the network.
+        data_name: name of the data set.
+        config: the array of the lot.
+        engine: the engine that runs the chips.
+        bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
+        mitigation: name of what is done about the faults of each chip; None for nothing beside `bypass`.
+        normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
+        split: which test images were left out, as they decided something; None for none.
+        batch: images per GEMM.
+        images: float32 [n, c, h, w].
+        labels: int64 [n].
+        classes: number of classes of the data.
+        chips: the chips to run, those that run the same weights one after the other.
+        networks: what runs on each of them.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
+            outputs for; 0 for none, as with the cycle engine itself.
+        retrained: the retraining of the lot that the weights are from; None for weights that are no lot's.
+        reports: one per chip that is done, in the order of `chips`.
+        float_accuracy: of the float network; None before `run`, and for the weights of a lot.
+        fault_free: of the quantised network on a fault-free array, by the name of the group that runs it.
+        share: how much of the network runs on the array; None before `run`.
+    """
+
+    network_name: str
+    data_name: str
+    config: ArrayConfig
+    engine: Engine
+    bypass: bool
+    batch: int
+    images: Tensor
+    labels: Tensor
+    classes: int
+    chips: list[Chip]
+    networks: ChipNetworks = field(repr=False)
+    cycle_images: int = 0
+    mitigation: str | None = None
+    normalization: Normalization | None = None
+    split: SplitRequest | None = None
+    _float_network: nn.Module | None = field(default=None, repr=False)
+    retrained: RetrainedLot | None = field(default=None, repr=False)
+    _threads: int | None = None
+    reports: list[ChipReport] = field(default_factory=list)
+    float_accuracy: Accuracy | None = None
+    fault_free: dict[str, Accuracy] = field(default_factory=dict)
+    share: ArrayShare | None = None
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """How all weights sit on the chip that they were retrained for; see `ChipNetworks`."""
+        return self.networks.deployment
+
+    @property
+    def fault_free_accuracy(self) -> Accuracy | None:
+        """Of the quantised network on a fault-free array; None before `run`, and for the weights of a lot."""
+        return None if self.retrained is not None else next(iter(self.fault_free.values()), None)
+
+    @property
+    def steps(self) -> int:
+        """Images to classify in all: the unit of `run`'s progress."""
+        return len(self.images) * len(self.chips) * (1 if self.treatment is None else 2)
+
+    @property
+    def treatment(self) -> str | None:
+        """What is done about the faults of chips, by the name of its option; None for nothing."""
+        return "bypass" if self.bypass else self.mitigation
+
+    @property
+    def cycle_steps(self) -> int:
+        """Images to run on the cycle engine, too: the unit of `run`'s other progress."""
+        return self.cycle_images * len(self.chips)
+
+    def run(self, progress: Progress | None = None, checked: Progress | None = None) -> None:
+        """Run all chips. Interrupted, it keeps the reports of the chips that are done.
+
+        Args:
+            progress: called with the number of images just classified.
+            checked: the same for the cycle engine, where that runs some of them, too.
+
+        Raises:
+            EngineMismatchError: the cycle engine gives other outputs than the emulation.
+        """
+        if self._float_network is not None:
+            in_float = classify(self._float_network, self.images, self.batch)
+            self.float_accuracy = measure_accuracy(in_float, self.labels)
+        of_group: str | None = None
+        for chip in self.chips[len(self.reports) :]:
+            if self.networks.group(chip) != of_group:
+                network = self.networks.compared_with(chip)
+                # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
+                # bypassed: weights that were retrained for bypassed PEs are zero there.
+                place(network, Accelerator.fault_free(self.config))
+                if self.share is None:
+                    self.share = array_share(network, self.images[:1])
+                fault_free = classify(network, self.images, self.batch)
+                of_group = self.networks.group(chip)
+                self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
+            network = self.networks.network(chip)
+            report = run_chip(
+                network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress
+            )
+            self._check(chip, network, checked)
+            self.reports.append(replace(report, as_is=self._as_is(chip, progress)))
+
+    def _as_is(self, chip: Chip, progress: Progress | None) -> Accuracy | None:
+        """Accuracy on the chip if nothing is done about its faults, where PEs are bypassed because of them."""
+        if self.treatment is None:
+            return None
+        before = self._mask_before(chip)
+        if (self._bypass_mask(chip) & ~before).any():
+            network = place(self.networks.compared_with(chip), Accelerator(self.config, chip.faults, before))
+            return measure_accuracy(classify(network, self.images, self.batch, progress), self.labels)
+        if progress is not None:
+            progress(len(self.images))
+        return None
+
+    def _check(self, chip: Chip, network: nn.Module, checked: Progress | None) -> None:
+        if not self.cycle_images:
+            return
+        try:
+            check_on_cycle_engine(network, self.accelerator(chip), self.images[: self.cycle_images])
+        except EngineMismatchError as error:
+            raise EngineMismatchError(f"chip {chip.id}: {error}") from None
+        if checked is not None:
+            checked(self.cycle_images)
+
+    def accelerator(self, chip: Chip, engine: Engine | None = None) -> Accelerator:
+        """The chip with what is bypassed in it, and the engine that runs it: that of the simulation if None."""
+        return Accelerator(
+            self.config, chip.faults, self._bypass_mask(chip), engine=engine or self.engine, threads=self._threads
+        )
+
+    def other_chips(self) -> list[str]:
+        """Ids of the chips that the weights were not retrained for: with other faults, or more bypassed by fuses."""
+        deployment = self.deployment
+        if deployment is None:
+            return []
+        # Of the faults only: what is bypassed anyway may be bypassed by fuses or not.
+        digest = deployment.about.get("chip_digest")
+        return [
+            chip.id
+            for chip in self.chips
+            if chip.faults.digest() != digest or (chip.bypass is not None and (chip.bypass & ~deployment.bypass).any())
+        ]
+
+    def _bypass_mask(self, chip: Chip) -> BoolArray:
+        """What the chip's fuses bypass, what its network is for and, if asked for, what the faults require."""
+        required = chip.faults.required_bypass() if self.bypass else None
+        return _union(self.config, chip.bypass, self.networks.bypass(chip), required)
+
+    def _mask_before(self, chip: Chip) -> BoolArray:
+        """What is bypassed in a chip before anything is done about its faults here."""
+        return _union(self.config, chip.bypass, None if self.mitigation is not None else self.networks.bypass(chip))
+
+    def as_dict(self, clock_mhz: float) -> dict[str, Any]:
+        """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
+        return {
+            "network": self.network_name,
+            "data": self.data_name,
+            "normalization": None if self.normalization is None else str(self.normalization),
+            "split": None if self.split is None else self.split.as_dict(),
+            "images": len(self.images),
+            "batch": self.batch,
+            "engine": self.engine,
+            "cycle_images": self.cycle_images,
+            "bypass": self.bypass,
+            "mitigation": self.mitigation,
+            "clock_mhz": clock_mhz,
+            "array": self.config.as_dict(),
+            "deployment": self.deployment_dict(),
+            "manifest": self._manifest_dict(),
+            "complete": len(self.reports) == len(self.chips),
+            "float": None if self.float_accuracy is None else self.float_accuracy.as_dict(),
+            "fault_free": None if self.fault_free_accuracy is None else self.fault_free_accuracy.as_dict(),
+            "on_array": None if self.share is None else self.share.as_dict(),
+            "groups": self._group_dicts(),
+            "chips": [
+                self._chip_dict(chip, report, clock_mhz) for chip, report in zip(self.chips, self.reports, strict=False)
+            ],
+        }
+
+    def _chip_dict(self, chip: Chip, report: ChipReport, clock_mhz: float) -> dict[str, Any]:
+        return {
+            "chip": chip.id,
+            "faults": chip.faults.summary(),
+            "digest": chip.digest(),
+            "bypassed_pes": report.bypassed_pes,
+            **report.accuracy.as_dict(),
+            "as_is": None if report.as_is is None else report.as_is.as_dict(),
+            "changed_predictions": report.changed_predictions,
+            "serial_cycles": report.serial_cycles,
+            "double_buffered_cycles": report.double_buffered_cycles,
+            "latency_ms_per_image": self.latency_ms(report.serial_cycles, clock_mhz),
+            "latency_ms_per_image_double_buffered": self.latency_ms(report.double_buffered_cycles, clock_mhz),
+            **self._retraining_of(chip, report),
+            "layers": [self._layer_dict(layer) for layer in report.layers],
+        }
+
+    def _manifest_dict(self) -> dict[str, Any] | None:
+        if self.retrained is None:
+            return None
+        manifest = self.retrained.manifest
+        return {
+            "path": str(self.retrained.path),
+            "strategy": manifest.strategy,
+            "images": manifest.images,
+            "required": manifest.required,
+            "same_images": self.retrained.same_images,
+        }
+
+    def _group_dicts(self) -> list[dict[str, Any]] | None:
+        if self.retrained is None:
+            return None
+        groups = self.retrained.manifest.group_named
+        return [
+            {
+                "group": name,
+                "chips": len(groups[name].chips),
+                "iterations": groups[name].iterations,
+                "fault_free": accuracy.as_dict(),
+            }
+            for name, accuracy in self.fault_free.items()
+        ]
+
+    def _retraining_of(self, chip: Chip, report: ChipReport) -> dict[str, Any]:
+        if self.retrained is None:
+            return {}
+        found = self.retrained.manifest.chip_named[chip.id]
+        return {
+            "group": found.group,
+            "correct_at_retraining": found.correct,
+            "required": self.retrained.manifest.required,
+            "passes": self.retrained.passes(report),
+        }
+
+    def deployment_dict(self) -> dict[str, Any] | None:
+        """What the weights were retrained for, as JSON takes it; None for weights of no chip."""
+        if self.deployment is None:
+            return None
+        return {
+            "about": dict(self.deployment.about),
+            "bypassed_pes": int(self.deployment.bypass.sum()),
+            "placed_layers": sorted(self.deployment.placements),
+            "other_chips": self.other_chips(),
+        }
+
+    def _layer_dict(self, layer: LayerReport) -> dict[str, Any]:
+        return {**asdict(layer), "utilisation": layer.utilisation(self.config)}
+
+    def latency_ms(self, cycles: int, clock_mhz: float) -> float:
+        """Milliseconds per image when `cycles` clock cycles classify all images."""
+        return cycles / (clock_mhz * 1e3) / len(self.images)
+
+
+def _union(config: ArrayConfig, *masks: BoolArray | None) -> BoolArray:
+    """PEs of an array that any mask has, bool [R, C]."""
+    found = np.zeros((config.rows, config.cols), np.bool_)
+    for mask in masks:
+        if mask is not None:
+            found |= mask
+    return found
+
+
+def prepare(
+    *,
+    network: str,
+    lot: Path,
+    weights: Path | None = None,
+    data: Path | None = None,
+    normalization: Normalization | None = None,
+    split: SplitRequest | None = None,
+    chips: Sequence[str] = (),
+    engine: Engine = "emulation",
+    cycle_images: int | None = None,
+    images: int | None = None,
+    batch: int = 64,
+    bypass: bool = False,
+    mitigation: str | None = None,
+    calibration: Method = "max",
+    threads: int | None = None,
+) -> Simulation:
+    """Load and check everything a simulation needs, before anything runs.
+
+    Args:
+        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        lot: HDF5 file of chips.
+        weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
+            that come with the network.
+        data: folder or file of images; None for those that come with the network.
+        normalization: as for `training.data.workloads.load_workload`.
+        split: which test images decided something, and are left out: the others judge; None for all test images.
+        chips: ids of the chips to run; empty for all.
+        engine: engine that runs the chips.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
+            `DEFAULT_CYCLE_IMAGES` of the emulation's.
+        images: number of test images; None for all.
+        batch: images per GEMM.
+        bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
+        mitigation: name of what is done about the faults of each chip, without retraining: see `Strategy.named`; None
+            for nothing beside `bypass`.
+        calibration: how the activations' scales are chosen; weights that were retrained for a chip bring theirs.
+        threads: threads of the cycle engine; None for one per core.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
+    """
+    strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
+    measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
+    needs_training_images = measures or split is not None
+    config, chosen = read_chips(lot, chips)
+    workload = load_workload(
+        network, weights=weights, data=data, normalization=normalization, training=needs_training_images
+    )
+    judging = workload.test if split is None else split_workload(network, workload, split, normalization).verification
+    shown = first_images(judging, images, "test" if split is None else "verification")
+    deployment = workload.deployment
+    if deployment is None:
+        quantised = convert(workload.network, config, workload.calibration, method=calibration)
+    else:
+        deployment.check_array(config)
+        quantised = convert(
+            workload.network, config, workload.calibration, activation_scales=deployment.activation_scales
+        )
+        deployment.put(quantised, Accelerator.fault_free(config))
+    networks: ChipNetworks = OneNetwork(quantised, deployment)
+    if strategy is not None:
+        if deployment is not None:
+            raise InputError(
+                f"{weights} was retrained for a chip, which says what is bypassed: leave out the mitigation"
+            )
+        _check_columns(chosen, strategy)
+        batches = _batches(network, workload) if measures else None
+        networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
+    return Simulation(
+        network_name=network,
+        data_name=judging.name,
+        config=config,
+        engine=engine,
+        bypass=bypass,
+        batch=batch,
+        images=shown.images,
+        labels=shown.labels,
+        classes=shown.classes,
+        chips=chosen,
+        networks=networks,
+        cycle_images=checked_images(engine, cycle_images, len(shown)),
+        normalization=normalization,
+        split=split,
+        mitigation=None if mitigation is None else mitigation.lower(),
+        _float_network=workload.network,
+        _threads=threads,
+    )
+
+
+def _without_retraining(mitigation: str, *, bypass: bool) -> Strategy:
+    """The strategy of a name, which does not retrain."""
+    strategy = Strategy.named(mitigation)
+    if bypass:
+        raise InputError(f"mitigation {mitigation} and bypass both say what is bypassed: leave out one of them")
+    if strategy.retrains:
+        raise InputError(
+            f"mitigation {mitigation} retrains, which a simulation does not: efat retrain-chip does for one chip, and "
+            "efat resilience is the first step for a lot"
+        )
+    return strategy
+
+
+def _check_columns(chips: Sequence[Chip], strategy: Strategy) -> None:
+    """Refuse chips that a strategy that bypasses can put no output on, before any of them runs."""
+    if any(isinstance(mitigation, Bypass) for mitigation in strategy.mitigations):
+        for chip in chips:
+            if len(chip.faults.unusable_columns()) == chip.faults.config.cols:
+                raise InputError(
+                    f"chip {chip.id} has no column whose accumulator works, so that no mitigation helps: "
+                    "leave it out by choosing the others"
+                )
+
+
+def _batches(network: str, workload: LoadedWorkload) -> Batches:
+    """Batches of training images, as `efat retrain-chip` measures batch normalisation on."""
+    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in workload.network.modules()):
+        raise InputError(f"network {network} has no statistics of batch normalisation to measure: leave out +bn")
+    assert workload.train is not None
+    recipe = Recipe(augmentation=augmentation_of(network, None))
+    return Batches(workload.train, recipe.batch, recipe.seed, recipe.augmentation)
+
+
+def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
+    """The array of a lot, and chips of it that networks can run on.
+
+    Args:
+        lot: HDF5 file of chips.
+        chips: ids of those that are wanted; empty for all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        LotError: it is damaged, or has no such chip.
+        InputError: there is no chip, or one has upsets.
+    """
+    with ChipLot(lot) as opened:
+        chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
+        config = opened.config
+    if not chosen:
+        raise InputError(f"{lot} has no chips: generate or import some first")
+    for chip in chosen:
+        if chip.faults.has_flips:
+            raise InputError(
+                f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
+                "a network on a chip needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
+            )
+    return config, chosen
+
+
+def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int:
+    """How many of the first images each chip runs on the cycle engine, too.
+
+    Args:
+        engine: the engine that runs the chips.
+        cycle_images: what is asked for; None for nothing.
+        images: images that each chip classifies.
+
+    Raises:
+        InputError: a negative number, or any with the cycle engine, which runs all images already.
+    """
+    if cycle_images is None:
+        return min(DEFAULT_CYCLE_IMAGES, images) if engine == "emulation" else 0
+    if engine == "cycle":
+        raise InputError(f"cycle images is {cycle_images}: the cycle engine runs all images already; leave it out")
+    if cycle_images < 0:
+        raise InputError(f"cycle images is {cycle_images}: expected 0 or more")
+    return min(cycle_images, images)

@@ -1,0 +1,1 @@
+"""Which chips of a lot share a retraining, and how long each takes."""

@@ -1,0 +1,387 @@
+"""The groups of each strategy for a lot: how bad chips are, who shares a retraining, and what that may cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
+from efat.planning.alignment import Aligner, align, model_of
+from efat.planning.chip_masks import MASK_PREDICTORS, counts_of, mask_of
+from efat.planning.fusion import AmountMap, Group, fuse, fuse_in_order, singles
+from efat.planning.plan import AS_IS, Plan, PlannedGroup, StrategyCost
+from efat.planning.predictors import Foretelling, best_predictor, compare_predictors
+from efat.planning.request import Request
+from efat.planning.selection import ResilienceMap, Statistic, worsening
+from efat.planning.severity import weights_per_pe
+from efat.planning.trial import Tried
+from efat.resilience.table import ResilienceTable
+from efat.setup import TrainingSetup
+from simulator import ArrayConfig
+from simulator.lots.chips import Chip, ChipLot
+from training.errors import InputError
+from training.layers.trainable import trainable_layers
+from training.learning.mitigations.batch_norm import BatchNormStatistics
+from training.learning.mitigations.permutation import Permutation
+
+MOST_ALIGNED = 1000
+"""Chips that are aligned without being asked to: each is placed several times, in a fraction of a second."""
+
+DEFAULT_SIZE = 5
+"""Of the groups of `merge-K`, if the strategy that is asked for is another."""
+
+OF_GROUPS = "saliency"
+"""The predictor of aligned groups, unless another is asked for. Many chips lose many weights together, but small ones:
+how many are pruned on single chips does not foretell that, their squares do (docs/results.md)."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the number of steps that are done, and how many there are at most."""
+
+Packed = npt.NDArray[np.uint8]
+
+_Found = tuple[Sequence[int], float, float]
+"""Positions of the members, severity and amount of a group."""
+
+
+def planned_groups(
+    ids: Sequence[str], groups: Sequence[_Found], most: int, *, settles: bool
+) -> tuple[PlannedGroup, ...]:
+    """Name groups, and put chips that need no retraining into one of their own.
+
+    Args:
+        ids: of the chips of the lot.
+        groups: positions of the members, severity and amount of each.
+        most: iterations for those that no amount is enough for.
+        settles: whether something is measured on each chip without retraining, so that none runs the weights as they
+            are.
+    """
+    found: list[PlannedGroup] = []
+    alone: list[int] = []
+    worst = 0.0
+    for members, severity, amount in groups:
+        if amount == 0 and not settles:
+            alone += members
+            worst = max(worst, severity)
+            continue
+        out_of_reach = math.isinf(amount)
+        for sharing in [members] if amount else [[member] for member in members]:
+            found.append(
+                PlannedGroup(
+                    name=f"group-{len(found) + 1:04d}",
+                    chips=tuple(ids[member] for member in sharing),
+                    severity=severity,
+                    amount=most if out_of_reach else round(amount),
+                    out_of_reach=out_of_reach,
+                )
+            )
+    if alone:
+        found.append(PlannedGroup(AS_IS, tuple(ids[member] for member in sorted(alone)), worst, 0))
+    return tuple(found)
+
+
+class Planner:
+    """The groups of all strategies, each worked out when it is asked for.
+
+    Args:
+        table: how resilient the network is.
+        setup: that of the table.
+        lot: the chips.
+        request: what the plan is to be like.
+        progress: called from time to time.
+
+    Attributes:
+        ids: of the chips.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: something does not fit, or a chip that no network can run on.
+        LotError: the lot is no lot.
+    """
+
+    def __init__(
+        self, table: ResilienceTable, setup: TrainingSetup, lot: Path, request: Request, progress: Progress | None
+    ) -> None:
+        self._table, self._setup, self._request, self._progress = table, setup, request, progress
+        self._chips: list[Chip] = []
+        self._masks: dict[str, list[Packed]] = {name: [] for name in MASK_PREDICTORS}
+        with ChipLot(lot) as opened:
+            self._config = config = opened.config
+            self.ids = list(opened.chip_ids)
+            _check_array(config, table)
+            if not self.ids:
+                raise InputError(f"{lot} has no chips: generate or import some first")
+            setup.check_identity(table.setup_identity)
+            self._few = len(self.ids) <= MOST_ALIGNED
+            self._read(opened)
+        loaded = setup.load()
+        images = len(loaded.data.held_out)
+        if images != table.images:
+            raise InputError(f"the table is of {table.images} tuning images, and there are {images}: measure it again")
+        self._model = model_of(loaded, config)
+        layers = trainable_layers(self._model).values()
+        self._per_pe = weights_per_pe([layer.gemm_shape for layer in layers], config)
+        self._permutes = any(isinstance(found, Permutation) for found in setup.strategy.mitigations)
+        self._settles = BatchNormStatistics() in setup.strategy.mitigations
+        self._foretelling: dict[str, Foretelling] = {}
+        self._maps: dict[str, ResilienceMap] = {}
+        self._alone: dict[str, list[_Found]] = {}
+        self._found: dict[tuple[str, bool], tuple[PlannedGroup, ...]] = {}
+        self._tried: Tried | None = None
+        self._required = request.constraint.required(table)
+        # Positions of the chips that may need retraining.
+        self._others = list(range(len(self.ids)))
+
+    def _read(self, lot: ChipLot) -> None:
+        for done, chip in enumerate(lot, 1):
+            if chip.faults.has_flips:
+                raise InputError(
+                    f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
+                    "retraining needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
+                )
+            if len(chip.faults.unusable_columns()) == self._config.cols:
+                raise InputError(
+                    f"chip {chip.id} has no column that can be used, all their accumulators are broken: "
+                    "leave it out of the lot"
+                )
+            # Masks take little memory, and the faults of many chips much.
+            if self._few or self._request.aligned:
+                self._chips.append(chip)
+            for predictor, masks in self._masks.items():
+                masks.append(np.packbits(mask_of(chip, predictor)))
+            self._tell("reading chips", done, len(self.ids))
+
+    def leave_out(self, tried: Tried) -> None:
+        """Leave out chips that meet the constraint without retraining: they need none, whatever the strategy.
+
+        The others need as much as the table says, at least its first level above 0. To be called before anything is
+        worked out.
+        """
+        self._tried = tried
+        self._others = np.flatnonzero(tried.correct < self._required).tolist()
+
+    def check_request(self) -> None:
+        """Refuse what cannot be had, before any chip is tried.
+
+        Raises:
+            InputError: an unknown statistic, alignment where nothing is permuted, a predictor that the strategy cannot
+                use.
+        """
+        Statistic.parse(self._request.statistic)
+        if self._request.strategy != "efat" or self._request.aligned is not None or not self._aligns:
+            self._check_predictor(bool(self._request.aligned))
+        if self._request.aligned:
+            self._aligner(OF_GROUPS)
+
+    def chosen(self) -> tuple[tuple[PlannedGroup, ...], bool, ResilienceMap]:
+        """The groups that were asked for, whether they are aligned, and the map they are from.
+
+        Raises:
+            InputError: they cannot be had, or no amount of retraining is enough.
+        """
+        request = self._request
+        aligned = request.aligned
+        if request.strategy == "efat" and aligned is None:
+            aligned = self._aligns and request.predictor not in MASK_PREDICTORS
+            if aligned and request.predictor is None:
+                with_places, with_masks = (self._cost("efat", choice) for choice in (True, False))
+                aligned = (with_places.out_of_reach, with_places.iterations) < (
+                    with_masks.out_of_reach,
+                    with_masks.iterations,
+                )
+        aligned = bool(aligned)
+        self._check_predictor(aligned)
+        found = self._map(request.strategy, aligned)
+        if found.unmeetable is not None and len(self._others) == len(self.ids):
+            raise InputError(found.unmeetable)
+        return self._groups(request.strategy, aligned), aligned, found
+
+    def comparison(self) -> list[StrategyCost]:
+        """What all strategies cost that can be compared."""
+        size = self._request.merged or DEFAULT_SIZE
+        strategies = [("fixed", False), ("select", False), (f"merge-{size}", False), ("efat", False)]
+        if self._aligns or self._request.aligned:
+            strategies.append(("efat", True))
+        return [self._cost(strategy, aligned) for strategy, aligned in strategies]
+
+    def notes(self, plan: Plan, chosen: ResilienceMap) -> list[str]:
+        """What users should know about a plan."""
+        notes = []
+        if self._others:
+            notes += [text for text in (chosen.unmeetable, chosen.limited) if text is not None]
+        if worse := worsening(self._table):
+            notes.append(worse)
+        if self._tried is None:
+            notes.append("no chip was tried: which of them need no retraining is predicted from the table alone")
+        chips = plan.cost.out_of_reach
+        if chips:
+            notes.append(
+                f"{chips} {'chip is' if chips == 1 else 'chips are'} out of reach as far as was measured: there are "
+                f"{self._table.levels[-1]} iterations for each such group and what is left of the budget of "
+                f"{plan.budget}, and they may fail"
+            )
+        if self._permutes and self._config.multiplies_exactly and not self._few and self._request.aligned is None:
+            notes.append(f"more than {MOST_ALIGNED:,} chips are not aligned unless asked for with --align")
+        return notes
+
+    def _check_predictor(self, aligned: bool) -> None:
+        request = self._request
+        candidates = self._candidates(request.strategy, aligned)
+        if request.predictor not in (None, *candidates):
+            what = "aligned chips" if aligned else f"strategy {request.strategy}"
+            raise InputError(
+                f"predictor {request.predictor!r} cannot be had for {what} here: expected one of "
+                f"{', '.join(candidates)}; {' and '.join(ALIGNED_PREDICTORS)} are those of chips that are placed, "
+                "alone or aligned, by a mitigation that permutes"
+            )
+
+    @property
+    def _aligns(self) -> bool:
+        """Whether chips are placed to find out what they lose, without being asked to."""
+        known = any(name in self._table.predictors for name in ALIGNED_PREDICTORS)
+        return self._permutes and self._config.multiplies_exactly and self._few and known
+
+    def _cost(self, strategy: str, aligned: bool) -> StrategyCost:
+        return StrategyCost.of(strategy, aligned, self._groups(strategy, aligned))
+
+    def _groups(self, strategy: str, aligned: bool) -> tuple[PlannedGroup, ...]:
+        if (strategy, aligned) not in self._found:
+            groups = self._work_out(strategy, aligned) if self._others else []
+            of_lot = [
+                ([self._others[member] for member in members], severity, amount) for members, severity, amount in groups
+            ]
+            self._found[strategy, aligned] = planned_groups(
+                self.ids,
+                [*of_lot, *self._untouched(str(self._map(strategy, aligned).predictor))],
+                int(self._table.levels[-1]),
+                settles=self._settles,
+            )
+        return self._found[strategy, aligned]
+
+    def _untouched(self, predictor: str) -> list[_Found]:
+        """The chips that are left out, each by itself."""
+        if self._tried is None:
+            return []
+        left_out = sorted(set(range(len(self.ids))).difference(self._others))
+        return [([chip], float(self._tried.predictors[predictor][chip]), 0.0) for chip in left_out]
+
+    def _amounts(self, found: ResilienceMap) -> AmountMap:
+        """What chips need that may need something: those that were tried and missed need the first level at least."""
+        if self._tried is None:
+            return found.amounts
+        levels = self._table.levels
+        least = float(levels[1]) if len(levels) > 1 else math.inf
+        return AmountMap(found.amounts.severities, np.maximum(found.amounts.amounts, least))
+
+    def _work_out(self, strategy: str, aligned: bool) -> list[_Found]:
+        """Groups of the chips that are not left out, by their places among them."""
+        found = self._map(strategy, aligned)
+        predictor, amounts = str(found.predictor), self._amounts(found)
+        if aligned:
+            groups = align(self._aligner(predictor), self._placed, amounts, self._telling("aligning chips"))
+            return [(group.members, group.severity, group.amount) for group in groups]
+        if strategy == "select":
+            return self._each_alone(predictor, amounts)
+        if strategy == "fixed":
+            return _with_the_worst(self._each_alone(predictor, amounts))
+        weights = counts_of(predictor, self._per_pe)
+        if strategy == "efat":
+            masks = self._told(predictor, "weights of each chip")
+            return _of_groups(fuse(masks, weights, amounts, self._telling("fusing chips")))
+        masks = self._told(predictor, "merging chips")
+        return _of_groups(fuse_in_order(masks, weights, amounts, self._request.merged or DEFAULT_SIZE))
+
+    def _each_alone(self, predictor: str, amounts: AmountMap) -> list[_Found]:
+        """Chips alone, in order or as they are placed."""
+        if predictor in self._alone:
+            return self._alone[predictor]
+        if predictor in MASK_PREDICTORS:
+            masks = self._told(predictor, "chips alone")
+            alone = _of_groups(singles(masks, counts_of(predictor, self._per_pe), amounts))
+        else:
+            aligner, alone = self._aligner(predictor), []
+            chips = self._placed
+            for member in range(len(chips)):
+                group = aligner.alone(chips, member, amounts)
+                alone.append((group.members, group.severity, group.amount))
+                self._tell("chips alone", member + 1, len(chips))
+        self._alone[predictor] = alone
+        return alone
+
+    def _map(self, strategy: str, aligned: bool) -> ResilienceMap:
+        """How much retraining which severity takes, by the predictor that was asked for if a strategy can use it."""
+        candidates, predictor = self._candidates(strategy, aligned), self._request.predictor
+        if predictor not in candidates and aligned and OF_GROUPS in candidates:
+            predictor = OF_GROUPS
+        elif predictor not in candidates:
+            for name in candidates:
+                if name not in self._foretelling:
+                    self._foretelling[name] = compare_predictors(self._table, [name])[0]
+            predictor = best_predictor([self._foretelling[name] for name in candidates])
+        if predictor not in self._maps:
+            self._maps[predictor] = ResilienceMap(
+                self._table, self._request.constraint, self._request.statistic, predictor
+            )
+        return self._maps[predictor]
+
+    def _candidates(self, strategy: str, aligned: bool) -> tuple[str, ...]:
+        """Predictors that a strategy can use and that were measured."""
+        if aligned:
+            names = ALIGNED_PREDICTORS
+        elif strategy not in ("fixed", "select") or not self._aligns or self._request.predictor in MASK_PREDICTORS:
+            names = MASK_PREDICTORS
+        else:
+            # What is placed otherwise than in order is better known when it is placed.
+            names = ALIGNED_PREDICTORS
+        known = tuple(name for name in names if name in self._table.predictors)
+        if not known:
+            raise InputError(
+                f"the table has no predictor that strategy {strategy} can use: expected {' or '.join(names)}; measure "
+                "resilience again"
+            )
+        return known
+
+    def _aligner(self, predictor: str) -> Aligner:
+        return Aligner(self._model, self._config, self._setup.strategy, predictor)
+
+    @property
+    def _placed(self) -> list[Chip]:
+        """The chips that are not left out."""
+        return [self._chips[position] for position in self._others]
+
+    def _told(self, predictor: str, what: str) -> Iterator[Packed]:
+        """The masks that a predictor counts, with progress as they are taken."""
+        masks = self._masks[predictor]
+        for done, position in enumerate(self._others, 1):
+            yield masks[position]
+            self._tell(what, done, len(self._others))
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, of)
+
+    def _telling(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, of: self._tell(what, done, of)
+
+
+def _of_groups(groups: Sequence[Group]) -> list[_Found]:
+    return [(group.members, group.severity, group.amount) for group in groups]
+
+
+def _with_the_worst(alone: Sequence[_Found]) -> list[_Found]:
+    """The same chips, each with the largest finite amount of all."""
+    largest = max((amount for _, _, amount in alone if math.isfinite(amount)), default=math.inf)
+    return [(members, severity, max(amount, largest)) for members, severity, amount in alone]
+
+
+def _check_array(config: ArrayConfig, table: ResilienceTable) -> None:
+    found = config.as_dict()
+    for name, value in found.items():
+        if table.array.get(name) != value:
+            raise InputError(
+                f"the lot's array has {name}={value}, and resilience was measured with {table.array.get(name)}: "
+                "measure it for the array of the lot"
+            )

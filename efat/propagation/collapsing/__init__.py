@@ -1,0 +1,1 @@
+"""Faults whose effect is known without a run."""

@@ -1,0 +1,174 @@
+"""Which FLIPs change nothing: those that touch nothing that is kept, and those whose products stay what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from efat.planning.severity import Int64Array
+from efat.propagation.collapsing.kernel import (
+    Operands,
+    Touched,
+    count_quiet_activation_flips,
+    count_quiet_flips,
+    find_quiet_flips,
+)
+from efat.propagation.collapsing.products import UInt64Array, disturbed_products
+from efat.propagation.columns import Rule
+from efat.propagation.population import Stratum
+from simulator import ArrayConfig, Kind, Site
+from simulator.engine.timing import load_cycles, stream_cycles
+from simulator.faults import BoolArray
+
+_OF_OPERANDS = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.MULTIPLIER)
+"""Their FLIPs may leave a product as it is; all others change a sum wherever they touch one."""
+
+
+class _When(NamedTuple):
+    """What FLIPs touch, whether or not it makes a difference; arrays are of all FLIPs."""
+
+    kept: BoolArray
+    """Whether it is kept at all."""
+    k: Int64Array
+    first_n: Int64Array
+    stop_n: Int64Array
+
+
+class FlipRules:
+    """The rules for FLIPs, each in one clock cycle of the inference of one image.
+
+    Args:
+        config: the array.
+        operands: weights and activations of all layers.
+    """
+
+    def __init__(self, config: ArrayConfig, operands: Operands) -> None:
+        self._config = config
+        self._operands = operands
+        self._disturbed: dict[Site, UInt64Array] = {}
+
+    def rules(self, table: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+        """Find the rule of each FLIP.
+
+        Args:
+            table: `POPULATION_DTYPE` [faults], FLIPs in cycles that the GEMMs have.
+
+        Returns:
+            uint8 [faults]; none is `Rule.EQUIVALENT`.
+        """
+        when = self._when(table)
+        layer = table["layer"].astype(np.int64)
+        quiet = np.zeros(len(table), np.bool_)
+        for site in _OF_OPERANDS:
+            chosen = np.flatnonzero((table["site"] == site) & when.kept)
+            if not len(chosen):
+                continue
+            touched = Touched(
+                layer[chosen],
+                table["group"][chosen].astype(np.int64),
+                when.k[chosen],
+                when.first_n[chosen],
+                when.stop_n[chosen],
+                table["bit"][chosen].astype(np.int64),
+            )
+            found = np.empty(len(chosen), np.bool_)
+            find_quiet_flips(self._operands, self._disturbed_by(site), touched, found)
+            quiet[chosen] = found
+        rule = np.full(len(table), Rule.SIMULATED, np.uint8)
+        rule[quiet] = Rule.SAME_VALUE
+        rule[~when.kept | (quiet & (when.k >= self._operands.k[layer]))] = Rule.UNUSED
+        return rule
+
+    def counts(self, strata: Sequence[Stratum]) -> Int64Array:
+        """Count the FLIPs of each rule in all cycles of one image.
+
+        Args:
+            strata: of FLIPs.
+
+        Returns:
+            int64 [strata, rules].
+        """
+        counts = np.zeros((len(strata), len(Rule)), np.int64)
+        for site in sorted({site for site, _, _ in strata}):
+            cycles, kept = self._cycles(site)
+            quiet = (
+                self._count_quiet(site) if site in _OF_OPERANDS else np.zeros((site.bits(self._config), 2), np.int64)
+            )
+            for place, (of_stratum, bit, _) in enumerate(strata):
+                if of_stratum is site:
+                    unused, same = quiet[bit]
+                    counts[place, Rule.SIMULATED] = kept - unused - same
+                    counts[place, Rule.UNUSED] = cycles - kept + unused
+                    counts[place, Rule.SAME_VALUE] = same
+        return counts
+
+    def _when(self, table: npt.NDArray[np.void]) -> _When:
+        config, operands = self._config, self._operands
+        rows, cols = config.rows, config.cols
+        layer, row, col, cycle = (table[name].astype(np.int64) for name in ("layer", "row", "col", "cycle"))
+        m, k, n = operands.m[layer], operands.k[layer], operands.n[layer]
+        fold, in_fold = np.divmod(cycle, self._cycles_per_fold()[layer])
+        n_fold, k_fold = np.divmod(fold, -(-k // rows))
+        streaming = in_fold - load_cycles(config)
+        row_of_x = streaming - row - col
+        kept = (row_of_x >= 0) & (row_of_x < m)
+        site = table["site"]
+        # A register keeps it until the last row of X has gone by.
+        kept |= (site == Site.WEIGHT) & (streaming >= 0) & (row_of_x < m)
+        leaving = streaming - (rows - 1) - col
+        kept = np.where(site == Site.ACCUMULATOR, (leaving >= 0) & (leaving < m), kept)
+        # In load cycle i the net of row r carries the weight that ends on row R - 1 - i + r.
+        passing, end_row = site == Site.WEIGHT_LOAD, rows - 1 - in_fold + row
+        kept = np.where(passing, (streaming < 0) & (end_row < rows), kept)
+        first_n = n_fold * cols + col
+        stop_n = np.where(site == Site.ACTIVATION, np.minimum(n, (n_fold + 1) * cols), first_n + 1)
+        of_k = k_fold * rows + np.where(passing, end_row, row)
+        return _When(kept & (first_n < n), of_k, first_n, stop_n)
+
+    def _cycles_per_fold(self) -> Int64Array:
+        return np.array([load_cycles(self._config) + stream_cycles(self._config, int(m)) for m in self._operands.m])
+
+    def _cycles(self, site: Site) -> tuple[int, int]:
+        """Cycles of all nets of a site, and those in which the net carries something that is kept."""
+        config, operands = self._config, self._operands
+        nets = config.cols if site is Site.ACCUMULATOR else config.pe_count
+        cycles = kept = 0
+        sizes = (operands.groups, operands.m, operands.k, operands.n, self._cycles_per_fold())
+        for groups, m, k, n, per_fold in zip(*(size.tolist() for size in sizes), strict=True):
+            depth = -(-k // config.rows)
+            cycles += nets * groups * depth * -(-n // config.cols) * per_fold
+            if site is Site.ACCUMULATOR:
+                of_columns = n * m
+            elif site is Site.WEIGHT_LOAD:
+                of_columns = n * config.rows * (config.rows + 1) // 2
+            else:
+                of_columns = n * config.rows * m
+            if site is Site.WEIGHT:
+                before = n * config.rows * (config.rows - 1) // 2 + config.rows * int(
+                    (np.arange(n) % config.cols).sum()
+                )
+                of_columns += before
+            kept += groups * depth * of_columns
+        return cycles, kept
+
+    def _count_quiet(self, site: Site) -> Int64Array:
+        """FLIPs of operands that change no product, int64 [bits, 2]: in rows without weights, and with them."""
+        disturbed = self._disturbed_by(site)
+        if site is Site.ACTIVATION:
+            counts = np.zeros((disturbed.shape[1], 2), np.int64)
+            count_quiet_activation_flips(self._operands, disturbed, counts)
+            return counts
+        of_sites = np.zeros((disturbed.shape[1], 2, 3), np.int64)
+        count_quiet_flips(self._operands, disturbed, of_sites)
+        chosen: Int64Array = of_sites[:, :, (Site.MULTIPLIER, Site.WEIGHT, Site.WEIGHT_LOAD).index(site)]
+        return chosen
+
+    def _disturbed_by(self, site: Site) -> UInt64Array:
+        if site not in self._disturbed:
+            net = Site.WEIGHT if site is Site.WEIGHT_LOAD else site
+            faults = [(net, bit, Kind.FLIP) for bit in range(net.bits(self._config))]
+            self._disturbed[site] = disturbed_products(self._config, faults)
+        return self._disturbed[site]

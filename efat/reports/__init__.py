@@ -1,0 +1,1 @@
+"""One page about a retrained lot, or about how faults travel through a network."""

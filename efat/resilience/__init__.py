@@ -1,0 +1,1 @@
+"""How much retraining random chips need, over fault rates."""

@@ -1,0 +1,303 @@
+"""How well a network does on random chips after different amounts of retraining: a table, and its HDF5 file.
+
+The retraining of a lot is planned from it; `efat.planning.selection` says how. docs/formats.md
+describes the file. Nothing in one is trusted: format, version, shapes, types and every value are
+checked before use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from efat.hdf5_fields import (
+    HDF5_VERSION,
+    as_json,
+    canonical_json,
+    check_not_compressed,
+    damage_reported,
+    integer_attribute,
+    json_attribute,
+)
+from efat.planning.severity import Float64Array, Int64Array
+from simulator import ArrayConfig
+from simulator.faults import BoolArray
+from simulator.files import replaced
+from simulator.lots.array import own_dataset, text_attribute
+from training.errors import InputError, first_line
+
+FILE_NAME = "resilience.h5"
+"""In the folder of `efat resilience`."""
+
+FORMAT = "efat-resilience"
+VERSION = 2
+
+PREDICTORS = ("faulty_pes", "weights", "pruned", "saliency")
+"""What may be known of a random chip before it is retrained, the simplest first; see `ResilienceTable`."""
+
+MOST_CHIPS = 10_000
+"""Random chips of all rates."""
+MOST_VALUES = 1 << 22
+"""Accuracies in a table."""
+MOST_IMAGES = 10_000_000
+MOST_ITERATIONS = 1 << 40
+MOST_FILE_BYTES = 1 << 26
+
+
+_DATASETS: dict[str, tuple[type[np.float64 | np.int64], int]] = {
+    "rates": (np.float64, 1),
+    "levels": (np.int64, 1),
+    "correct": (np.int64, 3),
+}
+"""Types and numbers of dimensions."""
+_PREDICTOR = "predictor_"
+_COUNTS = ("images", "float_correct", "fault_free_correct", "start_correct", "harden_iterations", "seed")
+_TEXTS = ("array", "fault_model", "setup", "setup_identity")
+
+
+@dataclass(frozen=True, eq=False)
+class ResilienceTable:
+    """How many images a network classifies correctly on random chips, after different amounts of retraining.
+
+    Args:
+        rates: float64 [rates], the nominal fraction of PEs that are faulty, 0..1, strictly ascending.
+        levels: int64 [levels], retraining in iterations, strictly ascending; the first is 0: as deployed.
+        correct: int64 [rates, repeats, levels], the tuning images that the exact emulation of each chip classifies
+            correctly, 0..`images`; -1 from the level on at which its retraining had diverged.
+        images: number of tuning images, 1 or more; other test images verify.
+        predictors: float64 [rates, repeats], 0..1, by a name in `PREDICTORS`, how bad each chip is: the fraction of PEs
+            that are faulty (`faulty_pes`), the fraction of weights that sit on PEs that must be bypassed if operands
+            sit in order (`weights`), the fraction of weights that are pruned as deployed (`pruned`), and the mean over
+            layers of the fraction of the sum of squared weights that these have (`saliency`). At least one of them.
+        float_correct: images that the float network classifies correctly.
+        fault_free_correct: those of the original network, quantised, on a fault-free array.
+        start_correct: those of the network that retraining starts from, likewise; it differs if that is a hardened one.
+        array: `ArrayConfig.as_dict()`.
+        fault_model: what the random chips are drawn from, as JSON takes it.
+        setup: `TrainingSetup.as_dict()`, whose weights are those that retraining starts from.
+        setup_identity: digests of what decides results, by name.
+        harden_iterations: iterations spent on hardening; 0 if the network is not hardened.
+        seed: of the random chips, 0..2**63 - 1.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    rates: Float64Array
+    levels: Int64Array
+    correct: Int64Array
+    images: int
+    predictors: Mapping[str, Float64Array]
+    float_correct: int
+    fault_free_correct: int
+    start_correct: int
+    array: Mapping[str, Any]
+    fault_model: Mapping[str, Any]
+    setup: Mapping[str, Any]
+    setup_identity: Mapping[str, str]
+    harden_iterations: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._set("rates", _array("rates", self.rates, np.float64, 1))
+        self._set("levels", _array("levels", self.levels, np.int64, 1))
+        self._set("correct", _array("correct", self.correct, np.int64, 3))
+        rates, repeats, levels = self.correct.shape
+        if len(self.rates) != rates or len(self.levels) != levels:
+            raise InputError(
+                f"correct has shape {self.correct.shape}: expected [{len(self.rates)} rates, repeats, "
+                f"{len(self.levels)} levels]"
+            )
+        if rates * repeats > MOST_CHIPS or self.correct.size > MOST_VALUES:
+            raise InputError(
+                f"correct has shape {self.correct.shape}: expected at most {MOST_CHIPS} chips and {MOST_VALUES} values"
+            )
+        _check_ascending("rate", self.rates, 0, 1)
+        _check_ascending("level", self.levels, 0, MOST_ITERATIONS)
+        if self.levels[0] != 0:
+            raise InputError(f"the first level is {self.levels[0]} iterations: expected 0, as deployed")
+        _check_range("correct images", self.correct, -1, self.images)
+        diverged = self.correct < 0
+        if (diverged[..., :-1] & ~diverged[..., 1:]).any():
+            raise InputError("correct is -1, diverged, before a level at which it is not: expected -1 from there on")
+        self._check_predictors()
+        for name in _TEXTS:
+            self._set(name, as_json(name, getattr(self, name)))
+        if not all(isinstance(value, str) for value in self.setup_identity.values()):
+            raise InputError("setup_identity has a value that is not a text: expected digests by name")
+        _check_array(self.array)
+
+    @property
+    def repeats(self) -> int:
+        """Random chips of each rate."""
+        return int(self.correct.shape[1])
+
+    @property
+    def accuracy(self) -> Float64Array:
+        """Correct fraction of the tuning images, float64 [rates, repeats, levels]; NaN where it had diverged."""
+        return np.where(self.correct < 0, np.nan, self.correct / self.images)
+
+    @property
+    def iterations_spent(self) -> int:
+        """Iterations that it took to make the table, hardening included.
+
+        A chip whose retraining diverged counts as if it had gone on: that is how long it would take to make another.
+        """
+        return self.harden_iterations + len(self.rates) * self.repeats * int(self.levels[-1])
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_counts(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise InputError(f"{name} is {value!r}: expected an integer")
+            self._set(name, int(value))
+        _check_range("images", np.array(self.images), 1, MOST_IMAGES)
+        for name in ("float_correct", "fault_free_correct", "start_correct"):
+            _check_range(name, np.array(getattr(self, name)), 0, self.images)
+        _check_range("harden_iterations", np.array(self.harden_iterations), 0, MOST_ITERATIONS)
+        _check_range("seed", np.array(self.seed), 0, (1 << 63) - 1)
+
+    def _check_predictors(self) -> None:
+        shape = self.correct.shape[:2]
+        unknown = [name for name in self.predictors if name not in PREDICTORS]
+        if unknown or not self.predictors:
+            raise InputError(
+                f"predictor is {unknown[0]!r}: expected one of {', '.join(PREDICTORS)}"
+                if unknown
+                else f"there are no predictors: expected at least one of {', '.join(PREDICTORS)}"
+            )
+        found = {
+            name: _array(f"predictor {name}", self.predictors[name], np.float64, 2)
+            for name in PREDICTORS
+            if name in self.predictors
+        }
+        for name, values in found.items():
+            if values.shape != shape:
+                raise InputError(f"predictor {name} has shape {values.shape}: expected {shape}, rates and repeats")
+            _check_range(f"predictor {name}", values, 0, 1)
+        self._set("predictors", found)
+
+
+def write_table(path: Path, table: ResilienceTable) -> None:
+    """Write a table. The file appears, or replaces an older one, only when it is complete.
+
+    Args:
+        path: the file; its folder is there.
+        table: what to write; the same table gives the same bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replaced(path) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["version"] = VERSION
+        for name in _COUNTS:
+            file.attrs[name] = np.int64(getattr(table, name))
+        for name in _TEXTS:
+            file.attrs[name] = np.bytes_(canonical_json(getattr(table, name)).encode())
+        arrays = {name: getattr(table, name) for name in _DATASETS}
+        arrays.update({_PREDICTOR + name: values for name, values in table.predictors.items()})
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+
+
+def read_table(path: Path) -> ResilienceTable:
+    """Read a table, checking all of it.
+
+    Args:
+        path: a file that `write_table` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is something else, damaged, or of a newer version.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; measure a table with `efat resilience`")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file: expected the table that `efat resilience` writes")
+    with path.open("rb"):
+        pass
+    size = path.stat().st_size
+    if size > MOST_FILE_BYTES:
+        raise InputError(f"{path} has {size} bytes: expected a table, of at most {MOST_FILE_BYTES}")
+    with damage_reported(path, "efat resilience"), h5py.File(path, "r") as file:
+        if text_attribute(file, "format") != FORMAT:
+            raise InputError(
+                f"it is of another kind: expected attribute format={FORMAT!r}, as `efat resilience` writes"
+            )
+        version = integer_attribute(file, "version")
+        if version != VERSION:
+            what = "update the program" if version > VERSION else "measure it again with `efat resilience`"
+            raise InputError(f"it has format version {version}, and this program reads {VERSION}: {what}")
+        values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
+        values |= {name: json_attribute(file, name) for name in _TEXTS}
+        values |= {name: _dataset(file, name, *_DATASETS[name]) for name in _DATASETS}
+        predictors = {
+            name: _dataset(file, _PREDICTOR + name, np.float64, 2)
+            for name in PREDICTORS
+            if file.get(_PREDICTOR + name, getlink=True) is not None
+        }
+        return ResilienceTable(**values, predictors=predictors)
+
+
+def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: int) -> npt.NDArray[Any]:
+    dataset = own_dataset(file, name)
+    shape = None if dataset is None else dataset.shape
+    if dataset is None or shape is None or dataset.dtype != dtype or len(shape) != dimensions:
+        what = "missing" if dataset is None else f"{dataset.dtype} {shape}"
+        raise InputError(f"dataset {name!r} is {what}: expected {np.dtype(dtype)} with {dimensions} dimensions")
+    largest = max(math.prod(shape), math.prod(dataset.chunks or ()))
+    if largest > MOST_VALUES:
+        raise InputError(f"dataset {name!r} takes {largest} values: expected at most {MOST_VALUES}")
+    check_not_compressed(dataset, name, "efat resilience")
+    array: npt.NDArray[Any] = dataset[:]
+    return array
+
+
+def _array(name: str, values: npt.ArrayLike, dtype: type[np.float64 | np.int64], dimensions: int) -> npt.NDArray[Any]:
+    """A copy that nobody changes."""
+    given = np.asarray(values)
+    fits = np.can_cast(given.dtype, dtype, "safe") and given.dtype != np.bool_
+    if not fits or given.ndim != dimensions or not given.size:
+        raise InputError(
+            f"{name} is {given.dtype} {given.shape}: expected {np.dtype(dtype)} with {dimensions} dimensions, not empty"
+        )
+    array = given.astype(dtype)
+    array.flags.writeable = False
+    return array
+
+
+def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
+    _refuse(name, values, ~((values >= least) & (values <= most)), f"{least}..{most}")
+
+
+def _check_ascending(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
+    _check_range(f"a {name}", values, least, most)
+    _refuse(f"a {name}", values[1:], values[1:] <= values[:-1], f"more than the {name} before")
+
+
+def _refuse(name: str, values: npt.NDArray[Any], wrong: BoolArray, expected: str) -> None:
+    if wrong.any():
+        raise InputError(f"{name} is {values[wrong].flat[0]}: expected {expected}")
+
+
+def _check_array(array: Mapping[str, Any]) -> None:
+    sizes = ("rows", "cols", "weight_bits", "act_bits", "act_signed", "acc_bits")
+    missing = [name for name in sizes if name not in array]
+    if missing:
+        raise InputError(f"array has no {missing[0]}: expected what ArrayConfig.as_dict() gives")
+    try:
+        ArrayConfig(**{name: array[name] for name in sizes})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"array: {first_line(error)}") from None

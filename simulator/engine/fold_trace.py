@@ -1,0 +1,246 @@
+"""The registers of one fold of a GEMM, recorded piece by piece: long windows on large arrays in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.bits import Int32Array
+from simulator.config import ArrayConfig
+from simulator.engine.gemm import simulate_gemm
+from simulator.engine.mapping import folds
+from simulator.engine.timing import gemm_timing, load_cycles, stream_cycles
+from simulator.engine.trace import Trace
+from simulator.engine.vcd_signals import check_pes
+from simulator.faults import BoolArray, FaultMap
+
+PIECE_BYTES = 256 << 20
+"""Most memory that one recorded piece takes, unless a single cycle takes more."""
+
+
+_BYTES_PER_PE = 5 * 4
+"""The arrays of a trace, of int32."""
+
+
+class WindowError(ValueError):
+    """A fold or a window of cycles that the GEMM does not have."""
+
+
+@dataclass(frozen=True)
+class FoldWindow:
+    """A window of clock cycles within one fold of `X[m, k] @ W[k, n]`.
+
+    Args:
+        config: the array.
+        m: rows of X, >= 0.
+        k: reduction length, >= 1.
+        n: outputs, >= 1.
+        fold: index of the fold, from 0; n-folds are the outer loop, k-folds the inner one.
+        first: first clock cycle of the window, counted within the fold, whose first `config.rows` cycles load weights.
+        stop: one past the last clock cycle.
+
+    Raises:
+        WindowError: the GEMM has no such fold, or the fold no such cycles.
+        ValueError: `m`, `k` or `n` is out of its range.
+    """
+
+    config: ArrayConfig
+    m: int
+    k: int
+    n: int
+    fold: int
+    first: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        timing = gemm_timing(self.config, self.m, self.k, self.n)
+        if not 0 <= self.fold < timing.folds:
+            count = "1 fold" if timing.folds == 1 else f"{timing.folds} folds"
+            raise WindowError(
+                f"fold {self.fold}: the GEMM of M={self.m}, K={self.k}, N={self.n} has {count} on the "
+                f"{self.config.rows}x{self.config.cols} array, expected 0..{timing.folds - 1}"
+            )
+        if not 0 <= self.first < self.stop <= timing.cycles_per_fold:
+            raise WindowError(
+                f"cycles {self.first}:{self.stop}: a fold has {timing.cycles_per_fold} cycles, "
+                f"expected first:stop with 0 <= first < stop <= {timing.cycles_per_fold}"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        x: npt.ArrayLike,
+        w: npt.ArrayLike,
+        config: ArrayConfig,
+        fold: int = 0,
+        first: int | None = None,
+        stop: int | None = None,
+    ) -> FoldWindow:
+        """The window of the GEMM of x [M, K] and w [K, N]; by default the whole of its first fold.
+
+        Raises:
+            WindowError: the GEMM has no such fold, or the fold no such cycles.
+            ValueError: `x` and `w` are not matrices that can be multiplied, K = 0 or N = 0.
+        """
+        shapes = np.shape(x), np.shape(w)
+        if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][0]:
+            raise ValueError(f"x is {shapes[0]} and w is {shapes[1]}: expected x [M, K] and w [K, N] with the same K")
+        (m, k), n = shapes[0], shapes[1][1]
+        if stop is None:
+            stop = gemm_timing(config, m, k, n).cycles_per_fold
+        return cls(config, m, k, n, fold, 0 if first is None else first, stop)
+
+    @property
+    def cycles_per_fold(self) -> int:
+        """Clock cycles of one fold in serial timing."""
+        return gemm_timing(self.config, self.m, self.k, self.n).cycles_per_fold
+
+    @property
+    def gemm_cycles(self) -> tuple[int, int]:
+        """The window (first, stop) in clock cycles of the whole GEMM in serial timing, as `Fault.cycle` counts."""
+        start = self.fold * self.cycles_per_fold
+        return start + self.first, start + self.stop
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+def record_fold(
+    x: npt.ArrayLike,
+    w: npt.ArrayLike,
+    window: FoldWindow,
+    faults: FaultMap | None = None,
+    *,
+    bypass: npt.ArrayLike | None = None,
+    pes: Sequence[tuple[int, int]] | None = None,
+    piece_bytes: int = PIECE_BYTES,
+) -> Iterator[Trace]:
+    """Record a window of one fold, piece by piece.
+
+    Without FLIPs only what the window needs is stepped: the weights of the fold, the rows of X that are in flight in
+    each piece, and, once weights are loaded, the PEs that the chosen ones depend on, which are those to the north and
+    west. FLIPs count cycles of the whole GEMM, which is then stepped from its beginning for each piece.
+
+    Args:
+        x: integer activations [M, K], within `config.act_range`.
+        w: integer weights [K, N], within `config.weight_range`.
+        window: the fold and its cycles.
+        faults: what is broken in the array; None for nothing.
+        bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
+        pes: the PEs (row, col) to record; others may show 0. None for all.
+        piece_bytes: most memory of one piece, unless a single cycle takes more.
+
+    Yields:
+        Consecutive traces, the same numbers as `simulate_gemm(..., record=window.gemm_cycles)` records.
+
+    Raises:
+        TypeError: as `simulate_gemm`.
+        ValueError: `x` and `w` are not of the window's GEMM, a PE is not in the array, or as `simulate_gemm`.
+    """
+    acts, weights = np.asarray(x), np.asarray(w)
+    expected = (window.m, window.k), (window.k, window.n)
+    if (acts.shape, weights.shape) != expected:
+        raise ValueError(
+            f"x is {acts.shape} and w is {weights.shape}: expected {expected[0]} and {expected[1]}, the window's GEMM"
+        )
+    config = window.config
+    chosen = check_pes(config, pes)
+    corner = replace(config, rows=1 + max(row for row, _ in chosen), cols=1 + max(col for _, col in chosen))
+    length = max(1, piece_bytes // (config.pe_count * _BYTES_PER_PE))
+    bypassed = np.zeros((config.rows, config.cols), np.bool_) if bypass is None else np.asarray(bypass)
+    if bypassed.shape != (config.rows, config.cols):
+        raise ValueError(f"bypass has shape {bypassed.shape}: expected {(config.rows, config.cols)}, one entry per PE")
+    return _pieces(acts, weights, window, FaultMap(config) if faults is None else faults, bypassed, corner, length)
+
+
+def _pieces(
+    acts: npt.NDArray[np.integer],
+    weights: npt.NDArray[np.integer],
+    window: FoldWindow,
+    faults: FaultMap,
+    bypass: BoolArray,
+    corner: ArrayConfig,
+    length: int,
+) -> Iterator[Trace]:
+    config = window.config
+    fold_start = window.fold * window.cycles_per_fold
+    fold = next(islice(folds(config, window.k, window.n), window.fold, None))
+    of_fold = acts[:, fold.k_start : fold.k_stop], weights[fold.k_start : fold.k_stop, fold.n_start : fold.n_stop]
+    for first in range(window.first, window.stop, length):
+        stop = min(first + length, window.stop)
+        if faults.has_flips:
+            record = (fold_start + first, fold_start + stop)
+            trace = simulate_gemm(acts, weights, config, faults, bypass=bypass, record=record).trace
+            assert trace is not None
+        elif first < load_cycles(config):
+            trace = _piece(*of_fold, config, faults, bypass, first, stop)
+        else:
+            # The corner has fewer rows to load.
+            skipped = load_cycles(config) - load_cycles(corner)
+            part = _piece(*of_fold, corner, faults, bypass, first - skipped, stop - skipped)
+            trace = part if corner == config else _embedded(part, config)
+        yield replace(trace, first_cycle=fold_start + first)
+
+
+def _piece(
+    acts: npt.NDArray[np.integer],
+    weights: npt.NDArray[np.integer],
+    array: ArrayConfig,
+    faults: FaultMap,
+    bypass: BoolArray,
+    first: int,
+    stop: int,
+) -> Trace:
+    """Registers of the north-west corner of an array in cycles `first:stop` of a fold of the corner.
+
+    Args:
+        acts: integers [M, used rows of the array].
+        weights: integers [used rows, used columns].
+        array: the corner.
+        faults: faults of the whole array.
+        bypass: bool, of the whole array.
+        first: first cycle.
+        stop: one past the last cycle; it may be one that the corner's own fold, which drains sooner, does not have.
+    """
+    rows, cols = array.rows, array.cols
+    in_flight = _rows_in_flight(array, len(acts), first, stop)
+    # Row `in_flight.start` of X is fed in streaming cycle 0 of this shorter run.
+    first, stop = first - in_flight.start, stop - in_flight.start
+    part = acts[in_flight, :rows]
+    # Feeders give 0 after their data: rows of zeros keep the array streaming.
+    missing = stop - (load_cycles(array) + stream_cycles(array, len(part)))
+    if missing > 0:
+        part = np.concatenate([part, np.zeros((missing, part.shape[1]), part.dtype)])
+    table = faults.table[(faults.table["row"] < rows) & (faults.table["col"] < cols)]
+    trace = simulate_gemm(
+        part, weights[:rows, :cols], array, FaultMap(array, table), bypass=bypass[:rows, :cols], record=(first, stop)
+    ).trace
+    assert trace is not None
+    return trace
+
+
+def _embedded(corner: Trace, config: ArrayConfig) -> Trace:
+    """The trace of the whole array, with 0 outside the corner."""
+    _, rows, cols = corner.south.shape
+
+    def whole(values: Int32Array) -> Int32Array:
+        zeros = np.zeros((len(values), config.rows, config.cols), np.int32)
+        zeros[:, :rows, :cols] = values
+        return zeros
+
+    registers = (corner.shift, corner.weight, corner.east, corner.product, corner.south)
+    return Trace(corner.first_cycle, *map(whole, registers))
+
+
+def _rows_in_flight(config: ArrayConfig, m: int, first: int, stop: int) -> slice:
+    """Rows of X that registers depend on in cycles `first:stop` of a fold.
+
+    A value entering the array has left it, and all that came of it, after rows + cols - 2 more cycles. So a run that
+    begins this much earlier with empty registers holds the right values in the window.
+    """
+    begin = max(0, first - load_cycles(config) - (config.rows + config.cols - 2))
+    return slice(begin, min(m, max(begin, stop - load_cycles(config))))

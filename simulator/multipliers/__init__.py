@@ -1,0 +1,1 @@
+"""What PEs multiply with: exact products, gates that may be faulty, tables; and what faults do inside."""

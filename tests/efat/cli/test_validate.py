@@ -1,0 +1,179 @@
+"""`efat validate` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import simulator.engine.gemm
+import training.emulation.chip_faults
+from efat.validation.networks import ChipComparison, NetworkValidation
+from simulator.rtl import unavailable
+from tests.support.command import refused, run
+from training.emulation.chip_faults import _chip_faults, _stuck
+
+
+def test_agreement_is_shown_and_written(folder: Path) -> None:
+    result = run(
+        "validate", "--cases", "40", "--seed", "5", "--array", "4x3", "--sites", "psum,weight-load", "--json", "r.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert "seed 5" in result.output
+    assert "40 cases" in result.output
+    assert "no mismatch" in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert written["cases"] == 40
+    assert written["array"] == [4, 3]
+    assert set(written["by_site"]) <= {"PSUM", "WEIGHT_LOAD", "none"}
+    assert sum(count["mismatches"] for count in written["by_site"].values()) == 0
+    assert written["outputs"] > 0
+
+
+def test_time_can_decide(folder: Path) -> None:
+    result = run("validate", "--minutes", "0.003")
+    assert result.exit_code == 0, result.output
+    assert "no mismatch" in result.output
+
+
+def test_a_mismatch_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(faults, site):
+        masks = _stuck(faults, site)
+        return masks._replace(keep=np.full_like(masks.keep, -1)) if site.name == "PSUM" else masks
+
+    monkeypatch.setattr(training.emulation.chip_faults, "_stuck", broken)
+    _chip_faults.cache_clear()
+    result = run("validate", "--seed", "1", "--cases", "3000", "--json", "r.json")
+    assert result.exit_code == 1, result.output
+    (saved,) = Path.cwd().glob("mismatch-1-*.json")
+    assert f"efat validate --replay {saved.name}" in result.output
+    assert "site=<Site.PSUM: 4>" in result.output
+    assert json.loads(Path("r.json").read_text())["mismatching_case"] == int(saved.stem.split("-")[-1])
+    again = run("validate", "--replay", saved.name)
+    assert again.exit_code == 1
+    assert "They differ." in again.output
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    _chip_faults.cache_clear()
+    mended = run("validate", "--replay", saved.name)
+    assert mended.exit_code == 0, mended.output
+    assert "They agree." in mended.output
+
+
+without_rtl = unavailable()
+needs_rtl = pytest.mark.skipif(without_rtl is not None, reason=without_rtl or "")
+
+
+@needs_rtl
+def test_the_rtl_is_compared_with_both_engines(folder: Path) -> None:
+    result = run("validate", "--against", "rtl", "--cases", "30", "--seed", "5", "--array", "3x2", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    assert "no mismatch" in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert written["engines"] == ["rtl", "cycle", "emulation"]
+    assert written["cases"] == 30
+    assert set(written["by_site"]) >= {"MULTIPLIER", "ACCUMULATOR"}
+
+
+@needs_rtl
+def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = simulator.engine.gemm.pe_masks
+
+    def broken(faults, bypass):
+        masks = real(faults, bypass)
+        return masks._replace(product_keep=np.full_like(masks.product_keep, -1))
+
+    # The cycle engine alone goes wrong.
+    monkeypatch.setattr(simulator.engine.gemm, "pe_masks", broken)
+    simulator.engine.gemm._chip.cache_clear()
+    options = ["--against", "rtl", "--array", "2x2"]
+    result = run("validate", *options, "--sites", "product", "--seed", "1", "--cases", "200")
+    assert result.exit_code == 1, result.output
+    (saved,) = Path.cwd().glob("mismatch-1-*.json")
+    assert f"efat validate --replay {saved.name} --against rtl" in result.output
+    assert result.output.count("rtl: [[") == 1
+    again = run("validate", "--replay", saved.name, "--against", "rtl")
+    assert again.exit_code == 1
+    assert "They differ." in again.output
+    monkeypatch.undo()
+    simulator.engine.gemm._chip.cache_clear()
+    monkeypatch.chdir(folder)
+    mended = run("validate", "--replay", saved.name, "--against", "rtl")
+    assert mended.exit_code == 0, mended.output
+    assert "rtl: [[" in mended.output
+    assert "They agree." in mended.output
+
+
+def test_without_a_simulator_the_rtl_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    message = refused("validate", "--against", "rtl", "--cases", "3")
+    assert message == "--against rtl: iverilog is not installed, which simulates the RTL: apt-get install iverilog"
+
+
+@pytest.fixture
+def lot(folder: Path) -> str:
+    made = run(
+        "chips", "generate", "--array", "12x10", "--count", "2", "--fault-rate", "0.05", "--seed", "3", "-o", "lot.h5"
+    )
+    assert made.exit_code == 0, made.output
+    return "lot.h5"
+
+
+def test_whole_networks_give_identical_logits(lot: str) -> None:
+    result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    assert "All logits are identical." in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert [chip["logits"] for chip in written["chips"]] == [50, 50]
+
+
+def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = NetworkValidation.run
+
+    def interrupted(validation: NetworkValidation) -> Iterator[ChipComparison]:
+        yield next(compared(validation))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetworkValidation, "run", interrupted)
+    result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
+    assert result.exit_code == 130, result.output
+    assert "1 chip. All logits are identical." in result.output
+    written = json.loads(Path("r.json").read_text())
+    assert not written["complete"]
+    assert [chip["chip"] for chip in written["chips"]] == ["chip-0000"]
+
+
+def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(faults, site):
+        masks = _stuck(faults, site)
+        return masks._replace(force=np.zeros_like(masks.force))
+
+    monkeypatch.setattr(training.emulation.chip_faults, "_stuck", broken)
+    _chip_faults.cache_clear()
+    result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5")
+    _chip_faults.cache_clear()
+    assert result.exit_code == 1, result.output
+    assert "differ" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "5", "--minutes", "1"], "--cases and --minutes are both given"),
+        (["--sites", "psum,clock"], "'clock' is no site: expected one of weight,"),
+        (["--array", "2000x2"], "rows is 2000"),
+        (["--lot", "lot.h5"], "--lot is given without --network"),
+        (["--network", "digits-cnn"], "--network is given without --lot"),
+        (["--lot", "lot.h5", "--network", "digits-cnn", "--cases", "3"], "--cases does not go with --lot"),
+        (["--lot", "lot.h5", "--network", "digits-cnn", "--against", "rtl"], "--against rtl does not go with --lot"),
+        (["--replay", "case.json", "--seed", "1"], "--seed does not go with --replay"),
+        (["--replay", "missing.json"], "missing.json: No such file"),
+        (["--lot", "missing.h5", "--network", "digits-cnn"], "missing.h5"),
+        (["--cases", "3", "--json", "nowhere/r.json"], "no such folder"),
+    ],
+)
+def test_bad_input_is_refused(folder: Path, arguments: list[str], message: str) -> None:
+    assert message in refused("validate", *arguments)

@@ -1,0 +1,118 @@
+"""Fault propagation on pages that `efat report` writes: of its own, or a section of a lot's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efat.propagation.tables import FILE_NAME, Propagation, write_propagation
+from efat.reports.folder import read_report
+from efat.reports.page import render
+from efat.reports.propagation import (
+    read_propagation_report,
+)
+from efat.reports.propagation_text import propagation_findings
+from tests.support.command import done, refused
+from tests.support.html_page import read_page
+from tests.support.propagation_campaigns import REQUEST, asked, campaign, parsed
+from tests.support.propagation_tables import small_propagation
+from tests.support.retrained_lots import write_retrained_lot
+from training.errors import InputError
+
+
+def on_the_array_of(folder: Path, found: Propagation) -> Propagation:
+    """The same on the array of a lot that was retrained."""
+    return replace(found, array=dict(read_report(folder).manifest.array))
+
+
+def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:
+    write_retrained_lot(folder / "lot", seed, chips=4)
+    (folder / "faults").mkdir()
+    found = on_the_array_of(folder / "lot", campaign(seed))
+    write_propagation(folder / "faults" / FILE_NAME, found)
+    alone = done("report", "lot").output
+    output = done("report", "lot", "--propagation", "faults", "-o", "both.html").output
+    report = read_propagation_report(folder / "faults")
+    sentences = [finding.sentence for finding in propagation_findings(report)]
+    assert output.splitlines()[-len(sentences) - 1 : -1] == sentences
+    assert output.splitlines()[: -len(sentences) - 1] == alone.splitlines()[:-1]
+    whole = read_page(Path("both.html").read_text())
+    section = whole.with_id("propagation")
+    assert [line.one("span").text for line in section.one("ol", "summary").all("li")] == sentences
+    assert not list(section.all("h1"))
+    assert [heading.text for heading in section.all("h2")] == ["Fault propagation"]
+    commands = whole.with_id("reproduce").one("code").text.split("\n\n")
+    assert parsed(commands[-2])["output"] == Path("faults")
+    assert (parsed(commands[-1])["folder"], parsed(commands[-1])["propagation"]) == (Path("lot"), Path("faults"))
+    assert report.digest in whole.with_id("reproduce").text
+    # Without it the page says nothing of it.
+    assert "propagat" not in render(read_report(folder / "lot")).split("</style>")[1].lower()
+
+
+def test_faults_of_something_else_are_refused(folder: Path, seed: int) -> None:
+    write_retrained_lot(folder / "lot", seed, chips=2)
+    (folder / "faults").mkdir()
+    found = campaign(seed)
+    write_propagation(folder / "faults" / FILE_NAME, found)
+    assert "faults is of another array than manifest.json" in refused("report", "lot", "--propagation", "faults")
+    other = replace(on_the_array_of(folder / "lot", found), subject={**found.subject, "network": "lenet5"})
+    write_propagation(folder / "faults" / FILE_NAME, other)
+    assert "faults is of another network than manifest.json" in refused("report", "lot", "--propagation", "faults")
+    assert "--propagation adds such a folder" in refused("report", "faults", "--propagation", "faults")
+    assert refused("report", "lot", "--propagation", "none") == "none is no folder: expected that of efat propagate"
+    assert not list(folder.rglob("*.html"))
+
+
+def test_a_folder_of_efat_propagate_has_a_page_of_its_own(folder: Path, seed: int) -> None:
+    (folder / "faults").mkdir()
+    write_propagation(folder / "faults" / FILE_NAME, campaign(seed))
+    output = done("report", "faults").output
+    sentences = [finding.sentence for finding in propagation_findings(read_propagation_report(folder / "faults"))]
+    assert output.splitlines() == [*sentences, "Wrote faults/report.html."]
+    written = Path("faults/report.html").read_bytes()
+    done("report", "faults/", "-o", "other.html")
+    assert Path("other.html").read_bytes() == written
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, emptied])
+def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
+    (folder / "faults").mkdir()
+    write_propagation(folder / "faults" / FILE_NAME, asked(small_propagation()))
+    damage(folder / "faults" / FILE_NAME)
+    assert "faults/propagation.h5" in refused("report", "faults")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": ["NOWHERE"]}, "sites is a list of 1"),
+        ({"kinds": "FLIP"}, "kinds is 'FLIP'"),
+        ({"bits": {"NOWHERE": [1]}}, "bits is an object of 1"),
+        ({"bits": {"PSUM": ["1"]}}, "PSUM is a list of 1"),
+        ({"bits": {"PSUM": 3}}, "PSUM is 3"),
+        ({"confidence": 1}, "confidence is 1"),
+        ({"confidence": "sure"}, "confidence is 'sure'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"exhaustive": 1}, "exhaustive is 1"),
+        ({"margin": 7}, "margin is 7"),
+        ({"samples": 0.5}, "samples is 0.5"),
+    ],
+)
+def test_requests_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_propagation(tmp_path / FILE_NAME, small_propagation(request=REQUEST | changes))
+    with pytest.raises(InputError, match=message) as error:
+        read_propagation_report(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / FILE_NAME}: request")
+    assert len(str(error.value).splitlines()) == 1

@@ -1,0 +1,42 @@
+"""Work for campaigns in tests, and a program that runs one: `python campaign_work.py FOLDER WORKERS`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efat.campaigns.campaign import Campaign, Outcome, Unit
+from efat.campaigns.workers import in_line, processes
+
+UNITS = [Unit(f"unit-{number:02d}", {"number": number, "seconds": 0.02}) for number in range(24)]
+
+
+def digest(arguments: Mapping[str, Any]) -> Outcome:
+    """Something that depends on the arguments alone."""
+    time.sleep(arguments["seconds"])
+    text = hashlib.sha256(str(arguments["number"]).encode()).hexdigest()
+    values = {"number": arguments["number"], "digest": text, "threads": torch.get_num_threads()}
+    return Outcome(values, {"bin": text.encode() * 1000})
+
+
+def die(arguments: Mapping[str, Any]) -> Outcome:
+    """Kill the process that does it, always."""
+    os.kill(os.getpid(), 9)
+    return digest(arguments)
+
+
+def fail(arguments: Mapping[str, Any]) -> Outcome:
+    """Raise."""
+    raise ValueError(f"number {arguments['number']} is refused")
+
+
+if __name__ == "__main__":
+    executor = processes(int(sys.argv[2])) if int(sys.argv[2]) else in_line
+    Campaign(Path(sys.argv[1]), "digests", {"units": len(UNITS)}).run(UNITS, digest, executor)

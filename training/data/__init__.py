@@ -1,0 +1,1 @@
+"""Labelled images, networks of the literature, and workloads that join them."""

@@ -1,0 +1,201 @@
+"""What a faulty array computes, on whole tensors and without cycles. docs/emulation.md has the algebra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from simulator import ArrayConfig, FaultMap
+from training.emulation.program import Program, lower
+from training.emulation.tensors import run_on_tensors
+from training.emulation.upsets import recompute_touched
+from training.numbers import activation_dtype
+
+_WORK_PER_THREAD = 8_000_000
+"""Multiplications, a fraction of a millisecond's, below which another thread costs more than it does."""
+
+
+def faulty_gemm(
+    x: Tensor,
+    w: Tensor,
+    config: ArrayConfig,
+    faults: FaultMap | None = None,
+    *,
+    bypass: npt.ArrayLike | None = None,
+) -> Tensor:
+    """Multiply `x @ w` on a faulty array: the outputs of `simulator.simulate_gemm`, bit for bit, at a GEMM's speed.
+
+    Args:
+        x: integer activations [M, K], within `config.act_range`.
+        w: integer weights [K, N], within `config.weight_range`.
+        config: the array.
+        faults: what is broken in it; None for nothing.
+        bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
+
+    Returns:
+        int32 [M, N] on the device of `x`; its rows need not lie one after the other in memory.
+
+    Raises:
+        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean. `FaultyGemm` takes floats.
+        ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
+            another array, or a FLIP in a cycle that the GEMM does not have.
+    """
+    check_activations(x, config)
+    if x.device != w.device:
+        raise ValueError(f"x is on {x.device} and w is on {w.device}: expected both on the same device")
+    if w.ndim == 2 and x.shape[1] != w.shape[0]:
+        raise ValueError(
+            f"x is {tuple(x.shape)} and w is {tuple(w.shape)}: expected x [M, K] and w [K, N] with the same K"
+        )
+    return _run(lower(w.detach().cpu().numpy(), config, faults, bypass=bypass), x)
+
+
+def run(program: Program, x: Tensor) -> Tensor:
+    """Run a program on activations.
+
+    Args:
+        program: from `training.lower`.
+        x: integer activations [M, K], within the range of the program's array.
+
+    Returns:
+        int32 [M, N] on the device of `x`; its rows need not lie one after the other in memory.
+
+    Raises:
+        TypeError: `x` does not hold integers.
+        ValueError: another K than the program's, values out of range, or a FLIP in a cycle that the GEMM does not have.
+    """
+    check_activations(x, program.config)
+    if x.shape[1] != program.k:
+        raise ValueError(f"x is {tuple(x.shape)}: expected [M, {program.k}], the K this program was lowered for")
+    return _run(program, x)
+
+
+def check_activations(x: Tensor, config: ArrayConfig) -> None:
+    """Refuse what is not a matrix of activations.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: not two dimensions, or values out of range.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: expected two dimensions [M, K]")
+    check_values("x", x, config.act_range)
+
+
+def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
+    """Refuse values that are not integers within limits.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: out of range.
+    """
+    if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool:
+        raise TypeError(f"{name} holds {values.dtype}: expected integers; quantise it first")
+    low, high = limits
+    limits_of_type = torch.iinfo(values.dtype)
+    if values.numel() and (limits_of_type.min < low or limits_of_type.max > high):
+        least, greatest = (int(value) for value in torch.aminmax(values))
+        if least < low or greatest > high:
+            raise ValueError(
+                f"{name} holds {least if least < low else greatest}: expected {low}..{high} for this array's widths"
+            )
+
+
+def _run(program: Program, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" and not program.chip.has_flips:
+        return run_on_tensors(program, x)
+    m, k = x.shape
+    activations = x.detach().to("cpu", activation_dtype(program.config)).contiguous()
+    outputs = np.empty((program.n, m), np.int32)
+    run_on_memory(
+        program,
+        activations.view(-1).numpy(),
+        np.arange(m) * k,
+        np.arange(k),
+        outputs.reshape(-1),
+        (0, 0, max(m, 1)),
+    )
+    return torch.from_numpy(outputs).t().to(x.device)
+
+
+def run_on_memory(
+    program: Program,
+    memory: npt.NDArray[np.int8] | npt.NDArray[np.uint8],
+    pixel: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
+    outputs: npt.NDArray[np.int32],
+    place: tuple[int, int, int],
+) -> None:
+    """Run a program on activations wherever they lie: `X[m, k]` is `memory[pixel[m] + offset[k]]`.
+
+    Args:
+        program: from `training.lower`.
+        memory: int8, or uint8 if activations are unsigned, one dimension; values within range.
+        pixel: int64 [M], strictly increasing.
+        offset: int64 [K], strictly increasing.
+        outputs: int32, one dimension; the outputs are written here.
+        place: `start, stride, size`: output n of row m goes to `start + (m // size) * stride + n * size + m % size`.
+
+    Raises:
+        ValueError: a FLIP in a cycle that the GEMM does not have.
+    """
+    # Numba takes 0.4 s to import.
+    from training.emulation.gemm_kernel import Apart, Source, Target, emulate
+    from training.emulation.rows_kernel import LANES
+
+    source = Source(memory, pixel, offset)
+    target = Target(outputs, *place)
+    layout = program.layout
+    pes = Apart(program.pe_weight, program.pe_table, program.tables)
+    m = len(pixel)
+
+    def part(first: int, stop: int) -> None:
+        config = program.config
+        emulate(
+            source,
+            layout,
+            program.words,
+            pes,
+            config.rows,
+            config.cols,
+            config.acc_bits,
+            first,
+            stop,
+            target,
+        )
+
+    _in_parallel(part, m, LANES, m * program.k * program.n)
+    if program.chip.has_flips:
+        recompute_touched(program, source, target)
+
+
+def _in_parallel(part: Callable[[int, int], None], m: int, block: int, work: int) -> None:
+    """Call `part(first, stop)` on ranges of whole blocks of rows, on as many threads as torch uses and it is worth."""
+    threads = max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
+    if threads == 1:
+        part(0, m)
+        return
+    blocks = -(-m // block)
+    bounds = [min(m, (blocks * i // threads) * block) for i in range(threads + 1)]
+    pool = _pool(threads - 1)
+    others = [pool.submit(part, bounds[i], bounds[i + 1]) for i in range(1, threads)]
+    part(bounds[0], bounds[1])
+    for other in others:
+        other.result()
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="emulation")
+
+
+# A forked process has the pool but none of its threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)

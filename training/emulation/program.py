@@ -1,0 +1,313 @@
+"""From a GEMM's weights and a chip's faults to a program for the emulation. docs/emulation.md has the algebra."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator import ArrayConfig, FaultMap
+from simulator.engine.operands import check_chip
+from training.emulation.chip_faults import ChipFaults, Int16Array, Int32Array, Int64Array, chip_faults
+
+LANE_BITS = 16
+"""Half of an int32 word: two reduction indices share one."""
+
+
+class Layout(NamedTuple):
+    """Where the PEs that are evaluated one by one come in; given by faults and shape alone.
+
+    Outputs are numbered n = 0..N-1 and k-folds f = 0..F-1; entry n * F + f belongs to both.
+    """
+
+    fold_rows: int
+    """Rows of the array that take part, even: those with weights, and those below whose faults still make a product."""
+    in_order: npt.NDArray[np.bool_]
+    """bool [N]: adders or the accumulator of the output's column have stuck bits, so its sum is made from the north."""
+    first_pe: Int64Array
+    """int64 [N * F + 1]: PEs of an entry are `first_pe[entry]:first_pe[entry + 1]`, from the north."""
+    row: Int64Array
+    product_keep: Int32Array
+    product_force: Int32Array
+    psum_keep: Int32Array
+    psum_force: Int32Array
+    first_step: Int64Array
+    """int64 [columns + 1]: activation masks of a column are `first_step[c]:first_step[c + 1]`."""
+    step_pair: Int64Array
+    step_keep: Int32Array
+    """Masks of the pair of rows; the other row's half keeps all bits."""
+    step_force: Int32Array
+    accumulator_keep: Int32Array
+    accumulator_force: Int32Array
+
+
+class LayoutWeights(NamedTuple):
+    """What becomes of each weight; given by faults and shape alone."""
+
+    keep: Int16Array
+    """int16 [N, K]"""
+    force: Int16Array
+    """int16 [N, K]"""
+    together: Int16Array
+    """int16 [N, K]: -1 where a PE's product goes into a dot product, 0 where it is bypassed or evaluated by itself."""
+    source: Int64Array
+    """int64 [PEs evaluated one by one]: place of its weight in [N, K], or -1 where no weight sits."""
+    unused: Int32Array
+    """int32 [PEs evaluated one by one]: its weight where none sits."""
+    tabled: Int64Array
+    """int64 [PEs whose products are looked up]: which of those that are evaluated one by one they are."""
+    behaviour: Int32Array
+    """int32 [PEs whose products are looked up]: see `simulator.multipliers.pe_behaviour`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A GEMM with fixed weights on one chip, ready to run on any activations. Arrays are read-only.
+
+    Attributes:
+        chip: the chip's faults and bypass.
+        w: int8 [K, N], the weights it was made from.
+        effective_weights: int16 [K, N], weights as the multipliers get them; 0 at bypassed PEs.
+        words: int32 [N, F, fold_rows / 2], the weights of dot products in pairs of rows.
+        pe_weight: int32 [PEs evaluated one by one].
+        pe_table: int32 [PEs evaluated one by one]: the table that its product is looked up in, or -1.
+        tables: int16 [tables, 2**act_bits], products by the activation's bit pattern.
+        layout: which those are, and all masks.
+    """
+
+    chip: ChipFaults
+    w: npt.NDArray[np.int8]
+    effective_weights: Int16Array
+    words: Int32Array
+    pe_weight: Int32Array
+    pe_table: Int32Array
+    tables: Int16Array
+    layout: Layout
+
+    @property
+    def config(self) -> ArrayConfig:
+        """The array."""
+        return self.chip.config
+
+    @property
+    def k(self) -> int:
+        """Reduction length."""
+        return len(self.w)
+
+    @property
+    def n(self) -> int:
+        """Number of outputs."""
+        return len(self.words)
+
+    def summary(self) -> dict[str, int]:
+        """How much there is to do.
+
+        Returns:
+            `columns`: outputs; `folds`; `variants`: distinct versions of a row of activations that columns see, over
+            the rows in use; `cuts`: places where a column's sum is interrupted by stuck bits of an adder;
+            `corrections`: products evaluated by themselves; `bypassed`: weights without effect; `flips`.
+        """
+        layout, config = self.layout, self.config
+        cuts = int(((layout.psum_keep != -1) | (layout.psum_force != 0)).sum())
+        used = np.ix_(np.arange(self.k) % config.rows, np.arange(self.n) % config.cols)
+        flips = int((self.chip.faults.table["cycle"] >= 0).sum())
+        return {
+            "columns": self.n,
+            "folds": self.words.shape[1] * -(-self.n // config.cols),
+            "variants": min(layout.fold_rows, self.k) + len(layout.step_pair),
+            "cuts": cuts,
+            "corrections": len(layout.row) - cuts,
+            "bypassed": int(self.chip.bypass[used].sum()),
+            "flips": flips,
+        }
+
+
+def lower(
+    w: npt.ArrayLike, config: ArrayConfig, faults: FaultMap | None = None, *, bypass: npt.ArrayLike | None = None
+) -> Program:
+    """Work out what a chip does with a weight matrix.
+
+    What depends on faults and shape alone is remembered for the last few chips, so doing it again with other weights,
+    as a training loop does after every step, takes little more than a pass over them.
+
+    Args:
+        w: integer weights [K, N] within `config.weight_range`: a NumPy array or a CPU tensor.
+        config: the array.
+        faults: what is broken in it; None for nothing.
+        bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
+
+    Returns:
+        The program, for `training.run`.
+
+    Raises:
+        TypeError: `w` does not hold integers, or `bypass` is not boolean.
+        ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, or faults of another array.
+    """
+    weights = _checked_weights(w, config)
+    chip = checked_chip(config, faults, bypass)
+    k, n = weights.shape
+    layout, places = _layout(chip, k, n)
+    fed = np.ascontiguousarray(weights.T, np.int16)
+    seen = (fed & places.keep) | places.force
+    used_as_w = ~_tiled(chip.bypass, k, n) if chip.bypass.any() else None
+    effective = np.where(used_as_w, seen, np.int16(0)) if used_as_w is not None else seen
+    rows, depth = config.rows, -(-k // config.rows)
+    together = seen & places.together
+    halves = np.zeros((n, depth, layout.fold_rows), np.int16)
+    full = k // rows
+    if full:
+        halves[:, :full, :rows] = together[:, : full * rows].reshape(n, full, rows)
+    if full < depth:
+        halves[:, full, : k - full * rows] = together[:, full * rows :]
+    pe_weight = np.where(places.source >= 0, seen.ravel()[places.source], places.unused).astype(np.int32)
+    pe_table, tables = _looked_up(chip, places, pe_weight)
+    program = Program(
+        chip,
+        np.array(weights, np.int8, order="C"),
+        effective.T,
+        halves.view(np.int32),
+        pe_weight,
+        pe_table,
+        tables,
+        layout,
+    )
+    for array in (program.w, program.effective_weights, program.words, pe_weight, pe_table, tables):
+        array.flags.writeable = False
+    return program
+
+
+def _looked_up(chip: ChipFaults, places: LayoutWeights, pe_weight: Int32Array) -> tuple[Int32Array, Int16Array]:
+    """The table of each PE that is evaluated by itself, and the tables."""
+    from simulator.multipliers.pe_behaviour import rows_of_products
+
+    pe_table = np.full(len(pe_weight), -1, np.int32)
+    if not len(places.tabled):
+        return pe_table, np.empty((0, 1), np.int16)
+    config = chip.config
+    tables, pe_table[places.tabled] = rows_of_products(
+        chip.multipliers, places.behaviour, pe_weight[places.tabled], config.weight_bits, config.act_bits
+    )
+    return pe_table, tables
+
+
+def _checked_weights(w: npt.ArrayLike, config: ArrayConfig) -> npt.NDArray[np.integer]:
+    weights = np.asarray(w)
+    if weights.ndim != 2:
+        raise ValueError(f"w has shape {weights.shape}: expected two dimensions [K, N]")
+    if not np.issubdtype(weights.dtype, np.integer):
+        raise TypeError(f"w holds {weights.dtype}: expected integers; quantise it first")
+    if 0 in weights.shape:
+        raise ValueError(f"w has shape {weights.shape}: expected K >= 1 and N >= 1")
+    low, high = config.weight_range
+    if weights.min() < low or weights.max() > high:
+        outside = weights[(weights < low) | (weights > high)][0]
+        raise ValueError(f"w holds {outside}: expected {low}..{high} for this array's widths")
+    return weights
+
+
+def checked_chip(config: ArrayConfig, faults: FaultMap | None, bypass: npt.ArrayLike | None) -> ChipFaults:
+    """The masks of a chip.
+
+    Raises:
+        TypeError: `bypass` is not boolean.
+        ValueError: faults of another array, or a bypass of another shape.
+    """
+    return chip_faults(*check_chip(config, faults, bypass))
+
+
+@lru_cache(maxsize=64)
+def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
+    config = chip.config
+    rows, cols = config.rows, config.cols
+    depth, width = -(-k // rows), min(n, cols)
+    last_rows = k - (depth - 1) * rows
+    fold, row, col = _pes_apart(chip, depth, last_rows, width)
+    fold_rows = max(min(rows, k), int(row.max(initial=-1)) + 1)
+    fold_rows += fold_rows % 2
+
+    # One copy for each n-fold, sorted by output, k-fold and row.
+    copies = np.arange(-(-n // cols))
+    output = (copies[:, None] * cols + col).ravel()
+    fold, row, col = (np.tile(values, len(copies)) for values in (fold, row, col))
+    kept = output < n
+    output, fold, row, col = output[kept], fold[kept], row[kept], col[kept]
+    order = np.lexsort((row, fold, output))
+    output, fold, row, col = output[order], fold[order], row[order], col[order]
+    entries = np.bincount(output * depth + fold, minlength=n * depth)
+    index = fold * rows + row
+    source = np.where(index < k, output * k + index, -1)
+
+    psum_keep, psum_force = chip.psum.keep[row, col], chip.psum.force[row, col]
+    accumulator_keep, accumulator_force = chip.accumulator
+    in_order = ((accumulator_keep != -1) | (accumulator_force != 0))[np.arange(n) % cols]
+    in_order[output[(psum_keep != -1) | (psum_force != 0)]] = True
+
+    first_step, step_pair, step_keep, step_force = _activation_steps(chip, fold_rows, width)
+    layout = Layout(
+        fold_rows=fold_rows,
+        in_order=in_order,
+        first_pe=np.concatenate([[0], np.cumsum(entries)]),
+        row=row,
+        product_keep=chip.product.keep[row, col],
+        product_force=chip.product.force[row, col],
+        psum_keep=psum_keep,
+        psum_force=psum_force,
+        first_step=first_step,
+        step_pair=step_pair,
+        step_keep=step_keep,
+        step_force=step_force,
+        accumulator_keep=accumulator_keep,
+        accumulator_force=accumulator_force,
+    )
+    together = ~(chip.bypass | chip.apart)
+    behaviour = chip.multipliers.behaviour[row, col]
+    weights = LayoutWeights(
+        keep=_tiled(chip.weight.keep.astype(np.int16), k, n),
+        force=_tiled(chip.weight.force.astype(np.int16), k, n),
+        together=_tiled(-together.astype(np.int16), k, n),
+        source=source,
+        unused=chip.weight.force[row, col],
+        tabled=np.nonzero(behaviour >= 0)[0],
+        behaviour=behaviour[behaviour >= 0],
+    )
+    for array in (*layout, *weights):
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    return layout, weights
+
+
+def _pes_apart(
+    chip: ChipFaults, depth: int, last_rows: int, width: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """K-fold, row and column of all PEs of one n-fold that are evaluated one by one."""
+    in_use = np.arange(chip.config.rows)[:, None] < last_rows
+    whole = np.argwhere(chip.apart[:, :width])
+    last = np.argwhere(np.where(in_use, chip.apart, chip.apart_when_unused)[:, :width])
+    fold = np.concatenate([np.repeat(np.arange(depth - 1), len(whole)), np.full(len(last), depth - 1)])
+    row, col = np.concatenate([np.tile(whole, (depth - 1, 1)), last]).T
+    return fold, row, col
+
+
+def _activation_steps(
+    chip: ChipFaults, fold_rows: int, width: int
+) -> tuple[Int64Array, Int64Array, Int32Array, Int32Array]:
+    """Activation masks in the order of travel, as masks of words that hold two rows."""
+    here = chip.activation_here
+    col, row = np.nonzero(here.any[:fold_rows, :width].T)
+    shift = LANE_BITS * (row % 2)
+    half = np.int64((1 << LANE_BITS) - 1)
+    keep, force = (mask[row, col].astype(np.int64) & half for mask in here)
+    keep = (keep << shift) | (half << (LANE_BITS - shift))
+    first = np.concatenate([[0], np.cumsum(np.bincount(col, minlength=width))])
+    return first, row // 2, keep.astype(np.int32), (force << shift).astype(np.int32)
+
+
+def _tiled(per_pe: npt.NDArray[Any], k: int, n: int) -> npt.NDArray[Any]:
+    """[rows, cols] of the array spread over a weight matrix: [N, K]."""
+    rows, cols = per_pe.shape
+    if k <= rows and n <= cols:
+        return np.ascontiguousarray(per_pe[:k, :n].T)
+    return np.ascontiguousarray(per_pe[np.ix_(np.arange(k) % rows, np.arange(n) % cols)].T)

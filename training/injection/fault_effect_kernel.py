@@ -1,0 +1,370 @@
+"""What one fault adds to a layer's accumulators, from the few products it meets: the kernels of `fault_effect`.
+
+Products of PEs are exact, or the differences that the fault makes stand in a table. Sums of products are made where
+bits of a sum are broken, those of its column alone; the last fold's is what is left of the accumulator without the
+others', if that is less work.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.kernels import kernels
+from training.emulation.chip_faults import Int32Array, Int64Array
+from training.injection import product_differences
+from training.injection import sparse_sums_kernel as sparse_sums
+from training.injection.product_differences import SOMETHING, UNKNOWN, WANTED, Change
+from training.injection.sparse_sums_kernel import (
+    Rows,
+    Terms,
+    add_changes_of_products,
+    add_changes_of_sums,
+    add_multiple,
+    add_terms,
+    changes_of_activations,
+    inlined,
+    scratch_for,
+    set_all,
+)
+
+Uint8Array = npt.NDArray[np.uint8]
+
+OF_WEIGHTS, OF_PRODUCTS, OF_ACTIVATIONS, OF_ADDERS, OF_ACCUMULATORS, LOOKED_UP = range(6)
+"""Which numbers a fault changes, and whether what it adds to products is looked up."""
+
+NO_CHANGE, CHANGES, INCOMPLETE = 0, 1, 2
+"""Nothing but zeros was written; something was; or lines of the table are wanted, and nothing is complete."""
+
+
+class Touched(NamedTuple):
+    """PEs of a column that a fault touches: rows of the array in k-folds."""
+
+    first_fold: int
+    stop_fold: int
+    first_row: int
+    stop_row: int
+
+
+class Layer(NamedTuple):
+    """A layer's GEMMs on some images, the outputs that a fault can reach, and what it adds to them."""
+
+    memory: Any
+    """int8 or uint8, one dimension: images one after another."""
+    image_size: int
+    weights: npt.NDArray[np.int8]
+    """int8 [groups, N, K]"""
+    offset: Int64Array
+    """int64 [groups, K]"""
+    array_rows: int
+    acc_bits: int
+    outputs: Int64Array
+    """int64 [A]"""
+    delta: Int32Array
+    """int32 [S, A, M], written for the rows of X that count."""
+
+
+_kernel = kernels(product_differences, sparse_sums)
+
+
+@_kernel
+def effect_of_fault(
+    memory: Any,
+    weights: npt.NDArray[np.int8],
+    offset: Int64Array,
+    outputs: Int64Array,
+    accumulated: Int32Array,
+    table: Int32Array,
+    state: Uint8Array,
+    numbers: Int64Array,
+    delta: Int32Array,
+) -> int:
+    """What one fault adds to accumulators, wrapped to their width.
+
+    Arguments are arrays, as it takes longer to hand over tuples than most faults do.
+
+    Args:
+        memory: int8 or uint8 [S * image_size].
+        weights: int8 [groups, N, K].
+        offset: int64 [groups, K].
+        outputs: int64 [A], those that the fault can reach.
+        accumulated: int32 [S, outputs, M], without the fault.
+        table: int32 [2**weight_bits, 2**act_bits], by bit patterns: if products are looked up, what the fault adds to
+            each; else all products; without lines if PEs multiply exactly.
+        state: uint8 [2**weight_bits], what is known of the table's lines if products are looked up; `UNKNOWN` ones are
+            made `WANTED` if they are needed.
+        numbers: int64 [16]: the fields of `Rows`, `Touched` and `Change`, the array's rows, width of an accumulator,
+            and what the fault changes.
+        delta: int32 [S, A, M], written for the rows of X that count.
+
+    Returns:
+        `NO_CHANGE`, `CHANGES` or `INCOMPLETE`.
+    """
+    rows = Rows(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])
+    touched = Touched(numbers[6], numbers[7], numbers[8], numbers[9])
+    change = Change(numbers[10], numbers[11], numbers[12])
+    size = len(memory) // max(1, len(delta))
+    layer = Layer(memory, size, weights, offset, numbers[13], numbers[14], outputs, delta)
+    kind = numbers[15]
+    if kind in (OF_WEIGHTS, LOOKED_UP):
+        if kind == LOOKED_UP and not _known(layer, touched, state):
+            return INCOMPLETE
+        seen = _of_weights(layer, rows, touched, change, state, table)
+    elif kind == OF_PRODUCTS:
+        seen = _of_products(layer, rows, touched, change)
+    elif kind == OF_ACTIVATIONS:
+        seen = _of_activations(layer, rows, touched, change)
+    elif kind == OF_ADDERS:
+        seen = _of_adders(layer, rows, touched, change, accumulated, table)
+    else:
+        seen = _of_accumulators(layer, rows, touched, change, accumulated, table)
+    return CHANGES if seen else NO_CHANGE
+
+
+@_kernel
+def _changed(value: int, change: Change) -> int:
+    changed: int = np.int32(((value ^ change.flip) & change.keep) | change.force)
+    return changed
+
+
+@_kernel
+def _finish(layer: Layer, sums: Int32Array, image: int, a: int, rows: Rows) -> bool:
+    """Wrap and write what is added to one output; whether any is not 0."""
+    into = layer.delta[image, a, rows.place : rows.place + len(sums)]
+    unused = 32 - layer.acc_bits
+    seen = np.int32(0)
+    for i in range(len(sums)):
+        value = np.int32(np.int32(sums[i] << unused) >> unused)
+        into[i] = value
+        seen |= value
+    return bool(seen != 0)
+
+
+@inlined
+def _known(layer: Layer, touched: Touched, state: Uint8Array) -> bool:
+    """Whether the lines of all weights that the fault meets are there; they are wanted now."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    known = True
+    for output in layer.outputs:
+        group, n = divmod(output, n_of_group)
+        for fold in range(touched.first_fold, touched.stop_fold):
+            for row in range(touched.first_row, touched.stop_row):
+                k = fold * layer.array_rows + row
+                weight = np.int64(layer.weights[group, n, k]) if k < k_of_group else np.int64(0)
+                pattern = weight & (len(state) - 1)
+                if state[pattern] == UNKNOWN:
+                    state[pattern] = WANTED
+                known &= state[pattern] != WANTED
+    return known
+
+
+@inlined
+def _of_weights(
+    layer: Layer, rows: Rows, touched: Touched, change: Change, state: Uint8Array, table: Int32Array
+) -> bool:
+    """Weights where PEs multiply exactly; or anything that is looked up."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    most = (touched.stop_fold - touched.first_fold) * (touched.stop_row - touched.first_row)
+    terms = Terms(np.empty(most, np.int64), np.empty(most, np.int32), table)
+    scratch = scratch_for(rows)
+    sums = np.empty(rows.down * rows.across, np.int32)
+    seen = False
+    for a in range(len(layer.outputs)):
+        group, n = divmod(layer.outputs[a], n_of_group)
+        found, constant = np.int64(0), np.int64(0)
+        for fold in range(touched.first_fold, touched.stop_fold):
+            for row in range(touched.first_row, touched.stop_row):
+                k = fold * layer.array_rows + row
+                if k >= k_of_group:
+                    # Where no weight sits, operands are 0.
+                    constant += table[0, 0] if len(table) else 0
+                    continue
+                weight = np.int32(layer.weights[group, n, k])
+                if len(table):
+                    factor = np.int32(weight & (len(table) - 1))
+                    acts = state[factor] == SOMETHING
+                else:
+                    factor = np.int32(_changed(weight, change) - weight)
+                    acts = factor != 0
+                if acts:
+                    terms.place[found], terms.factor[found] = layer.offset[group, k], factor
+                    found += 1
+        for image in range(len(layer.delta)):
+            set_all(sums, constant)
+            add_terms(layer.memory, image * layer.image_size, terms, np.int64(0), found, rows, scratch, sums)
+            seen |= _finish(layer, sums, image, a, rows)
+    return seen
+
+
+@inlined
+def _of_products(layer: Layer, rows: Rows, touched: Touched, change: Change) -> bool:
+    """Products of one PE that multiplies exactly."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    sums = np.empty(rows.down * rows.across, np.int32)
+    of_nothing = _changed(0, change)
+    seen = False
+    for a in range(len(layer.outputs)):
+        group, n = divmod(layer.outputs[a], n_of_group)
+        for image in range(len(layer.delta)):
+            base = image * layer.image_size + rows.first
+            set_all(sums, 0)
+            for fold in range(touched.first_fold, touched.stop_fold):
+                k = fold * layer.array_rows + touched.first_row
+                weight = np.int32(layer.weights[group, n, k]) if k < k_of_group else np.int32(0)
+                if weight == 0:
+                    for i in range(len(sums)):
+                        sums[i] += of_nothing
+                else:
+                    add_changes_of_products(layer.memory, base + layer.offset[group, k], weight, change, rows, sums)
+            seen |= _finish(layer, sums, image, a, rows)
+    return seen
+
+
+@inlined
+def _of_activations(layer: Layer, rows: Rows, touched: Touched, change: Change) -> bool:
+    """Activations of one row of the array, for PEs that multiply exactly."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    count = rows.down * rows.across
+    folds = touched.stop_fold - touched.first_fold
+    errors = np.empty((folds, count), np.int32)
+    index = np.empty(folds, np.int64)
+    sums = np.empty(count, np.int32)
+    seen = False
+    for image in range(len(layer.delta)):
+        base = image * layer.image_size + rows.first
+        last_group, met = -1, 0
+        for a in range(len(layer.outputs)):
+            group, n = divmod(layer.outputs[a], n_of_group)
+            if group != last_group:
+                last_group, met = group, 0
+                for fold in range(touched.first_fold, touched.stop_fold):
+                    k = fold * layer.array_rows + touched.first_row
+                    if k < k_of_group and changes_of_activations(
+                        layer.memory, base + layer.offset[group, k], change, rows, errors[met]
+                    ):
+                        index[met] = k
+                        met += 1
+            set_all(sums, 0)
+            for place in range(met):
+                add_multiple(errors[place], np.int32(layer.weights[group, n, index[place]]), sums)
+            seen |= _finish(layer, sums, image, a, rows)
+    return seen
+
+
+@_kernel
+def _append(layer: Layer, group: int, n: int, first: int, stop: int, terms: Terms, found: int) -> int:
+    """Append products of reduction indices `first` to `stop`, without those that are 0; how many terms there are."""
+    for k in range(first, stop):
+        weight = np.int32(layer.weights[group, n, k])
+        if len(terms.table) or weight != 0:
+            terms.place[found] = layer.offset[group, k]
+            terms.factor[found] = weight & (len(terms.table) - 1) if len(terms.table) else weight
+            found += 1
+    return found
+
+
+@inlined
+def _of_adders(
+    layer: Layer, rows: Rows, touched: Touched, change: Change, accumulated: Int32Array, products: Int32Array
+) -> bool:
+    """Sums behind one row of the array."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    array_rows, row = layer.array_rows, touched.first_row
+    last = -(-k_of_group // array_rows) - 1
+    last_rows = k_of_group - last * array_rows
+    # What a PE without a weight adds.
+    idle = np.int32(products[0, 0]) if len(products) else np.int32(0)
+    terms = Terms(np.empty(k_of_group, np.int64), np.empty(k_of_group, np.int32), products)
+    begin, middle = np.zeros(last + 2, np.int64), np.zeros(last + 1, np.int64)
+    scratch = scratch_for(rows)
+    count = rows.down * rows.across
+    sums, others, errors = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int32)
+    seen = False
+    for a in range(len(layer.outputs)):
+        output = layer.outputs[a]
+        group, n = divmod(output, n_of_group)
+        found, above = np.int64(0), np.int64(0)
+        for fold in range(touched.first_fold, touched.stop_fold):
+            start, stop = fold * array_rows, min(k_of_group, (fold + 1) * array_rows)
+            cut = min(stop, start + row + 1)
+            begin[fold] = found
+            middle[fold] = _append(layer, group, n, start, cut, terms, found)
+            above += middle[fold] - found
+            found = _append(layer, group, n, cut, stop, terms, middle[fold])
+            begin[fold + 1] = found
+        whole = touched.first_fold == 0 and touched.stop_fold == last + 1
+        from_the_end = whole and begin[last] + begin[last + 1] - middle[last] < above
+        for image in range(len(layer.delta)):
+            base = image * layer.image_size
+            set_all(others, 0)
+            set_all(errors, 0)
+            for fold in range(touched.first_fold, touched.stop_fold):
+                set_all(sums, 0)
+                if from_the_end and fold == last:
+                    add_terms(layer.memory, base, terms, middle[fold], begin[fold + 1], rows, scratch, sums)
+                    below = np.int32(idle * (array_rows - max(row + 1, last_rows)))
+                    known = accumulated[image, output, rows.place : rows.place + count]
+                    for i in range(count):
+                        sums[i] = known[i] - others[i] - sums[i] - below
+                else:
+                    if fold == last:
+                        set_all(sums, np.int32(idle * max(0, row + 1 - last_rows)))
+                    add_terms(layer.memory, base, terms, begin[fold], middle[fold], rows, scratch, sums)
+                    if from_the_end:
+                        add_multiple(sums, 1, others)
+                        add_terms(layer.memory, base, terms, middle[fold], begin[fold + 1], rows, scratch, others)
+                add_changes_of_sums(sums, change, errors)
+            seen |= _finish(layer, errors, image, a, rows)
+    return seen
+
+
+@inlined
+def _of_accumulators(
+    layer: Layer, rows: Rows, touched: Touched, change: Change, accumulated: Int32Array, products: Int32Array
+) -> bool:
+    """Sums that are stored after some k-folds."""
+    _, n_of_group, k_of_group = layer.weights.shape
+    last = -(-k_of_group // layer.array_rows) - 1
+    # What the last write makes of the sum follows from the sum alone.
+    first_fold = last if touched.first_fold == last else 0
+    terms = Terms(np.empty(k_of_group, np.int64), np.empty(k_of_group, np.int32), products)
+    begin = np.zeros(last + 1, np.int64)
+    scratch = scratch_for(rows)
+    count = rows.down * rows.across
+    sums, total, stored = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int32)
+    unchanged = Change(0, -1, 0)
+    seen = False
+    for a in range(len(layer.outputs)):
+        output = layer.outputs[a]
+        group, n = divmod(output, n_of_group)
+        for fold in range(first_fold, min(touched.stop_fold, last)):
+            start = fold * layer.array_rows
+            begin[fold + 1] = _append(layer, group, n, start, start + layer.array_rows, terms, begin[fold])
+        for image in range(len(layer.delta)):
+            set_all(total, 0)
+            set_all(stored, 0)
+            for fold in range(first_fold, touched.stop_fold):
+                if fold == last:
+                    known = accumulated[image, output, rows.place : rows.place + count]
+                    for i in range(count):
+                        sums[i] = known[i] - total[i]
+                else:
+                    set_all(sums, 0)
+                    base = image * layer.image_size
+                    add_terms(layer.memory, base, terms, begin[fold], begin[fold + 1], rows, scratch, sums)
+                _store(sums, change if fold >= touched.first_fold else unchanged, total, stored)
+            add_multiple(total, -1, stored)
+            seen |= _finish(layer, stored, image, a, rows)
+    return seen
+
+
+@inlined
+def _store(sums: Int32Array, change: Change, total: Int32Array, stored: Int32Array) -> None:
+    """Add a fold's sums to the accumulators without the fault, and to those with it."""
+    flip, keep, force = np.int32(change.flip), np.int32(change.keep), np.int32(change.force)
+    for i in range(len(sums)):
+        total[i] += sums[i]
+        write = np.int32(stored[i] + sums[i])
+        stored[i] = ((write ^ flip) & keep) | force

@@ -1,0 +1,1 @@
+"""Networks on chips: quantised layers, conversion, placement, deployment."""

@@ -1,0 +1,307 @@
+"""From a float network to one whose integer GEMMs run on an accelerator: post-training static quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+
+from simulator import ArrayConfig
+from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
+from training.errors import ConversionError, InputError
+from training.layers.accelerator import Accelerator
+from training.layers.conversion_check import CHECKED_INPUTS, Run, check_conversion, run_in_float
+from training.layers.layer_calls import FloatLayer, float_layers, seen_calls
+from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
+from training.layers.quantized_already import check_float_network
+from training.layers.user_code import copied, failure
+from training.numbers import activation_limits
+
+__all__ = ["ConversionError", "check_convertible", "convert", "place", "quantized_layers"]
+
+Calibration = Tensor | Iterable[Any]
+"""One batch, or batches; a batch is the input tensor or a tuple or list that starts with it, as loaders give."""
+
+_UNCONVERTIBLE: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Conv1d, "write it as a Conv2d with a kernel of (1, k)"),
+    (nn.Conv3d, "write it as a Conv2d whose channels are those of all slices of a window"),
+    (_ConvTransposeNd, "write it as a Conv2d on the image with zeros between the pixels"),
+    (nn.Bilinear, "write it as a Linear on the outer product of its inputs"),
+    (nn.MultiheadAttention, "write its projections as Linear layers"),
+    (nn.RNNBase, "write its cell with Linear layers"),
+    (nn.RNNCellBase, "write its gates as Linear layers"),
+)
+
+
+def convert(
+    module: nn.Module,
+    config: ArrayConfig,
+    calibration: Calibration,
+    *,
+    method: Method = "max",
+    percentile: float = DEFAULT_PERCENTILE,
+    accelerator: Accelerator | None = None,
+    activation_scales: Mapping[str, float] | None = None,
+) -> nn.Module:
+    """Quantise every Conv2d and Linear of a network and put them on an accelerator.
+
+    Everything else of the network stays as it is and computes in float. A layer used in several places stays one
+    layer with one input scale. What a network computes by calling functions instead of layers (such as
+    `torch.nn.functional.linear` with a weight of its own) is not seen and stays float. On a few inputs of the first
+    batch the converted network is held against the float one: see `training.layers.conversion_check`.
+
+    Args:
+        module: the trained float32 network; it is not changed.
+        config: the array; gives the widths of weights and activations.
+        calibration: inputs like those to come: one batch (a tensor) or batches, whose first item is used if they
+            are tuples or lists.
+        method: how input scales are chosen from them: see `training.calibration`.
+        percentile: for method `percentile`, in percent.
+        accelerator: the chip to run on; a fault-free one of `config` in the emulation if None.
+        activation_scales: the value of one step of each layer's input by the layer's name, as `quantized_layers` has
+            them; then nothing is calibrated, and `calibration` may be empty, in which case the converted network is
+            not held against the float one either. None to choose them on `calibration`.
+
+    Returns:
+        A converted copy, in evaluation mode.
+
+    Raises:
+        ConversionError: there is no layer to convert, or one that cannot be; weights or activations are not finite;
+            calibration data is missing, does not fit the network, does not reach a layer, or is negative where
+            activations are unsigned; `activation_scales` lacks a layer, names one that is not there, or has a value
+            that is not positive and finite; or the converted network does something else than the float one, which
+            the rounding of its layers does not explain.
+        InputError: an unknown method, or a percentile outside (0, 100].
+        ValueError: `accelerator` has other widths than `config`.
+    """
+    check_method(method, percentile)
+    if accelerator is None:
+        accelerator = Accelerator(config)
+    _check_widths(config, accelerator.config)
+    check_convertible(module)
+    network = copied(module)
+    network.eval()
+    scales: Mapping[str, Tensor | float]
+    batches = _batches(calibration)
+    first = next(batches, None)
+    if activation_scales is None:
+        if first is None:
+            raise ConversionError("no calibration data: give at least one batch of inputs")
+        levels = activation_limits(config)[1]
+        histograms = _calibrate(network, chain([first], batches), config)
+        scales = {name: histogram.scale(method, levels, percentile) for name, histogram in histograms.items()}
+    else:
+        _check_scales(network, activation_scales)
+        scales = activation_scales
+    checked = None if first is None else _run_some(network, first)
+    layers: dict[FloatLayer, QuantizedLayer] = {}
+    for name, layer in float_layers(network):
+        scale = scales[name]
+        quantized = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+        layers[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
+        layer.forward = partial(_refuse_to_run, type(layer).__name__)  # type: ignore[method-assign]
+    converted = _replaced(network, layers)
+    if checked is not None:
+        check_conversion(converted, layers, *checked)
+    return converted
+
+
+def _replaced(network: nn.Module, layers: Mapping[FloatLayer, QuantizedLayer]) -> nn.Module:
+    """Replace layers in place, wherever they are used; gives the network, which may be replaced itself."""
+    if isinstance(network, FloatLayer):
+        return layers[network]
+    for parent in list(network.modules()):
+        for child_name, child in parent._modules.items():
+            if isinstance(child, FloatLayer):
+                parent._modules[child_name] = layers[child]
+    return network
+
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantised layers of a converted network by name, in the order they are defined."""
+    return {layer.name: layer for layer in module.modules() if isinstance(layer, QuantizedLayer)}
+
+
+def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Put all quantised layers of a converted network on another chip, in place.
+
+    Args:
+        module: a converted network.
+        accelerator: an array of any size and accumulator width, with the widths of weights and activations that the
+            network was converted for.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ConversionError: `module` has no quantised layers.
+        ValueError: the accelerator has other widths.
+    """
+    layers = quantized_layers(module).values()
+    if not layers:
+        raise ConversionError(f"{type(module).__name__} has no quantised layers: convert() it first")
+    for layer in layers:
+        _check_widths(layer.config, accelerator.config)
+    for layer in layers:
+        layer.accelerator = accelerator
+    return module
+
+
+def _check_widths(network: ArrayConfig, array: ArrayConfig) -> None:
+    for name in ("weight_bits", "act_bits", "act_signed"):
+        expected, found = getattr(network, name), getattr(array, name)
+        if expected != found:
+            raise ValueError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
+
+
+def check_convertible(module: nn.Module) -> None:
+    """Refuse a network with layers that cannot be converted, or without any that can.
+
+    Raises:
+        ConversionError: it is such.
+    """
+    check_float_network(module)
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        for unconvertible, fix in _UNCONVERTIBLE:
+            if isinstance(layer, unconvertible):
+                raise ConversionError(
+                    f"layer {name!r} is a {kind}, which cannot be converted: {fix}; docs/networks.md shows how"
+                )
+        if isinstance(layer, QuantizedLayer):
+            raise ConversionError(f"layer {name!r} is quantised already: convert the float network, or use place()")
+    layers = list(float_layers(module))
+    if not layers:
+        raise ConversionError(f"{type(module).__name__} has no Conv2d or Linear layer: there is nothing to convert")
+    for name, layer in layers:
+        if any(is_lazy(parameter) for parameter in layer.parameters()):
+            raise ConversionError(f"layer {name!r} has no weights yet: run the network on one batch first")
+        if not layer.weight.numel():
+            raise ConversionError(
+                f"layer {name!r} has weights of shape {list(layer.weight.shape)}: expected inputs and outputs"
+            )
+        if _has_own_forward(layer):
+            raise ConversionError(
+                f"layer {name!r} is a {type(layer).__name__} with a forward of its own: "
+                "use a plain Conv2d or Linear and put the rest into another module"
+            )
+        if "forward" in vars(layer):
+            raise ConversionError(
+                f"layer {name!r} has had its forward replaced, which would be lost: put what it does into a module"
+            )
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise ConversionError(f"layer {name!r} has forward hooks, which would be lost: remove them first")
+        float_parameters(layer, name)
+
+
+def _check_scales(network: nn.Module, scales: Mapping[str, float]) -> None:
+    names = [name for name, _ in float_layers(network)]
+    for name in names:
+        if name not in scales:
+            raise ConversionError(f"layer {name!r} has no activation scale: give one for each layer, or calibrate")
+    for name in scales:
+        if name not in names:
+            raise ConversionError(
+                f"there is an activation scale for layer {name!r}, which the network has not: "
+                "give those of this network, or calibrate"
+            )
+
+
+def _has_own_forward(layer: FloatLayer) -> bool:
+    kind = type(layer)
+    if isinstance(layer, nn.Conv2d):
+        return kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
+    return kind.forward is not nn.Linear.forward
+
+
+def _refuse_to_run(kind: str, *_args: object, **_kwargs: object) -> Tensor:
+    """Runs when the network keeps a second reference to a layer that was replaced, where no float result may hide."""
+    raise ConversionError(
+        f"a converted {kind} is still used in its float form: "
+        "keep layers only as attributes or in ModuleList, ModuleDict and Sequential"
+    )
+
+
+def _calibrate(network: nn.Module, batches: Iterable[Tensor], config: ArrayConfig) -> dict[str, MagnitudeHistogram]:
+    """The inputs of each layer, while the network runs on batches."""
+    histograms = {name: MagnitudeHistogram() for name, _ in float_layers(network)}
+
+    def observe(name: str, x: Tensor) -> None:
+        try:
+            histograms[name].update(x)
+        except InputError as error:
+            raise ConversionError(f"layer {name!r}: {error}") from None
+
+    with torch.no_grad(), seen_calls(dict(float_layers(network)), observe):
+        for count, batch in enumerate(batches):
+            _run(network, batch, count)
+    for name, histogram in histograms.items():
+        if not histogram.total:
+            raise ConversionError(
+                f"layer {name!r} was never reached by the calibration data: remove it from the network, or give inputs "
+                "that reach it"
+            )
+        if histogram.smallest < 0 and not config.act_signed:
+            raise ConversionError(
+                f"layer {name!r}: calibration inputs go down to {histogram.smallest:.3g} but activations are unsigned: "
+                "use act_signed=True, or put a ReLU before it"
+            )
+    return histograms
+
+
+def _run(network: nn.Module, batch: Tensor, count: int) -> None:
+    try:
+        network(batch)
+    except InputError:
+        raise
+    except Exception as error:
+        raise _failed(network, error, batch, count) from error
+
+
+def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, Run]:
+    """Some inputs of a batch, or all if the network takes no fewer, and what the network does with them."""
+    some = batch[:CHECKED_INPUTS]
+    try:
+        return some, run_in_float(network, some)
+    except InputError:
+        raise
+    except Exception:
+        # Whatever the user's network has against so few; against all it has nothing, if it was calibrated on them.
+        try:
+            return batch, run_in_float(network, batch)
+        except InputError:
+            raise
+        except Exception as error:
+            raise _failed(network, error, batch, 0) from error
+
+
+def _failed(network: nn.Module, error: Exception, batch: Tensor, count: int) -> ConversionError:
+    """Whatever the user's network raises on inputs, it is the inputs or the network that must change."""
+    return ConversionError(
+        f"the network failed on calibration batch {count} of shape {list(batch.shape)}: {failure(error, network)}"
+    )
+
+
+def _batches(calibration: Calibration) -> Iterator[Tensor]:
+    batches = [calibration] if isinstance(calibration, Tensor) else calibration
+    try:
+        iterator = iter(batches)
+    except TypeError:
+        raise ConversionError(
+            f"calibration data is a {type(calibration).__name__}: expected a tensor or an iterable of batches"
+        ) from None
+    for position, batch in enumerate(iterator):
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor):
+            raise ConversionError(
+                f"calibration batch {position} is a {type(inputs).__name__}: expected a tensor, or a tuple or list "
+                "that starts with one"
+            )
+        if inputs.numel():
+            yield inputs

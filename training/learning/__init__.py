@@ -1,0 +1,1 @@
+"""Networks that learn: recipes, the training loop, retraining for a chip, mitigations."""
