@@ -43,11 +43,11 @@ from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest
 from efat.setup import TrainingSetup, augmentation_of
 from simulator import ArrayConfig, FaultModel, Site
+from simulator.errors import InputError
 from simulator.lots.chips import write_lot
 from simulator.lots.random import generate_chips, provenance
 from simulator.sampling import PATTERNS
 from training.data.datasets import FASHION_MNIST
-from training.errors import InputError
 from training.learning.recipe import Recipe
 
 OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)

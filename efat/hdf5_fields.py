@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from simulator.errors import InputError, first_line
 from simulator.lots.array import text_attribute
-from training.errors import InputError, first_line
 
 HDF5_VERSION = "v110"
 """As for lots of chips: what the library of 2016 and later writes has checksums."""

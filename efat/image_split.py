@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from efat.json_fields import Fields
+from simulator.errors import InputError
 from training.data.datasets import Dataset
-from training.errors import InputError
 
 Keys = npt.NDArray[np.bytes_]
 

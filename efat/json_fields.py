@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 LARGEST_COUNT = 2**53
 """Counts are below it: JSON's numbers are exact up to there wherever they are read."""

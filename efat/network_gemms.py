@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from simulator.cycles.scalesim import GemmLayer
+from simulator.errors import InputError
 from simulator.suggestions import did_you_mean
 from training.data.workloads import WORKLOADS, own_network
-from training.errors import InputError
 from training.layers.convert import check_convertible
 from training.layers.layer_calls import FloatLayer, float_layers, other_forwards
 from training.layers.user_code import copied, failure

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from efat.image_split import ImageSplit, SplitRequest, split_images
 from efat.json_fields import LARGEST_COUNT, Fields
+from simulator.errors import InputError
 from training.calibration import METHODS, Method
 from training.data.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.data.datasets import DATA_VARIABLE, Dataset, Normalization
 from training.data.workloads import WORKLOADS, LoadedWorkload, check_fits, load_test_images, load_workload
-from training.errors import InputError
 from training.layers.deployment import Deployment
 from training.layers.trainable import check_trainable
 from training.layers.user_code import copied, failure

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.errors import InputError
+from simulator.errors import InputError
 from training.numbers import symmetric_scale
 
 Method = Literal["max", "percentile", "mse"]

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simulator.errors import InputError, first_line
 from simulator.files import digest_of_file, replaced
-from training.errors import InputError, first_line
 
 FORMAT = "efat-campaign"
 VERSION = 2

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from efat.json_fields import read_json
+from simulator.errors import InputError
 from simulator.files import replaced
-from training.errors import InputError
 
 FORMAT = "efat-elapsed"
 VERSION = 1

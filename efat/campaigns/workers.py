@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from efat.campaigns.campaign import Executor, Outcome, Unit, Work
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 MOST_DEATHS = 3
 """How many workers may die with a unit before it is given up."""

@@ -138,13 +138,7 @@ def _failure_of_network(error: Exception) -> str | None:
 
 def _is_input_error(error: Exception) -> bool:
     """Whether it is one of the errors that the packages raise for what a user gave."""
-    if not isinstance(error, ValueError):
-        return False
-    # Imported here, where the command that failed has long imported them.
-    from simulator.lots.chips import LotError
-
-    if isinstance(error, LotError):
-        return True
-    from training.errors import InputError
+    # Imported here, where the command that failed has long imported it.
+    from simulator.errors import InputError
 
     return isinstance(error, InputError)

@@ -16,9 +16,9 @@ from efat.explanation.fault_subsets import FaultSubsets, Inference
 from efat.explanation.first_action import FirstAction, first_action
 from efat.inference.comparison import Comparison
 from efat.inference.simulation import Simulation
+from simulator.errors import InputError
 from simulator.faults import Fault
 from training.data.classification import Progress
-from training.errors import InputError
 
 DEFAULT_IMAGES = 100
 """Images on which faults are left out, if there are so many and nothing else is asked for."""

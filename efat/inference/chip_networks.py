@@ -11,10 +11,10 @@ from torch import nn
 from efat.retraining.manifest import Manifest, ManifestGroup
 from efat.retraining.manifest_files import read_chip_deployment, read_group_weights
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from training.data.batches import Batches
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment

@@ -11,9 +11,9 @@ from efat.inference.simulation import RetrainedLot, Simulation, checked_images, 
 from efat.retraining.manifest import Manifest, read_manifest
 from efat.setup import TrainingSetup, check_network_named, first_images
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.data.workloads import load_workload
-from training.errors import InputError
 from training.layers.quantized import Engine
 
 

@@ -25,6 +25,7 @@ from efat.inference.classified import (
 from efat.retraining.manifest import Manifest
 from efat.setup import augmentation_of, first_images, split_workload
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
@@ -32,7 +33,6 @@ from training.data.batches import Batches
 from training.data.classification import Progress, classify
 from training.data.datasets import Normalization
 from training.data.workloads import LoadedWorkload, load_workload
-from training.errors import InputError
 from training.layers.array_share import ArrayShare, array_share
 from training.layers.convert import convert, place
 from training.layers.deployment import Deployment

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from efat.inference.simulation import Simulation
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from simulator.suggestions import did_you_mean
-from training.errors import InputError
 from training.layers.convert import place, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 

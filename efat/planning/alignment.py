@@ -20,9 +20,9 @@ from efat.planning.fusion import AmountMap
 from efat.planning.severity import pruned_severity
 from efat.setup import Loaded
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
-from training.errors import InputError
 from training.layers.convert import convert
 from training.layers.placement import Placement
 from training.layers.trainable import trainable, trainable_layers

@@ -18,8 +18,8 @@ import torch
 from efat.planning.fusion_kernel import Groups, Levels, Tournament, compare, merge
 from efat.planning.fusion_masks import ChipMasks, Mask
 from efat.planning.severity import Float64Array, Int64Array
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps that are done, and how many there are at most."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from efat.planning.fusion_kernel import Masks, weights_removed
 from efat.planning.severity import Int64Array, total_weights
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 
 UInt8Array = npt.NDArray[np.uint8]
 UInt64Array = npt.NDArray[np.uint64]

@@ -15,8 +15,8 @@ from efat.json_fields import LARGEST_COUNT, Fields, read_json
 from efat.planning.selection import Constraint, Statistic
 from efat.resilience.table import PREDICTORS
 from efat.retraining.manifest import AS_IS
+from simulator.errors import InputError
 from simulator.files import replaced
-from training.errors import InputError
 
 __all__ = ["AS_IS", "MOST_TOP_UPS", "Plan", "PlannedGroup", "StrategyCost", "TriedChip", "read_plan", "write_plan"]
 

@@ -22,8 +22,8 @@ from efat.planning.trial import Tried
 from efat.resilience.table import ResilienceTable
 from efat.setup import TrainingSetup
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.lots.chips import Chip, ChipLot
-from training.errors import InputError
 from training.layers.trainable import trainable_layers
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.permutation import Permutation

@@ -14,9 +14,9 @@ from efat.planning.trial import Trials, try_chips
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import read_table
 from efat.setup import TrainingSetup, check_network_named
+from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import ChipLot
-from training.errors import InputError
 
 __all__ = ["TABLE", "Planned", "Request", "make_plan", "table_of"]
 

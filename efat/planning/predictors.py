@@ -10,7 +10,7 @@ import numpy as np
 
 from efat.planning.severity import Float64Array
 from efat.resilience.table import PREDICTORS, ResilienceTable
-from training.errors import InputError
+from simulator.errors import InputError
 
 MOST_PARTS = 200
 """Into which the chips are divided to compare predictors. With no more chips, each is foretold from all others."""

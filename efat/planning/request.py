@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from efat.planning.selection import Constraint
+from simulator.errors import InputError
 from simulator.suggestions import did_you_mean
-from training.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from efat.planning.fusion import AmountMap
 from efat.planning.predictors import Foretelling, best_predictor, compare_predictors, severities
 from efat.planning.severity import Float64Array, Int64Array
 from efat.resilience.table import ResilienceTable
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 
 
 @dataclass(frozen=True)

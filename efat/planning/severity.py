@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]

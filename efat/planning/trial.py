@@ -16,9 +16,9 @@ from efat.resilience.table import PREDICTORS
 from efat.resilience.units import predictors_of
 from efat.retraining.units import deployed_as_is, network_on_chip
 from efat.setup import TrainingSetup
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.convert import convert, quantized_layers
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.retrain import PreparedRetraining

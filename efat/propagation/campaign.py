@@ -29,8 +29,8 @@ from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, joined, read_propagation, same, write_propagation
 from efat.propagation.units import SEEN, fault_free, inject
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.files import replaced
-from training.errors import InputError
 from training.injection.replay import Replay
 
 KIND = "propagation"

@@ -11,7 +11,7 @@ from efat.propagation.population import Stratum
 from efat.propagation.subject import Subject
 from efat.propagation.tables import MOST_FAULTS
 from simulator import ArrayConfig, Kind, Site
-from training.errors import InputError
+from simulator.errors import InputError
 
 DEFAULT_SITES = tuple(site for site in Site if site is not Site.MULTIPLIER)
 """Nets whose faults are tried if nothing else is said: a multiplier has hundreds inside, which would outnumber them."""

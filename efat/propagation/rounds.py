@@ -9,7 +9,7 @@ from efat.propagation.population import Population
 from efat.propagation.request import Request
 from efat.propagation.statistics import allocate, sample_size
 from efat.propagation.tables import MOST_FAULTS
-from training.errors import InputError
+from simulator.errors import InputError
 
 FIRST_ROUND = 200
 """Faults of the first round, if a margin decides how many there are; each further round doubles their number."""

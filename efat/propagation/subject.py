@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from efat.campaigns.workers import one_thread
 from efat.setup import first_images
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from training.calibration import DEFAULT_PERCENTILE, Method, check_method
 from training.data.datasets import DATA_VARIABLE, Normalization
 from training.data.workloads import load_workload
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment

@@ -38,9 +38,9 @@ from efat.propagation.columns import (
     Rule,
 )
 from efat.propagation.table_checks import LONGEST_NAME_BYTES, check_tables
+from simulator.errors import InputError
 from simulator.files import replaced
 from simulator.lots.array import own_dataset, text_attribute
-from training.errors import InputError
 
 __all__ = [
     "FAULTS_DTYPE",

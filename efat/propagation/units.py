@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Outcome
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
 from efat.propagation.subject import Subject
 from simulator import Fault, Kind, Site
-from training.errors import InputError
+from simulator.errors import InputError
 from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Carried, Replay, Trial
 
 SEEN = "seen.npz"

@@ -20,9 +20,9 @@ from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table
 from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup, read_manifest
+from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import digest_of_file
-from training.errors import InputError, first_line
 from training.learning.recipe import Recipe
 
 PLAN_NAME = "plan.json"

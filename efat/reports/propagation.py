@@ -17,8 +17,8 @@ from efat.reports.commands import Option, array_options, command, fraction_text,
 from efat.reports.folder import ReportData
 from efat.retraining.manifest import FILE_NAME as LOT_FILE
 from simulator import Kind, Site
+from simulator.errors import InputError
 from simulator.files import digest_of_file
-from training.errors import InputError
 
 _LISTED = 40
 """Bits of a net that a command names one by one."""

@@ -12,8 +12,8 @@ import numpy as np
 from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
 from efat.setup import TrainingSetup
 from simulator import ArrayConfig, FaultModel, Kind, sample_faults
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from training.errors import InputError
 from training.layers.convert import convert
 from training.learning.mitigations.hardening import Hardening
 

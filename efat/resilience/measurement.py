@@ -20,8 +20,8 @@ from efat.resilience.inputs import Resilience, fault_model_dict
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import PREDICTORS, ResilienceTable, write_table
 from efat.resilience.units import BASELINE, HARDENED, WEIGHTS, hardened_unit, work
+from simulator.errors import InputError
 from simulator.files import replaced
-from training.errors import InputError
 
 KIND = "resilience"
 PICTURE = "resilience.png"

@@ -28,10 +28,10 @@ from efat.hdf5_fields import (
 )
 from efat.planning.severity import Float64Array, Int64Array
 from simulator import ArrayConfig
+from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import replaced
 from simulator.lots.array import own_dataset, text_attribute
-from training.errors import InputError, first_line
 
 FILE_NAME = "resilience.h5"
 """In the folder of `efat resilience`."""

@@ -16,10 +16,10 @@ from efat.resilience.inputs import IMAGES, Resilience
 from efat.resilience.table import PREDICTORS
 from efat.setup import TrainingSetup
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.calibration import Method
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment

@@ -16,13 +16,13 @@ from efat.inference.classified import Accuracy
 from efat.retraining.folder import ResultFolder
 from efat.retraining.metrics import about, metrics_of, write_metrics
 from efat.setup import augmentation_of, load_training, try_a_step
+from simulator.errors import InputError
 from simulator.files import replaced
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
 from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
 from training.data.datasets import Dataset, Normalization
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.layers.deployment import Deployment, deployed_bytes

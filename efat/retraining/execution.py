@@ -41,9 +41,9 @@ from efat.retraining.units import (
 )
 from efat.setup import TrainingSetup, check_network_named
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.files import digest_of_file, replaced
 from simulator.lots.chips import Chip, ChipLot
-from training.errors import InputError
 
 KIND = "retraining of a lot"
 PLAN = "plan.json"

@@ -10,8 +10,8 @@ from typing import Any
 
 from efat.campaigns.campaign import Notes, warned
 from efat.retraining.metrics import digest_of_identity, read_identity, read_metrics
+from simulator.errors import InputError
 from simulator.files import digest_of_file
-from training.errors import InputError
 from training.layers.deployment import read_deployed
 from training.learning.checkpoint import DamagedStateError, read_state
 

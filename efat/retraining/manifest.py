@@ -19,9 +19,9 @@ from efat.confidence import at_least
 from efat.json_fields import Fields, read_json
 from efat.planning.selection import Constraint
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.files import replaced
 from simulator.lots.chips import LONGEST_ID_BYTES, MOST_CHIPS
-from training.errors import InputError
 
 FORMAT = "efat-manifest"
 VERSION = 2

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from efat.retraining.manifest import SOURCE, Manifest, ManifestChip, ManifestGroup
+from simulator.errors import InputError
 from simulator.files import digest_of_file
-from training.errors import InputError
 from training.layers.deployment import Deployment, read_deployed
 
 

@@ -16,8 +16,8 @@ import torch
 
 from efat.campaigns.campaign import digest_of
 from efat.inference.classified import Accuracy
+from simulator.errors import InputError, first_line
 from simulator.files import replaced
-from training.errors import InputError, first_line
 from training.layers.convert import quantized_layers
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from efat.validation.cases import Case
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError, first_line
 from simulator.faults import FAULT_DTYPE
 from simulator.files import replaced
-from training.errors import InputError, first_line
 
 VERSION = 1
 LARGEST_FILE = 64 << 20

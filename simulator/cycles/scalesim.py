@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from simulator.config import LARGEST_SIDE
+from simulator.errors import InputError
 from simulator.file_kinds import SCALESIM_CONFIG, other_kind
 
 LARGEST_SIZE = 999_999_999
@@ -48,7 +49,7 @@ _STALLING = (
 """Settings with which SCALE-Sim has the array wait for its memories."""
 
 
-class ScaleSimError(ValueError):
+class ScaleSimError(InputError):
     """A file that cannot be used: it is malformed, or describes another machine than the one simulated here."""
 
 

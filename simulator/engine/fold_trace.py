@@ -16,6 +16,7 @@ from simulator.engine.mapping import folds
 from simulator.engine.timing import gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace
 from simulator.engine.vcd_signals import check_pes
+from simulator.errors import InputError
 from simulator.faults import BoolArray, FaultMap
 
 PIECE_BYTES = 256 << 20
@@ -26,7 +27,7 @@ _BYTES_PER_PE = 5 * 4
 """The arrays of a trace, of int32."""
 
 
-class WindowError(ValueError):
+class WindowError(InputError):
     """A fold or a window of cycles that the GEMM does not have."""
 
 

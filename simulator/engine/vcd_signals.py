@@ -30,6 +30,7 @@ from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
 from simulator.engine.masks import stuck_masks
 from simulator.engine.trace import Trace
+from simulator.errors import InputError
 from simulator.faults import FaultMap, Site
 
 DEFAULT_CLOCK_MHZ = 700.0
@@ -42,7 +43,7 @@ _BLOCK_VALUES = 1 << 18
 """Values dealt with at a time, of all signals and some cycles."""
 
 
-class WaveformError(ValueError):
+class WaveformError(InputError):
     """A waveform that cannot be made of this GEMM."""
 
 

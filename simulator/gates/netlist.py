@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from simulator.errors import InputError
 from simulator.multipliers.signs import Signs
 
 Int32Array = npt.NDArray[np.int32]
@@ -65,7 +66,7 @@ _PINS.update(dict.fromkeys((Gate.MUX, Gate.NMUX, Gate.AOI3, Gate.OAI3), 3))
 _PINS.update(dict.fromkeys((Gate.AOI4, Gate.OAI4), 4))
 
 
-class NetlistError(ValueError):
+class NetlistError(InputError):
     """A netlist that is none, or does not fit; one line says why."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
+from simulator.errors import InputError
 from simulator.gates.designs import DESIGNS
 from simulator.gates.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
 from simulator.multipliers.multiplier import Multiplier
@@ -23,7 +24,7 @@ MOST_TABLES = 1 << 10
 LONGEST_NAME_BYTES = 128
 
 
-class LotError(ValueError):
+class LotError(InputError):
     """A file of chips cannot be read or written as asked; one line says why."""
 
 

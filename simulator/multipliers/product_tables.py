@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from simulator.errors import InputError
 from simulator.file_kinds import BLIF, NUMPY, VERILOG, file_kind, other_kind
 from simulator.multipliers.multiplier import TableErrors, table_errors
 from simulator.multipliers.signs import (
@@ -39,7 +40,7 @@ _LARGEST_NUMPY_HEADER = 1 << 14
 _MOST_TEXT_BYTES_PER_PRODUCT = 64
 
 
-class ProductTableError(ValueError):
+class ProductTableError(InputError):
     """A file without a product table, or with one that does not fit; one line says why."""
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.errors import InputError
+
 Int64Array = npt.NDArray[np.int64]
 
 FAR_SMALLER = 4
@@ -31,7 +33,7 @@ class Signs(NamedTuple):
 ALL_SIGNS = (Signs(True, True), Signs(True, False), Signs(False, True), Signs(False, False))
 
 
-class SignError(ValueError):
+class SignError(InputError):
     """Products that cannot be those of the signs stated; one line says why."""
 
 

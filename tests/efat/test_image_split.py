@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efat.image_split import ImageSplit, SplitRequest, content_keys, split_images
+from simulator.errors import InputError
 from training.data.datasets import Dataset
-from training.errors import InputError
 
 
 def of(values: list[float]) -> Dataset:

@@ -15,9 +15,9 @@ from efat.network_gemms import network_gemms
 from simulator import ArrayConfig, simulate_gemm
 from simulator.cycles.counts import count_network
 from simulator.cycles.scalesim import GemmLayer
+from simulator.errors import InputError
 from training import place
 from training.data.workloads import WORKLOADS, Workload, own_network
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.quantized import GemmRun

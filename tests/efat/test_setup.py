@@ -19,10 +19,10 @@ from torch import nn
 
 from efat.image_split import SplitRequest
 from efat.setup import TrainingSetup, augmentation_of, check_network_named
+from simulator.errors import InputError
 from tests.support.resilience_runs import HELD_OUT, RECIPE, TRAIN, small_setup
 from training.data.batches import Augmentation
 from training.data.datasets import Normalization
-from training.errors import InputError
 from training.learning.recipe import Recipe
 
 SETUP = TrainingSetup("digits-cnn", None, None, "fap+t", RECIPE)

@@ -13,9 +13,9 @@ import torch
 
 from efat.campaigns import workers
 from efat.campaigns.campaign import Outcome
+from simulator.errors import InputError
 from tests.support import user_networks
 from tests.support.command import done, refused, run
-from training.errors import InputError
 
 COMMON = ["--data", "data", "--lot", "lot.h5"]
 COMMANDS = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from training.errors import InputError
+from simulator.errors import InputError
 
 NO_INTEGERS = [-1, 1.0, True, None, "1", 2**53 + 1, 10**400, []]
 """Values that are no counts."""

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from simulator.errors import InputError
 from training.calibration import METHODS, MagnitudeHistogram, check_method
-from training.errors import InputError
 
 RESOLUTION = 2.0**-9
 """Width of a bin relative to the numbers in it."""

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simulator.errors import InputError
 from training.data.datasets import Dataset
-from training.errors import InputError
 
 LARGEST_CROP_PADDING = 64
 """Pixels; what the literature pads images of 32x32 with is 4."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 IMAGE_SHAPE = (3, 32, 32)
 CLASSES = 10

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import NotFiniteError
 from training.data.datasets import Dataset
-from training.errors import NotFiniteError
 
 Progress = Callable[[int], None]
 """Called with the number of images just finished."""

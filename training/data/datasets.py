@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from simulator.errors import InputError
 from training.data.cifar_batches import read_cifar_batch
 from training.data.idx_files import read_idx
 from training.data.npz_files import read_npz
-from training.errors import InputError
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

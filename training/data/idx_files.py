@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 LARGEST_BYTES = 4 << 30
 _UINT8 = 0x08

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.errors import InputError
+from simulator.errors import InputError
 
 
 class DigitsCnn(nn.Sequential):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 LARGEST_BYTES = 16 << 30
 _CHANNELS = (1, 3, 4)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import InputError, first_line
 from simulator.suggestions import did_you_mean
 from training.data.batches import NO_AUGMENTATION, Augmentation
 from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
 from training.data.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
-from training.errors import InputError, first_line
 from training.layers.deployment import Deployment, read_deployed
 from training.layers.quantized_already import check_float_network
 from training.layers.user_code import failure, line_of

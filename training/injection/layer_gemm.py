@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from training.emulation.gemm import run_on_memory
 from training.emulation.program import lower
-from training.errors import InputError
 from training.layers.im2col import output_size
 from training.layers.quantized import QuantizedConv2d, QuantizedLinear
 from training.layers.quantized_layer import QuantizedLayer

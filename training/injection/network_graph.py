@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from training.errors import InputError
+from simulator.errors import InputError
 from training.layers.layer_calls import other_forwards
 from training.layers.quantized_layer import QuantizedLayer
 from training.layers.user_code import copied, failure, is_users, place_of

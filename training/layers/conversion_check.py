@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.errors import ConversionError
+from simulator.errors import ConversionError
 from training.layers.accelerator import Accelerator
 from training.layers.layer_calls import FloatLayer, float_layers, input_of, other_forwards, seen_calls, seen_forward
 from training.layers.quantized import QuantizedLayer

@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from simulator import ArrayConfig
+from simulator.errors import ConversionError, InputError
 from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
-from training.errors import ConversionError, InputError
 from training.layers.accelerator import Accelerator
 from training.layers.conversion_check import CHECKED_INPUTS, Run, check_conversion, run_in_float
 from training.layers.layer_calls import FloatLayer, float_layers, seen_calls

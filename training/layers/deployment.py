@@ -23,9 +23,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import replaced
-from training.errors import InputError, first_line
 from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import place, quantized_layers
 from training.layers.placement import Placement

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulator.errors import InputError
 from training.emulation.convolution import emulated_convolution
-from training.errors import InputError
 from training.layers.accelerator import ENGINES, Accelerator, Engine
 from training.layers.im2col import image_to_columns, output_size
 from training.layers.quantized_layer import GemmRun, QuantizedLayer, float_parameters

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from training.errors import ConversionError, InputError
+from simulator.errors import ConversionError, InputError
 
 _INSTEAD = "give the float32 {} that it was made from, which is quantised here for the array"
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantizable", "torchao.")

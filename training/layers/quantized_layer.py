@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from simulator import ArrayConfig
+from simulator.errors import ConversionError, InputError, NotFiniteError
 from simulator.faults import BoolArray
-from training.errors import ConversionError, InputError, NotFiniteError
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
 from training.numbers import (

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from training.emulation.program import lower
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import quantized_layers
 from training.layers.layer_calls import float_layers

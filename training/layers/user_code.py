@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 
 _OURS = tuple(Path(__file__).parents[2] / package for package in ("simulator", "training", "efat"))
 

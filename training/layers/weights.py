@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.errors import InputError, first_line
+from simulator.errors import InputError, first_line
 from training.layers.quantized_already import check_float_weights, check_weights_file
 
 _WRAPPERS = ("state_dict", "model_state_dict")

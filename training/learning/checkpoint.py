@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simulator.errors import InputError
 from simulator.files import replaced
-from training.errors import InputError
 
 VERSION = 1
 

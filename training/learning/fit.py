@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulator.errors import InputError, NotFiniteError, first_line
 from training.data.batches import Batches
 from training.data.classification import count_correct
 from training.data.datasets import Dataset
-from training.errors import InputError, NotFiniteError, first_line
 from training.learning.checkpoint import TrainingState, read_state, write_state
 from training.learning.recipe import Recipe
 

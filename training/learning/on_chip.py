@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.deployment import Deployment
 from training.layers.trainable import TrainableLayer, move, trainable_layers

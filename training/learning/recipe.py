@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from simulator.errors import InputError, first_line
 from simulator.suggestions import did_you_mean
 from training.data.batches import Augmentation
-from training.errors import InputError, first_line
 
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
 """Options of an optimiser where a recipe gives none."""

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.calibration import Method
 from training.data.batches import Batches
 from training.data.datasets import Dataset
-from training.errors import InputError
 from training.layers.convert import Calibration, convert
 from training.layers.deployment import Deployment
 from training.layers.trainable import TrainableLayer, deployed, trainable, trainable_layers

@@ -20,9 +20,9 @@ import pytest
 from efat.campaigns import workers
 from efat.campaigns.campaign import Campaign, Outcome, Unit, digest_of
 from efat.campaigns.workers import WorkerDiedError, in_line, processes
+from simulator.errors import InputError
 from tests.support import campaign_work
 from tests.support.damaged_units import WAYS, damage
-from training.errors import InputError
 
 PROGRAM = Path(campaign_work.__file__)
 UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaign_work.UNITS[:3]]

@@ -15,8 +15,8 @@ import pytest
 
 from efat.campaigns.campaign import Campaign, Outcome
 from efat.campaigns.workers import MOST_DEATHS, WorkerDiedError, in_line, ray_cluster
+from simulator.errors import InputError
 from tests.support import campaign_work
-from training.errors import InputError
 
 UNITS = campaign_work.UNITS[:7]
 

@@ -18,11 +18,11 @@ from efat.inference import classified as inference
 from efat.inference import simulation
 from efat.retraining import chip as retraining
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
+from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import refused, run
 from training.data.networks import LeNet5
 from training.data.workloads import WORKLOADS, load_workload
-from training.errors import InputError
 from training.layers import accelerator
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert

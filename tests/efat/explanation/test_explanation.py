@@ -21,6 +21,7 @@ from efat.explanation.first_action import FirstAction, StoredSum, first_action
 from efat.inference.chip_networks import OneNetwork
 from efat.inference.simulation import Simulation
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from tests.support.first_actions import TracedGemm
 from tests.support.retraining_runs import HELD_OUT, TRAIN, network
@@ -28,7 +29,6 @@ from tests.support.strategies import GemmCase, gemm_cases
 from tests.support.tiny_networks import ARRAY, faulty_chip
 from training.data.classification import classify
 from training.emulation.gemm import faulty_gemm
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, place, quantized_layers
 from training.layers.placement import Placement

@@ -22,6 +22,7 @@ from efat.planning.fusion import AmountMap
 from efat.planning.severity import pruned_severity
 from efat.retraining.units import fused_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from simulator.multipliers.multiplier import Multiplier
@@ -34,7 +35,6 @@ from tests.support.tiny_networks import (
     tiny_network,
     with_broken_accumulators,
 )
-from training.errors import InputError
 from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import convert, place
 from training.layers.deployment import Deployment

@@ -20,7 +20,7 @@ from efat.planning import fusion
 from efat.planning.fusion import MOST_EXACT, AmountMap, Group, best_partition, fuse, fuse_in_order, singles
 from efat.planning.severity import severity, weights_per_pe
 from simulator import ArrayConfig
-from training.errors import InputError
+from simulator.errors import InputError
 
 ONES = np.ones((2, 5), np.int64)
 TENTHS = AmountMap(np.arange(11) / 10, np.array([0, 1, 2, 4, 4, 8, 8, 8, 16, 20, np.inf]))

@@ -15,6 +15,7 @@ from efat.confidence import at_least
 from efat.planning.plan import AS_IS, MOST_TOP_UPS, Plan, PlannedGroup, StrategyCost, TriedChip, read_plan, write_plan
 from efat.resilience.table import PREDICTORS
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from tests.support.damaged_json import (
     NO_INTEGERS,
     Damage,
@@ -24,7 +25,6 @@ from tests.support.damaged_json import (
     changed,
 )
 from tests.support.resilience_tables import constraints
-from training.errors import InputError
 
 COUNTS = st.integers(0, 10**12)
 TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=10)

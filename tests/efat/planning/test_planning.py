@@ -24,12 +24,12 @@ from efat.planning.selection import Constraint, ResilienceMap
 from efat.planning.severity import severity, weights_per_pe
 from efat.resilience.table import write_table
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip, write_lot
 from tests.support.lot_retraining import LOT, NETWORK, OUT, TABLE, execution, random_chips, write_measured
 from tests.support.resilience_runs import small_setup
 from tests.support.tiny_networks import ARRAY, with_broken_accumulators
-from training.errors import InputError
 
 REQUIRED = Constraint(max_drop=0.0)
 GEMMS = [(1, 9, 4), (2, 8, 3), (1, 54, 3)]

@@ -12,8 +12,8 @@ from efat.planning import predictors as foretelling
 from efat.planning.predictors import best_predictor, compare_predictors
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.table import PREDICTORS, ResilienceTable
+from simulator.errors import InputError
 from tests.support.resilience_tables import ALL, table_of, tables
-from training.errors import InputError
 
 ONE = table_of([[[90]], [[80]], [[60]]], {"weights": [[0.1], [0.2], [0.4]]})
 

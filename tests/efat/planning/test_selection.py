@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from efat.planning.selection import Constraint, ResilienceMap, Statistic, worsening
 from efat.resilience.table import PREDICTORS, ResilienceTable
+from simulator.errors import InputError
 from tests.support.resilience_tables import table_of, tables
-from training.errors import InputError
 
 BY_HAND = table_of(
     [

@@ -12,8 +12,8 @@ from efat.network_gemms import network_gemms
 from efat.planning.severity import MOST_WEIGHTS, pruned_severity, severity, total_weights, weights_per_pe
 from simulator import ArrayConfig
 from simulator.engine.mapping import folds
+from simulator.errors import InputError
 from training.data.workloads import WORKLOADS
-from training.errors import InputError
 
 sides = st.integers(1, 7)
 gemm_lists = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4)

@@ -21,13 +21,13 @@ from efat.planning.trial import Trials, try_chips
 from efat.resilience.measurement import run_resilience
 from efat.resilience.table import write_table
 from efat.retraining.execution import Execution
+from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
 from tests.support.lot_retraining import LOT, NETWORK, TABLE, carried_out, planned, random_chips, write_measured
 from tests.support.resilience_runs import RECIPE, small_network, small_resilience, small_setup, trained_weights
 from tests.support.tiny_networks import ARRAY
 from training.calibration import Method
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, place
 

@@ -29,11 +29,11 @@ from efat.propagation.statistics import mean_interval
 from efat.propagation.summary import summary
 from efat.propagation.tables import Propagation, read_propagation, same
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.errors import InputError
 from tests.support import propagation_runs
 from tests.support.damaged_units import WAYS, damage
 from tests.support.propagation_runs import ARRAY, small_request, small_subject
 from tests.support.resilience_runs import OUT, contents
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import place
 

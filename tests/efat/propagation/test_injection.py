@@ -18,7 +18,7 @@ from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYP
 from efat.propagation.injection import COUNTED, WHERE, Found, Round
 from efat.propagation.population import Population
 from simulator import ArrayConfig, Kind, Site
-from training.errors import InputError
+from simulator.errors import InputError
 
 CONFIG = ArrayConfig(6, 5, acc_bits=16)
 SHAPES = [LayerShape("one", 2, 3, 7, 4), LayerShape("two", 1, 1, 8, 3)]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from efat.propagation.population import LayerShape, Population, Stratum
 from simulator import ArrayConfig, Kind, Site, gemm_timing
+from simulator.errors import InputError
 from tests.support.strategies import configs
-from training.errors import InputError
 
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 LAYERS = (LayerShape("first", 1, 9, 4, 3), LayerShape("second", 2, 4, 5, 2))

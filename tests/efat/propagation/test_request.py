@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from efat.propagation.request import DEFAULT_KINDS, DEFAULT_SITES, Request
 from efat.propagation.subject import Subject
 from simulator import ArrayConfig, Kind, Site
+from simulator.errors import InputError
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from tests.support.propagation_runs import ARRAY, small_request, small_subject
-from training.errors import InputError
 
 SUBJECT = Subject("digits-cnn", None, None, None, ArrayConfig(6, 5, 4, 7, acc_bits=20))
 OF_TABLE = ArrayConfig(6, 5, multiplier=Multiplier.from_tables("halved", exact_products(8, 8) // 2, []))

@@ -18,7 +18,7 @@ from efat.propagation.statistics import sample_size
 from efat.propagation.subject import Subject
 from efat.propagation.tables import MOST_FAULTS
 from simulator import ArrayConfig, Kind, Site
-from training.errors import InputError
+from simulator.errors import InputError
 
 SUBJECT = Subject("digits-cnn", None, None, None, ArrayConfig(7, 6, 4, 4, acc_bits=12))
 LAYERS = [LayerShape("one", 2, 9, 11, 5), LayerShape("two", 1, 1, 30, 3)]

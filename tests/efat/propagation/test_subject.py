@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from efat.propagation.subject import DEFAULT_IMAGES, Subject
+from simulator.errors import InputError
 from tests.support.propagation_runs import ARRAY, small_subject
 from tests.support.resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights
 from training.calibration import Method
 from training.data.datasets import Normalization
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment, write_deployed

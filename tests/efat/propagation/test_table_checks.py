@@ -17,8 +17,8 @@ from efat.propagation.tables import (
     LayerShape,
     Operation,
 )
+from simulator.errors import InputError
 from tests.support.propagation_tables import changed, small_propagation, table_of
-from training.errors import InputError
 
 SMALL = small_propagation()
 TABLES = {"faults": FAULTS_DTYPE, "layers": LAYERS_DTYPE, "operations": OPERATIONS_DTYPE, "strata": STRATA_DTYPE}

@@ -30,8 +30,8 @@ from efat.propagation.tables import (
     same,
     write_propagation,
 )
+from simulator.errors import InputError
 from tests.support.propagation_tables import changed, propagations, small_propagation
-from training.errors import InputError
 
 SMALL = small_propagation()
 TABLES = {"faults": FAULTS_DTYPE, "layers": LAYERS_DTYPE, "operations": OPERATIONS_DTYPE, "strata": STRATA_DTYPE}

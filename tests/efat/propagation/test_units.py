@@ -16,7 +16,7 @@ from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYP
 from efat.propagation.population import POPULATION_DTYPE
 from efat.propagation.subject import Subject
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
-from training.errors import InputError
+from simulator.errors import InputError
 from training.injection import replay
 from training.layers.accelerator import Accelerator
 from training.layers.convert import place

@@ -27,10 +27,10 @@ from efat.reports.folder import ReportData, read_report
 from efat.reports.page import render, write_page
 from efat.reports.text import accuracy, duration, named, short_percent, summary
 from efat.retraining.manifest import AS_IS, ManifestChip, write_manifest
+from simulator.errors import InputError
 from simulator.files import digest_of_file
 from tests.support.html_page import Element, read_page
 from tests.support.retrained_lots import write_retrained_lot
-from training.errors import InputError
 from training.layers.deployment import read_deployed
 
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "&lt;b&gt;{{ 7 * 7 }}{% raw %}", "W" * 64]

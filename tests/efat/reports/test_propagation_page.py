@@ -16,12 +16,12 @@ from efat.reports.propagation import (
     read_propagation_report,
 )
 from efat.reports.propagation_text import propagation_findings
+from simulator.errors import InputError
 from tests.support.command import done, refused
 from tests.support.html_page import read_page
 from tests.support.propagation_campaigns import REQUEST, asked, campaign, parsed
 from tests.support.propagation_tables import small_propagation
 from tests.support.retrained_lots import write_retrained_lot
-from training.errors import InputError
 
 
 def on_the_array_of(folder: Path, found: Propagation) -> Propagation:

@@ -22,8 +22,8 @@ from efat.image_split import SplitRequest
 from efat.resilience.growth import Measured
 from efat.resilience.inputs import HardeningPlan, Resilience
 from efat.resilience.measurement import run_resilience
+from simulator.errors import InputError
 from tests.support.resilience_runs import HELD_OUT, OUT, RECIPE, contents, small_resilience, small_setup
-from training.errors import InputError
 from training.learning import fit
 
 

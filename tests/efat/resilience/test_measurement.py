@@ -28,6 +28,7 @@ from efat.resilience.measurement import draw_picture, run_resilience, telling_le
 from efat.resilience.table import ResilienceTable, read_table
 from efat.setup import TrainingSetup
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from tests.support import resilience_runs
 from tests.support.damaged_units import WAYS, damage
@@ -43,7 +44,6 @@ from tests.support.resilience_runs import (
 )
 from tests.support.tiny_networks import ARRAY
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.learning.mitigations.bypass import Bypass

@@ -27,9 +27,9 @@ from efat.resilience.table import (
     read_table,
     write_table,
 )
+from simulator.errors import InputError
 from simulator.files import digest_of_file
 from tests.support.resilience_tables import ALL, table_of, tables
-from training.errors import InputError
 
 TABLE = table_of(
     [[[90, 92, 93], [80, 91, -1]], [[60, 80, 85], [50, -1, -1]]],

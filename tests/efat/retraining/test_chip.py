@@ -19,11 +19,11 @@ from efat.retraining.chip import Retraining
 from efat.retraining.folder import ResultFolder
 from efat.retraining.metrics import metrics_of, read_metrics, write_metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, write_lot
 from training.data.classification import count_correct
 from training.data.workloads import WORKLOADS
-from training.errors import InputError
 from training.layers.deployment import read_deployed
 from training.layers.quantized import Engine
 from training.learning.recipe import Recipe

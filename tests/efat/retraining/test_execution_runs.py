@@ -26,13 +26,13 @@ from efat.planning.plan import Plan, write_plan
 from efat.retraining import units as execution_units
 from efat.retraining.execution import Execution, VerificationError
 from efat.retraining.manifest import AS_IS, Manifest, read_manifest
+from simulator.errors import InputError
 from simulator.lots.chips import write_lot
 from tests.support import lot_retraining
 from tests.support.damaged_units import WAYS, damage
 from tests.support.lot_retraining import LOT, NETWORK, OUT, PLAN, TABLE, carried_out, execution, planned, random_chips
 from tests.support.resilience_runs import RECIPE, UNSEEN, contents, small_setup
 from tests.support.tiny_networks import ARRAY
-from training.errors import InputError
 
 PROGRAM = Path(lot_retraining.__file__)
 RESULTS = ("units", "weights", "chips", "plan.json", "resilience.h5", "campaign.json")

@@ -28,6 +28,7 @@ from efat.retraining.manifest import (
 )
 from efat.retraining.manifest_files import check_files, read_chip_deployment, read_group_weights
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import LONGEST_ID_BYTES
 from tests.support.damaged_json import (
@@ -39,7 +40,6 @@ from tests.support.damaged_json import (
     changed,
 )
 from tests.support.resilience_tables import constraints
-from training.errors import InputError
 from training.layers.deployment import Deployment, write_deployed
 from training.layers.placement import Placement
 

@@ -15,9 +15,9 @@ from efat.validation.cases import Case, random_case
 from efat.validation.replay import load_case, save_case
 from efat.validation.shrinking import shrink
 from simulator import ArrayConfig, FaultMap, Kind, Site
+from simulator.errors import InputError
 from simulator.multipliers.pe_behaviour import pe_products
 from tests.support.oracle import oracle_gemm
-from training.errors import InputError
 
 CASES_IN_A_SLOW_PART = 25_000
 

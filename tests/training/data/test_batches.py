@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training import Augmentation, Batches, Dataset, InputError
+from simulator.errors import InputError
+from training import Augmentation, Batches, Dataset
 from training.data.batches import LARGEST_CROP_PADDING, NO_AUGMENTATION
 
 

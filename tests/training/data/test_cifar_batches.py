@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.errors import InputError
 from training.data.cifar_batches import LARGEST_FILE_BYTES, interpret, read_cifar_batch
-from training.errors import InputError
 
 
 def batch(count=3, key=str.encode, **changes):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from simulator.errors import NotFiniteError
 from training.data.classification import classify, count_correct
 from training.data.datasets import Dataset
-from training.errors import NotFiniteError
 
 LOGITS = torch.randn(11, 4, generator=torch.Generator().manual_seed(3))
 DATA = Dataset("logits", LOGITS[:, :, None, None], LOGITS.argmax(1).roll(1), 4)

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.errors import InputError
 from training.data import datasets
 from training.data.datasets import HELD_OUT_DIGITS, Dataset, Normalization, evenly_spaced, load_data
-from training.errors import InputError
 
 IDX_NAMES = {"train": "train", "test": "t10k"}
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.errors import InputError
 from training.data.idx_files import read_idx
-from training.errors import InputError
 
 
 def idx(array):

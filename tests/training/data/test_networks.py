@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from training.data.networks import DigitsCnn, LeNet5, PaddedShortcut, ResNet18, ResNet20, Vgg11
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 

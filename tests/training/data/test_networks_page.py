@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from simulator import ArrayConfig
-from training.errors import ConversionError
+from simulator.errors import ConversionError
 from training.layers.array_share import array_share
 from training.layers.convert import convert, quantized_layers
 

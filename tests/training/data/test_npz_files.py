@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.errors import InputError
 from training.data.npz_files import read_npz
-from training.errors import InputError
 
 
 def pixels(*shape):

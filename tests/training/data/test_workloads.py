@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from training.data import datasets, workloads
 from training.data.batches import Augmentation, Batches
 from training.data.datasets import Dataset, load_data
 from training.data.digits import LARGEST_SHIFT, accuracy
 from training.data.networks import LeNet5
 from training.data.workloads import CALIBRATION_BATCH, CALIBRATION_IMAGES, WORKLOADS, check_fits, load_workload
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.layers.deployment import Deployment, write_deployed

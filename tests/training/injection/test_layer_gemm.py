@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, Kind
+from simulator.errors import InputError
 from tests.support.layer_strategies import convolutions, linear_layers
 from tests.support.strategies import configs, fault_maps
-from training.errors import InputError
 from training.injection.layer_gemm import LayerGemm
 from training.layers.accelerator import Accelerator
 from training.layers.im2col import image_to_columns

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from simulator import ArrayConfig
-from training.errors import InputError
+from simulator.errors import InputError
 from training.injection.network_graph import NetworkGraph
 from training.layers.convert import convert
 

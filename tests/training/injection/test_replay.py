@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
+from simulator.errors import InputError
 from tests.support.tiny_networks import tiny_images, tiny_network
 from training import faulty_gemm
-from training.errors import InputError
 from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, PATTERNS, Carried, Replay, Trial
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from simulator import ArrayConfig
+from simulator.errors import ConversionError
 from tests.support.layer_strategies import convolutions, linear_layers
 from tests.support.strategies import configs
 from training.data.networks import DigitsCnn, ResNet20
-from training.errors import ConversionError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear

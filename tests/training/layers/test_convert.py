@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from training.errors import ConversionError, InputError
+from simulator.errors import ConversionError, InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, place, quantized_layers
 from training.layers.quantized import QuantizedConv2d, QuantizedLinear

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from simulator import ArrayConfig, FaultModel, Site, sample_faults
-from training.errors import ConversionError, InputError
+from simulator.errors import ConversionError, InputError
 from training.layers.accelerator import Accelerator
 from training.layers.im2col import image_to_columns
 from training.layers.quantized import QuantizedConv2d, QuantizedLinear

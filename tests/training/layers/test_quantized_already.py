@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from simulator import ArrayConfig
-from training.errors import ConversionError, InputError
+from simulator.errors import ConversionError, InputError
 from training.layers.convert import convert
 from training.layers.weights import load_weights
 

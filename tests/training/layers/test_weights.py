@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from training.errors import InputError
+from simulator.errors import InputError
 from training.layers.weights import load_weights, read_weights
 
 

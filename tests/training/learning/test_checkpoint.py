@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from training.errors import InputError
+from simulator.errors import InputError
 from training.learning.checkpoint import VERSION, TrainingState, read_state, write_state
 
 IDENTITY = {"network": "1f", "chip": "2e", "recipe": "{}"}

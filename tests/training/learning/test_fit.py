@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulator.errors import InputError, NotFiniteError
 from tests.support.tiny_networks import tiny_images
 from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
 from training.data.datasets import Dataset
-from training.errors import InputError, NotFiniteError
 from training.learning import fit as fit_module
 from training.learning.fit import DivergedError, Evaluation, Hooks, Moment, Trained, fit
 from training.learning.recipe import Recipe

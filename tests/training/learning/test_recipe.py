@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from simulator.errors import InputError
 from training.data.batches import Augmentation
-from training.errors import InputError
 from training.learning.recipe import Recipe
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from simulator import Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from tests.support.retraining_runs import (
@@ -33,7 +34,6 @@ from tests.support.retraining_runs import (
 )
 from tests.support.tiny_networks import ARRAY, faulty_chip, tiny_images, with_broken_accumulators
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, place, quantized_layers
 from training.layers.deployment import read_deployed, write_deployed

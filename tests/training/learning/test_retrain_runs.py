@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from simulator.errors import InputError
 from tests.support.retraining_runs import (
     DATA,
     HARDENED,
@@ -30,7 +31,6 @@ from tests.support.retraining_runs import (
 )
 from tests.support.tiny_networks import faulty_chip, tiny_images, with_broken_accumulators
 from training.data.classification import count_correct
-from training.errors import InputError
 from training.layers.trainable import trainable_layers
 from training.learning import fit as fit_module
 from training.learning.fit import Moment

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
-from training.errors import InputError
 from training.layers.placement import Int64Array, Placement
 from training.learning.mitigations.assignment_kernel import Float64Array, cheapest_places, product
 

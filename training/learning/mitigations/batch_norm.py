@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from simulator.errors import InputError
 from training.data.batches import Batches
-from training.errors import InputError
 from training.learning.mitigations.mitigation import Mitigation
 
 

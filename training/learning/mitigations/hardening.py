@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from simulator import FaultModel, Site, sample_faults
-from training.errors import InputError
+from simulator.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.mitigation import Mitigation, Step
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from simulator import ArrayConfig, simulate_gemm
-from training.errors import InputError
+from simulator.errors import InputError
 from training.layers.placement import Placement
 from training.learning.mitigations import assignment
 from training.learning.mitigations.assignment import assign_positions, in_order_on_usable_columns, lost_saliency

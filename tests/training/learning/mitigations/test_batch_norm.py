@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.errors import InputError
 from training.data.batches import Batches
 from training.data.datasets import Dataset
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.layers.trainable import move, trainable, trainable_layers

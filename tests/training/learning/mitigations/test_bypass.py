@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from simulator import FaultMap, FaultModel, Site, sample_faults
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from tests.support.tiny_networks import (
     ARRAY,
@@ -19,7 +20,6 @@ from tests.support.tiny_networks import (
     tiny_network,
     with_broken_accumulators,
 )
-from training.errors import InputError
 from training.layers.convert import convert, quantized_layers
 from training.learning.mitigations.bypass import Bypass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from simulator.errors import InputError
 from tests.support.tiny_networks import (
     accelerator,
     deploy,
@@ -13,7 +14,6 @@ from tests.support.tiny_networks import (
     tiny_network,
     with_broken_accumulators,
 )
-from training.errors import InputError
 from training.layers.trainable import trainable_layers
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 from tests.support.tiny_networks import faulty_chip
-from training.errors import InputError
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.hardening import Hardening
 from training.learning.mitigations.mitigation import Step
