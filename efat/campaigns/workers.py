@@ -8,16 +8,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import socket
 import threading
 import time
-import weakref
+import traceback
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 from efat.campaigns.campaign import Executor, Outcome, Unit, Work
@@ -58,11 +60,51 @@ def processes(workers: int) -> Executor:
     return _Processes(workers)
 
 
+class _Worker:
+    """A process that does units, one at a time.
+
+    It shares nothing with other workers, no lock and no queue: a worker that is killed, whatever it is doing, closes
+    its pipe, and holds up nobody.
+    """
+
+    def __init__(self) -> None:
+        # A process forked from one with threads may stand still for ever.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, os.getpid()))
+        self._process.start()
+        theirs.close()
+
+    def begin(self, content: bytes) -> None:
+        # `outcome` finds out that it is dead.
+        with suppress(OSError):
+            self.pipe.send_bytes(content)
+
+    def outcome(self) -> Outcome | None:
+        """What the unit gave, waited for; None if the worker died with it. What the work raised is raised."""
+        try:
+            content = self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self.end()
+            return None
+        outcome, error, trace = pickle.loads(content)
+        if error is not None:
+            raise error from RuntimeError(f"in a worker:\n{trace}")
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def end(self) -> None:
+        """End it at once, whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
 class _Processes:
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-        self._at_the_end: weakref.finalize[..., _Processes] | None = None
+        self._most = workers
+        self._all: list[_Worker] = []
+        Finalize(self, _end_all, (self._all,), exitpriority=1)
 
     def __call__(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
         """Do units.
@@ -70,63 +112,78 @@ class _Processes:
         Raises:
             WorkerDiedError: workers died again and again.
         """
-        left = {unit.name: unit for unit in units}
-        deaths = dict.fromkeys(left, 0)
-        while left:
-            running: dict[Future[Outcome], Unit] = {}
-            try:
-                yield from self._do(work, left, running)
-            except BrokenProcessPool:
-                self._stop()
-                for unit in running.values():
-                    deaths[unit.name] += 1
-                    if deaths[unit.name] >= MOST_DEATHS:
-                        raise WorkerDiedError(
-                            f"{MOST_DEATHS} workers died while {unit.name} was running: is there enough memory for "
-                            f"{self._workers} of them?"
-                        ) from None
-            except BaseException:
-                self._stop()
-                raise
+        waiting, deaths = deque(units), Counter[str]()
+        running: dict[object, tuple[_Worker, Unit]] = {}
 
-    def _do(
-        self, work: Work, left: dict[str, Unit], running: dict[Future[Outcome], Unit]
-    ) -> Iterator[tuple[Unit, Outcome]]:
-        """Do what is left, and take it from there when it is done."""
-        if self._pool is None:
-            self._pool = _pool(self._workers)
-            # Waits: one that is still ending when the program does is woken after it has closed its pipe.
-            self._at_the_end = weakref.finalize(self, self._pool.shutdown)
-        pool = self._pool
-        waiting = iter(list(left.values()))
-        # Few at a time: what is queued when a worker dies is not to blame.
-        for unit in waiting:
-            running[pool.submit(_work, work, unit.arguments)] = unit
-            if len(running) == self._workers:
-                break
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                outcome = future.result()
-                unit = running.pop(future)
-                del left[unit.name]
-                yield unit, outcome
-                after = next(waiting, None)
-                if after is not None:
-                    running[pool.submit(_work, work, after.arguments)] = after
+        def begin() -> None:
+            count = min(self._most, len(running) + len(waiting))
+            # All at once, as it takes them long to begin.
+            self._all += [_Worker() for _ in range(count - len(self._all))]
+            for worker in [worker for worker in self._all if worker.pipe not in running][: count - len(running)]:
+                unit = waiting.popleft()
+                running[worker.pipe] = worker, unit
+                worker.begin(pickle.dumps((work, unit.arguments)))
 
-    def _stop(self) -> None:
-        """End the workers at once, whatever they are doing."""
-        pool, self._pool = self._pool, None
-        if pool is None:
+        try:
+            begin()
+            while running:
+                for pipe in connection.wait(list(running)):  # type: ignore[arg-type]
+                    worker, unit = running.pop(pipe)
+                    outcome = worker.outcome()
+                    if outcome is None:
+                        self._all.remove(worker)
+                        waiting.appendleft(unit)
+                        deaths[unit.name] += 1
+                        if deaths[unit.name] >= MOST_DEATHS:
+                            raise WorkerDiedError(
+                                f"{MOST_DEATHS} workers died while {unit.name} was running: is there enough memory for "
+                                f"{self._most} of them?"
+                            )
+                    begin()
+                    if outcome is not None:
+                        yield unit, outcome
+        except BaseException:
+            _end_all(self._all)
+            raise
+
+
+def _end_all(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().end()
+
+
+def _serve(pipe: connection.Connection, parent: int) -> None:
+    """What a worker does: Ctrl-C is the parent's, and without the parent there is nobody to work for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    while True:
+        try:
+            content = pipe.recv_bytes()
+        except (EOFError, OSError):
             return
-        if self._at_the_end is not None:
-            self._at_the_end.detach()
-        workers = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
+        try:
+            work, arguments = pickle.loads(content)
+            answer = pickle.dumps((_work(work, arguments), None, ""))
+        except BaseException as error:
+            answer = _failure(error)
+        pipe.send_bytes(answer)
+
+
+def _failure(error: BaseException) -> bytes:
+    trace = "".join(traceback.format_exception(error))
+    try:
+        content = pickle.dumps((None, error, trace))
+        pickle.loads(content)
+    except Exception:
+        # Not every exception of somebody else's travels.
+        content = pickle.dumps((None, RuntimeError(first_line(error)), trace))
+    return content
 
 
 def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
@@ -219,21 +276,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A process forked from one with threads may stand still for ever.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
-
-
-def _begin(parent: int) -> None:
-    """In a new worker: Ctrl-C is the parent's, and without the parent there is nobody to work for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

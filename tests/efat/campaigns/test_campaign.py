@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -97,6 +98,28 @@ def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pyt
     assert campaign.there("unit-00") is None
     with pytest.raises(ValueError, match="unit unit-00 is not done"):
         campaign.values("unit-00")
+
+
+def test_a_worker_that_is_killed_while_it_sends_its_result_holds_up_nobody(folder: Path) -> None:
+    units = [Unit(unit.name, {**unit.arguments, "killed": str(folder / "killed")}) for unit in UNITS]
+    for name, executor in (("there", processes(2)), ("here", in_line)):
+        Campaign(folder / name, "digests", {}).run(units, campaign_work.die_sending, executor)
+    assert (folder / "killed").exists()
+    assert contents(folder / "there") == contents(folder / "here")
+
+
+class TwoPartsError(Exception):
+    """Cannot be made from its message alone, as unpickling does."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one}, {other}")
+
+
+def test_errors_of_a_worker_are_told_even_if_they_do_not_travel() -> None:
+    for error, kind in ((ValueError("one, other"), ValueError), (TwoPartsError("one", "other"), RuntimeError)):
+        _, found, trace = pickle.loads(workers._failure(error))
+        assert (type(found), str(found)) == (kind, "one, other")
+        assert type(error).__name__ in trace
 
 
 def test_other_campaigns_and_folders_are_refused(folder: Path) -> None:
