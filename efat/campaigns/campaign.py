@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from efat.campaigns.command import running
 from simulator.errors import InputError, first_line
 from simulator.files import digest_of_file, replaced
 
 FORMAT = "efat-campaign"
-VERSION = 2
+VERSION = 3
+_READ = (2, 3)
+"""Versions that are gone on with: those before have no command line."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -153,9 +156,7 @@ class Campaign:
             if not folder.parent.is_dir():
                 raise InputError(f"{folder.parent}: no such folder to make {folder.name} in; make it first")
             folder.mkdir(exist_ok=True)
-            content = {"format": FORMAT, "version": VERSION, "kind": kind, "inputs": self.inputs}
-            with replaced(folder / "campaign.json") as beside:
-                beside.write_text(json.dumps({**content, "digest": self.digest}, indent=2, sort_keys=True) + "\n")
+        self._write()
         (folder / "units").mkdir(exist_ok=True)
 
     def path(self, unit: str, file: str) -> Path:
@@ -205,6 +206,18 @@ class Campaign:
             finished += 1
             if progress is not None:
                 progress(finished, len(units))
+
+    def _write(self) -> None:
+        """Say what the campaign is; the command line is that which works on it now, and decides nothing."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "inputs": self.inputs,
+            "digest": self.digest,
+            "command": running.get(),
+        }
+        put(self.folder / "campaign.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
     def _done(self, unit: str) -> Done:
         found = self._known.get(unit)
@@ -277,7 +290,7 @@ class Campaign:
             ) from None
         if not known:
             raise InputError(f"{path} is of another format: choose another folder")
-        if version != VERSION:
+        if version not in _READ:
             raise InputError(
                 f"{path} is of version {str(version)[:20]}, and this program goes on with {VERSION}: choose another "
                 "folder, or delete this one to make it again"
@@ -305,6 +318,14 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def different_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names under which two have something else, or just one has something."""
     return [name for name in {**one, **other} if _text_of(one, name) != _text_of(other, name)]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file in one piece, unless it is there already."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    with replaced(path) as beside:
+        beside.write_bytes(content)
 
 
 def _has_digest(path: Path, sha256: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from efat.cli.printing import keep_words, printable, say
+from efat.cli.printing import keep_words, printable, say, words_of
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
@@ -85,8 +85,14 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and report what goes wrong as users should see it."""
-        with _cleaned():
-            return self._invoke(ctx)
+        from efat.campaigns.command import running
+
+        token = running.set(words_of(ctx))
+        try:
+            with _cleaned():
+                return self._invoke(ctx)
+        finally:
+            running.reset(token)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:

@@ -52,6 +52,11 @@ def keep_words(context: click.Context, words: Sequence[str]) -> None:
     context.meta[_WORDS] = tuple(words)
 
 
+def words_of(context: click.Context) -> tuple[str, ...]:
+    """The command that runs in a context, as a shell hands it over."""
+    return ("efat", *context.meta.get(_WORDS, ()))
+
+
 def this_command(*more: str) -> str:
     """The command that runs, as one gives it to a shell.
 
@@ -59,8 +64,7 @@ def this_command(*more: str) -> str:
         more: words to add to it.
     """
     context = click.get_current_context(silent=True)
-    words = () if context is None else ("efat", *context.meta.get(_WORDS, ()))
-    return shlex.join([*words, *more])
+    return shlex.join([*(() if context is None else words_of(context)), *more])
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from efat.campaigns import workers
 from efat.campaigns.campaign import Campaign, Outcome, Unit, digest_of
+from efat.campaigns.command import command_of, running, shell_text
 from efat.campaigns.workers import WorkerDiedError, in_line, processes
 from simulator.errors import InputError
 from tests.support import campaign_work
@@ -176,12 +178,40 @@ def test_campaigns_that_were_edited_or_are_older_are_refused(folder: Path) -> No
         with pytest.raises(InputError, match=r"campaign.json (was edited or is damaged|is no campaign)") as caught:
             Campaign(folder / "one", "digests", inputs)
         assert "\n" not in str(caught.value)
-    path.write_text(genuine.replace('"version": 2', '"version": 1'))
-    with pytest.raises(InputError, match="is of version 1, and this program goes on with 2: choose another folder, or"):
+    path.write_text(genuine.replace('"version": 3', '"version": 1'))
+    with pytest.raises(InputError, match="is of version 1, and this program goes on with 3: choose another folder, or"):
         Campaign(folder / "one", "digests", inputs)
     path.write_text(genuine)
     with pytest.raises(InputError, match="was begun with another flag: choose another folder"):
         Campaign(folder / "one", "digests", {**inputs, "flag": 1})
+
+
+def test_the_command_line_is_kept_and_decides_nothing(folder: Path) -> None:
+    command = ("efat", "resilience", "--network", "my net", "--rates=-1", "-o", "one/")
+    path = folder / "one" / "campaign.json"
+    token = running.set(command)
+    begun = Campaign(folder / "one", "digests", {"seed": 1})
+    assert command_of(folder / "one") == command
+    running.reset(token)
+    # Those of older versions have none, and Python has none to give.
+    for version, older in ((3, command), (2, None)):
+        content = {**json.loads(path.read_text()), "version": version, "command": older}
+        path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+        assert command_of(folder / "one") == older
+        assert Campaign(folder / "one", "digests", {"seed": 1}).digest == begun.digest
+        assert command_of(folder / "one") is None
+        assert json.loads(path.read_text())["version"] == 3
+    for damaged in ("{", "[]", '{"command": "efat"}', '{"command": [1]}', '{"command": ["\\u0007"]}'):
+        path.write_text(damaged)
+        assert command_of(folder / "one") is None
+    assert command_of(folder / "none") is None
+
+
+def test_a_command_is_shown_as_a_shell_takes_it() -> None:
+    words = ["efat", "plan", "--network", "my net", "--align", "--max-drop=1%", "-o", "x" * 60, "--", "-a", "b"]
+    shown = shell_text(words)
+    assert shlex.split(shown.replace("\\\n", " ")) == words
+    assert shown.splitlines() == ["efat plan --network 'my net' --align --max-drop=1% \\", f"    -o {'x' * 60} -- -a b"]
 
 
 def finished(folder: Path, seed: int, notes: list[str]) -> Campaign:
