@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from efat.campaigns.command import running
+from efat.records import canonical_json, digest_of
 from simulator.errors import InputError, first_line
 from simulator.files import digest_of_file, replaced
 
@@ -141,7 +142,7 @@ class Campaign:
     def __init__(self, folder: Path, kind: str, inputs: Mapping[str, Any], notes: Notes = warned) -> None:
         self.folder = folder
         self.kind = kind
-        self.inputs = json.loads(_canonical(inputs))
+        self.inputs = json.loads(canonical_json(inputs))
         self.digest = digest_of({"kind": self.kind, "inputs": self.inputs})
         """SHA-256 (hex) of kind and inputs."""
         self._notes = notes
@@ -243,7 +244,7 @@ class Campaign:
         files = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
         found: dict[str, Any] = {"inputs": unit.inputs, "values": outcome.values, "files": files}
         found |= {"campaign": self.digest, "unit": unit.name}
-        text = _canonical({**found, "sha256": digest_of(found)}) + "\n"
+        text = canonical_json({**found, "sha256": digest_of(found)}) + "\n"
         with replaced(self.path(unit.name, "json")) as beside:
             beside.write_text(text)
         kept = json.loads(text)
@@ -257,7 +258,7 @@ class Campaign:
         try:
             found = json.loads(text)
             own = found.pop("sha256")
-            whole = (_canonical({**found, "sha256": own}) + "\n").encode() == text and digest_of(found) == own
+            whole = (canonical_json({**found, "sha256": own}) + "\n").encode() == text and digest_of(found) == own
             done = Done(dict(found["inputs"]), dict(found["values"]), dict(found["files"]))
             ours = (found["campaign"], found["unit"]) == (self.digest, unit)
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
@@ -310,11 +311,6 @@ class Campaign:
             )
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what JSON takes."""
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
-
-
 def different_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names under which two have something else, or just one has something."""
     return [name for name in {**one, **other} if _text_of(one, name) != _text_of(other, name)]
@@ -334,9 +330,4 @@ def _has_digest(path: Path, sha256: str) -> bool:
 
 def _text_of(content: Mapping[str, Any], name: str) -> str | None:
     # As texts: true, 1 and 1.0 are equal in Python.
-    return _canonical({name: content[name]}) if name in content else None
-
-
-def _canonical(content: Mapping[str, Any]) -> str:
-    """The same text for the same content."""
-    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return canonical_json({name: content[name]}) if name in content else None

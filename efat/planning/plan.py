@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from efat.campaigns.campaign import digest_of
+from msgspec import Meta
+
 from efat.confidence import at_least
-from efat.json_fields import LARGEST_COUNT, Fields, read_json
 from efat.planning.selection import Constraint, Statistic
+from efat.records import (
+    Count,
+    Document,
+    Fraction,
+    Positive,
+    Record,
+    Sha256,
+    check,
+    check_different,
+    digest_of,
+    load,
+    save,
+)
 from efat.resilience.table import PREDICTORS
 from efat.retraining.manifest import AS_IS
-from simulator.errors import InputError
-from simulator.files import replaced
 
-__all__ = ["AS_IS", "MOST_TOP_UPS", "Plan", "PlannedGroup", "StrategyCost", "TriedChip", "read_plan", "write_plan"]
-
-FORMAT = "efat-plan"
-VERSION = 2
-SOURCE = "efat plan"
-"""The command that writes it."""
+__all__ = [
+    "AS_IS",
+    "MOST_TOP_UPS",
+    "FileOf",
+    "LotOf",
+    "Plan",
+    "PlannedGroup",
+    "StrategyCost",
+    "TriedChip",
+    "read_plan",
+    "write_plan",
+]
 
 MOST_TOP_UPS = 10_000
 """Steps that fit into the budget: accuracy is measured after each."""
 
-_NAME = re.compile(rf"{AS_IS}|group-\d{{4,8}}")
-_STRATEGY = re.compile(r"fixed|select|efat|merge-[1-9]\d{0,6}")
-_STRATEGY_EXPECTED = "fixed, select, efat, or merge-K with a number of chips for K"
+Strategy = Annotated[
+    str,
+    Meta(
+        pattern=r"^(fixed|select|efat|merge-[1-9]\d{0,6})$",
+        description="fixed, select, efat, or merge-K with a number of chips for K",
+    ),
+]
+"""Who shares a retraining."""
 
 
-@dataclass(frozen=True)
-class PlannedGroup:
+class PlannedGroup(Record, frozen=True):
     """Chips that share one retraining.
 
     Args:
@@ -45,15 +63,20 @@ class PlannedGroup:
         out_of_reach: whether no amount that was measured is enough; `amount` is then the most that was measured.
     """
 
-    name: str
-    chips: tuple[str, ...]
-    severity: float
-    amount: int
+    name: Annotated[
+        str,
+        Meta(pattern=rf"^({AS_IS}|group-\d{{4,8}})$", description=f"{AS_IS}, or group- and a number of 4 digits up"),
+    ]
+    chips: Annotated[tuple[str, ...], Meta(min_length=1, description="the id of one chip at least")]
+    severity: Fraction
+    amount: Count
     out_of_reach: bool = False
 
+    def __post_init__(self) -> None:
+        check(self.name != AS_IS or self.amount == 0, "amount", self.amount, f"0, as {AS_IS} is without retraining")
 
-@dataclass(frozen=True)
-class TriedChip:
+
+class TriedChip(Record, frozen=True):
     """What a chip does without retraining.
 
     Args:
@@ -63,12 +86,11 @@ class TriedChip:
     """
 
     id: str
-    correct: int
-    at_least: float
+    correct: Count
+    at_least: Fraction
 
 
-@dataclass(frozen=True)
-class StrategyCost:
+class StrategyCost(Record, frozen=True):
     """What a strategy is predicted to cost.
 
     Args:
@@ -81,13 +103,18 @@ class StrategyCost:
         out_of_reach: chips in groups for which no measured amount is enough.
     """
 
-    strategy: str
+    strategy: Strategy
     aligned: bool
-    groups: int
-    retrained_groups: int
-    iterations: int
-    largest_amount: int
-    out_of_reach: int
+    groups: Count
+    retrained_groups: Count
+    iterations: Count
+    largest_amount: Count
+    out_of_reach: Count
+
+    def __post_init__(self) -> None:
+        retrained, largest = self.retrained_groups, self.largest_amount
+        check(retrained <= self.groups, "retrained_groups", retrained, f"an integer of 0..{self.groups}")
+        check(largest <= self.iterations, "largest_amount", largest, f"an integer of 0..{self.iterations}")
 
     @classmethod
     def of(cls, strategy: str, aligned: bool, groups: tuple[PlannedGroup, ...]) -> StrategyCost:
@@ -104,8 +131,27 @@ class StrategyCost:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class FileOf(Record, frozen=True):
+    """A file that something was made from.
+
+    Args:
+        path: as it was given, for people.
+        sha256: of its content, hexadecimal.
+    """
+
+    path: str
+    sha256: Sha256
+
+
+class LotOf(Record, frozen=True):
+    """A lot, and how many chips it has; see `FileOf`."""
+
+    path: str
+    sha256: Sha256
+    chips: Positive
+
+
+class Plan(Document, frozen=True, eq=False):
     """Everything that `efat retrain` needs to know, beside the files that are named.
 
     Args:
@@ -131,35 +177,64 @@ class Plan:
         comparison: what all strategies are predicted to cost.
     """
 
-    strategy: str
+    FORMAT = "efat-plan"
+    VERSION = 2
+    SOURCE = "efat plan"
+
+    strategy: Strategy
     aligned: bool
     groups: tuple[PlannedGroup, ...]
-    step: int
-    budget: int
-    required: int
-    images: int
-    constraint: Mapping[str, Any]
+    step: Positive
+    budget: Count
+    required: Count
+    images: Positive
+    constraint: Constraint
     statistic: str
-    predictor: str
+    predictor: Annotated[
+        str, Meta(pattern=rf"^({'|'.join(PREDICTORS)})$", description=f"one of {', '.join(PREDICTORS)}")
+    ]
     setup: Mapping[str, Any]
     identity: Mapping[str, str]
     array: Mapping[str, Any]
-    resilience: Mapping[str, Any]
-    lot: Mapping[str, Any]
-    resilience_iterations: int
-    harden_iterations: int
-    fault_free_correct: int
+    resilience: FileOf
+    lot: LotOf
+    resilience_iterations: Count
+    harden_iterations: Count
+    fault_free_correct: Count
     tried: tuple[TriedChip, ...]
     comparison: tuple[StrategyCost, ...]
+
+    def check(self) -> None:
+        """See `Document.check`."""
+        chips = [chip for group in self.groups for chip in group.chips]
+        again = "make the plan again"
+        check_different("group", (group.name for group in self.groups), again)
+        check_different("chip", chips, again)
+        check_different("comparison of", ((cost.strategy, cost.aligned) for cost in self.comparison), again)
+        check(self.lot.chips == len(chips), "lot: chips", self.lot.chips, f"{len(chips)}, which are in groups")
+        largest = max((group.amount for group in self.groups), default=0)
+        check(self.budget >= largest, "budget", self.budget, f"an integer from {largest}")
+        most = self.step * MOST_TOP_UPS
+        check(self.budget <= most, "budget", self.budget, f"at most {MOST_TOP_UPS} steps of {self.step} iterations")
+        for name in ("required", "fault_free_correct"):
+            check(getattr(self, name) <= self.images, name, getattr(self, name), f"an integer of 0..{self.images}")
+        least = self.constraint.required_to_end(self.images, self.fault_free_correct)
+        expected = f"{least}, which the constraint takes of {self.images} images"
+        check(self.required == least, "required", self.required, expected)
+        Statistic.parse(self.statistic)
+        each = not self.tried or sorted(chip.id for chip in self.tried) == sorted(chips)
+        check(each, "tried", self.tried, "each chip of the groups once, or none")
+        for place, chip in enumerate(self.tried):
+            where = f"tried[{place}]: "
+            check(chip.correct <= self.images, f"{where}correct", chip.correct, f"an integer of 0..{self.images}")
+            bound = at_least(chip.correct, self.images)
+            expected = f"{bound}, as {chip.correct} of {self.images} images are correct"
+            check(abs(chip.at_least - bound) <= 1e-9, f"{where}at_least", chip.at_least, expected)
 
     @property
     def cost(self) -> StrategyCost:
         """What this plan is predicted to cost."""
         return StrategyCost.of(self.strategy, self.aligned, self.groups)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     @property
     def digest_without_paths(self) -> str:
@@ -180,12 +255,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         InputError: `read_plan` would refuse it.
         OSError: it cannot be written.
     """
-    text = json.dumps(plan.as_dict(), indent=1, allow_nan=False)
-    content = json.loads(text)
-    del content["format"], content["version"]
-    _plan(Fields(content, str(path)))
-    with replaced(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    save(path, plan)
 
 
 def read_plan(path: Path) -> Plan:
@@ -195,116 +265,4 @@ def read_plan(path: Path) -> Plan:
         FileNotFoundError: there is no such file.
         InputError: it is something else, of another version, or damaged.
     """
-    return _plan(read_json(path, FORMAT, VERSION, SOURCE))
-
-
-def _plan(content: Fields) -> Plan:
-    """Take a plan from what JSON gave.
-
-    Raises:
-        InputError: a field is missing or wrong, or they do not fit together.
-    """
-    found = Fields(content.values, content.where, _names(Plan))
-    groups = tuple(_group(group) for group in found.objects("groups", _names(PlannedGroup)))
-    chips = [chip for group in groups for chip in group.chips]
-    comparison = tuple(_cost(cost) for cost in found.objects("comparison", _names(StrategyCost)))
-    _refuse_twice(found, "group", (group.name for group in groups))
-    _refuse_twice(found, "chip", chips)
-    _refuse_twice(found, "comparison of", ((cost.strategy, cost.aligned) for cost in comparison))
-    lot = found.inner("lot", ["path", "sha256", "chips"])
-    resilience = found.inner("resilience", ["path", "sha256"])
-    for source in (lot, resilience):
-        source.text("path"), source.sha256("sha256")
-    if lot.count("chips", 1) != len(chips):
-        lot.refuse("chips", f"{len(chips)}, which are in groups")
-    images = found.count("images", 1)
-    step = found.count("step", 1)
-    budget = found.count("budget", max((group.amount for group in groups), default=0))
-    if budget > step * MOST_TOP_UPS:
-        found.refuse("budget", f"at most {MOST_TOP_UPS} steps of {step} iterations")
-    predictor = found.text("predictor")
-    if predictor not in PREDICTORS:
-        found.refuse("predictor", f"one of {', '.join(PREDICTORS)}")
-    required = found.count("required", 0, images)
-    tried = tuple(_tried(chip, images) for chip in found.objects("tried", _names(TriedChip)))
-    if tried and sorted(chip.id for chip in tried) != sorted(chips):
-        found.refuse("tried", "each chip of the groups once, or none")
-    fault_free_correct = found.count("fault_free_correct", 0, images)
-    constraint = Constraint.from_fields(found.inner("constraint", _names(Constraint)))
-    least = constraint.required_to_end(images, fault_free_correct)
-    if required != least:
-        found.refuse("required", f"{least}, which the constraint takes of {images} images")
-    statistic = found.text("statistic")
-    try:
-        Statistic.parse(statistic)
-    except InputError as error:
-        raise InputError(f"{found.where}: {error}") from None
-    identity = found.inner("identity")
-    return Plan(
-        strategy=found.text("strategy", _STRATEGY, _STRATEGY_EXPECTED),
-        aligned=found.flag("aligned"),
-        groups=groups,
-        step=step,
-        budget=budget,
-        required=required,
-        images=images,
-        constraint=constraint.as_dict(),
-        statistic=statistic,
-        predictor=predictor,
-        setup=found.inner("setup").values,
-        identity={name: identity.text(name) for name in identity.values},
-        array=found.inner("array").values,
-        resilience=resilience.values,
-        lot=lot.values,
-        resilience_iterations=found.count("resilience_iterations"),
-        harden_iterations=found.count("harden_iterations"),
-        fault_free_correct=fault_free_correct,
-        tried=tried,
-        comparison=comparison,
-    )
-
-
-def _tried(found: Fields, images: int) -> TriedChip:
-    correct, bound = found.count("correct", 0, images), found.number("at_least", 0, 1)
-    if abs(bound - at_least(correct, images)) > 1e-9:
-        found.refuse("at_least", f"{at_least(correct, images)}, as {correct} of {images} images are correct")
-    return TriedChip(found.text("id"), correct, bound)
-
-
-def _group(found: Fields) -> PlannedGroup:
-    chips = found.texts("chips")
-    if not chips:
-        found.refuse("chips", "the id of one chip at least")
-    name = found.text("name", _NAME, f"{AS_IS}, or group- and a number of four digits or more")
-    return PlannedGroup(
-        name=name,
-        chips=chips,
-        severity=found.number("severity", 0, 1),
-        amount=found.count("amount", 0, 0 if name == AS_IS else LARGEST_COUNT),
-        out_of_reach=found.flag("out_of_reach"),
-    )
-
-
-def _cost(found: Fields) -> StrategyCost:
-    groups, iterations = found.count("groups"), found.count("iterations")
-    return StrategyCost(
-        strategy=found.text("strategy", _STRATEGY, _STRATEGY_EXPECTED),
-        aligned=found.flag("aligned"),
-        groups=groups,
-        retrained_groups=found.count("retrained_groups", 0, groups),
-        iterations=iterations,
-        largest_amount=found.count("largest_amount", 0, iterations),
-        out_of_reach=found.count("out_of_reach"),
-    )
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _refuse_twice(found: Fields, what: str, names: Iterable[object]) -> None:
-    known: set[object] = set()
-    for name in names:
-        if name in known:
-            raise InputError(f"{found.where}: {what} {name!r} is there twice: make the plan again")
-        known.add(name)
+    return load(Plan, path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efat.confidence import at_least
-from efat.planning.plan import MOST_TOP_UPS, Plan, TriedChip
+from efat.planning.plan import MOST_TOP_UPS, FileOf, LotOf, Plan, TriedChip
 from efat.planning.planner import Planner, Progress
 from efat.planning.request import Request
 from efat.planning.selection import ResilienceMap
@@ -88,14 +88,14 @@ def make_plan(
         budget=budget,
         required=chosen.required,
         images=table.images,
-        constraint=request.constraint.as_dict(),
+        constraint=request.constraint,
         statistic=str(chosen.statistic),
         predictor=str(chosen.predictor),
         setup=dict(table.setup),
         identity=dict(table.setup_identity),
         array=dict(table.array),
-        resilience={"path": str(resilience), "sha256": digest_of_file(resilience)},
-        lot={"path": str(lot), "sha256": lot_digest, "chips": len(planner.ids)},
+        resilience=FileOf(str(resilience), digest_of_file(resilience)),
+        lot=LotOf(str(lot), lot_digest, len(planner.ids)),
         tried=()
         if tried is None
         else tuple(

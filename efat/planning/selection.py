@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import force_setattr
 
-from efat.json_fields import Fields
 from efat.planning.fusion import AmountMap
 from efat.planning.predictors import Foretelling, best_predictor, compare_predictors, severities
 from efat.planning.severity import Float64Array, Int64Array
+from efat.records import Record
 from efat.resilience.table import ResilienceTable
 from simulator.errors import InputError
 from simulator.faults import BoolArray
 
 
-@dataclass(frozen=True)
-class Constraint:
+class Constraint(Record, frozen=True):
     """What a chip's accuracy must be: one of the two.
 
     Both are taken as the decimal numbers that they are written as, and what follows is computed exactly: 0.97 of 10,000
@@ -58,7 +58,7 @@ class Constraint:
             if value is not None or name == "margin":
                 if value is None or not 0 <= value <= 1:
                     raise InputError(f"{name} is {value}: expected a fraction, 0..1, such as 0.01 for one percent")
-                object.__setattr__(self, name, float(value))
+                force_setattr(self, name, float(value))
 
     def required(self, table: ResilienceTable) -> int:
         """The least number of tuning images that a chip must classify correctly, 0..`table.images`.
@@ -87,23 +87,6 @@ class Constraint:
             assert self.max_drop is not None
             least = fault_free_correct - _exactly(self.max_drop) * images
         return min(max(0, math.ceil(least + margin * images)), images)
-
-    def as_dict(self) -> dict[str, float | None]:
-        """The fields as JSON takes them; `from_fields` gives the same again."""
-        return {"accuracy": self.accuracy, "max_drop": self.max_drop, "margin": self.margin}
-
-    @classmethod
-    def from_fields(cls, found: Fields) -> Constraint:
-        """What `as_dict` described.
-
-        Raises:
-            InputError: a field is missing, unknown, or nothing that it can be.
-        """
-        numbers = {name: None if value is None else found.number(name) for name, value in found.values.items()}
-        try:
-            return cls(**numbers)  # type: ignore[arg-type]
-        except InputError as error:
-            raise InputError(f"{found.where}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, digest_of, warned
+from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, warned
 from efat.json_fields import Fields
 from efat.planning.severity import Float64Array, Int64Array
+from efat.records import digest_of
 from efat.resilience.table import PREDICTORS
 from efat.resilience.units import predictors_of
 from efat.retraining.units import deployed_as_is, network_on_chip

@@ -27,7 +27,7 @@ Option = tuple[str, ...]
 def commands(data: ReportData) -> list[str]:
     """The commands, in order, each over as many lines as it takes."""
     plan, manifest = data.plan, data.manifest
-    table = PurePath(plan.resilience["path"])
+    table = PurePath(plan.resilience.path)
     measured = table.parent if table.name == TABLE_NAME else table
     lot = manifest.lot.path
     retrained = f"{data.name}/"
@@ -126,7 +126,7 @@ def _faults(model: Mapping[str, Any]) -> Iterator[Option]:
 
 def _plan(data: ReportData) -> Iterator[Option]:
     plan = data.plan
-    for name, value in plan.constraint.items():
+    for name, value in plan.constraint.as_dict().items():
         # A margin of 0 is the default.
         if value is not None and (value or name != "margin"):
             yield f"--{name.replace('_', '-')}", fraction_text(value)

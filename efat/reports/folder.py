@@ -16,7 +16,7 @@ from safetensors.numpy import load
 from efat.image_split import SplitRequest
 from efat.json_fields import Fields
 from efat.planning.plan import Plan, StrategyCost, read_plan
-from efat.planning.selection import Constraint, ResilienceMap
+from efat.planning.selection import ResilienceMap
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table
 from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup, read_manifest
@@ -125,7 +125,7 @@ def read_report(folder: Path) -> ReportData:
     table = read_table(table_path)
     _check_plan(plan_path, plan, manifest)
     _check_setup(Fields(plan.setup, f"{plan_path}: setup"))
-    if digest_of_file(table_path) != plan.resilience["sha256"] or table.images != plan.images:
+    if digest_of_file(table_path) != plan.resilience.sha256 or table.images != plan.images:
         raise InputError(f"{table_path} is not the table that {plan_path} was made from: expected the one that was")
     shown = _shown(manifest)
     return ReportData(
@@ -143,11 +143,11 @@ def read_report(folder: Path) -> ReportData:
 def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
     chips = {chip for group in plan.groups for chip in group.chips}
     for what, planned, done in (
-        ("lot", plan.lot["sha256"], manifest.lot.sha256),
+        ("lot", plan.lot.sha256, manifest.lot.sha256),
         ("number of tuning images", plan.images, manifest.tuning.images),
         ("number of required tuning images", plan.required, manifest.tuning.required),
         ("number of tuning images right without faults", plan.fault_free_correct, manifest.tuning.fault_free_correct),
-        ("constraint", plan.constraint, manifest.constraint),
+        ("constraint", plan.constraint.as_dict(), manifest.constraint),
         ("strategy", (plan.strategy, plan.aligned), (manifest.strategy, manifest.aligned)),
         ("array", plan.array, manifest.array),
         ("list of chips", chips, set(manifest.chip_named)),
@@ -176,7 +176,7 @@ def _check_setup(setup: Fields) -> None:
 
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:
     try:
-        found = ResilienceMap(table, Constraint(**plan.constraint), plan.statistic, plan.predictor)
+        found = ResilienceMap(table, plan.constraint, plan.statistic, plan.predictor)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): make it again with efat plan") from None
     if found.required != plan.required or table.fault_free_correct != plan.fault_free_correct:

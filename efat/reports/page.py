@@ -194,7 +194,7 @@ def settings(data: ReportData) -> Iterator[tuple[str, str]]:
     plan, table = data.plan, data.table
     yield from flat("", plan.setup)
     yield from flat("array.", plan.array)
-    yield from flat("constraint.", plan.constraint)
+    yield from flat("constraint.", plan.constraint.as_dict())
     for name in ("required", "images", "strategy", "aligned", "statistic", "predictor", "step", "budget"):
         yield name, plain(getattr(plan, name))
     yield from flat("resilience.fault_model.", table.fault_model)
@@ -209,7 +209,7 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
     """What everything was made from: what it is, where it was, and its digest."""
     manifest, plan = data.manifest, data.plan
     yield "lot", manifest.lot.path, manifest.lot.sha256
-    yield "resilience analysis", str(plan.resilience["path"]), data.digests[TABLE_NAME]
+    yield "resilience analysis", str(plan.resilience.path), data.digests[TABLE_NAME]
     yield "plan", PLAN_NAME, data.digests[PLAN_NAME]
     places = {"network": "weights", "training images": "data", "tuning images": "data"}
     for name, text in manifest.identity.items():

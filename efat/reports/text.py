@@ -76,7 +76,7 @@ def constraint(data: ReportData) -> str:
         f"at least {accuracy(manifest.required, manifest.images)} of them right "
         f"({manifest.required:,} of {manifest.images:,})"
     )
-    drop = data.plan.constraint.get("max_drop")
+    drop = data.plan.constraint.max_drop
     if drop is None:
         return text
     fault_free = accuracy(manifest.fault_free_correct, manifest.images)

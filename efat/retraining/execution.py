@@ -17,7 +17,6 @@ from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.chip_masks import bypass_of
 from efat.planning.plan import AS_IS, Plan, PlannedGroup, write_plan
 from efat.planning.planning import TABLE
-from efat.planning.selection import Constraint
 from efat.retraining.manifest import (
     FILE_NAME,
     Manifest,
@@ -94,7 +93,7 @@ class Execution:
         for path, source, what in ((self.lot, self.plan.lot, "lot"), (self.resilience, self.plan.resilience, "table")):
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")
-            if digest_of_file(path) != source["sha256"]:
+            if digest_of_file(path) != source.sha256:
                 raise InputError(f"{path} is not the {what} that the plan was made from: make the plan again")
         if self.plan.aligned and self.plan.predictor not in ALIGNED_PREDICTORS:
             raise InputError(f"the plan aligns chips by predictor {self.plan.predictor!r}: make the plan again")
@@ -171,7 +170,7 @@ class _Run:
             KIND,
             {
                 "plan": plan.digest_without_paths,
-                "lot": plan.lot["sha256"],
+                "lot": plan.lot.sha256,
                 "verification images": self._verification.digest,
                 "cycle images": self._cycle_images,
                 **plan.identity,
@@ -199,7 +198,7 @@ class _Run:
         self._do("the network without faults", [Unit(FAULT_FREE, arguments)], measure_fault_free)
         images = len(self._verification)
         correct = self._result(FAULT_FREE).count("correct", 0, images)
-        return Constraint(**self._plan.constraint).required_of(images, correct), correct
+        return self._plan.constraint.required_of(images, correct), correct
 
     def _verify_as_is(self) -> tuple[_Group | None, list[_Group]]:
         """Try the chips that are planned to do without retraining; those that fail become groups of their own."""
@@ -372,11 +371,11 @@ class _Run:
             work=ManifestWork(
                 self._result(FAULT_FREE).count("on_array", 1), self._result(FAULT_FREE).count("in_float")
             ),
-            constraint=dict(plan.constraint),
+            constraint=plan.constraint.as_dict(),
             setup=self._setup.as_dict(),
             identity=dict(plan.identity),
             array=self._config.as_dict(),
-            lot=ManifestLot(str(self._execution.lot), plan.lot["sha256"]),
+            lot=ManifestLot(str(self._execution.lot), plan.lot.sha256),
             groups=tuple(written.values()),
             chips=tuple(chips[chip] for chip in self._chips),
             totals=ManifestTotals(

@@ -18,6 +18,7 @@ from typing import Any
 from efat.confidence import at_least
 from efat.json_fields import Fields, read_json
 from efat.planning.selection import Constraint
+from efat.records import typed
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
 from simulator.files import replaced
@@ -272,7 +273,7 @@ def _manifest(content: Fields) -> Manifest:
     images = whole.count("images", 1)
     required, fault_free_correct = (whole.count(name, 0, images) for name in ("required", "fault_free_correct"))
     array = _array(whole.inner("array", _names(ArrayConfig)))
-    constraint = Constraint.from_fields(whole.inner("constraint", _names(Constraint)))
+    constraint = typed(Constraint, whole.inner("constraint").values, f"{whole.where}: constraint")
     least = constraint.required_of(images, fault_free_correct)
     if required != least:
         whole.refuse("required", f"{least}, which the constraint takes of {images} images")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from efat.campaigns.campaign import digest_of
 from efat.inference.classified import Accuracy
+from efat.records import digest_of
 from simulator.errors import InputError, first_line
 from simulator.files import replaced
 from training.layers.convert import quantized_layers

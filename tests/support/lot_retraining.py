@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
-from efat.planning.plan import Plan, PlannedGroup, StrategyCost, read_plan
+from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, read_plan
+from efat.planning.selection import Constraint
 from efat.resilience.table import PREDICTORS, ResilienceTable, write_table
 from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest, ManifestChip
@@ -132,7 +133,7 @@ def planned(
         "aligned": False,
         "step": 2,
         "budget": 6,
-        "constraint": {"accuracy": max(0, required - 0.5) / len(HELD_OUT), "max_drop": None, "margin": 0.0},
+        "constraint": Constraint(max(0, required - 0.5) / len(HELD_OUT)),
         "tried": (),
         "statistic": "max",
         "predictor": "weights",
@@ -148,8 +149,8 @@ def planned(
         setup=setup.as_dict(),
         identity=setup.identity(),
         array=config.as_dict(),
-        resilience={"path": str(folder / TABLE), "sha256": digest_of_file(folder / TABLE)},
-        lot={"path": str(folder / LOT), "sha256": digest_of_file(folder / LOT), "chips": len(chips)},
+        resilience=FileOf(str(folder / TABLE), digest_of_file(folder / TABLE)),
+        lot=LotOf(str(folder / LOT), digest_of_file(folder / LOT), len(chips)),
         fault_free_correct=29,
         **given,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.confidence import at_least
-from efat.planning.plan import Plan, PlannedGroup, StrategyCost, write_plan
+from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, write_plan
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.inputs import fault_model_dict
 from efat.resilience.table import ResilienceTable, write_table
@@ -176,7 +176,7 @@ def write_retrained_lot(
             if chip in bad:
                 correct = max(0, required - int(random.integers(1, max(2, images // 20))))
             found[chip] = _chip(folder, config, names[chip], name, chip, masks[chip], correct, required, images)
-    lot = {"path": lot_path, "sha256": hashlib.sha256(b"lot").hexdigest(), "chips": chips}
+    lot = LotOf(lot_path, hashlib.sha256(b"lot").hexdigest(), chips)
     iterations = sum(group.iterations for group in groups)
     fixed = 400 * chips
     plan = Plan(
@@ -187,13 +187,13 @@ def write_retrained_lot(
         budget=1000,
         required=required,
         images=images,
-        constraint=constraint.as_dict(),
+        constraint=constraint,
         statistic="max",
         predictor=predictor,
         setup=SETUP,
         identity=table.setup_identity,
         array=config.as_dict(),
-        resilience={"path": "res/resilience.h5", "sha256": digest_of_file(folder / "resilience.h5")},
+        resilience=FileOf("res/resilience.h5", digest_of_file(folder / "resilience.h5")),
         lot=lot,
         resilience_iterations=table.iterations_spent - table.harden_iterations,
         harden_iterations=table.harden_iterations,
@@ -221,7 +221,7 @@ def write_retrained_lot(
         setup=SETUP,
         identity=table.setup_identity,
         array=config.as_dict(),
-        lot=ManifestLot(lot_path, str(lot["sha256"])),
+        lot=ManifestLot(lot_path, lot.sha256),
         groups=tuple(groups),
         chips=tuple(found[chip] for chip in range(chips)),
         totals=ManifestTotals(

@@ -19,7 +19,7 @@ def show_plan(planned: Planned, console: Console) -> None:
     """
     plan = planned.plan
     table = results_table(
-        f"{plan.lot['chips']} chips, {plan.required / plan.images:.2%} of {plan.images} tuning images required; "
+        f"{plan.lot.chips} chips, {plan.required / plan.images:.2%} of {plan.images} tuning images required; "
         f"severity: {plan.predictor}, statistic: {plan.statistic}",
         left=["strategy"],
         right=["retrainings", "iterations", "largest", "chips out\nof reach", "of fixed"],
@@ -51,7 +51,7 @@ def _summary(plan: Plan) -> str:
     cost = plan.cost
     alone = sum(len(group.chips) for group in plan.groups if group.amount == 0)
     how = f"as tried on {plan.images:,} tuning images" if plan.tried else "as predicted"
-    text = f"{alone} of {plan.lot['chips']} chips need no retraining, {how}"
+    text = f"{alone} of {plan.lot.chips} chips need no retraining, {how}"
     if cost.retrained_groups:
         text += (
             f"; the others share {cost.retrained_groups} retraining{'s' * (cost.retrained_groups > 1)} of "

@@ -72,8 +72,8 @@ def retrain(
         plan = read_plan(plan_path)
         execution = Execution(
             plan=plan,
-            lot=Path(plan.lot["path"]) if lot is None else lot,
-            resilience=table_of(Path(plan.resilience["path"]) if resilience is None else resilience),
+            lot=Path(plan.lot.path) if lot is None else lot,
+            resilience=table_of(Path(plan.resilience.path) if resilience is None else resilience),
             folder=output,
             cycle_images=cycle_images,
             network=network,

@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 
 from efat.campaigns import workers
-from efat.campaigns.campaign import Campaign, Outcome, Unit, digest_of
+from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.command import command_of, running, shell_text
 from efat.campaigns.workers import WorkerDiedError, in_line, processes
+from efat.records import digest_of
 from simulator.errors import InputError
 from tests.support import campaign_work
 from tests.support.damaged_units import WAYS, damage

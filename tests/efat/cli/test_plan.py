@@ -12,6 +12,7 @@ import pytest
 
 from efat.confidence import at_least, bound_text
 from efat.planning.plan import AS_IS, Plan, read_plan
+from efat.planning.selection import Constraint
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused
@@ -81,7 +82,7 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
     assert f"The resilience analysis took {plan.resilience_iterations} iterations." in text
     assert "Note: 29 of 30 images (96.67 %) are reached only up to a severity (faulty_pes) of 0.4" in text
     assert shown.splitlines()[-1] == f"Wrote {PLAN}. Carry it out: efat retrain --plan {PLAN} -o retrained/"
-    assert (plan.lot["path"], plan.resilience["path"]) == (LOT, "res/resilience.h5")
+    assert (plan.lot.path, plan.resilience.path) == (LOT, "res/resilience.h5")
     # The same again is the same, to the byte.
     before = Path(PLAN).read_bytes()
     assert f"{PLAN} is there already: choose another name, or replace it with --force" in refused(*BASE)
@@ -97,7 +98,7 @@ def test_options_reach_the_plan(inputs: Path) -> None:
     plan = written()
     assert (plan.strategy, plan.statistic, plan.predictor) == ("merge-2", "quantile:0.5", "weights")
     assert (plan.step, plan.budget, plan.aligned, plan.required) == (3, 21, False, 18)
-    assert plan.constraint == {"accuracy": 0.5, "max_drop": None, "margin": 0.1}
+    assert plan.constraint == Constraint(0.5, margin=0.1)
     assert "merge-2 *" in rows(shown)
     assert plan.tried == ()
     text = " ".join(shown.split())

@@ -10,7 +10,10 @@ from typing import Any
 import click
 import pytest
 
+from efat import records
 from efat.cli import main
+from efat.planning.plan import FileOf
+from efat.planning.selection import Constraint
 from efat.reports.commands import cautions, commands
 from efat.reports.folder import ReportData, read_report
 from efat.reports.text import summary
@@ -81,7 +84,7 @@ def test_the_commands_are_what_was_done(retrained: ReportData) -> None:
     assert dict(resilience["options"]) == setup["recipe"]["options"]
     assert (resilience["augment"], resilience["no_augment"]) == (None, True)
     assert resilience["output"] == plan["resilience"] == Path("res")
-    assert (plan["max_drop"], plan["accuracy"]) == (planned.constraint["max_drop"], None)
+    assert (plan["max_drop"], plan["accuracy"]) == (planned.constraint.max_drop, None)
     for name in ("strategy", "statistic", "predictor", "step", "budget"):
         assert plan[name] == getattr(planned, name)
     assert plan["aligned"] is False
@@ -110,13 +113,13 @@ def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
         "split": {"tune_images": 40, "verify_images": [300, 360], "verify_data": None},
     }
     array = {**retrained.plan.array, "act_signed": False, "acc_bits": 24, "multiplier": "mine 0123abcd"}
-    plan = replace(
+    plan = records.replace(
         retrained.plan,
         setup=setup,
         array=array,
         aligned=True,
-        constraint={"accuracy": 0.5, "max_drop": None, "margin": 0.01},
-        resilience={"path": "elsewhere/table.h5", "sha256": ""},
+        constraint=Constraint(0.5, margin=0.01),
+        resilience=FileOf("elsewhere/table.h5", ""),
     )
     data = replace(retrained, plan=plan)
     found = parsed(commands(data)[0])

@@ -7,12 +7,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from efat import records
 from efat.cli import render
 from efat.confidence import bound_text
 from efat.planning.plan import write_plan
@@ -37,8 +37,8 @@ def write_inputs(folder: Path, chips: list[Chip]) -> None:
     write_lot(folder / LOT, CONFIG, chips)
     request = Request(Constraint(accuracy=0.7), predictor="faulty_pes", step=2, budget=8)
     plan = make_plan(folder / "res/resilience.h5", folder / LOT, request).plan
-    paths = {"lot": {**plan.lot, "path": LOT}, "resilience": {**plan.resilience, "path": "res/resilience.h5"}}
-    write_plan(folder / PLAN, replace(plan, **paths))  # type: ignore[arg-type]
+    lot, table = records.replace(plan.lot, path=LOT), records.replace(plan.resilience, path="res/resilience.h5")
+    write_plan(folder / PLAN, records.replace(plan, lot=lot, resilience=table))
 
 
 @pytest.fixture(scope="module")

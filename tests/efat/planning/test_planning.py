@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from efat import records
 from efat.campaigns.workers import in_line
 from efat.planning import planner
 from efat.planning.fusion import AmountMap
@@ -160,8 +161,8 @@ def test_what_is_planned_is_what_is_carried_out(
     write_measured(folder, small_setup(folder, mitigation=mitigation))
     chips = random_chips(seed, [0.3, 0.35, 0.25, 0.1])
     chips[1] = with_broken_accumulators(chips[1], seed % 4)
-    nothing = {"accuracy": 0.0, "max_drop": None, "margin": 0.0}
-    plan = replace(plan_for(folder, chips, strategy, **others).plan, required=0, constraint=nothing)
+    nothing = Constraint(0.0)
+    plan = records.replace(plan_for(folder, chips, strategy, **others).plan, required=0, constraint=nothing)
     found = execution(folder, plan, cycle_images=0)
     manifest = found.run(in_line)
     assert {group.name: (group.chips, group.iterations) for group in manifest.groups} == {

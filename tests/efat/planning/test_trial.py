@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from efat import records
 from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.confidence import at_least
@@ -121,11 +122,11 @@ def test_chips_do_as_they_did_in_the_trial(folder: Path, seed: int, mitigation: 
     tried = try_chips(Trials(folder / "trials", in_line), setup, "0" * 64, chips)
     plan = planned(folder, chips, {AS_IS: (range(5), 0)}, setup=setup)
     told = [tried_chip(chip, right) for chip, right in zip(chips, tried.correct.tolist(), strict=True)]
-    manifest = carried_out(folder, replace(plan, tried=tuple(told)))
+    manifest = carried_out(folder, records.replace(plan, tried=tuple(told)))
     assert [chip.tuning_correct for chip in manifest.chips] == tried.correct.tolist()
     other = tried_chip(chips[2], (told[2].correct + 1) % 31)
     with pytest.raises(InputError, match=r"chip-2 classifies \d+ tuning .* and the plan says \d+: delete trials/"):
-        carried_out(folder, replace(plan, tried=(*told[:2], other, *told[3:])), "other")
+        carried_out(folder, records.replace(plan, tried=(*told[:2], other, *told[3:])), "other")
 
 
 def test_where_each_chip_has_its_own_network_it_does_as_in_the_trial(folder: Path) -> None:

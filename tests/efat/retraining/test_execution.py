@@ -14,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from efat import records
 from efat.confidence import at_least
 from efat.planning.plan import read_plan
+from efat.planning.selection import Constraint
 from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, read_manifest
 from efat.retraining.manifest_files import check_files
 from efat.retraining.units import measure_fault_free
@@ -94,7 +96,7 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     step, budget = int(random.integers(1, 4)), int(random.integers(4, 8))
     groups = {"group-0001": ([3, 0, 2], int(random.integers(0, 5))), "group-0002": ([4], 4), AS_IS: ([1], 0)}
     # The margin is 3 of 30 tuning images, and none of the others.
-    constraint = {"accuracy": (required - 3.5) / 30, "max_drop": None, "margin": 0.1}
+    constraint = Constraint((required - 3.5) / 30, margin=0.1)
     plan = planned(
         folder, chips, groups, setup=setup, required=required, step=step, budget=budget, constraint=constraint
     )
@@ -183,12 +185,12 @@ def test_what_just_meets_it_on_tuning_images_is_kept_and_others_judge(folder: Pa
     """With a drop of 0: chips that do just as well as is asked for on tuning images, and worse than that on others."""
     chips = random_chips(1, [0.3, 0.2, 0.25])
     groups = {"group-0001": ([0, 1], 1), AS_IS: ([2], 0)}
-    drop: dict[str, Any] = {"constraint": {"accuracy": None, "max_drop": 0.0, "margin": 0.0}, "budget": 1}
+    drop: dict[str, Any] = {"constraint": Constraint(max_drop=0.0), "budget": 1}
     first = carried_out(folder, planned(folder, chips, groups), "first")
     for name in ("group-0001", AS_IS):
         tuned = next(chip.tuning_correct for chip in first.chips if chip.group == name)
         plan = planned(folder, chips, groups, required=tuned, **drop)
-        manifest = carried_out(folder, replace(plan, fault_free_correct=tuned), name)
+        manifest = carried_out(folder, records.replace(plan, fault_free_correct=tuned), name)
         assert name in manifest.group_named
         # The original network gets 36 of the 40 right.
         assert (manifest.required, manifest.fault_free_correct) == (36, 36)

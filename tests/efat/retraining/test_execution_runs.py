@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from efat import records
 from efat.campaigns.campaign import Outcome
 from efat.campaigns.elapsed import Elapsed
 from efat.campaigns.workers import in_line
@@ -263,15 +264,17 @@ def test_another_plan_lot_or_folder_is_refused(folder: Path) -> None:
     np.savez(folder / "inputs" / "others.npz", images=UNSEEN.images[1:].numpy(), labels=UNSEEN.labels[1:].numpy())
     judges = small_setup(folder, split=SplitRequest(verify_data=folder / "inputs" / "others.npz"))
     for other, cycle_images, what in (
-        (replace(plan, setup=judges.as_dict()), 2, "verification images"),
-        (replace(plan, required=1), 2, "plan"),
-        (replace(plan, step=3), 2, "plan"),
+        (records.replace(plan, setup=judges.as_dict()), 2, "verification images"),
+        (records.replace(plan, required=1), 2, "plan"),
+        (records.replace(plan, step=3), 2, "plan"),
         (plan, 3, "cycle images"),
     ):
         with pytest.raises(InputError, match=f"out was begun with another {what}: choose another folder"):
             execution(folder, other, cycle_images=cycle_images).run(in_line)
     # Where files are is no matter.
-    elsewhere = replace(plan, lot={**plan.lot, "path": "elsewhere"}, resilience={**plan.resilience, "path": "there"})
+    elsewhere = records.replace(
+        plan, lot=records.replace(plan.lot, path="elsewhere"), resilience=records.replace(plan.resilience, path="there")
+    )
     assert carried_out(folder, elsewhere).passing == 2
     (folder / "full").mkdir()
     (folder / "full/other.txt").write_text("precious")
@@ -295,12 +298,16 @@ def test_another_plan_lot_or_folder_is_refused(folder: Path) -> None:
 def test_plans_that_do_not_fit_are_refused(folder: Path) -> None:
     plan = planned(folder, random_chips(1, [0.1, 0.0]), {"group-0001": ([0], 1), AS_IS: ([1], 0)})
     group, as_is = plan.groups
+    other_chips = records.replace(group, chips=("chip-0", "chip-2"))
     for other, message in (
-        (replace(plan, groups=(group,)), "chip 'chip-1' is not in both .*lot.h5 and the plan"),
-        (replace(plan, groups=(replace(group, chips=("chip-0", "chip-2")), as_is)), "chip 'chip-2' is not in both"),
-        (replace(plan, array={**plan.array, "rows": 6}), "the array of .*lot.h5 is not that of the plan"),
-        (replace(plan, aligned=True), "the plan aligns chips by predictor 'weights': make the plan again"),
-        (replace(plan, setup={**plan.setup, "mitigation": "none+t"}), "mitigation none.t leaves faults to act"),
+        (records.replace(plan, groups=(group,)), "chip 'chip-1' is not in both .*lot.h5 and the plan"),
+        (
+            records.replace(plan, groups=(other_chips, as_is)),
+            "chip 'chip-2' is not in both",
+        ),
+        (records.replace(plan, array={**plan.array, "rows": 6}), "the array of .*lot.h5 is not that of the plan"),
+        (records.replace(plan, aligned=True), "the plan aligns chips by predictor 'weights': make the plan again"),
+        (records.replace(plan, setup={**plan.setup, "mitigation": "none+t"}), "mitigation none.t leaves faults to act"),
     ):
         with pytest.raises(InputError, match=message):
             execution(folder, other)
@@ -309,7 +316,7 @@ def test_plans_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"for network '\S+:small_network', which is none of .* --network"):
         Execution(plan, folder / LOT, folder / TABLE, folder / OUT)
     with pytest.raises(InputError, match="the plan is for 29 tuning images, and there are 30"):
-        execution(folder, replace(plan, images=29)).run(in_line)
+        execution(folder, records.replace(plan, images=29)).run(in_line)
     assert not (folder / OUT).exists()
 
 
