@@ -48,6 +48,7 @@ __all__ = [
     "canonical_json",
     "check",
     "check_different",
+    "content_of",
     "digest_of",
     "load",
     "parse",
@@ -130,9 +131,23 @@ def save(path: Path, document: Document) -> None:
         InputError: `load` would refuse it.
         OSError: it cannot be written.
     """
-    text = json.dumps(typed(type(document), as_json(document), str(path)).as_dict(), indent=1, allow_nan=False)
+    content = content_of(document, str(path))
     with replaced(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+        beside.write_bytes(content)
+
+
+def content_of(document: Document, where: str) -> bytes:
+    """What `save` writes; see there.
+
+    Args:
+        document: to write.
+        where: the file, for messages.
+
+    Raises:
+        InputError: `load` would refuse it.
+    """
+    text = json.dumps(typed(type(document), as_json(document), where).as_dict(), indent=1, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def parse(path: Path, source: str) -> Any:

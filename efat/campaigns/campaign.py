@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -126,6 +127,10 @@ def warned(note: str) -> None:
     warnings.warn(note, stacklevel=2)
 
 
+class OtherInputsError(InputError):
+    """A folder was begun with other inputs."""
+
+
 class Campaign:
     """A folder of units.
 
@@ -134,12 +139,22 @@ class Campaign:
         kind: what the units are, in a word.
         inputs: everything that decides their results, as JSON takes it, by a name that says what it is.
         notes: told of units that are there and do not fit.
+        among_others: whether there may be files of others in the folder.
 
     Raises:
-        InputError: the folder is another campaign's, or has something else in it.
+        OtherInputsError: the folder was begun with other inputs.
+        InputError: it is another campaign's, or has something else in it.
     """
 
-    def __init__(self, folder: Path, kind: str, inputs: Mapping[str, Any], notes: Notes = warned) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        inputs: Mapping[str, Any],
+        notes: Notes = warned,
+        *,
+        among_others: bool = False,
+    ) -> None:
         self.folder = folder
         self.kind = kind
         self.inputs = json.loads(canonical_json(inputs))
@@ -147,16 +162,13 @@ class Campaign:
         """SHA-256 (hex) of kind and inputs."""
         self._notes = notes
         self._known: dict[str, Done | None] = {}
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is not a folder: expected one for the campaign")
+        check_folder(folder)
         if (folder / "campaign.json").exists():
             self._check_same()
-        elif folder.exists() and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
+        elif not folder.exists():
+            folder.mkdir()
+        elif not among_others and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
             raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
-        else:
-            if not folder.parent.is_dir():
-                raise InputError(f"{folder.parent}: no such folder to make {folder.name} in; make it first")
-            folder.mkdir(exist_ok=True)
         self._write()
         (folder / "units").mkdir(exist_ok=True)
 
@@ -180,6 +192,21 @@ class Campaign:
     def file(self, unit: str, file: str) -> UnitFile:
         """A file of a unit that is done."""
         return UnitFile(self.path(unit, file), self._done(unit).files[file])
+
+    def export(self, unit: str, file: str, path: str) -> str:
+        """Copy a file of a unit to where people look for it; gives its SHA-256 (hex).
+
+        Args:
+            unit: that is done.
+            file: name of the file.
+            path: where to, in the folder; what is another one there is replaced, which is noted.
+        """
+        found, there = self.file(unit, file), self.folder / path
+        content = found.read()
+        if there.exists() and digest_of_file(there) != found.sha256:
+            self._notes(f"{there} is damaged, or another one: written again")
+        put(there, content)
+        return found.sha256
 
     def run(
         self,
@@ -305,7 +332,7 @@ class Campaign:
             raise InputError(f"{self.folder} is a campaign of kind {kind!r}, not {self.kind!r}: choose another folder")
         different = different_names(inputs, self.inputs)
         if different:
-            raise InputError(
+            raise OtherInputsError(
                 f"{self.folder} was begun with another {', '.join(different)}: choose another folder, or give what it "
                 "was begun with"
             )
@@ -314,6 +341,21 @@ class Campaign:
 def different_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names under which two have something else, or just one has something."""
     return [name for name in {**one, **other} if _text_of(one, name) != _text_of(other, name)]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that no campaign can be in, before any work is done.
+
+    Raises:
+        InputError: it is something else, there is none to make it in, or it must not be written into.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: expected one to write results into")
+    if not folder.exists() and not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: no such folder to make {folder.name} in; make it first")
+    writable = folder if folder.exists() else folder.parent
+    if not os.access(writable, os.W_OK | os.X_OK):
+        raise InputError(f"{writable}: no permission to write into it")
 
 
 def put(path: Path, content: bytes) -> None:

@@ -67,6 +67,21 @@ def this_command(*more: str) -> str:
     return shlex.join([*(() if context is None else words_of(context)), *more])
 
 
+def command_text(name: str, *arguments: object, **options: object) -> str:
+    """A command of `efat` for people to run, as one gives it to a shell.
+
+    Args:
+        name: of the command.
+        arguments: its arguments.
+        options: its options by name, `output` for `-o`; those that are None are left out.
+    """
+    words = ["efat", name, *map(str, arguments)]
+    for option, value in options.items():
+        if value is not None:
+            words += ["-o" if option == "output" else f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
 @contextmanager
 def json_alone() -> Iterator[None]:
     """Keep standard output for JSON: whatever else is printed meanwhile, in child processes, too, goes to stderr.

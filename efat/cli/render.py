@@ -278,12 +278,13 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], None]]:
-    """Show a bar with loss and accuracy on standard error; yields a function that takes each moment of a training.
+def training_bar(beginning: str) -> Iterator[Callable[[int, int, Moment | None], None]]:
+    """Show a bar with loss and accuracy on standard error; yields a function that takes how far a training is.
+
+    It takes the iterations that are done, and that there will be, and the last moment if there was one.
 
     Args:
-        iterations: how many there will be.
-        done: how many are done already.
+        beginning: what is done before the first of them.
     """
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
@@ -293,16 +294,18 @@ def training_bar(iterations: int, done: int = 0) -> Iterator[Callable[[Moment], 
         TimeRemainingColumn(),
     )
     with _progress(*columns) as progress:
-        task = progress.add_task("iterations", total=iterations, completed=done, state="")
+        task = progress.add_task(beginning, total=None, state="")
         smoothed: float | None = None
 
-        def show(moment: Moment) -> None:
+        def show(done: int, of: int, moment: Moment | None) -> None:
             nonlocal smoothed
-            smoothed = moment.loss if smoothed is None else 0.95 * smoothed + 0.05 * moment.loss
-            state = f"loss {smoothed:.3f}"
-            if moment.evaluation is not None:
-                state += f", accuracy {moment.evaluation.accuracy:.1%} after {moment.evaluation.iteration}"
-            progress.update(task, completed=moment.iteration, state=state)
+            state = ""
+            if moment is not None:
+                smoothed = moment.loss if smoothed is None else 0.95 * smoothed + 0.05 * moment.loss
+                state = f"loss {smoothed:.3f}"
+                if moment.evaluation is not None:
+                    state += f", accuracy {moment.evaluation.accuracy:.1%} after {moment.evaluation.iteration}"
+            progress.update(task, description="iterations", total=of, completed=done, state=state)
 
         yield show
 

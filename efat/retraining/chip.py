@@ -1,200 +1,72 @@
-"""A network retrained for one chip of a lot: everything `efat retrain-chip` loads, checks, runs and writes."""
+"""A network retrained for one chip of a lot: a campaign of one unit, with a checkpoint while it runs."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import os
+import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
 
+from efat.campaigns.campaign import Campaign, Notes, OtherInputsError, Outcome, Unit, Work, check_folder, warned
 from efat.image_split import SplitRequest
-from efat.inference.classified import Accuracy
-from efat.retraining.folder import ResultFolder
-from efat.retraining.metrics import about, metrics_of, write_metrics
-from efat.setup import augmentation_of, load_training, try_a_step
+from efat.records import content_of, load
+from efat.records import replace as changed
+from efat.retraining.metrics import (
+    Accuracies,
+    Budget,
+    ChipOf,
+    DataOf,
+    EvaluationOf,
+    MeasuredAccuracy,
+    Metrics,
+    Verified,
+    Wall,
+)
+from efat.setup import Loaded, augmentation_of, load_training, try_a_step
 from simulator.errors import InputError
-from simulator.files import replaced
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
 from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
-from training.data.datasets import Dataset, Normalization
+from training.data.datasets import Normalization
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert
-from training.layers.deployment import Deployment, deployed_bytes
+from training.layers.convert import convert, quantized_layers
+from training.layers.deployment import deployed_bytes
+from training.learning.checkpoint import read_state
 from training.learning.fit import Moment
 from training.learning.mitigations.combination import Strategy
 from training.learning.recipe import Recipe
-from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult, TrainingData
+from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult
+
+KIND = "retraining of a chip"
+WEIGHTS, METRICS, CURVE = "weights.safetensors", "metrics.json", "curve.png"
+
+_UNIT = "chip"
+_STATE = "checkpoint.pt"
+CHECKPOINT = f"units/{_UNIT}.{_STATE}"
+"""In the folder while it runs."""
+
+_FILES = (WEIGHTS, METRICS, CURVE, _STATE)
+"""In the folder; older versions had the checkpoint there, too."""
+
+_PACKAGES = ("efat", "torch", "numpy")
+
+Progress = Callable[[int, int, Moment | None], None]
+"""Called with the iterations that are done, and that there are at most, before the first and after each."""
 
 
-@dataclass
-class Retraining:
-    """A network on a chip, ready to be retrained for it, with what was measured once it is.
-
-    Attributes:
-        network_name: name of the network.
-        weights: file of the weights to start from; None for those that come with the network.
-        source: folder or name of the data; None for what comes with the network.
-        lot: file of chips.
-        chip: the chip.
-        mitigation: name of the strategy.
-        recipe: how it learns.
-        epochs: passes over the training images that were asked for; None if iterations were.
-        per_epoch: iterations in one pass.
-        evaluate_at: iterations after which accuracy is measured, beside the first and the last.
-        target_accuracy: at which it ends early; None for never.
-        calibration: how the activations' scales are chosen.
-        learn_scales: whether they are learned from there.
-        images: number of held-out images that was asked for; None for all.
-        split: which test images decide when it ends, and which only judge; None if nothing is decided by any.
-        normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
-        network: the float network to start from, in evaluation mode.
-        data: images to learn from and to measure on while it runs.
-        verification: images that judge, which decided nothing.
-        started_from: how the weights to start from sit on a chip, if they were retrained for one.
-        prepared: the retraining.
-        float_accuracy: of the float network; None before `run`.
-        fault_free_accuracy: of the network quantised, on a fault-free array, before retraining; None before `run`.
-        verified: accuracy in the end on the verification images, and that without faults before retraining; None before
-            `run`.
-        result: what retraining gave; after divergence its last good state. None before `run`.
-        diverged: how it diverged; None if it did not.
-        seconds: that `run` took.
-        from_iteration: iterations that were done before `run`, by a run that was interrupted.
-    """
-
-    network_name: str
-    weights: Path | None
-    source: Path | None
-    lot: Path
-    chip: Chip
-    mitigation: str
-    recipe: Recipe
-    epochs: float | None
-    per_epoch: int
-    evaluate_at: tuple[int, ...]
-    target_accuracy: float | None
-    calibration: Method
-    learn_scales: bool
-    images: int | None
-    split: SplitRequest | None
-    normalization: Normalization | None
-    network: nn.Module
-    data: TrainingData
-    verification: Dataset
-    started_from: Deployment | None
-    prepared: PreparedRetraining
-    float_accuracy: Accuracy | None = None
-    fault_free_accuracy: Accuracy | None = None
-    verified: tuple[Accuracy, Accuracy] | None = None
-    result: RetrainResult | None = None
-    diverged: RetrainDivergedError | None = None
-    seconds: float = 0.0
-    from_iteration: int = 0
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What decides the result; see `PreparedRetraining`."""
-        found = dict(self.prepared.identity)
-        return found if self.split is None else {**found, "verification images": self.verification.digest}
-
-    def run(
-        self, progress: Callable[[Moment], None] | None = None, *, checkpoint: Path | None = None, done: int = 0
-    ) -> RetrainResult:
-        """Measure the network without faults, and retrain it for its chip; once only.
-
-        Args:
-            progress: called after each iteration.
-            checkpoint: file to keep the state in while it runs; if it is there, retraining goes on from it.
-            done: iterations that are done in `checkpoint`.
-
-        Returns:
-            What retraining gave. If it diverged, the last good state, and `diverged` says how.
-        """
-        begun = time.perf_counter()
-        self.from_iteration = done
-        held_out = self.data.held_out
-        config = self.chip.faults.config
-        # The layers of a conversion are taken over by what learns: this one stays as the network was.
-        fault_free = convert(
-            self.network,
-            config,
-            (),
-            accelerator=Accelerator.fault_free(config),
-            activation_scales=self.prepared.deployment.activation_scales,
-        )
-        self.float_accuracy = Accuracy(count_correct(self.network, held_out), len(held_out))
-        self.fault_free_accuracy = Accuracy(count_correct(fault_free, held_out), len(held_out))
-        try:
-            self.result = self.prepared.run(checkpoint, progress)
-        except RetrainDivergedError as error:
-            self.diverged = error
-            self.result = error.result
-        judged = self.verification
-        after, before = (
-            (self.result.evaluations[-1].correct, self.fault_free_accuracy.correct)
-            if self.split is None
-            else (count_correct(self.result.network, judged), count_correct(fault_free, judged))
-        )
-        self.verified = Accuracy(after, len(judged)), Accuracy(before, len(judged))
-        self.seconds = time.perf_counter() - begun
-        return self.result
-
-    def write(self, folder: ResultFolder) -> str | None:
-        """Write weights, a picture of the training and everything measured, each in one piece and in this order.
-
-        Args:
-            folder: of this retraining.
-
-        Returns:
-            What was left out, and why; None if nothing was.
-
-        Raises:
-            ValueError: it has not run.
-        """
-        if self.result is None:
-            raise ValueError("nothing was retrained: call run() first")
-        metrics = metrics_of(self)
-        weights = deployed_bytes(self.result.weights, self.result.deployment, about(metrics))
-        with replaced(folder.weights) as beside:
-            beside.write_bytes(weights)
-        left_out = None
-        try:
-            from efat.retraining.curve import draw_curve
-
-            draw_curve(metrics, folder.curve)
-        except ImportError as error:
-            left_out = f"{folder.curve} needs {error.name}, which is not installed: pip install 'efat[plots]'"
-        write_metrics(folder.metrics, metrics, hashlib.sha256(weights).hexdigest())
-        return left_out
-
-
-def prepare(
-    *,
-    network: str,
-    lot: Path,
-    chip: str,
-    mitigation: str,
-    weights: Path | None = None,
-    data: Path | None = None,
-    iterations: int | None = None,
-    epochs: float | None = None,
-    recipe: Recipe | None = None,
-    augment: Augmentation | bool | None = None,
-    evaluate_at: Sequence[int] = (),
-    target_accuracy: float | None = None,
-    calibration: Method = "max",
-    learn_scales: bool = False,
-    images: int | None = None,
-    split: SplitRequest | None = None,
-    normalization: Normalization | None = None,
-) -> Retraining:
-    """Load and check everything a retraining needs, before anything runs.
+@dataclass(frozen=True, kw_only=True)
+class ChipRetraining:
+    """What to retrain for which chip, and how.
 
     Args:
         network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
@@ -206,7 +78,7 @@ def prepare(
         data: folder of images; None for those that come with the network.
         iterations: mini-batches to learn from.
         epochs: passes over the training images instead.
-        recipe: how it learns, but for its augmentation; None for a `Recipe()` of defaults.
+        recipe: how it learns, but for its augmentation.
         augment: how training images are augmented, or whether they are as the network's are; None to do so if it has an
             augmentation.
         evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
@@ -216,77 +88,369 @@ def prepare(
         images: number of held-out test images; None for all. Only without a target, as then none of them decides.
         split: with a target, which test images decide when it is reached, and which judge; None for the default.
         normalization: as for `training.data.workloads.load_workload`.
+    """
+
+    network: str
+    lot: Path
+    chip: str
+    mitigation: str
+    weights: Path | None = None
+    data: Path | None = None
+    iterations: int | None = None
+    epochs: float | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    augment: Augmentation | bool | None = None
+    evaluate_at: Sequence[int] = ()
+    target_accuracy: float | None = None
+    calibration: Method = "max"
+    learn_scales: bool = False
+    images: int | None = None
+    split: SplitRequest | None = None
+    normalization: Normalization | None = None
+
+    def prepare(self) -> PreparedChip:
+        """Load and check everything it needs, before anything runs.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
+        """
+        strategy = Strategy.named(self.mitigation)
+        self._check_length(strategy)
+        recipe = replace(self.recipe, augmentation=augmentation_of(self.network, self.augment))
+        with ChipLot(self.lot) as opened:
+            chip = opened[self.chip]
+        split = self._split(strategy)
+        loaded = load_training(self.network, self.weights, self.data, split, self.images, self.normalization)
+        batches = Batches(loaded.data.train, recipe.batch, recipe.seed, recipe.augmentation)
+        wanted = self.iterations if self.epochs is None else max(1, round(self.epochs * batches.per_epoch))
+        iterations = wanted if wanted is not None and strategy.retrains else 0
+        if strategy.retrains:
+            late = next((stop for stop in self.evaluate_at if stop > iterations), None)
+            if late is not None:
+                raise InputError(
+                    f"accuracy is asked for after {late} of {iterations} iterations: expected 0..{iterations}"
+                )
+            try_a_step(loaded.network, batches, recipe, iterations)
+        prepared = PreparedRetraining(
+            loaded.network,
+            chip,
+            loaded.data,
+            iterations,
+            strategy=strategy,
+            recipe=recipe,
+            evaluate_at=self.evaluate_at,
+            target_accuracy=self.target_accuracy,
+            calibration=self.calibration,
+            learn_scales=self.learn_scales,
+        )
+        return PreparedChip(self, chip, recipe, batches.per_epoch, split, loaded, prepared)
+
+    def _check_length(self, strategy: Strategy) -> None:
+        iterations, epochs = self.iterations, self.epochs
+        if iterations is not None and epochs is not None:
+            raise InputError(f"{iterations} iterations and {epochs:g} epochs are both asked for: choose one")
+        if strategy.retrains and iterations is None and epochs is None:
+            raise InputError(f"mitigation {self.mitigation} retrains: say for how many iterations or epochs")
+        if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
+            raise InputError(f"epochs is {epochs}: expected a finite number above 0")
+
+    def _split(self, strategy: Strategy) -> SplitRequest | None:
+        """Which images decide when it ends; None if none do."""
+        if strategy.retrains and self.target_accuracy is not None:
+            if self.images is not None:
+                raise InputError(
+                    f"images is {self.images} and target accuracy {self.target_accuracy}: the images that decide when "
+                    "it is reached cannot judge; say how many decide with tune_images"
+                )
+            return SplitRequest() if self.split is None else self.split
+        if self.split is not None:
+            raise InputError(
+                "test images decide nothing without a target accuracy: all of them judge; leave out the split"
+            )
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedChip:
+    """A network on a chip, loaded, checked and ready to be retrained for it.
+
+    Attributes:
+        asked: what was asked for.
+        chip: the chip.
+        recipe: how it learns.
+        per_epoch: iterations in one pass.
+        split: which test images decide when it ends; None if none do.
+        loaded: network and data.
+        prepared: the retraining.
+    """
+
+    asked: ChipRetraining
+    chip: Chip
+    recipe: Recipe
+    per_epoch: int
+    split: SplitRequest | None
+    loaded: Loaded
+    prepared: PreparedRetraining
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides the result; see `PreparedRetraining`."""
+        found = dict(self.prepared.identity)
+        return found if self.split is None else {**found, "verification images": self.loaded.verification.digest}
+
+    def run(self, checkpoint: Path | None = None, progress: Progress | None = None, done: int = 0) -> Retrained:
+        """Measure the network without faults, and retrain it for its chip; once only.
+
+        Args:
+            checkpoint: file to keep the state in while it runs; if it is there, retraining goes on from it.
+            progress: called from time to time.
+            done: iterations that are done in `checkpoint`.
+
+        Returns:
+            What retraining gave; if it diverged, the last good state.
+        """
+        begun = time.perf_counter()
+        held_out, judged, most = self.loaded.data.held_out, self.loaded.verification, self.prepared.iterations
+        if progress is not None:
+            progress(done, most, None)
+        config = self.chip.faults.config
+        # The layers of a conversion are taken over by what learns: this one stays as the network was.
+        fault_free = convert(
+            self.loaded.network,
+            config,
+            (),
+            accelerator=Accelerator.fault_free(config),
+            activation_scales=self.prepared.deployment.activation_scales,
+        )
+        in_float, without_faults = count_correct(self.loaded.network, held_out), count_correct(fault_free, held_out)
+        diverged: RetrainDivergedError | None = None
+        try:
+            result = self.prepared.run(
+                checkpoint, None if progress is None else lambda moment: progress(moment.iteration, most, moment)
+            )
+        except RetrainDivergedError as error:
+            diverged, result = error, error.result
+        first, last = result.evaluations[0], result.evaluations[-1]
+        after, before = last.correct, without_faults
+        if self.split is not None:
+            after, before = count_correct(result.network, judged), count_correct(fault_free, judged)
+        accuracy = Accuracies(
+            in_float=MeasuredAccuracy.of(in_float, len(held_out)),
+            fault_free=MeasuredAccuracy.of(without_faults, len(held_out)),
+            before=MeasuredAccuracy.of(first.correct, first.images),
+            after=MeasuredAccuracy.of(last.correct, last.images),
+        )
+        verified = Verified(MeasuredAccuracy.of(before, len(judged)), MeasuredAccuracy.of(after, len(judged)))
+        wall = Wall(time.perf_counter() - begun, done)
+        return self._retrained(result, diverged, accuracy, verified, wall)
+
+    def _retrained(
+        self,
+        result: RetrainResult,
+        diverged: RetrainDivergedError | None,
+        accuracy: Accuracies,
+        verified: Verified,
+        wall: Wall,
+    ) -> Retrained:
+        """The weights, and everything that was measured."""
+        asked, chip, data = self.asked, self.chip, self.loaded.data
+        bypass = result.deployment.bypass
+        layers = quantized_layers(result.network).values()
+        acting = [kept for layer in layers if (kept := layer.acting(bypass)) is not None]
+        versions = {name: version(name) for name in _PACKAGES}
+        started_from, target = self.loaded.deployment, asked.target_accuracy
+        about = {
+            "network": asked.network,
+            "data": data.held_out.name,
+            "chip": chip.id,
+            "chip_digest": chip.faults.digest(),
+            "mitigation": asked.mitigation.lower(),
+            "iterations": str(len(result.losses)),
+            "accuracy": f"{verified.after.correct}/{len(self.loaded.verification)}",
+            "program": f"efat {versions['efat']}",
+            "run": hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest(),
+        }
+        weights = deployed_bytes(result.weights, result.deployment, about)
+        metrics = Metrics(
+            identity=self.identity,
+            network=asked.network,
+            weights=None if asked.weights is None else str(asked.weights),
+            weights_retrained_for=None if started_from is None else dict(started_from.about),
+            data=DataOf(
+                name=data.held_out.name,
+                source=None if asked.data is None else str(asked.data),
+                normalization=None if asked.normalization is None else str(asked.normalization),
+                classes=data.held_out.classes,
+                training_images=len(data.train),
+                held_out_images=len(data.held_out),
+                decided_by_them=self.split is not None,
+                verification_images=len(self.loaded.verification),
+            ),
+            lot=str(asked.lot),
+            chip=ChipOf(
+                id=chip.id,
+                digest=chip.faults.digest(),
+                array=chip.faults.config.as_dict(),
+                faults=chip.faults.summary(),
+                bypassed_by_fuses=chip.bypassed_by_fuses,
+            ),
+            mitigation=asked.mitigation.lower(),
+            recipe=self.recipe.as_dict(),
+            calibration=asked.calibration,
+            learn_scales=asked.learn_scales,
+            budget=Budget(
+                iterations=self.prepared.iterations,
+                epochs=float(asked.epochs) if asked.epochs is not None and self.prepared.iterations else None,
+                iterations_per_epoch=self.per_epoch,
+                evaluate_at=tuple(asked.evaluate_at),
+                target_accuracy=None if target is None else float(target),
+            ),
+            bypassed_pes=int(bypass.sum()),
+            placed_layers=len(result.deployment.placements),
+            weights_on_chip=sum(layer.weight.numel() for layer in layers),
+            weights_pruned=sum(int((~kept).sum()) for kept in acting),
+            accuracy=accuracy,
+            verified=verified,
+            iterations=len(result.losses),
+            reached_target=result.reached_target,
+            diverged_at=None if diverged is None else diverged.iteration,
+            message=None if diverged is None else str(diverged),
+            evaluations=tuple(EvaluationOf(**asdict(found), accuracy=found.accuracy) for found in result.evaluations),
+            losses=tuple(result.losses),
+            wall=wall,
+            threads=torch.get_num_threads(),
+            versions={"python": platform.python_version(), **versions},
+            machine={"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+        )
+        return Retrained(result, weights, changed(metrics, sha256=metrics.digest))
+
+
+@dataclass(frozen=True, eq=False)
+class Retrained:
+    """A network that was retrained for a chip.
+
+    Attributes:
+        result: what retraining gave.
+        weights: content of the file of weights.
+        metrics: everything that was measured.
+    """
+
+    result: RetrainResult
+    weights: bytes
+    metrics: Metrics
+
+
+def retrain_chip(
+    retraining: ChipRetraining,
+    folder: Path | str,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    notes: Notes = warned,
+) -> Metrics:
+    """Retrain a network for one chip, and write weights, a picture of the training and everything measured.
+
+    What was interrupted is gone on with, to the same bytes with the same number of threads. What is done is not run
+    again; `progress` is then not called.
+
+    Args:
+        retraining: what to retrain for which chip, and how.
+        folder: for the results; made if it is not there.
+        force: start over in a folder that has other results.
+        progress: called from time to time.
+        notes: told of files that are damaged and made again, and of what is left out.
+
+    Returns:
+        Everything that was measured, as in `metrics.json`. If retraining diverged, `message` says how, and the rest is
+        of the last good state.
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
+        InputError: something is of the wrong kind, does not fit or is unknown; or the folder has other results.
     """
-    strategy = Strategy.named(mitigation)
-    _check_length(strategy, mitigation, iterations, epochs)
-    recipe = replace(Recipe() if recipe is None else recipe, augmentation=augmentation_of(network, augment))
-    with ChipLot(lot) as opened:
-        chosen = opened[chip]
-    if strategy.retrains and target_accuracy is not None:
-        if images is not None:
-            raise InputError(
-                f"images is {images} and target accuracy {target_accuracy}: the images that decide when it is reached "
-                "cannot judge; say how many decide with tune_images"
-            )
-        split = SplitRequest() if split is None else split
-    elif split is not None:
-        raise InputError("test images decide nothing without a target accuracy: all of them judge; leave out the split")
-    loaded = load_training(network, weights, data, split, images, normalization)
-    training_data = loaded.data
-    batches = Batches(training_data.train, recipe.batch, recipe.seed, recipe.augmentation)
-    if epochs is not None:
-        iterations = max(1, round(epochs * batches.per_epoch))
-    iterations = iterations if iterations is not None and strategy.retrains else 0
-    late = [stop for stop in evaluate_at if stop > iterations]
-    if late and strategy.retrains:
-        raise InputError(f"accuracy is asked for after {late[0]} of {iterations} iterations: expected 0..{iterations}")
-    if strategy.retrains:
-        try_a_step(loaded.network, batches, recipe, iterations)
-    prepared = PreparedRetraining(
-        loaded.network,
-        chosen,
-        training_data,
-        iterations,
-        strategy=strategy,
-        recipe=recipe,
-        evaluate_at=evaluate_at,
-        target_accuracy=target_accuracy,
-        calibration=calibration,
-        learn_scales=learn_scales,
-    )
-    return Retraining(
-        network_name=network,
-        weights=weights,
-        source=data,
-        lot=lot,
-        chip=chosen,
-        mitigation=mitigation.lower(),
-        recipe=recipe,
-        epochs=epochs if strategy.retrains else None,
-        per_epoch=batches.per_epoch,
-        evaluate_at=tuple(evaluate_at),
-        target_accuracy=target_accuracy,
-        calibration=calibration,
-        learn_scales=learn_scales,
-        images=images,
-        split=split,
-        normalization=normalization,
-        network=loaded.network,
-        data=training_data,
-        verification=loaded.verification,
-        started_from=loaded.deployment,
-        prepared=prepared,
-    )
+    folder = Path(folder)
+    _check_files(folder, [retraining.lot, retraining.weights, retraining.data])
+    prepared = retraining.prepare()
+    campaign = _campaign(folder, prepared.identity, force, notes)
+    checkpoint = folder / CHECKPOINT
+
+    def work(_: Mapping[str, Any]) -> Outcome:
+        done = _iterations_done(checkpoint, prepared.prepared.identity, notes)
+        retrained = prepared.run(checkpoint, progress, done)
+        return Outcome({}, {WEIGHTS: retrained.weights, METRICS: content_of(retrained.metrics, METRICS)})
+
+    campaign.run([Unit(_UNIT, {})], work, _with_all_threads)
+    for name in (WEIGHTS, METRICS):
+        campaign.export(_UNIT, name, name)
+    metrics = load(Metrics, folder / METRICS)
+    if not (folder / CURVE).exists():
+        _draw(metrics, folder / CURVE, notes)
+    # What a run that was killed has left half written goes, too.
+    for path in [
+        checkpoint,
+        *folder.glob("units/.*"),
+        *(path for name in _FILES for path in folder.glob(f".{name}.*")),
+    ]:
+        path.unlink(missing_ok=True)
+    return metrics
 
 
-def _check_length(strategy: Strategy, mitigation: str, iterations: int | None, epochs: float | None) -> None:
-    if iterations is not None and epochs is not None:
-        raise InputError(f"{iterations} iterations and {epochs:g} epochs are both asked for: choose one")
-    if strategy.retrains and iterations is None and epochs is None:
-        raise InputError(f"mitigation {mitigation} retrains: say for how many iterations or epochs")
-    if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
-        raise InputError(f"epochs is {epochs}: expected a finite number above 0")
+def _check_files(folder: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse a folder that cannot be written into, or where a file that is read would be replaced."""
+    check_folder(folder)
+    for path in (folder / name for name in _FILES):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file: choose another folder")
+        if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
+            raise InputError(f"{path} is a file to read: choose another folder to write into")
+
+
+def _campaign(folder: Path, identity: Mapping[str, str], force: bool, notes: Notes) -> Campaign:
+    """The campaign in a folder; forced, without what is done there, but with the checkpoint of this very retraining."""
+    begun = (folder / "campaign.json").exists()
+    strangers = [] if begun else [path for name in _FILES if (path := folder / name).exists()]
+    if strangers and not force:
+        raise InputError(
+            f"{strangers[0]} is there already, and of another program: choose another folder (--force starts over)"
+        )
+    try:
+        campaign = Campaign(folder, KIND, identity, notes, among_others=True)
+        done = bool(strangers) or campaign.there(_UNIT) is not None
+    except OtherInputsError as error:
+        if not force:
+            raise InputError(f"{error} (--force starts over)") from None
+        done = True
+    if not (force and done):
+        return campaign
+    for path in [*(folder / name for name in (*_FILES, "campaign.json")), *folder.glob(f"units/{_UNIT}.*")]:
+        path.unlink(missing_ok=True)
+    return Campaign(folder, KIND, identity, notes, among_others=True)
+
+
+def _iterations_done(checkpoint: Path, identity: Mapping[str, str], notes: Notes) -> int:
+    if not checkpoint.exists():
+        return 0
+    try:
+        return len(read_state(checkpoint, identity).losses)
+    except InputError:
+        notes(f"{checkpoint} is damaged: done again from the start")
+        checkpoint.unlink()
+        return 0
+
+
+def _with_all_threads(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+    for unit in units:
+        yield unit, work(unit.arguments)
+
+
+def _draw(metrics: Metrics, path: Path, notes: Notes) -> None:
+    try:
+        from efat.figures.curve import draw_curve
+    except ImportError as error:
+        notes(f"{path} needs {error.name}, which is not installed: pip install 'efat[plots]'")
+        return
+    title = f"{metrics.network} on {metrics.chip.id}, {metrics.mitigation}: {metrics.accuracy.after.accuracy:.1%}"
+    found = [(each.iteration, each.accuracy) for each in metrics.evaluations]
+    draw_curve(path, title, metrics.losses, found, metrics.accuracy.fault_free.accuracy)

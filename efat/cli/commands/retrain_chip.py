@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,13 +11,15 @@ from efat.cli.completion import complete_chips, complete_mitigations, complete_n
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail, normalization_of, normalize_option
-from efat.cli.printing import note, say
+from efat.cli.printing import command_text, note, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.split_options import SplitOptions, split_options
 
 if TYPE_CHECKING:
-    from efat.retraining.chip import Retraining
-    from efat.retraining.folder import ResultFolder
+    from rich.console import Console
+
+    from efat.retraining.metrics import Metrics
+    from training.learning.fit import Moment
 
 
 @click.command(
@@ -135,21 +137,17 @@ def retrain_chip(
     if target_accuracy is not None and images is not None:
         fail("--images is of no use with --target-accuracy: say how many images decide with --tune-images")
     warn_of_own_weights(network, weights)
-    from efat.cli.render import console, working
+    from efat.cli.render import console, training_bar, working
 
-    with working("Loading, quantising and calibrating"):
+    with working("Loading"):
         import torch
 
-        from efat.cli.commands.retrain_chip_tables import show_retraining
-        from efat.retraining.chip import prepare
-        from efat.retraining.folder import ResultFolder
-        from efat.retraining.metrics import Summary, read_metrics
+        from efat.retraining.chip import CHECKPOINT, METRICS, WEIGHTS, ChipRetraining
+        from efat.retraining.chip import retrain_chip as run_retraining
 
-        folder = ResultFolder(output)
-        folder.check(inputs=[path for path in (lot, weights, data) if path is not None])
         if threads is not None:
             torch.set_num_threads(threads)
-        retraining = prepare(
+        retraining = ChipRetraining(
             network=network,
             lot=lot,
             chip=chip,
@@ -168,58 +166,129 @@ def retrain_chip(
             split=split.request() if split.given else None,
             normalization=normalization_of(normalize),
         )
-        metrics = None if force else folder.finished(retraining.identity, note)
-    if metrics is not None:
-        say(f"{folder.metrics} is of this very retraining: nothing is run; --force runs it again.", err=True)
-    else:
-        _run(retraining, folder, force)
-        metrics = read_metrics(folder.metrics)
-    summary = Summary.of(metrics)
-    classes = retraining.data.held_out.classes
-    if not warn_of_guessing("the float network", summary.in_float, classes):
-        warn_of_guessing("the quantised network", summary.fault_free, classes)
-    show_retraining(summary, folder, console())
-    if summary.message is not None:
-        raise click.ClickException(summary.message)
-    say(f"Try it: {_simulate_command(retraining, folder)}")
+    began = None
 
+    def told(done: int, most: int, moment: Moment | None) -> None:
+        nonlocal began
+        if began is None and done:
+            say(f"Going on after iteration {done} of {most}, from {output / CHECKPOINT}.", err=True)
+        began = done if began is None else began
+        show(done, most, moment)
 
-def _simulate_command(retraining: Retraining, folder: ResultFolder) -> str:
-    """The command that measures the same accuracy."""
-    from efat.reports.commands import command_line
-
-    options = [("--network", retraining.network_name), ("--weights", str(folder.weights))]
-    split = retraining.split
-    if retraining.source is not None:
-        options.append(("--data", str(retraining.source)))
-    if retraining.normalization is not None:
-        options.append(("--normalize", str(retraining.normalization)))
-    options += [("--lot", str(retraining.lot)), ("--chip", retraining.chip.id)]
-    if retraining.images is not None:
-        options.append(("--images", str(retraining.images)))
-    if split is not None and split.verify_images is not None:
-        options.append(("--verify-images", "{}:{}".format(*split.verify_images)))
-    elif split is not None and split.verify_data is not None:
-        options.append(("--verify-data", str(split.verify_data)))
-    elif split is not None:
-        options.append(("--tune-images", str(len(retraining.data.held_out))))
-    return command_line("simulate", options)
-
-
-def _run(retraining: Retraining, folder: ResultFolder, force: bool) -> None:
-    from efat.cli.render import training_bar
-
-    iterations = retraining.prepared.iterations
-    done = folder.begin(retraining.identity, force=force, notes=note)
-    if done:
-        say(f"Going on after iteration {done} of {iterations}, from {folder.checkpoint}.", err=True)
     try:
-        with training_bar(iterations, done) as progress:
-            retraining.run(progress, checkpoint=folder.checkpoint, done=done)
-        left_out = retraining.write(folder)
-        folder.end()
+        with training_bar("Loading, quantising and calibrating") as show:
+            metrics = run_retraining(retraining, output, force=force, progress=told, notes=note)
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
-    if left_out is not None:
-        say(left_out, err=True)
+    if began is None:
+        say(f"{output / METRICS} is of this very retraining: nothing is run; --force runs it again.", err=True)
+    if not warn_of_guessing("the float network", metrics.on_held_out("in_float"), metrics.data.classes):
+        warn_of_guessing("the quantised network", metrics.on_held_out("fault_free"), metrics.data.classes)
+    show_retraining(metrics, output, console())
+    if metrics.message is not None:
+        raise click.ClickException(metrics.message)
+    judged: dict[str, Any] = {"images": images}
+    if target_accuracy is not None and metrics.data.decided_by_them:
+        judged = {"verify_images": split.verify_images and "{}:{}".format(*split.verify_images)}
+        judged["verify_data"] = split.verify_data
+        if split.verify_images is None and split.verify_data is None:
+            judged["tune_images"] = metrics.data.held_out_images
+    again = command_text(
+        "simulate",
+        network=network,
+        weights=output / WEIGHTS,
+        data=data,
+        normalize=metrics.data.normalization,
+        lot=lot,
+        chip=chip,
+        **judged,
+    )
+    say(f"Try it: {again}")
+
+
+def show_retraining(metrics: Metrics, folder: Path, console: Console) -> None:
+    """Print the result of a retraining: accuracy without faults, before and after, costs, and all in a sentence.
+
+    Args:
+        metrics: what was measured.
+        folder: where all of it is.
+        console: where to.
+    """
+    from efat.cli.render import facts_table, results_table
+    from efat.retraining.chip import CURVE, METRICS, WEIGHTS
+
+    array, data = metrics.chip.array, metrics.data
+    rows, cols = array["rows"], array["cols"]
+    which = "tuning" if data.decided_by_them else "unseen"
+    table = results_table(
+        f"{metrics.network} on {data.name}, {data.held_out_images} {which} images; "
+        f"{metrics.chip.id}, {rows}x{cols} array, {metrics.mitigation}",
+        left=["runs on"],
+        right=["accuracy", "95 %\ninterval"],
+    )
+    named = {"float32": "in_float", "quantised, fault-free": "fault_free"}
+    if metrics.iterations:
+        named |= {"on the chip, before retraining": "before", "on the chip, after": "after"}
+    else:
+        named["on the chip"] = "after"
+    accuracies = {title: metrics.on_held_out(name) for title, name in named.items()}
+    if data.decided_by_them:
+        unseen = f"{data.verification_images} unseen images"
+        accuracies[f"{unseen}, fault-free"] = metrics.on_unseen("fault_free")
+        accuracies[f"{unseen}, on the chip, after"] = metrics.on_unseen("after")
+    for title, accuracy in accuracies.items():
+        low, high = accuracy.interval
+        table.add_row(title, f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}")
+    console.print(table)
+    costs = facts_table("Chip and retraining")
+    pes = rows * cols
+    costs.add_row("faulty PEs", _share(metrics.chip.faults["faulty_pes"], pes))
+    costs.add_row("bypassed PEs", _share(metrics.bypassed_pes, pes))
+    costs.add_row("weights pruned", _share(metrics.weights_pruned, metrics.weights_on_chip))
+    costs.add_row("iterations", f"{metrics.iterations:,}")
+    since = f", since iteration {metrics.wall.from_iteration:,}" if metrics.wall.from_iteration else ""
+    costs.add_row("time", f"{_duration(metrics.wall.seconds)}{since}")
+    console.print(costs)
+    files = [str(file) for name in (WEIGHTS, METRICS, CURVE) if (file := folder / name).exists()]
+    console.print(f"\nIn {', '.join(files[:-1])} and {files[-1]}.\n")
+    console.print(_verdict(metrics), style="bold")
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} ({count / of:.2%})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _verdict(metrics: Metrics) -> str:
+    from efat.confidence import bound_text
+
+    found, fault_free = metrics.on_unseen("after"), metrics.on_unseen("fault_free")
+    points = 100 * (found.value - fault_free.value)
+    against = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the fault-free network"
+    low, high = found.interval
+    if abs(points) < 0.05:
+        against = "as well as the fault-free network"
+    elif low <= fault_free.value <= high:
+        against += f", which {found.images:,} images are too few to tell apart"
+    text = (
+        f"{found.value:.1%} of {found.images:,} unseen images on {metrics.chip.id} with {metrics.mitigation} (at least "
+        f"{bound_text(found.at_least)} with 95 % confidence), {against}"
+    )
+    before, iterations = metrics.on_held_out("before"), f"{metrics.iterations:,} iterations"
+    if metrics.data.decided_by_them:
+        after, target = metrics.on_held_out("after"), metrics.budget.target_accuracy
+        text += f"; on {after.images:,} tuning images {after.value:.1%}"
+        if metrics.iterations:
+            text += f" after {iterations}, {before.value:.1%} before"
+        if target is not None:
+            text += f": the target of {100 * target:.6g}% was {'' if metrics.reached_target else 'not '}reached"
+    elif metrics.iterations:
+        text += f"; it was {before.value:.1%} before {iterations}"
+    return f"{text}."

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,9 @@ def measured(folder: str = "out") -> dict[str, Any]:
 
 
 def results(folder: str = "out") -> dict[str, bytes]:
-    """The files of a folder."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    """The files of a folder, but for those of the campaign."""
+    files = (path for path in Path(folder).iterdir() if path.is_file() and path.name != "campaign.json")
+    return {path.name: path.read_bytes() for path in files}
 
 
 def test_what_is_shown_is_what_was_measured_and_simulated(lot: Path) -> None:
@@ -119,12 +119,12 @@ def test_a_finished_run_is_shown_again_and_never_replaced_unasked(lot: Path, mon
     assert "out/metrics.json is of this very retraining: nothing is run; --force runs it again." in again.output
     assert first.output in again.output
     for changes, what in (
-        (["--seed", "1", "--iterations", "5"], "recipe, budget"),
+        (["--seed", "1", "--iterations", "5"], "budget, recipe"),
         (["--chip", "good"], "chip"),
         (["--mitigation", "fam+t", "--images", "39"], "held-out images, strategy"),
     ):
         message = refused(*SHORT, *changes)
-        assert f"out/metrics.json is of a retraining with another {what}: choose another folder" in message
+        assert f"out was begun with another {what}: choose another folder" in message
         assert "--force starts over" in message
     assert results() == before
     done(*SHORT, "--force")
@@ -132,13 +132,12 @@ def test_a_finished_run_is_shown_again_and_never_replaced_unasked(lot: Path, mon
     done(*SHORT, "--seed", "1", "--force")
     assert results()["weights.safetensors"] != before["weights.safetensors"]
     assert measured()["recipe"]["seed"] == 1
-    # Without one of its files it is not finished; the others are its own, and stand in no way.
-    weights = results()["weights.safetensors"]
-    for missing in ("weights.safetensors", "metrics.json"):
+    # What was deleted of its files is written again.
+    made = results()
+    for missing in made:
         Path("out", missing).unlink()
-        assert "nothing is run" not in done(*SHORT, "--seed", "1").output
-        assert sorted(results()) == ["curve.png", "metrics.json", "weights.safetensors"]
-        assert results()["weights.safetensors"] == weights
+        assert "nothing is run" in done(*SHORT, "--seed", "1").output
+        assert results() == made
 
 
 def test_a_mitigation_that_does_not_retrain_needs_no_length(lot: Path) -> None:
@@ -169,7 +168,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lot: Path) -> None:
     undisturbed, metrics = results()["weights.safetensors"], measured()
     Path("out").rename("undisturbed")
     running = subprocess.Popen([sys.executable, "-c", DRIVER, *command], stderr=subprocess.PIPE)
-    checkpoint = Path("out/checkpoint.pt")
+    checkpoint = Path("out/units/chip.checkpoint.pt")
     while not checkpoint.exists() and running.poll() is None:
         time.sleep(0.005)
     time.sleep(random.random() * 0.3)
@@ -183,32 +182,28 @@ def test_a_killed_run_goes_on_bit_for_bit(lot: Path) -> None:
     assert results()["weights.safetensors"] == undisturbed
     assert measured() == metrics
     assert sorted(results()) == ["curve.png", "metrics.json", "weights.safetensors"]
+    assert [path.name for path in Path("out/units").iterdir() if "checkpoint" in path.name] == []
 
 
 def test_results_that_are_damaged_are_made_again(lot: Path, seed: int) -> None:
     done(*SHORT)
     undisturbed, metrics = results()["weights.safetensors"], measured()
-    chance = random.Random(seed)
-    weights, numbers = Path("out/weights.safetensors"), Path("out/metrics.json")
-    tensors = 8 + int.from_bytes(undisturbed[:8], "little")
-    for path, first, why in (
-        (weights, tensors, "does not fit out/weights.safetensors"),
-        (numbers, numbers.read_bytes().index(b'"losses"') + 20, "is damaged"),
-    ):
-        for choose in (chance.choice, itemgetter(-1)):
-            # A file made again has other seconds, so its digits stand elsewhere.
-            content = path.read_bytes()
-            # Of numbers the digits that are not the first, so that they stay numbers.
-            inner = [found.end() - 1 for found in re.finditer(rb"[0-9.][0-9]", content)]
-            place = choose([place for place in (range(len(content)) if path == weights else inner) if place > first])
-            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-            assert done(*SHORT).output.startswith(f"out/metrics.json {why}: done again\n")
-            assert weights.read_bytes() == undisturbed
-            assert measured() == metrics
-    # Cut off, a file of weights says no more what it is of.
-    Path("out/weights.safetensors").write_bytes(undisturbed[:50])
-    assert "out/metrics.json does not fit out/weights.safetensors: done again" in done(*SHORT).output
-    assert results()["weights.safetensors"] == undisturbed
+    for path in (Path("out/weights.safetensors"), Path("out/metrics.json")):
+        content = path.read_bytes()
+        place = random.Random(seed).randrange(len(content))
+        for damaged in (content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :], content[:50]):
+            path.write_bytes(damaged)
+            shown = done(*SHORT).output
+            assert shown.startswith(f"{path} is damaged, or another one: written again\n")
+            assert "nothing is run" in shown
+            assert path.read_bytes() == content
+    for name, why in (("chip.weights.safetensors", "does not fit its files"), ("chip.json", "is damaged")):
+        Path("out/units", name).write_bytes(b"damaged")
+        shown = done(*SHORT).output
+        assert shown.startswith(f"out/units/chip.json {why}: done again\n")
+        assert "nothing is run" not in shown
+        assert results()["weights.safetensors"] == undisturbed
+        assert measured() == metrics
 
 
 def test_a_checkpoint_that_is_damaged_is_begun_again(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,20 +213,20 @@ def test_a_checkpoint_that_is_damaged_is_begun_again(lot: Path, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(render, "training_bar", interrupting_bar)
         assert run(*SHORT, "--force").exit_code == 130
-    checkpoint = Path("out/checkpoint.pt")
+    checkpoint = Path("out/units/chip.checkpoint.pt")
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:-9])
-    assert "out/checkpoint.pt is damaged: done again from the start" in done(*SHORT).output
+    assert "out/units/chip.checkpoint.pt is damaged: done again from the start" in done(*SHORT).output
     assert results()["weights.safetensors"] == undisturbed
     assert measured() == metrics
 
 
 @contextmanager
-def interrupting_bar(iterations: int, finished: int = 0) -> Iterator[Callable[[Moment], None]]:
+def interrupting_bar(beginning: str) -> Iterator[Callable[[int, int, Moment | None], None]]:
     """A bar that is interrupted after two iterations."""
 
-    def show(moment: Moment) -> None:
-        if moment.iteration > 2:
+    def show(done: int, of: int, moment: Moment | None) -> None:
+        if done > 2:
             raise KeyboardInterrupt
 
     yield show
@@ -248,13 +243,23 @@ def test_an_interrupted_run_goes_on(lot: Path, monkeypatch: pytest.MonkeyPatch) 
             result = run(*SHORT, forced)
             assert result.exit_code == 130
             assert result.output.splitlines()[-1] == "Interrupted; run the same command to go on."
-            assert sorted(results()) == ["checkpoint.pt"]
-    assert "out/checkpoint.pt is a checkpoint of a retraining with another recipe" in refused(*SHORT, "--seed", "1")
+            assert sorted(results()) == []
+            assert Path("out/units/chip.checkpoint.pt").exists()
+    assert "out was begun with another recipe: choose another folder" in refused(*SHORT, "--seed", "1")
     again = done(*SHORT, "--force")
-    assert "Going on after iteration 2 of 4, from out/checkpoint.pt." in again.output
+    assert "Going on after iteration 2 of 4, from out/units/chip.checkpoint.pt." in again.output
     assert re.search(r"time +.* s, since iteration 2\n", again.output)
     assert results()["weights.safetensors"] == undisturbed
     assert measured() == metrics
+
+
+def test_an_interrupted_run_to_a_target_goes_on(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    until = [*UNTIL_TARGET, "--target-accuracy", "1"]
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "training_bar", interrupting_bar)
+        assert run(*until).exit_code == 130
+    assert "Going on after iteration 2 of 4" in done(*until).output
 
 
 def test_a_run_that_diverges_fails_with_its_last_good_state(lot: Path) -> None:
@@ -268,7 +273,7 @@ def test_a_run_that_diverges_fails_with_its_last_good_state(lot: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_drawn_is_left_out(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "efat.retraining.curve", raising=False)
+    monkeypatch.delitem(sys.modules, "efat.figures.curve", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = done(*SHORT)
     assert "out/curve.png needs matplotlib.figure, which is not installed: pip install 'efat[plots]'" in result.output

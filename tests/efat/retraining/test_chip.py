@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from efat.campaigns.campaign import Campaign
 from efat.image_split import SplitRequest
 from efat.inference import simulation
 from efat.inference.classified import measure_accuracy
-from efat.retraining import chip as retraining
-from efat.retraining.chip import Retraining
-from efat.retraining.folder import ResultFolder
-from efat.retraining.metrics import metrics_of, read_metrics, write_metrics
+from efat.records import as_json, content_of, load, replace
+from efat.retraining.chip import ChipRetraining, PreparedChip, Retrained, retrain_chip
+from efat.retraining.metrics import Metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError
 from simulator.files import digest_of_file
@@ -56,31 +55,35 @@ def lot(folder: Path, seed: int) -> Path:
     return Path("lot.h5")
 
 
-def prepared(lot: Path, mitigation: str = "fap+t", **changes: object) -> Retraining:
+def asked(lot: Path, mitigation: str = "fap+t", **changes: object) -> ChipRetraining:
     given: dict[str, object] = {"iterations": 3, "recipe": RECIPE, "images": IMAGES, **changes}
-    return retraining.prepare(network="digits-cnn", lot=lot, chip="bad", mitigation=mitigation, **given)  # type: ignore[arg-type]
+    return ChipRetraining(network="digits-cnn", lot=lot, chip="bad", mitigation=mitigation, **given)  # type: ignore[arg-type]
 
 
-def written(found: Retraining) -> ResultFolder:
-    folder = ResultFolder(Path("out"))
-    folder.begin(found.identity, force=True)
-    found.write(folder)
-    folder.end()
-    return folder
+def prepared(lot: Path, mitigation: str = "fap+t", **changes: object) -> PreparedChip:
+    return asked(lot, mitigation, **changes).prepare()
+
+
+def written(found: Retrained) -> Path:
+    """The file of its weights."""
+    path = Path("weights.safetensors")
+    path.write_bytes(found.weights)
+    return path
 
 
 @pytest.mark.parametrize("mitigation", ["fap", "fap+t", "fam+t", "none+t", "fap+t+gradual"])
 def test_simulation_gives_the_accuracy_of_retraining(lot: Path, mitigation: str) -> None:
     found = prepared(lot, mitigation, learn_scales=mitigation == "fam+t")
-    result = found.run()
-    images = found.data.held_out.images
+    retrained = found.run()
+    result, held_out = retrained.result, found.loaded.data.held_out
+    images = held_out.images
     with torch.inference_mode():
         logits = result.network(images)
-    assert measure_accuracy(logits.argmax(1), found.data.held_out.labels).value == result.accuracy
-    folder = written(found)
+    assert measure_accuracy(logits.argmax(1), held_out.labels).value == result.accuracy
+    weights = written(retrained)
     for engine in ENGINES:
         again = simulation.prepare(
-            network="digits-cnn", lot=lot, weights=folder.weights, chips=["bad"], engine=engine, images=IMAGES
+            network="digits-cnn", lot=lot, weights=weights, chips=["bad"], engine=engine, images=IMAGES
         )
         again.run()
         assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
@@ -96,21 +99,20 @@ def test_simulation_gives_the_accuracy_of_retraining(lot: Path, mitigation: str)
 
 def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
     found = prepared(lot)
-    bypass = found.run().deployment.bypass
-    written(found)
+    retrained = found.run()
+    bypass, weights = retrained.result.deployment.bypass, written(retrained)
     chip = found.chip
     more = bypass.copy()
     more[tuple(np.argwhere(~bypass)[0])] = True
     # What is bypassed anyway may be bypassed by fuses or not: the chip computes the same.
     chips = [Chip("bare", chip.faults), Chip("blown", chip.faults, bypass), Chip("more", chip.faults, more)]
     write_lot("others.h5", CONFIG, [*chips, Chip("clean", FaultMap(CONFIG))])
-    weights = Path("out/weights.safetensors")
     others = simulation.prepare(network="digits-cnn", lot=Path("others.h5"), weights=weights, images=IMAGES)
     assert others.other_chips() == ["more", "clean"]
     others.engine = "emulation"
     others.run()
     correct = [report.accuracy.correct for report in others.reports]
-    assert correct[0] == correct[1] == found.result.evaluations[-1].correct
+    assert correct[0] == correct[1] == retrained.result.evaluations[-1].correct
     write_lot("large.h5", ArrayConfig(16, 17), [Chip("large", FaultMap(ArrayConfig(16, 17)))])
     with pytest.raises(InputError, match="array with cols=16, and this one has 17"):
         simulation.prepare(network="digits-cnn", lot=Path("large.h5"), weights=weights)
@@ -118,13 +120,13 @@ def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
 
 def test_what_is_measured(lot: Path) -> None:
     found = prepared(lot, evaluate_at=(2, 1, 2))
-    result = found.run()
-    metrics = metrics_of(found)
+    retrained = found.run()
+    result, metrics = retrained.result, retrained.metrics.as_dict()
     assert [entry["iteration"] for entry in metrics["evaluations"]] == [0, 1, 2, 3]
     assert [entry["correct"] / IMAGES for entry in metrics["evaluations"]] == [
         evaluation.accuracy for evaluation in result.evaluations
     ]
-    assert metrics["losses"] == result.losses
+    assert retrained.metrics.losses == tuple(result.losses)
     assert metrics["iterations"] == 3
     assert metrics["accuracy"]["before"]["correct"] == result.evaluations[0].correct
     assert metrics["accuracy"]["after"]["correct"] == result.evaluations[-1].correct
@@ -148,15 +150,22 @@ def test_what_is_measured(lot: Path) -> None:
     assert pruned > 0
     assert metrics["bypassed_pes"] == result.deployment.bypass.sum()
     assert metrics["chip"]["bypassed_by_fuses"] == 1
-    folder = written(found)
-    digests = {"weights_sha256": digest_of_file(folder.weights), "sha256": read_metrics(folder.metrics)["sha256"]}
-    assert read_metrics(folder.metrics) == {**json.loads(json.dumps(metrics_of(found))), **digests}
-    for wrong in ({"verified": {**metrics["verified"], "after": {"correct": IMAGES + 1}}}, {"message": []}):
-        write_metrics(folder.metrics, {**metrics, **wrong}, "0" * 64)
-        with pytest.raises(InputError, match=r"metrics.json is damaged \((ValueError|TypeError): "):
-            read_metrics(folder.metrics)
-    assert folder.curve.read_bytes().startswith(b"\x89PNG")
-    weights, deployment = read_deployed(folder.weights)
+    path = Path("metrics.json")
+    path.write_bytes(content_of(retrained.metrics, "metrics.json"))
+    assert as_json(load(Metrics, path)) == as_json(retrained.metrics)
+    assert retrained.metrics.weights_sha256 == digest_of_file(written(retrained))
+    genuine = path.read_text()
+    damaged = genuine.replace('"reached_target": false', '"reached_target": true')
+    after = replace(retrained.metrics.verified.after, correct=IMAGES + 1)
+    impossible = replace(retrained.metrics, verified=replace(retrained.metrics.verified, after=after))
+    path.write_text(damaged)
+    with pytest.raises(
+        InputError, match=r"metrics.json: sha256 is '\w+': expected \w+, so it was edited or is damaged"
+    ):
+        load(Metrics, path)
+    with pytest.raises(InputError, match=r"verified: after: correct is 41: expected an integer of 0\.\.40"):
+        content_of(replace(impossible, sha256=impossible.digest), "metrics.json")
+    weights, deployment = read_deployed(written(retrained))
     assert all(torch.equal(value, result.weights[name]) for name, value in weights.items())
     assert deployment is not None
     assert deployment.about["accuracy"] == f"{result.evaluations[-1].correct}/{IMAGES}"
@@ -165,28 +174,26 @@ def test_what_is_measured(lot: Path) -> None:
 
 def test_a_target_that_is_reached_ends_it(lot: Path) -> None:
     found = prepared(lot, target_accuracy=0.0, images=None, split=SplitRequest(IMAGES))
-    found.run()
-    metrics = metrics_of(found)
+    retrained = found.run()
+    metrics = retrained.metrics.as_dict()
     assert metrics["reached_target"]
     assert (metrics["data"]["held_out_images"], metrics["data"]["verification_images"]) == (IMAGES, 360 - IMAGES)
     assert metrics["data"]["decided_by_them"]
     assert "verification images" in metrics["identity"]
-    assert found.result is not None
-    assert metrics["verified"]["after"]["correct"] == count_correct(found.result.network, found.verification)
+    assert metrics["verified"]["after"]["correct"] == count_correct(retrained.result.network, found.loaded.verification)
     assert metrics["iterations"] == 0
     assert len(metrics["evaluations"]) == 1
 
 
 def test_a_run_that_diverges_keeps_its_last_good_state(lot: Path) -> None:
     found = prepared(lot, iterations=6, evaluate_at=(1,), recipe=Recipe(batch=16, learning_rate=1e38))
-    result = found.run()
-    assert found.diverged is not None
-    metrics = metrics_of(found)
-    assert metrics["diverged_at"] == found.diverged.iteration >= metrics["iterations"] == len(metrics["losses"])
+    retrained = found.run()
+    result, metrics = retrained.result, retrained.metrics.as_dict()
+    assert metrics["diverged_at"] >= metrics["iterations"] == len(metrics["losses"])
     assert "diverged" in metrics["message"]
-    folder = written(found)
+    weights = written(retrained)
     again = simulation.prepare(
-        network="digits-cnn", lot=lot, weights=folder.weights, chips=["bad"], engine="emulation", images=IMAGES
+        network="digits-cnn", lot=lot, weights=weights, chips=["bad"], engine="emulation", images=IMAGES
     )
     again.run()
     assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
@@ -210,14 +217,13 @@ def test_images_are_augmented_as_the_network_wants_them(lot: Path) -> None:
 
 def test_weights_of_another_retraining_are_a_start(lot: Path) -> None:
     first = prepared(lot)
-    first.run()
-    folder = written(first)
-    second = prepared(lot, weights=folder.weights, mitigation="fam+t")
-    assert second.started_from is not None
-    assert second.started_from.about["chip"] == "bad"
+    second = prepared(lot, weights=written(first.run()), mitigation="fam+t")
+    assert second.loaded.deployment is not None
+    assert second.loaded.deployment.about["chip"] == "bad"
     assert second.identity["network"] != first.identity["network"]
-    second.run()
-    assert metrics_of(second)["weights_retrained_for"]["mitigation"] == "fap+t"
+    retrained_for = second.run().metrics.weights_retrained_for
+    assert retrained_for is not None
+    assert retrained_for["mitigation"] == "fap+t"
 
 
 @pytest.mark.parametrize(
@@ -268,43 +274,45 @@ def test_what_cannot_work_is_refused(
         "data": Path("digits"), **changes,
     }  # fmt: skip
     with pytest.raises((InputError, ValueError), match=message) as caught:
-        retraining.prepare(lot=Path("lot.h5"), **given)  # type: ignore[arg-type]
+        ChipRetraining(lot=Path("lot.h5"), **given).prepare()  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_read_are_never_replaced(folder: Path) -> None:
-    out = ResultFolder(Path("out"))
-    out.path.mkdir()
-    out.weights.write_bytes(b"precious")
+def test_files_that_are_read_are_never_replaced(lot: Path) -> None:
+    out = Path("out")
+    out.mkdir()
+    weights = out / "weights.safetensors"
+    weights.write_bytes(b"precious")
     with pytest.raises(InputError, match="is a file to read: choose another folder"):
-        out.check(inputs=[Path("lot.h5"), Path("out/../out/weights.safetensors")])
+        retrain_chip(asked(lot, weights=Path("out/../out/weights.safetensors")), out, force=True)
     with pytest.raises(InputError, match=r"nowhere: no such folder to make out in; make it first"):
-        ResultFolder(Path("nowhere/out")).check()
+        retrain_chip(asked(lot), "nowhere/out")
     with pytest.raises(InputError, match="is not a folder"):
-        ResultFolder(out.weights).check()
-    out.curve.mkdir()
+        retrain_chip(asked(lot), weights)
+    (out / "curve.png").mkdir()
     with pytest.raises(InputError, match="is not a regular file"):
-        out.check()
+        retrain_chip(asked(lot), out, force=True)
+    assert weights.read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "curve.png", "metrics.json", "checkpoint.pt"])
-@pytest.mark.parametrize("content", [b"", b"precious", b'{"format": "efat-retraining", "version": 2, "identity": {}}'])
-def test_files_of_somebody_else_are_kept_unless_forced(folder: Path, name: str, content: bytes) -> None:
-    out = ResultFolder(Path("out"))
-    out.path.mkdir()
-    (out.path / name).write_bytes(content)
-    identity = {"network": "1", "chip": "2"}
-    assert out.finished(identity) is None
+def test_files_of_somebody_else_are_kept_unless_forced(lot: Path, name: str) -> None:
+    out = Path("out")
+    out.mkdir()
+    (out / name).write_bytes(b"precious")
+    (out / "notes.txt").write_bytes(b"mine")
+    request = asked(lot, "fap", iterations=None)
     with pytest.raises(InputError, match=rf"out/{name} .* \(--force starts over\)") as caught:
-        out.begin(identity)
+        retrain_chip(request, out)
     assert "\n" not in str(caught.value)
-    assert (out.path / name).read_bytes() == content
-    assert out.begin(identity, force=True) == 0
-    assert not list(out.path.iterdir())
-
-
-def test_what_was_not_run_is_not_written(lot: Path) -> None:
-    found = prepared(lot)
-    with pytest.raises(ValueError, match="call run"):
-        found.write(ResultFolder(Path("out")))
-    assert not Path("out").exists()
+    assert (out / name).read_bytes() == b"precious"
+    retrain_chip(request, out, force=True)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "campaign.json", "curve.png", "metrics.json", "notes.txt", "units", "weights.safetensors",
+    ]  # fmt: skip
+    assert load(Metrics, out / "metrics.json").weights_sha256 == digest_of_file(out / "weights.safetensors")
+    # What is not of this at all is never deleted.
+    (out / "campaign.json").unlink()
+    Campaign(out, "something else", {}, among_others=True)
+    with pytest.raises(InputError, match="is a campaign of kind 'something else'"):
+        retrain_chip(request, out, force=True)
