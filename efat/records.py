@@ -79,11 +79,13 @@ class Document(Record, frozen=True):
         FORMAT: name of the format.
         VERSION: of the format, what this program reads and writes.
         SOURCE: the command that writes such files, for messages.
+        OLDER: versions that are read, too, with the fields that they have not and what these are then.
     """
 
     FORMAT: ClassVar[str]
     VERSION: ClassVar[int]
     SOURCE: ClassVar[str]
+    OLDER: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
 
     def check(self) -> None:
         """Refuse parts that do not fit each other; called when it is read, and before it is written.
@@ -115,13 +117,13 @@ def load(kind: type[_D], path: Path) -> _D:
     if not isinstance(content, dict) or content.get("format") != kind.FORMAT:
         raise InputError(f"{path} is no {kind.FORMAT} file: expected one that {kind.SOURCE} wrote")
     version = content.get("version")
-    if type(version) is not int or version != kind.VERSION:
+    if type(version) is not int or version not in (kind.VERSION, *kind.OLDER):
         raise InputError(
             f"{path} is of version {shown(version)}, and this program reads {kind.VERSION}: write it anew with "
             f"{kind.SOURCE}"
         )
     del content["format"], content["version"]
-    return typed(kind, content, str(path))
+    return typed(kind, {**kind.OLDER.get(version, {}), **content}, str(path))
 
 
 def save(path: Path, document: Document) -> None:

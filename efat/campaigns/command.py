@@ -20,26 +20,31 @@ _LINE = 88
 _LONGEST = 10_000
 
 
-def command_of(folder: Path) -> Command | None:
-    """The command that last worked on the campaign in a folder.
+def kept_in(folder: Path) -> tuple[Command, ...]:
+    """The command that last worked on the campaign in a folder; none if Python called, or if there is no campaign."""
+    try:
+        found = json.loads((folder / "campaign.json").read_text(encoding="utf-8"))["command"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return ()
+    if not isinstance(found, list) or not all(isinstance(word, str) and word.isprintable() for word in found):
+        return ()
+    return (tuple(found),) if sum(map(len, found)) <= _LONGEST else ()
+
+
+def kept(commands: Sequence[Command], *expected: str) -> tuple[list[str], list[str]]:
+    """Commands as one gives them to a shell, and in a line for each of those expected that none was kept.
 
     Args:
-        folder: of the campaign, which may be no campaign, or damaged.
-
-    Returns:
-        None if there is none, or if it was called from Python.
+        commands: that were kept.
+        expected: names of commands of `efat`.
     """
-    try:
-        return checked_command(json.loads((folder / "campaign.json").read_text(encoding="utf-8"))["command"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return None
-
-
-def checked_command(found: object) -> Command | None:
-    """Words of a command that were read from a file; None for anything else."""
-    if not isinstance(found, list | tuple) or not all(isinstance(word, str) and word.isprintable() for word in found):
-        return None
-    return tuple(found) if sum(map(len, found)) <= _LONGEST else None
+    names = {name for command in commands for name in command[1:2]}
+    missing = [
+        f"No command line of efat {name} was kept: it was called from Python, or by an older version."
+        for name in expected
+        if name not in names
+    ]
+    return [shell_text(command) for command in commands], missing
 
 
 def shell_text(command: Sequence[str], *, line: int = _LINE) -> str:

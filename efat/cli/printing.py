@@ -82,6 +82,11 @@ def command_text(name: str, *arguments: object, **options: object) -> str:
     return shlex.join(words)
 
 
+def own_network(network: str) -> str | None:
+    """What commands must be told again of a network whose code is the user's: they run none that only a file names."""
+    return network if ":" in network else None
+
+
 @contextmanager
 def json_alone() -> Iterator[None]:
     """Keep standard output for JSON: whatever else is printed meanwhile, in child processes, too, goes to stderr.

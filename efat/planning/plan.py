@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
+from efat.campaigns.command import Command
 from efat.confidence import at_least
 from efat.planning.selection import Constraint, Statistic
 from efat.records import (
@@ -175,10 +176,12 @@ class Plan(Document, frozen=True, eq=False):
         fault_free_correct: tuning images that the original network classifies correctly, quantised, without faults.
         tried: what each chip of the lot does without retraining, in its order; empty if none was tried.
         comparison: what all strategies are predicted to cost.
+        commands: the command lines that the table and the plan were made with; without those that Python called.
     """
 
     FORMAT = "efat-plan"
-    VERSION = 2
+    VERSION = 3
+    OLDER: ClassVar[Mapping[int, Mapping[str, Any]]] = {2: {"commands": ()}}
     SOURCE = "efat plan"
 
     strategy: Strategy
@@ -203,6 +206,7 @@ class Plan(Document, frozen=True, eq=False):
     fault_free_correct: Count
     tried: tuple[TriedChip, ...]
     comparison: tuple[StrategyCost, ...]
+    commands: tuple[Command, ...] = ()
 
     def check(self) -> None:
         """See `Document.check`."""
@@ -240,6 +244,9 @@ class Plan(Document, frozen=True, eq=False):
     def digest_without_paths(self) -> str:
         """SHA-256 (hex) of everything but where files are, which are known by their own digests."""
         content = self.as_dict()
+        # As version 2 had it, which is gone on with.
+        content["version"] = 2
+        del content["commands"]
         for part in ("lot", "resilience"):
             del content[part]["path"]
         # Which images judge decides nothing, and which decide is in the identity.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from efat.campaigns.command import kept_in, running
 from efat.confidence import at_least
 from efat.planning.plan import MOST_TOP_UPS, FileOf, LotOf, Plan, TriedChip
 from efat.planning.planner import Planner, Progress
@@ -106,6 +107,7 @@ def make_plan(
         harden_iterations=table.harden_iterations,
         fault_free_correct=table.fault_free_correct,
         comparison=tuple(planner.comparison()),
+        commands=(*kept_in(resilience.parent), *(() if (words := running.get()) is None else (words,))),
     )
     return Planned(plan, chosen, tuple(planner.notes(plan, chosen)))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from efat.campaigns.command import Command, kept_in
 from efat.image_split import SplitRequest
 from efat.json_fields import Fields
 from efat.planning.plan import Plan, StrategyCost, read_plan
@@ -44,6 +45,7 @@ class ReportData:
         shown_groups: those that are shown, in the order of the manifest; never the chips that are not retrained.
         bypassed: bool [R, C] of each of them, by its name: the PEs that any of its chips bypasses.
         digests: SHA-256 (hex) of the files, by name.
+        commands: the command lines that it was made with, as they were kept.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ReportData:
     shown_groups: tuple[ManifestGroup, ...]
     bypassed: Mapping[str, BoolArray]
     digests: Mapping[str, str]
+    commands: tuple[Command, ...]
 
     @property
     def pes(self) -> int:
@@ -137,6 +140,7 @@ def read_report(folder: Path) -> ReportData:
         shown_groups=shown,
         bypassed={group.name: _bypassed_by_any(folder, manifest, group.chips) for group in shown},
         digests={path.name: digest_of_file(path) for path in (manifest_path, plan_path, table_path)},
+        commands=(*plan.commands, *kept_in(folder)),
     )
 
 

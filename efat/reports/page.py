@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from efat.campaigns.command import kept, shell_text
 from efat.figures.bitmaps import data_uri, png
 from efat.json_fields import SHA256
 from efat.reports.charts import amounts_chart, below_axis, chips_chart, resilience_chart
-from efat.reports.commands import cautions, command, commands
 from efat.reports.folder import PLAN_NAME, ReportData
 from efat.reports.propagation import (
     PropagationReport,
     check_same_lot,
-    propagation_command,
+    propagation_commands,
     propagation_inputs,
 )
 from efat.reports.propagation_page import propagation_section
@@ -126,6 +126,7 @@ def render(data: ReportData, propagation: PropagationReport | None = None) -> st
     rows = data.by_accuracy[:MOST_ROWS]
     costs = cost_rows(data)
     lot_name = PurePath(manifest.lot.path).name or manifest.lot.path
+    commands, not_kept = _commands(data, propagation)
     return fill(
         _TEMPLATE,
         manifest.images,
@@ -150,8 +151,8 @@ def render(data: ReportData, propagation: PropagationReport | None = None) -> st
         picture_step=_picture_step(manifest.array),
         smooth=min(manifest.array["rows"], manifest.array["cols"]) > _SMOOTH,
         section=None if propagation is None else propagation_section(propagation, "h3"),
-        commands=_commands(data, propagation),
-        cautions=cautions(data),
+        commands=commands,
+        cautions=not_kept,
         inputs=[*_inputs(data), *_propagation_inputs(data, propagation)],
         versions=manifest.versions,
         settings=list(settings(data)),
@@ -221,12 +222,23 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
     yield "verification images", judging, manifest.verification
 
 
-def _commands(data: ReportData, propagation: PropagationReport | None) -> list[str]:
-    found = commands(data)
-    if propagation is None:
-        return found
-    report = command("report", [(f"{data.name}/",), ("--propagation", f"{propagation.name}/")])
-    return [*found[:-1], propagation_command(propagation), report]
+def _commands(data: ReportData, propagation: PropagationReport | None) -> tuple[list[str], list[str]]:
+    """The commands that it was made with and those that look at it, and what is said of those that were not kept."""
+    network = data.plan.setup["network"]
+    # Commands run no code that only a file names.
+    own = ("--network", network) if ":" in network else ()
+    found, not_kept = kept(data.commands, "resilience", "plan", "retrain")
+    found.append(
+        shell_text(
+            ["efat", "simulate", "--manifest", f"{data.name}/{FILE_NAME}", "--lot", data.manifest.lot.path, *own]
+        )
+    )
+    report = ["efat", "report", f"{data.name}/"]
+    if propagation is not None:
+        tried, missing = propagation_commands(propagation)
+        found, not_kept = [*found, *tried], [*not_kept, *missing]
+        report += ["--propagation", f"{propagation.name}/"]
+    return [*found, shell_text(report)], not_kept
 
 
 def _propagation_inputs(data: ReportData, propagation: PropagationReport | None) -> Iterator[tuple[str, str, str]]:

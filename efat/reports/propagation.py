@@ -8,20 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from efat.campaigns.command import Command, kept, kept_in
 from efat.json_fields import SHA256, Fields
 from efat.propagation.estimates import Estimates
 from efat.propagation.shares import BitShare, LayerFate, Worst, bit_shares, layer_fates, worst_bit
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
-from efat.reports.commands import Option, array_options, command, fraction_text, number_text
 from efat.reports.folder import ReportData
 from efat.retraining.manifest import FILE_NAME as LOT_FILE
 from simulator import Kind, Site
 from simulator.errors import InputError
 from simulator.files import digest_of_file
-
-_LISTED = 40
-"""Bits of a net that a command names one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +31,7 @@ class PropagationReport:
         propagation: what is in its file.
         confidence: of all intervals.
         digest: SHA-256 (hex) of the file.
+        commands: the command line that it was made with, if it was kept.
     """
 
     name: str
@@ -41,6 +39,7 @@ class PropagationReport:
     propagation: Propagation
     confidence: float
     digest: str
+    commands: tuple[Command, ...] = ()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -92,7 +91,9 @@ def read_propagation_report(folder: Path) -> PropagationReport:
     found = read_propagation(path)
     _check_subject(Fields(dict(found.subject), f"{path}: subject"))
     confidence = _check_request(Fields(dict(found.request), f"{path}: request"))
-    return PropagationReport(folder.resolve().name, str(folder), found, confidence, digest_of_file(path))
+    return PropagationReport(
+        folder.resolve().name, str(folder), found, confidence, digest_of_file(path), kept_in(folder)
+    )
 
 
 def check_same_lot(report: PropagationReport, data: ReportData) -> None:
@@ -112,17 +113,9 @@ def check_same_lot(report: PropagationReport, data: ReportData) -> None:
             )
 
 
-def propagation_command(report: PropagationReport) -> str:
-    """The command that found it, over as many lines as it takes."""
-    return command("propagate", [*_options(report.propagation), ("-o", f"{report.name}/")])
-
-
-def propagation_cautions(report: PropagationReport) -> list[str]:
-    """What the command does not say."""
-    multiplier = str(report.propagation.array.get("multiplier"))
-    if " " in multiplier:
-        return [f"The multiplier was read from files, and its name and digest are {multiplier}."]
-    return []
+def propagation_commands(report: PropagationReport) -> tuple[list[str], list[str]]:
+    """The command that found it, and what is said if it was not kept."""
+    return kept(report.commands, "propagate")
 
 
 def propagation_inputs(report: PropagationReport) -> Iterator[tuple[str, str, str]]:
@@ -134,47 +127,6 @@ def propagation_inputs(report: PropagationReport) -> Iterator[tuple[str, str, st
         if SHA256.fullmatch(text):
             place = subject[places[name]] if name in places else None
             yield name, place or f"of {subject['network']}", text
-
-
-def _options(found: Propagation) -> Iterator[Option]:
-    subject, request = found.subject, found.request
-    yield "--network", str(subject["network"])
-    for name in ("weights", "data"):
-        if subject[name] is not None:
-            yield f"--{name}", str(subject[name])
-    if subject.get("normalization") is not None:
-        yield "--normalize", str(subject["normalization"])
-    yield from array_options(found.array)
-    for site in request["sites"]:
-        yield "--site", site.lower()
-    for site, bits in request["bits"].items():
-        yield "--bit", f"{site.lower()}={_ranges(bits)}"
-    for kind in request["kinds"]:
-        yield "--kind", kind.lower().replace("_", "-")
-    yield "--images", str(found.images)
-    if subject["calibration"] != "max":
-        yield "--calibration", str(subject["calibration"])
-    if request["exhaustive"]:
-        yield ("--exhaustive",)
-    if request["samples"] is not None:
-        yield "--samples", str(request["samples"])
-    if request["margin"] is not None:
-        yield "--margin", fraction_text(request["margin"])
-    yield "--confidence", number_text(request["confidence"])
-    if not request["stratify"]:
-        yield ("--no-stratify",)
-    yield "--seed", str(request["seed"])
-
-
-def _ranges(bits: list[int]) -> str:
-    """Bits with commas, those that follow each other as a range: 0-3,7."""
-    parts: list[list[int]] = []
-    for bit in sorted(bits):
-        if parts and bit == parts[-1][1] + 1:
-            parts[-1][1] = bit
-        else:
-            parts.append([bit, bit])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
 
 
 def _check_subject(subject: Fields) -> None:

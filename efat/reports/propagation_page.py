@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from efat.campaigns.command import shell_text
 from efat.propagation.columns import PATTERNS
 from efat.propagation.heat import heat_maps
 from efat.propagation.shares import ENDINGS, MOST_PLACES, LayerFate, bit_shares
-from efat.reports.commands import command
 from efat.reports.propagation import (
     PropagationReport,
-    propagation_cautions,
-    propagation_command,
+    propagation_commands,
     propagation_inputs,
 )
 from efat.reports.propagation_charts import THRESHOLDS, bits_chart, heat_chart, manner, net
@@ -84,6 +83,7 @@ def render_propagation(report: PropagationReport) -> str:
     """
     found = report.propagation
     section = propagation_section(report, "h2")
+    commands, not_kept = propagation_commands(report)
     shown = [(name, title) for name, title in _SECTIONS if name not in _left_out(section)]
     return fill(
         _TEMPLATE,
@@ -93,8 +93,8 @@ def render_propagation(report: PropagationReport) -> str:
         summary=section["findings"],
         found=report,
         section=section,
-        commands=[propagation_command(report), command("report", [(f"{report.name}/",)])],
-        cautions=propagation_cautions(report),
+        commands=[*commands, shell_text(["efat", "report", f"{report.name}/"])],
+        cautions=not_kept,
         inputs=list(propagation_inputs(report)),
         versions=found.versions,
         settings=[

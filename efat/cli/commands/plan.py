@@ -8,7 +8,7 @@ import click
 
 from efat.cli.group import INTERRUPTED
 from efat.cli.options import INPUT_FILE, Fraction, check_output, fail, force_option, output_option
-from efat.cli.printing import note, say
+from efat.cli.printing import command_text, note, own_network, say
 from efat.cli.worker_options import WorkerRequest, worker_options
 
 
@@ -133,7 +133,6 @@ def plan(
         from efat.planning.selection import Constraint
         from efat.planning.trial import FOLDER as TRIALS
         from efat.planning.trial import Trials
-        from efat.reports.commands import command_line, own_network
 
     request = Request(
         Constraint(accuracy=accuracy, max_drop=max_drop, margin=margin),
@@ -155,6 +154,6 @@ def plan(
         raise SystemExit(INTERRUPTED) from None
     write_plan(output, planned.plan)
     show_plan(planned, console())
-    own = own_network(str(planned.plan.setup["network"]))
-    following = command_line("retrain", [("--plan", str(output)), *own, ("-o", "retrained/")])
+    own = own_network(planned.plan.setup["network"])
+    following = command_text("retrain", plan=output, network=own, output="retrained/")
     say(f"Wrote {output}. Carry it out: {following}")

@@ -13,7 +13,7 @@ from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalization_of, normalize_option
-from efat.cli.printing import note, say
+from efat.cli.printing import command_text, note, own_network, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.split_options import SplitOptions, split_options
 from efat.cli.worker_options import WorkerRequest, worker_options
@@ -242,7 +242,11 @@ def _run(folder: Path, measurement: Resilience, executor: Executor) -> Resilienc
 
 def _plan_command(folder: Path, lot: Path | None, network: str) -> str:
     """What makes use of it."""
-    from efat.reports.commands import command_line, own_network
-
-    given = [("--resilience", str(folder)), ("--lot", "lot.h5" if lot is None else str(lot))]
-    return command_line("plan", [*given, ("--max-drop", "0.01"), *own_network(network), ("-o", "plan.json")])
+    return command_text(
+        "plan",
+        resilience=folder,
+        lot="lot.h5" if lot is None else lot,
+        max_drop=0.01,
+        network=own_network(network),
+        output="plan.json",
+    )

@@ -8,7 +8,7 @@ import click
 
 from efat.cli.group import INTERRUPTED
 from efat.cli.options import INPUT_FILE
-from efat.cli.printing import note, say
+from efat.cli.printing import command_text, note, say
 from efat.cli.worker_options import WorkerRequest, worker_options
 
 
@@ -66,7 +66,6 @@ def retrain(
         from efat.cli.commands.retrain_tables import failing_chips, show_manifest
         from efat.planning.plan import read_plan
         from efat.planning.planning import table_of
-        from efat.reports.commands import command_line
         from efat.retraining.execution import Execution
 
         plan = read_plan(plan_path)
@@ -86,6 +85,6 @@ def retrain(
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     show_manifest(manifest, plan, console())
-    say(f"Wrote {execution.manifest}. Look at it: {command_line('report', [(str(output),)])}")
+    say(f"Wrote {execution.manifest}. Look at it: {command_text('report', output)}")
     if manifest.passing < len(manifest.chips):
         raise click.ClickException(failing_chips(manifest))

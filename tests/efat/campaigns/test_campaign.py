@@ -21,7 +21,7 @@ import pytest
 
 from efat.campaigns import workers
 from efat.campaigns.campaign import Campaign, Outcome, Unit
-from efat.campaigns.command import command_of, running, shell_text
+from efat.campaigns.command import kept_in, running, shell_text
 from efat.campaigns.workers import WorkerDiedError, in_line, processes
 from efat.records import digest_of
 from simulator.errors import InputError
@@ -192,20 +192,20 @@ def test_the_command_line_is_kept_and_decides_nothing(folder: Path) -> None:
     path = folder / "one" / "campaign.json"
     token = running.set(command)
     begun = Campaign(folder / "one", "digests", {"seed": 1})
-    assert command_of(folder / "one") == command
+    assert kept_in(folder / "one") == (command,)
     running.reset(token)
     # Those of older versions have none, and Python has none to give.
     for version, older in ((3, command), (2, None)):
         content = {**json.loads(path.read_text()), "version": version, "command": older}
         path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
-        assert command_of(folder / "one") == older
+        assert kept_in(folder / "one") == (() if older is None else (older,))
         assert Campaign(folder / "one", "digests", {"seed": 1}).digest == begun.digest
-        assert command_of(folder / "one") is None
+        assert kept_in(folder / "one") == ()
         assert json.loads(path.read_text())["version"] == 3
     for damaged in ("{", "[]", '{"command": "efat"}', '{"command": [1]}', '{"command": ["\\u0007"]}'):
         path.write_text(damaged)
-        assert command_of(folder / "one") is None
-    assert command_of(folder / "none") is None
+        assert kept_in(folder / "one") == ()
+    assert kept_in(folder / "none") == ()
 
 
 def test_a_command_is_shown_as_a_shell_takes_it() -> None:

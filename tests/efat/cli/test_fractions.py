@@ -6,7 +6,6 @@ import click
 import pytest
 
 from efat.cli.options import Fraction, NumberList, RateRange
-from efat.reports.commands import fraction_text
 
 DROP = Fraction("chips may lose {} of the images")
 RATES = NumberList(float, "0.01,0.1")
@@ -56,9 +55,3 @@ def test_what_is_likely_another_fraction_is_refused(kind: click.ParamType, text:
     with pytest.raises(click.BadParameter) as caught:
         kind.convert(text, None, None)
     assert message in caught.value.message
-
-
-def test_commands_of_reports_are_taken_again() -> None:
-    for value in (0.0, 0.01, 0.3, 0.5, 0.57, 1.0):
-        assert DROP.convert(fraction_text(value), None, None) == value
-        assert RATES.convert(fraction_text(value), None, None) == (value,)

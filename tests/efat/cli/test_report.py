@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 
-from efat import records
-from efat.cli import main
-from efat.planning.plan import FileOf
-from efat.planning.selection import Constraint
-from efat.reports.commands import cautions, commands
+from efat.campaigns.campaign import Campaign
+from efat.campaigns.command import running
+from efat.planning.plan import write_plan
+from efat.records import replace
 from efat.reports.folder import ReportData, read_report
 from efat.reports.text import summary
 from tests.support.command import done, refused
@@ -60,81 +56,21 @@ def test_what_it_refuses(retrained: ReportData) -> None:
     assert not Path("retrained/report.html").exists()
 
 
-def parsed(line: str) -> dict[str, Any]:
-    """What a command of a report would be run with."""
-    program, name, *arguments = shlex.split(line.replace("\\\n", " "))
-    assert program == "efat"
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    return command.make_context(name, arguments).params
-
-
-def test_the_commands_are_what_was_done(retrained: ReportData) -> None:
-    resilience, plan, retrain, simulate, report = map(parsed, commands(retrained))
-    table, planned, setup = retrained.table, retrained.plan, retrained.plan.setup
-    assert resilience["network"] == setup["network"]
-    assert resilience["mitigation"] == setup["mitigation"]
-    assert resilience["array"] == (retrained.manifest.array["rows"], retrained.manifest.array["cols"])
-    assert list(resilience["rates"]) == table.rates.tolist()
-    assert list(resilience["levels"]) == table.levels.tolist()
-    assert (resilience["repeats"], resilience["seed"]) == (table.repeats, table.seed)
-    assert dict(resilience["sites"]) == table.fault_model["sites"]
-    assert dict(resilience["kinds"]) == table.fault_model["kinds"]
-    assert (resilience["batch"], resilience["learning_rate"]) == (128, 0.01)
-    assert dict(resilience["options"]) == setup["recipe"]["options"]
-    assert (resilience["augment"], resilience["no_augment"]) == (None, True)
-    assert resilience["output"] == plan["resilience"] == Path("res")
-    assert (plan["max_drop"], plan["accuracy"]) == (planned.constraint.max_drop, None)
-    for name in ("strategy", "statistic", "predictor", "step", "budget"):
-        assert plan[name] == getattr(planned, name)
-    assert plan["aligned"] is False
-    assert plan["output"] == retrain["plan_path"] == Path("plan.json")
-    assert retrain["cycle_images"] == retrained.manifest.chips[0].cycle_images
-    assert simulate["manifest"] == Path("retrained/manifest.json")
-    assert plan["lot"] == simulate["lot"] == Path("lot.h5")
-    assert report["folder"] == retrain["output"] == Path("retrained")
-
-
-def test_the_commands_of_unusual_settings(retrained: ReportData) -> None:
-    recipe = {
-        **retrained.plan.setup["recipe"],
-        "optimizer": "AdamW",
-        "options": {"weight_decay": 0.05, "amsgrad": True, "betas": [0.9, 0.99]},
-        "label_smoothing": 0.1,
-        "augmentation": {"flip": True, "crop_padding": 4},
-    }
-    setup = {
-        **retrained.plan.setup,
-        "weights": "-odd name.safetensors",
-        "data": "images",
-        "recipe": recipe,
-        "learn_scales": True,
-        "normalization": "0.5:0.25",
-        "split": {"tune_images": 40, "verify_images": [300, 360], "verify_data": None},
-    }
-    array = {**retrained.plan.array, "act_signed": False, "acc_bits": 24, "multiplier": "mine 0123abcd"}
-    plan = records.replace(
-        retrained.plan,
-        setup=setup,
-        array=array,
-        aligned=True,
-        constraint=Constraint(0.5, margin=0.01),
-        resilience=FileOf("elsewhere/table.h5", ""),
-    )
-    data = replace(retrained, plan=plan)
-    found = parsed(commands(data)[0])
-    assert (found["weights"], found["data"]) == (Path("-odd name.safetensors"), Path("images"))
-    assert found["normalize"] == "0.5:0.25"
-    assert (found["optimizer"], dict(found["options"])) == ("AdamW", {"weight_decay": 0.05, "amsgrad": True})
-    assert (found["label_smoothing"], found["augment"], found["learn_scales"]) == (0.1, (True, 4), True)
-    assert (found["tune_images"], found["verify_images"], found["verify_data"]) == (40, (300, 360), None)
-    assert (found["acc_bits"], found["unsigned_acts"]) == (24, True)
-    planned = parsed(commands(data)[1])
-    assert (planned["accuracy"], planned["max_drop"], planned["aligned"]) == (0.5, None, True)
-    assert planned["margin"] == 0.01
-    assert planned["resilience"] == Path("elsewhere/table.h5")
-    assert "mine 0123abcd" in cautions(data)[0]
-    hardened = replace(data, table=replace(data.table, harden_iterations=300))
-    found = parsed(commands(hardened)[0])
-    assert (found["harden"], found["weights"]) == (300, Path("-odd name.safetensors"))
-    assert "hardened" in cautions(hardened)[0]
+def test_the_commands_are_those_that_were_run(retrained: ReportData) -> None:
+    page = read_page(Path(done("report", "retrained").output.split()[-1].rstrip(".")).read_text()).with_id("reproduce")
+    simulate, report = page.one("code").text.split("\n\n")
+    assert simulate == "efat simulate --manifest retrained/manifest.json --lot lot.h5"
+    assert report == "efat report retrained/"
+    for name in ("resilience", "plan", "retrain"):
+        assert f"No command line of efat {name} was kept: it was called from Python, or by an older" in page.text
+    table = ("efat", "resilience", "--network", "my net", "--rates", "0.1,0.2", "-o", "res")
+    made = ("efat", "plan", "--resilience", "res", "--max-drop", "<1%>", "-o", "plan.json")
+    write_plan(Path("retrained/plan.json"), replace(retrained.plan, commands=(table, made)))
+    token = running.set(("efat", "retrain", "--plan", "plan.json"))
+    Campaign(Path("retrained"), "retraining of a lot", {}, among_others=True)
+    running.reset(token)
+    done("report", "retrained", "-o", "again.html")
+    page = read_page(Path("again.html").read_text()).with_id("reproduce")
+    shown = [shlex.split(text.replace("\\\n", " ")) for text in page.one("code").text.split("\n\n")]
+    assert [tuple(words) for words in shown[:3]] == [table, made, ("efat", "retrain", "--plan", "plan.json")]
+    assert "No command line" not in page.text

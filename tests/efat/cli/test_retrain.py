@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from efat import records
+from efat.campaigns.command import kept_in
 from efat.cli import render
 from efat.confidence import bound_text
 from efat.planning.plan import write_plan
@@ -70,6 +71,7 @@ def test_what_is_shown_is_in_the_manifest(inputs: Path) -> None:
     shown = done(*BASE).output
     manifest = written()
     check_files(manifest, Path("out"))
+    assert kept_in(Path("out")) == (("efat", *BASE),)
     chips = manifest.chip_named
     assert rows(shown) == {
         group.name: [
@@ -97,7 +99,8 @@ def test_what_is_shown_is_in_the_manifest(inputs: Path) -> None:
     Path("res/resilience.h5").unlink()
     again = ["retrain", "--plan", "out/plan.json", "--resilience", "out", *BASE[3:]]
     assert done(*again).output == shown
-    assert contents(Path("out")) == before
+    assert kept_in(Path("out")) == (("efat", *again),)
+    assert {**contents(Path("out")), "campaign.json": b""} == {**before, "campaign.json": b""}
     assert "Wrote out/report.html" in done("report", "out").output
 
 
@@ -194,7 +197,7 @@ def folder_is_a_file() -> None:
         (damaged_plan, "plan.json is no JSON"),
         (another_network, "digits-cnn: another network than resilience was measured with"),
         (folder_in_use, "out has files in it and is no campaign: choose another folder"),
-        (folder_is_a_file, "out is not a folder: expected one for the campaign"),
+        (folder_is_a_file, "out is not a folder: expected one to write results into"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(inputs: Path, damage: Callable[[], None], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -219,7 +220,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("array", to=[]), "array is a list of 0: expected an object"),
     (changed("identity", to={"network": 3}), "identity: network is 3"),
     (changed("format", to="efat-manifest"), "is no efat-plan file: expected one that efat plan wrote"),
-    (changed("version", to=1), "is of version 1, and this program reads 2: write it anew with efat plan"),
+    (changed("version", to=1), "is of version 1, and this program reads 3: write it anew with efat plan"),
     (changed("unknown", to=1), "has a field 'unknown'"),
 ]
 
@@ -227,6 +228,19 @@ DAMAGES: list[tuple[Damage, str]] = [
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
 def test_a_damaged_plan_is_refused_in_a_line_that_names_it(tmp_path: Path, damage: Damage, message: str) -> None:
     assert_refused(read_plan, tmp_path / "plan.json", small().as_dict(), damage, message)
+
+
+def test_the_version_before_had_no_commands(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    plan = replace(small(), commands=(("efat", "plan", "-o", "plan.json"),))
+    write_plan(path, plan)
+    assert read_plan(path).as_dict() == plan.as_dict()
+    content = {**plan.as_dict(), "version": 2}
+    del content["commands"]
+    path.write_text(json.dumps(content))
+    assert read_plan(path).as_dict() == small().as_dict()
+    # A folder that was begun with it goes on.
+    assert read_plan(path).digest_without_paths == plan.digest_without_paths
 
 
 def test_every_field_is_needed(tmp_path: Path) -> None:

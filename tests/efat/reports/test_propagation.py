@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +19,6 @@ from efat.propagation.tables import Propagation
 from efat.reports import propagation_page as report_propagation_page
 from efat.reports.propagation import (
     PropagationReport,
-    propagation_cautions,
-    propagation_command,
 )
 from efat.reports.propagation_charts import bits_chart, heat_chart, manner, net, shade
 from efat.reports.propagation_page import render_propagation
@@ -28,7 +26,7 @@ from efat.reports.propagation_text import propagation_findings
 from efat.reports.text import Finding, short_percent
 from simulator import ArrayConfig, Kind, Site
 from tests.support.html_page import Element, read_page
-from tests.support.propagation_campaigns import REQUEST, asked, campaign, parsed
+from tests.support.propagation_campaigns import asked, campaign
 from tests.support.propagation_tables import propagations, small_propagation
 
 
@@ -295,28 +293,14 @@ def test_a_long_table_has_the_worst_bits(seed: int, monkeypatch: pytest.MonkeyPa
         assert f"{len(worst) - 2} further row" in read_page(render_propagation(report)).text
 
 
-def test_the_command_is_what_was_done(seed: int) -> None:
-    found = campaign(seed)
-    again = parsed(propagation_command(report_of(found)))
-    assert again["network"] == found.subject["network"]
-    assert again["array"] == (found.array["rows"], found.array["cols"])
-    assert (again["weight_bits"], again["act_bits"], again["acc_bits"]) == (3, 4, 12)
-    assert (list(again["sites"]), list(again["kinds"])) == (REQUEST["sites"], REQUEST["kinds"])
-    assert again["bits"] == (("PSUM", (0, 1, 2, 7)),)
-    assert (again["samples"], again["exhaustive"], again["margin"]) == (None, False, 0.01)
-    assert (again["confidence"], again["stratify"], again["seed"]) == (0.9, True, 12)
-    assert (again["images"], again["output"]) == (found.images, Path("faults"))
-    other = asked(found, margin=None, exhaustive=True, stratify=False, bits={}, seed=2**53)
-    subject = {**found.subject, "weights": "-odd name.safetensors", "data": "images", "calibration": "mse"}
-    again = parsed(propagation_command(report_of(replace(other, subject=subject))))
-    assert (again["weights"], again["data"], again["calibration"]) == (
-        Path("-odd name.safetensors"),
-        Path("images"),
-        "mse",
-    )
-    assert (again["exhaustive"], again["margin"], again["stratify"], again["seed"]) == (True, None, False, 2**53)
-    read = replace(found, array={**found.array, "multiplier": "mine 0123abcd"})
-    assert "mine 0123abcd" in propagation_cautions(report_of(read))[0]
+def test_the_command_is_what_was_run(seed: int) -> None:
+    report = report_of(campaign(seed))
+    assert "No command line of efat propagate was kept" in read_page(render_propagation(report)).text
+    command = ("efat", "propagate", "--network", "<b>", "-o", "faults")
+    page = read_page(render_propagation(replace(report, commands=(command,)))).with_id("reproduce")
+    first, again = page.one("code").text.split("\n\n")
+    assert tuple(shlex.split(first)) == command
+    assert again == "efat report faults/"
 
 
 def test_texts_from_files_are_texts(seed: int) -> None:
