@@ -24,7 +24,7 @@ from efat.image_split import SplitRequest
 from efat.planning.alignment import Aligner
 from efat.planning.severity import pruned_severity
 from efat.retraining.units import aligner_of, fused_chip
-from efat.setup import Loaded, TrainingSetup
+from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = ArrayConfig(arguments.size, arguments.size)
     given = arguments.network, arguments.weights, arguments.data
-    setup = TrainingSetup(*given, "fam+t", Recipe(), split=SplitRequest(arguments.images))
+    setup = Setup(*given, "fam+t", Recipe(), split=SplitRequest(arguments.images))
     loaded: Loaded = setup.load()
     aligner = aligner_of(setup, loaded, config, "saliency")
     parameters = dict(loaded.network.named_parameters(remove_duplicate=False))

@@ -41,7 +41,7 @@ from efat.resilience.measurement import run_resilience
 from efat.resilience.table import FILE_NAME, ResilienceTable
 from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest
-from efat.setup import TrainingSetup, augmentation_of
+from efat.setup import Setup, augmentation_of
 from simulator import ArrayConfig, FaultModel, Site
 from simulator.errors import InputError
 from simulator.lots.chips import write_lot
@@ -106,7 +106,7 @@ class Study:
     def resilience(self, mitigation: str, progress: Progress) -> tuple[Path, ResilienceTable]:
         """Measure it, or what is left of it."""
         arguments = self.arguments
-        setup = TrainingSetup(
+        setup = Setup(
             self.key, self.weights, self.data, mitigation, RECIPES[self.key], split=SplitRequest(arguments.images)
         )
         hardening = HardeningPlan(arguments.harden) if arguments.harden else None

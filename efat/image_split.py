@@ -6,21 +6,19 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from efat.json_fields import Fields
+from efat.records import Positive, Record
 from simulator.errors import InputError
 from training.data.datasets import Dataset
 
 Keys = npt.NDArray[np.bytes_]
 
 
-@dataclass(frozen=True)
-class SplitRequest:
+class SplitRequest(Record, frozen=True):
     """Which test images are to decide, and which are to judge; see `split_images`.
 
     Args:
@@ -33,7 +31,7 @@ class SplitRequest:
         InputError: counts or places that cannot be, or both places and other data.
     """
 
-    tune_images: int | None = None
+    tune_images: Positive | None = None
     verify_images: tuple[int, int] | None = None
     verify_data: Path | None = None
 
@@ -46,32 +44,6 @@ class SplitRequest:
                 raise InputError(f"verification images are {start}:{stop}: expected A:B with 0 <= A < B")
             if self.verify_data is not None:
                 raise InputError("verification images are given by place and as other data: choose one")
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them; `from_dict` gives the same again."""
-        return {
-            "tune_images": self.tune_images,
-            "verify_images": None if self.verify_images is None else list(self.verify_images),
-            "verify_data": None if self.verify_data is None else str(self.verify_data),
-        }
-
-    @classmethod
-    def from_dict(cls, found: Fields) -> SplitRequest:
-        """What `as_dict` described.
-
-        Raises:
-            InputError: a field is nothing that it can be.
-        """
-        tune, places, data = (found.values[name] for name in ("tune_images", "verify_images", "verify_data"))
-        if places is not None and not (
-            isinstance(places, list) and len(places) == 2 and all(type(place) is int for place in places)
-        ):
-            found.refuse("verify_images", "two whole numbers, or null")
-        return cls(
-            None if tune is None else found.count("tune_images", 1),
-            None if places is None else (places[0], places[1]),
-            None if data is None else Path(found.text("verify_data")),
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ __all__ = [
     "Count",
     "Document",
     "Fraction",
+    "Named",
     "Positive",
     "Record",
     "Sha256",
@@ -280,6 +281,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class Named:
+    """What has no place in a file: its text, as `str` gives it, stands for it there."""
+
+
 def _from_text(kind: type, value: str) -> Any:
     if kind is not Path:
         raise NotImplementedError(f"{kind} in a record")
@@ -287,7 +292,7 @@ def _from_text(kind: type, value: str) -> Any:
 
 
 def _as_text(value: object) -> str:
-    if not isinstance(value, Path):
+    if not isinstance(value, Path | Named):
         raise NotImplementedError(f"{type(value)} in a record")
     return str(value)
 

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from msgspec import structs
 from torch import nn
 from torch.nn import functional
 
 from efat.image_split import ImageSplit, SplitRequest, split_images
-from efat.json_fields import LARGEST_COUNT, Fields
-from simulator.errors import InputError
-from training.calibration import METHODS, Method
+from efat.records import LARGEST_COUNT, Named, Record, shown
+from simulator.errors import InputError, first_line
+from training.calibration import Method
 from training.data.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.data.datasets import DATA_VARIABLE, Dataset, Normalization
 from training.data.workloads import WORKLOADS, LoadedWorkload, check_fits, load_test_images, load_workload
 from training.layers.deployment import Deployment
+from training.layers.quantized_already import check_float_network
 from training.layers.trainable import check_trainable
 from training.layers.user_code import copied, failure
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.gradual import Gradual
-from training.learning.recipe import Recipe
+from training.learning.recipe import DEFAULT_OPTIONS, Recipe
 from training.learning.retrain import TrainingData, digest_of_network
+
+_OBJECT = "object "
+"""How the name of an object begins in files; no name of a network does."""
+
+_OF_NETWORK = Recipe(options=DEFAULT_OPTIONS["SGD"])
+"""Stands for the recipe of a setup that gives none."""
 
 
 class Loaded(NamedTuple):
@@ -50,41 +59,140 @@ class Loaded(NamedTuple):
     deployment: Deployment | None
 
 
-@dataclass(frozen=True)
-class TrainingSetup:
-    """What decides a retraining beside the chip and the number of iterations; the same for all chips of a lot.
+class OwnNetwork(Named):
+    """A network that was given as an object; two are equal if they print the same and have the same weights.
 
     Args:
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        module: a float network; it is copied, and what is done to it later is of no matter.
+
+    Attributes:
+        module: the copy, in evaluation mode; not to be changed.
+        digest: SHA-256 (hex) of what it prints and of its weights.
+
+    Raises:
+        InputError: it is no float network, or cannot be copied.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        check_float_network(module)
+        self.module = copied(module).eval()
+        self.digest = digest_of_network(self.module)
+
+    def __str__(self) -> str:
+        return f"{_OBJECT}{type(self.module).__name__} {self.digest[:16]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnNetwork) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class OwnData(Named):
+    """Images that were given as objects; two are equal if all pixels and labels are.
+
+    Args:
+        train: images to learn from: a `Dataset`, a pair of images float32 [n, channels, height, width] and labels
+            int64 [n], tensors or arrays, or a data set of PyTorch that gives such pairs one by one.
+        test: images to test on, likewise.
+
+    Attributes:
+        pair: both as `Dataset`, of as many classes as both have together.
+
+    Raises:
+        InputError: they are something else.
+    """
+
+    def __init__(self, train: object, test: object) -> None:
+        found = [_dataset(given, what) for given, what in ((train, "training images"), (test, "test images"))]
+        classes = max(data.classes for data in found)
+        self.pair = (replace(found[0], classes=classes), replace(found[1], classes=classes))
+
+    def __str__(self) -> str:
+        return f"{_OBJECT}{self.pair[1].name} {' '.join(data.digest[:16] for data in self.pair)}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnData) and str(other) == str(self)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+if TYPE_CHECKING:
+    _Network = str | nn.Module | OwnNetwork
+    _Data = Path | OwnData | tuple[object, object] | None
+else:
+    # Files have texts there; `Setup` looks at them itself.
+    _Network = _Data = Any
+
+
+class Setup(Record, frozen=True):
+    """What decides a retraining beside the chip and the number of iterations; the same for all chips of a lot.
+
+    A network and data that are objects travel to worker processes by pickle: the class of the network has to be one
+    that other processes can import, so none that is defined in a function or in a notebook.
+
+    Args:
+        network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a `torch.nn.Module`.
         weights: file of the original weights; None for those that come with the network. How weights that were
             retrained already sit on their chip is not taken over.
-        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
+        data: what `training.data.datasets.load_data` reads; None for what comes with the network. Or a pair of training
+            and test images, as for `OwnData`.
         mitigation: name of a strategy that bypasses, and prunes and retrains what is left: see `Strategy.named`.
-        recipe: how it learns; at a constant learning rate, so that fewer iterations are the beginning of more.
+        recipe: how it learns; at a constant learning rate, so that fewer iterations are the beginning of more. SGD with
+            momentum, and the network's own augmentation, if none is given.
         calibration: how the activations' scales are chosen.
         learn_scales: whether they are learned from there.
         split: which test images decide, and which only judge.
         hardened: file of the weights to start from, if `weights` were hardened first; None if they were not.
-        normalization: as for `training.data.workloads.load_workload`.
+        normalization: as for `training.data.workloads.load_workload`; a text or a `Normalization`, kept as a text.
 
     Raises:
         InputError: a mitigation that does not retrain, leaves faults in, or injects them in steps; a schedule; a seed
             that JSON has no number for.
     """
 
-    network: str
-    weights: Path | None
-    data: Path | None
-    mitigation: str
-    recipe: Recipe
+    network: _Network
+    weights: Path | None = None
+    data: _Data = None
+    mitigation: str = "fap+t"
+    recipe: Recipe = _OF_NETWORK
     calibration: Method = "max"
     learn_scales: bool = False
-    split: SplitRequest = field(default_factory=SplitRequest)
+    split: SplitRequest = SplitRequest()
     hardened: Path | None = None
-    normalization: Normalization | None = None
+    normalization: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mitigation", self.mitigation.lower())
+        if isinstance(self.network, nn.Module):
+            self._set("network", OwnNetwork(self.network))
+        if not isinstance(self.network, str | OwnNetwork):
+            raise InputError(f"network is {shown(self.network)}: expected its name, or a torch.nn.Module")
+        if isinstance(self.data, tuple) and len(self.data) == 2:
+            self._set("data", OwnData(*self.data))
+        for name in ("weights", "data", "hardened"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                self._set(name, Path(value))
+            elif not isinstance(value, Path | OwnData | None):
+                raise InputError(
+                    f"{name} is {shown(value)}: expected a path, or for data a pair of training and test images"
+                )
+        if self.normalization is not None:
+            self._set("normalization", str(Normalization.parse(str(self.normalization))))
+        if self.recipe is _OF_NETWORK:
+            self._set("recipe", replace(self.recipe, augmentation=augmentation_of(str(self.network), None)))
+        self._set("mitigation", self.mitigation.lower())
+        self._check_mitigation()
+        if self.recipe.seed > LARGEST_COUNT:
+            raise InputError(f"seed is {self.recipe.seed}: expected at most {LARGEST_COUNT}")
+        if self.recipe.schedule is not None:
+            raise InputError(
+                f"schedule {self.recipe.schedule} depends on the number of iterations, so that fewer are not the "
+                "beginning of more: leave it out"
+            )
+
+    def _check_mitigation(self) -> None:
         strategy = self.strategy
         if not strategy.retrains:
             raise InputError(
@@ -100,74 +208,31 @@ class TrainingSetup:
                 f"mitigation {self.mitigation} injects faults in steps, so that fewer iterations are not the beginning "
                 "of more: leave out +gradual"
             )
-        if self.recipe.seed > LARGEST_COUNT:
-            raise InputError(f"seed is {self.recipe.seed}: expected at most {LARGEST_COUNT}")
-        if self.recipe.schedule is not None:
-            raise InputError(
-                f"schedule {self.recipe.schedule} depends on the number of iterations, so that fewer are not the "
-                "beginning of more: leave it out"
-            )
+
+    def _set(self, name: str, value: object) -> None:
+        structs.force_setattr(self, name, value)
 
     @property
     def strategy(self) -> Strategy:
         """What is done about broken PEs."""
         return Strategy.named(self.mitigation)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them; `from_dict` gives the same setup again."""
-        return {
-            "network": self.network,
-            "weights": None if self.weights is None else str(self.weights),
-            "data": None if self.data is None else str(self.data),
-            "mitigation": self.mitigation,
-            "recipe": self.recipe.as_dict(),
-            "calibration": self.calibration,
-            "learn_scales": self.learn_scales,
-            "split": self.split.as_dict(),
-            "hardened": None if self.hardened is None else str(self.hardened),
-            "normalization": None if self.normalization is None else str(self.normalization),
-        }
-
-    @classmethod
-    def from_dict(cls, found: object, where: str = "training setup") -> TrainingSetup:
-        """The setup that `as_dict` described.
-
-        Args:
-            found: what JSON gave.
-            where: for messages: the file, and the place in it.
-
-        Raises:
-            InputError: a field is missing, unknown, or nothing that it can be.
-        """
-        given = Fields(found, where, [each.name for each in fields(cls)])
-        weights, data, hardened = (given.optional_text(name) for name in ("weights", "data", "hardened"))
-        normalization = given.optional_text("normalization")
-        calibration = given.text("calibration")
-        if calibration not in METHODS:
-            given.refuse("calibration", f"one of {', '.join(METHODS)}")
-        return cls(
-            network=given.text("network"),
-            weights=None if weights is None else Path(weights),
-            data=None if data is None else Path(data),
-            mitigation=given.text("mitigation"),
-            recipe=_recipe(given.inner("recipe", [each.name for each in fields(Recipe)])),
-            calibration=calibration,
-            learn_scales=given.flag("learn_scales"),
-            hardened=None if hardened is None else Path(hardened),
-            normalization=None if normalization is None else Normalization.parse(normalization),
-            split=SplitRequest.from_dict(given.inner("split", [each.name for each in fields(SplitRequest)])),
-        )
+    @property
+    def parsed_normalization(self) -> Normalization | None:
+        """What is done to pixels, if it is said."""
+        return None if self.normalization is None else Normalization.parse(self.normalization)
 
     @property
-    def original(self) -> TrainingSetup:
+    def original(self) -> Setup:
         """The same from the weights that the network had before it was hardened."""
-        return replace(self, hardened=None)
+        return structs.replace(self, hardened=None)
 
-    def located(self) -> TrainingSetup:
+    def located(self) -> Setup:
         """The same with paths that hold in every folder; what is no path, such as the name of a data set, stays."""
-        split = replace(self.split, verify_data=_located(self.split.verify_data))
-        weights, data, hardened = (_located(path) for path in (self.weights, self.data, self.hardened))
-        return replace(self, weights=weights, data=data, hardened=hardened, split=split)
+        split = structs.replace(self.split, verify_data=_located(self.split.verify_data))
+        data = _located(self.data) if isinstance(self.data, Path) else self.data
+        weights, hardened = _located(self.weights), _located(self.hardened)
+        return structs.replace(self, weights=weights, data=data, hardened=hardened, split=split)
 
     def load(self) -> Loaded:
         """Load the network and its data, and check that they fit; a process keeps the last two that it loaded.
@@ -177,9 +242,25 @@ class TrainingSetup:
             InputError: something is of the wrong kind, does not fit or is unknown.
         """
         weights = self.weights if self.hardened is None else self.hardened
-        files = (weights, self.data, self.split.verify_data)
+        check_no_object(self.network, self.data)
+        files = (weights, self.data if isinstance(self.data, Path) else None, self.split.verify_data)
         state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(_stamp(path) for path in files))
         return _loaded(self.network, weights, self.data, self.split, self.normalization, state)
+
+    def check_travels(self) -> None:
+        """Refuse objects that cannot be given to worker processes.
+
+        Raises:
+            InputError: they cannot be pickled.
+        """
+        try:
+            pickle.dumps((self.network, self.data))
+        except Exception as error:
+            # Whatever the user's class raises: it is the class that must change.
+            raise InputError(
+                f"network {self.network} cannot go to worker processes ({first_line(error)}): define its class at the "
+                "top of a module, or use no workers"
+            ) from None
 
     def identity(self) -> dict[str, str]:
         """What decides the results, as digests and texts by name; the name says what it is of.
@@ -232,9 +313,9 @@ class TrainingSetup:
 
 
 def load_training(
-    network: str,
+    network: str | nn.Module,
     weights: Path | None,
-    data: Path | None,
+    data: Path | tuple[Dataset, Dataset] | None,
     split: SplitRequest | None,
     images: int | None = None,
     normalization: Normalization | None = None,
@@ -242,9 +323,9 @@ def load_training(
     """Load a network and its data, and check that they fit.
 
     Args:
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        network: as for `training.data.workloads.load_workload`.
         weights: file of its weights; None for those that come with it.
-        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
+        data: as for `training.data.workloads.load_workload`.
         split: which test images decide, and which only judge; None where nothing is decided, so that all of them judge.
         images: if nothing is decided, how many of them, the first ones; None for all.
         normalization: as for `training.data.workloads.load_workload`.
@@ -256,7 +337,7 @@ def load_training(
     workload = load_workload(network, weights=weights, data=data, normalization=normalization, training=True)
     train = workload.train
     assert train is not None
-    check_fits(workload.network, train, network)
+    check_fits(workload.network, train, name_of(network))
     if split is None:
         test = first_images(workload.test, images)
         undecided = TrainingData(train, test, workload.calibration)
@@ -267,12 +348,15 @@ def load_training(
 
 
 def split_workload(
-    network: str, workload: LoadedWorkload, split: SplitRequest, normalization: Normalization | None = None
+    network: str | nn.Module,
+    workload: LoadedWorkload,
+    split: SplitRequest,
+    normalization: Normalization | None = None,
 ) -> ImageSplit:
     """Which test images decide, and which only judge.
 
     Args:
-        network: name of the network.
+        network: as for `training.data.workloads.load_workload`.
         workload: the network and its data, training images among them.
         split: what is asked for.
         normalization: as for `training.data.workloads.load_workload`.
@@ -283,8 +367,8 @@ def split_workload(
     """
     others = None
     if split.verify_data is not None:
-        others = load_test_images(network, split.verify_data, normalization)
-        check_fits(workload.network, others, network)
+        others = load_test_images(name_of(network), split.verify_data, normalization)
+        check_fits(workload.network, others, name_of(network))
     assert workload.train is not None
     return split_images(
         workload.test,
@@ -312,6 +396,29 @@ def first_images(data: Dataset, images: int | None, what: str = "test") -> Datas
     return data if count == len(data) else replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
+def name_of(network: str | nn.Module) -> str:
+    """What people call a network."""
+    return network if isinstance(network, str) else type(network).__name__
+
+
+def check_no_object(network: object, data: object) -> None:
+    """Refuse what a file says of a network or data that it does not hold, as they were objects.
+
+    Args:
+        network: as a file names it.
+        data: likewise.
+
+    Raises:
+        InputError: one of them was an object.
+    """
+    for what, named in (("network", network), ("data", data)):
+        if not isinstance(named, Named) and str(named).startswith(_OBJECT):
+            raise InputError(
+                f"{what} {str(named).removeprefix(_OBJECT)!r} was given as an object in Python, which no file holds: "
+                "go on from there, with a Setup of the same object"
+            )
+
+
 def check_network_named(path: Path, name: str, given: str | None) -> None:
     """Refuse to run code that only a file names: a network is one that comes with the program, or the user names it.
 
@@ -323,6 +430,7 @@ def check_network_named(path: Path, name: str, given: str | None) -> None:
     Raises:
         InputError: it is the user's own and was not named, or another one was.
     """
+    check_no_object(name, None)
     if given is not None and given != name:
         advice = "leave out --network" if name in WORKLOADS else f"give --network {name}"
         raise InputError(f"network {given!r} is not that of {path}, which is {name!r}: {advice}")
@@ -383,14 +491,38 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
 
 @lru_cache(maxsize=2)
 def _loaded(
-    network: str,
+    network: str | OwnNetwork,
     weights: Path | None,
-    data: Path | None,
+    data: Path | OwnData | None,
     split: SplitRequest,
-    normalization: Normalization | None,
+    normalization: str | None,
     _state: object,
 ) -> Loaded:
-    return load_training(network, weights, data, split, normalization=normalization)
+    return load_training(
+        network.module if isinstance(network, OwnNetwork) else network,
+        weights,
+        data.pair if isinstance(data, OwnData) else data,
+        split,
+        normalization=None if normalization is None else Normalization.parse(normalization),
+    )
+
+
+def _dataset(given: Any, what: str) -> Dataset:
+    """Images and labels, whatever they are given as."""
+    if isinstance(given, Dataset):
+        return given
+    try:
+        images, labels = given if isinstance(given, tuple | list) else zip(*given, strict=True)
+        if isinstance(images, tuple):
+            images, labels = torch.stack([torch.as_tensor(image) for image in images]), torch.tensor(labels)
+        images, labels = torch.as_tensor(images), torch.as_tensor(labels).to(torch.int64)
+        classes = int(labels.max()) + 1
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{what} are {type(given).__name__} ({first_line(error)}): expected images float32 [n, channels, height, "
+            "width] and labels int64 [n], or a data set that gives both one by one"
+        ) from None
+    return Dataset(what, images, labels, classes)
 
 
 def _located(path: Path | None) -> Path | None:
@@ -403,29 +535,3 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
         return None
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _recipe(given: Fields) -> Recipe:
-    augmentation = given.inner("augmentation", [each.name for each in fields(Augmentation)])
-    return Recipe(
-        batch=given.count("batch"),
-        optimizer=given.text("optimizer"),
-        learning_rate=given.number("learning_rate"),
-        options=None if given.values["options"] is None else _options(given, "options"),
-        schedule=given.optional_text("schedule"),
-        schedule_options=_options(given, "schedule_options"),
-        label_smoothing=given.number("label_smoothing"),
-        augmentation=Augmentation(augmentation.flag("flip"), augmentation.count("crop_padding")),
-        seed=given.count("seed"),
-        try_options=False,
-    )
-
-
-def _options(given: Fields, name: str) -> dict[str, Any]:
-    """Numbers, true or false by name, and lists of them as tuples, which they were."""
-    found: Mapping[str, Any] = given.inner(name).values
-    taken = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-    for value in taken.values():
-        if not all(isinstance(part, bool | int | float) for part in (value if isinstance(value, tuple) else [value])):
-            given.refuse(name, "numbers, true or false, or lists of them, by name")
-    return taken

@@ -101,7 +101,7 @@ class RecipeRequest:
         from training.learning.recipe import Recipe
 
         own_options = _named("--option", self.options)
-        return Recipe(
+        recipe = Recipe(
             batch=self.batch,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
@@ -112,6 +112,8 @@ class RecipeRequest:
             augmentation=NO_AUGMENTATION if augmentation is None else augmentation,
             seed=seed,
         )
+        recipe.try_options()
+        return recipe
 
 
 def recipe_options(command: _Command) -> _Command:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from efat import records
 from efat.inference.chip_networks import GroupNetworks, check_networks
 from efat.inference.simulation import RetrainedLot, Simulation, checked_images, read_chips
+from efat.records import typed
 from efat.retraining.manifest import Manifest, read_manifest
-from efat.setup import TrainingSetup, check_network_named, first_images
+from efat.setup import Setup, check_network_named, first_images
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
@@ -53,8 +54,9 @@ def prepare_manifest(
         ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
     """
     found = read_manifest(manifest)
-    setup = TrainingSetup.from_dict(found.setup, f"{manifest}: setup")
-    check_network_named(manifest, setup.network, network)
+    setup = typed(Setup, found.setup, f"{manifest}: setup")
+    normalization = setup.parsed_normalization
+    check_network_named(manifest, str(setup.network), network)
     config, chosen = read_chips(lot, chips)
     _check_lot(manifest, found, lot, config, chosen, complete=not chips)
     position = {group.name: number for number, group in enumerate(found.groups)}
@@ -65,14 +67,14 @@ def prepare_manifest(
     # Any group's weights make the network; each chip's own replace them before it runs.
     weights = folder / first.weights
     if data is None:
-        loaded = replace(setup, weights=weights, hardened=None).load()
+        loaded = records.replace(setup, weights=weights, hardened=None).load()
         base, shown = loaded.network, first_images(loaded.verification, images, "verification")
     else:
-        workload = load_workload(setup.network, weights=weights, data=data, normalization=setup.normalization)
+        workload = load_workload(str(setup.network), weights=weights, data=data, normalization=normalization)
         base, shown = workload.network, first_images(workload.test, images)
     same_images = found.verification == shown.digest
     return Simulation(
-        network_name=setup.network,
+        network_name=str(setup.network),
         data_name=shown.name,
         config=config,
         engine=engine,
@@ -83,7 +85,7 @@ def prepare_manifest(
         classes=shown.classes,
         chips=chosen,
         networks=GroupNetworks(found, folder, config, base),
-        normalization=setup.normalization,
+        normalization=normalization,
         cycle_images=checked_images(engine, cycle_images, len(shown)),
         retrained=RetrainedLot(manifest, found, same_images),
         _threads=threads,

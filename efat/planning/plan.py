@@ -26,6 +26,7 @@ from efat.records import (
 )
 from efat.resilience.table import PREDICTORS
 from efat.retraining.manifest import AS_IS
+from efat.setup import Setup
 
 __all__ = [
     "AS_IS",
@@ -166,7 +167,7 @@ class Plan(Document, frozen=True, eq=False):
         constraint: what the user asked for: `accuracy` or `max_drop`, and the `margin`, as JSON takes it.
         statistic: over repeats of the resilience analysis.
         predictor: what severity is.
-        setup: `efat.setup.TrainingSetup.as_dict()`.
+        setup: what learns from what, and how.
         identity: digests of what the setup loads, by name.
         array: `ArrayConfig.as_dict()`.
         resilience: `path` and `sha256` of the table.
@@ -196,7 +197,7 @@ class Plan(Document, frozen=True, eq=False):
     predictor: Annotated[
         str, Meta(pattern=rf"^({'|'.join(PREDICTORS)})$", description=f"one of {', '.join(PREDICTORS)}")
     ]
-    setup: Mapping[str, Any]
+    setup: Setup
     identity: Mapping[str, str]
     array: Mapping[str, Any]
     resilience: FileOf

@@ -20,7 +20,7 @@ from efat.planning.selection import ResilienceMap, Statistic, worsening
 from efat.planning.severity import weights_per_pe
 from efat.planning.trial import Tried
 from efat.resilience.table import ResilienceTable
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, ChipLot
@@ -103,7 +103,7 @@ class Planner:
     """
 
     def __init__(
-        self, table: ResilienceTable, setup: TrainingSetup, lot: Path, request: Request, progress: Progress | None
+        self, table: ResilienceTable, setup: Setup, lot: Path, request: Request, progress: Progress | None
     ) -> None:
         self._table, self._setup, self._request, self._progress = table, setup, request, progress
         self._chips: list[Chip] = []

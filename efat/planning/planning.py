@@ -14,7 +14,7 @@ from efat.planning.selection import ResilienceMap
 from efat.planning.trial import Trials, try_chips
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import read_table
-from efat.setup import TrainingSetup, check_network_named
+from efat.setup import check_network_named
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import ChipLot
@@ -58,8 +58,8 @@ def make_plan(
         LotError: the lot is no lot.
     """
     table = read_table(resilience)
-    setup = TrainingSetup.from_dict(table.setup, f"{resilience}: setup")
-    check_network_named(resilience, setup.network, request.network)
+    setup = table.setup
+    check_network_named(resilience, str(setup.network), request.network)
     largest = int(table.levels[-1])
     step = max(1, largest // 16) if request.step is None else request.step
     budget = 2 * largest if request.budget is None else request.budget
@@ -92,7 +92,7 @@ def make_plan(
         constraint=request.constraint,
         statistic=str(chosen.statistic),
         predictor=str(chosen.predictor),
-        setup=dict(table.setup),
+        setup=setup,
         identity=dict(table.setup_identity),
         array=dict(table.array),
         resilience=FileOf(str(resilience), digest_of_file(resilience)),

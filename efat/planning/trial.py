@@ -16,7 +16,7 @@ from efat.records import digest_of
 from efat.resilience.table import PREDICTORS
 from efat.resilience.units import predictors_of
 from efat.retraining.units import deployed_as_is, network_on_chip
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
@@ -59,7 +59,7 @@ class Tried:
 
 def try_chips(
     trials: Trials,
-    setup: TrainingSetup,
+    setup: Setup,
     lot_digest: str,
     chips: Sequence[Chip],
     progress: Callable[[int, int], None] | None = None,
@@ -111,7 +111,7 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     Args:
         arguments: `setup`, its `identity`, and the `chip`.
     """
-    setup: TrainingSetup = arguments["setup"]
+    setup: Setup = arguments["setup"]
     chip: Chip = arguments["chip"]
     # What a process has loaded may have changed since the work was begun.
     setup.check_identity(arguments["identity"])

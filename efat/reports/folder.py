@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from efat.campaigns.command import Command, kept_in
-from efat.image_split import SplitRequest
-from efat.json_fields import Fields
 from efat.planning.plan import Plan, StrategyCost, read_plan
 from efat.planning.selection import ResilienceMap
 from efat.resilience.table import FILE_NAME as TABLE_NAME
@@ -24,7 +22,6 @@ from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, M
 from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import digest_of_file
-from training.learning.recipe import Recipe
 
 PLAN_NAME = "plan.json"
 
@@ -127,7 +124,6 @@ def read_report(folder: Path) -> ReportData:
     plan = read_plan(plan_path)
     table = read_table(table_path)
     _check_plan(plan_path, plan, manifest)
-    _check_setup(Fields(plan.setup, f"{plan_path}: setup"))
     if digest_of_file(table_path) != plan.resilience.sha256 or table.images != plan.images:
         raise InputError(f"{table_path} is not the table that {plan_path} was made from: expected the one that was")
     shown = _shown(manifest)
@@ -158,24 +154,6 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
     ):
         if planned != done:
             raise InputError(f"{path} has another {what} than {FILE_NAME}: expected the plan that was executed")
-
-
-def _check_setup(setup: Fields) -> None:
-    """What of it is shown by itself; trying out the recipe, as `TrainingSetup` does, would take seconds."""
-    for name in ("network", "mitigation", "calibration"):
-        setup.text(name)
-    for name in ("weights", "data", "hardened"):
-        setup.optional_text(name)
-    setup.optional_text("normalization")
-    setup.flag("learn_scales")
-    SplitRequest.from_dict(setup.inner("split", [field.name for field in fields(SplitRequest)]))
-    recipe = setup.inner("recipe", [field.name for field in fields(Recipe)])
-    recipe.text("optimizer")
-    for name in ("batch", "learning_rate", "label_smoothing"):
-        recipe.number(name)
-    recipe.inner("augmentation")
-    if recipe.values["options"] is not None:
-        recipe.inner("options")
 
 
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:

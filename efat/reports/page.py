@@ -193,7 +193,7 @@ def cost_rows(data: ReportData) -> list[CostRow]:
 def settings(data: ReportData) -> Iterator[tuple[str, str]]:
     """Everything that was set, by its name."""
     plan, table = data.plan, data.table
-    yield from flat("", plan.setup)
+    yield from flat("", plan.setup.as_dict())
     yield from flat("array.", plan.array)
     yield from flat("constraint.", plan.constraint.as_dict())
     for name in ("required", "images", "strategy", "aligned", "statistic", "predictor", "step", "budget"):
@@ -209,6 +209,7 @@ def settings(data: ReportData) -> Iterator[tuple[str, str]]:
 def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
     """What everything was made from: what it is, where it was, and its digest."""
     manifest, plan = data.manifest, data.plan
+    setup = plan.setup.as_dict()
     yield "lot", manifest.lot.path, manifest.lot.sha256
     yield "resilience analysis", str(plan.resilience.path), data.digests[TABLE_NAME]
     yield "plan", PLAN_NAME, data.digests[PLAN_NAME]
@@ -216,15 +217,15 @@ def _inputs(data: ReportData) -> Iterator[tuple[str, str, str]]:
     for name, text in manifest.identity.items():
         # What is no digest is among the settings.
         if SHA256.fullmatch(text):
-            place = plan.setup[places[name]] if name in places else None
-            yield name, place or f"of {plan.setup['network']}", text
-    judging = plan.setup["split"]["verify_data"] or plan.setup["data"] or f"of {plan.setup['network']}"
+            place = setup[places[name]] if name in places else None
+            yield name, place or f"of {setup['network']}", text
+    judging = setup["split"]["verify_data"] or setup["data"] or f"of {setup['network']}"
     yield "verification images", judging, manifest.verification
 
 
 def _commands(data: ReportData, propagation: PropagationReport | None) -> tuple[list[str], list[str]]:
     """The commands that it was made with and those that look at it, and what is said of those that were not kept."""
-    network = data.plan.setup["network"]
+    network = str(data.plan.setup.network)
     # Commands run no code that only a file names.
     own = ("--network", network) if ":" in network else ()
     found, not_kept = kept(data.commands, "resilience", "plan", "retrain")

@@ -104,7 +104,7 @@ def check_same_lot(report: PropagationReport, data: ReportData) -> None:
     """
     for what, theirs, ours in (
         ("array", dict(report.propagation.array), dict(data.manifest.array)),
-        ("network", report.network, data.plan.setup["network"]),
+        ("network", report.network, str(data.plan.setup.network)),
     ):
         if theirs != ours:
             raise InputError(

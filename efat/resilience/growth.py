@@ -16,7 +16,7 @@ from efat.campaigns.campaign import Campaign, Unit
 from efat.json_fields import Fields
 from efat.resilience.inputs import IMAGES, Resilience
 from efat.resilience.units import STATE, baseline_unit, chip_unit
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Growth:
     reasons: Counter[tuple[str, tuple[str, str]]] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, campaign: Campaign, resilience: Resilience, original: TrainingSetup) -> Growth:
+    def of(cls, campaign: Campaign, resilience: Resilience, original: Setup) -> Growth:
         """See what is there.
 
         Args:

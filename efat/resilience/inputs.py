@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, Kind, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
@@ -62,7 +62,7 @@ class Resilience:
         InputError: a value that cannot be.
     """
 
-    setup: TrainingSetup
+    setup: Setup
     config: ArrayConfig
     model: FaultModel
     rates: Sequence[float]

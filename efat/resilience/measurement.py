@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from msgspec import structs
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.json_fields import Fields
@@ -61,7 +62,7 @@ def run_resilience(
         campaign.run([hardened_unit(resilience)], work, executor, _part_of(progress, 0, resilience.unit_count))
         before = 1
         start = campaign.file(HARDENED, WEIGHTS)
-        resilience = replace(resilience, setup=replace(original, hardened=start.path.absolute()))
+        resilience = replace(resilience, setup=structs.replace(original, hardened=start.path.absolute()))
         if resilience.setup.identity()["network"] != campaign.values(HARDENED)["network"]:
             raise InputError(f"{start.path} changed while this ran: run the same command again")
     growth = Growth.of(campaign, resilience, original)
@@ -143,7 +144,7 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
         start_correct=baseline.count("start_correct", most=images),
         array=resilience.config.as_dict(),
         fault_model=fault_model_dict(resilience.model),
-        setup=setup.as_dict(),
+        setup=setup,
         setup_identity=setup.identity(),
         harden_iterations=0 if hardening is None else hardening.iterations,
         seed=resilience.seed,

@@ -51,7 +51,7 @@ def draw_resilience(table: ResilienceTable, path: Path) -> None:
     setup, array = table.setup, table.array
     chips = f"{table.repeats} random chips a rate, worst to best" if table.repeats > 1 else "one random chip a rate"
     axes.set_title(
-        f"{setup['network']} with {setup['mitigation']} on {array['rows']}x{array['cols']} PEs; {chips}",
+        f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs; {chips}",
         parse_math=False,
         fontsize=11,
         loc="left",

@@ -27,6 +27,8 @@ from efat.hdf5_fields import (
     json_attribute,
 )
 from efat.planning.severity import Float64Array, Int64Array
+from efat.records import typed
+from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
@@ -59,7 +61,7 @@ _DATASETS: dict[str, tuple[type[np.float64 | np.int64], int]] = {
 """Types and numbers of dimensions."""
 _PREDICTOR = "predictor_"
 _COUNTS = ("images", "float_correct", "fault_free_correct", "start_correct", "harden_iterations", "seed")
-_TEXTS = ("array", "fault_model", "setup", "setup_identity")
+_TEXTS = ("array", "fault_model", "setup_identity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class ResilienceTable:
         start_correct: those of the network that retraining starts from, likewise; it differs if that is a hardened one.
         array: `ArrayConfig.as_dict()`.
         fault_model: what the random chips are drawn from, as JSON takes it.
-        setup: `TrainingSetup.as_dict()`, whose weights are those that retraining starts from.
+        setup: what learned from what, and how; its weights are those that retraining starts from.
         setup_identity: digests of what decides results, by name.
         harden_iterations: iterations spent on hardening; 0 if the network is not hardened.
         seed: of the random chips, 0..2**63 - 1.
@@ -100,7 +102,7 @@ class ResilienceTable:
     start_correct: int
     array: Mapping[str, Any]
     fault_model: Mapping[str, Any]
-    setup: Mapping[str, Any]
+    setup: Setup
     setup_identity: Mapping[str, str]
     harden_iterations: int
     seed: int
@@ -206,6 +208,7 @@ def write_table(path: Path, table: ResilienceTable) -> None:
             file.attrs[name] = np.int64(getattr(table, name))
         for name in _TEXTS:
             file.attrs[name] = np.bytes_(canonical_json(getattr(table, name)).encode())
+        file.attrs["setup"] = np.bytes_(canonical_json(table.setup.as_dict()).encode())
         arrays = {name: getattr(table, name) for name in _DATASETS}
         arrays.update({_PREDICTOR + name: values for name, values in table.predictors.items()})
         for name, array in arrays.items():
@@ -242,6 +245,7 @@ def read_table(path: Path) -> ResilienceTable:
             raise InputError(f"it has format version {version}, and this program reads {VERSION}: {what}")
         values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
         values |= {name: json_attribute(file, name) for name in _TEXTS}
+        values["setup"] = typed(Setup, json_attribute(file, "setup"), "setup")
         values |= {name: _dataset(file, name, *_DATASETS[name]) for name in _DATASETS}
         predictors = {
             name: _dataset(file, _PREDICTOR + name, np.float64, 2)

@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Outcome, Unit, UnitFile
 from efat.planning.severity import pruned_severity, severity, weights_per_pe
 from efat.resilience.inputs import IMAGES, Resilience
 from efat.resilience.table import PREDICTORS
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
@@ -46,7 +46,7 @@ def hardened_unit(resilience: Resilience) -> Unit:
     return Unit(HARDENED, {"what": HARDENED, "resilience": resilience, "identity": identity})
 
 
-def baseline_unit(resilience: Resilience, original: TrainingSetup) -> Unit:
+def baseline_unit(resilience: Resilience, original: Setup) -> Unit:
     """The network without faults.
 
     Args:
@@ -130,13 +130,13 @@ def work(arguments: Mapping[str, Any]) -> Outcome:
     return _on_chip(resilience, what, arguments["levels"], arguments["state"])
 
 
-def _check_same(setup: TrainingSetup, identity: Mapping[str, str]) -> None:
+def _check_same(setup: Setup, identity: Mapping[str, str]) -> None:
     # What a process has loaded may have changed since the campaign was begun.
     if setup.identity() != identity:
         raise InputError("network or data are not those that this was begun with: they changed while it ran")
 
 
-def _baseline(resilience: Resilience, original: TrainingSetup) -> Outcome:
+def _baseline(resilience: Resilience, original: Setup) -> Outcome:
     config, calibration = resilience.config, original.calibration
     network, data, *_ = original.load()
     fault_free = start = _fault_free_correct(network, data, config, calibration)

@@ -38,7 +38,7 @@ from efat.retraining.units import (
     retrain_group,
     verify_chip,
 )
-from efat.setup import TrainingSetup, check_network_named
+from efat.setup import check_network_named
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from simulator.files import digest_of_file, replaced
@@ -89,7 +89,7 @@ class Execution:
     network: str | None = None
 
     def __post_init__(self) -> None:
-        check_network_named(Path("the plan"), TrainingSetup.from_dict(self.plan.setup).network, self.network)
+        check_network_named(Path("the plan"), str(self.plan.setup.network), self.network)
         for path, source, what in ((self.lot, self.plan.lot, "lot"), (self.resilience, self.plan.resilience, "table")):
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")
@@ -149,7 +149,7 @@ class _Run:
         plan = execution.plan
         self._execution, self._plan = execution, plan
         self._executor, self._progress = executor, progress
-        self._setup = TrainingSetup.from_dict(plan.setup).located()
+        self._setup = plan.setup.located()
         self._setup.check_identity(plan.identity)
         loaded = self._setup.load()
         images = len(loaded.data.held_out)

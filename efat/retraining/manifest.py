@@ -186,8 +186,8 @@ class Manifest:
         tuning: the images that decided.
         work: how much of the network runs on the array.
         constraint: what is required: `Constraint.as_dict()`.
-        setup: `TrainingSetup.as_dict()`.
-        identity: `TrainingSetup.identity()`, digests and texts of what the setup loaded, by name.
+        setup: `Setup.as_dict()`.
+        identity: `Setup.identity()`, digests and texts of what the setup loaded, by name.
         array: `ArrayConfig.as_dict()`.
         lot: the lot.
         groups: the groups, with different names.

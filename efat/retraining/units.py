@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Outcome, UnitFile
 from efat.planning.alignment import Aligner, Placements, model_of
 from efat.planning.chip_masks import MASK_PREDICTORS, bypass_of, counts_of, mask_of
 from efat.planning.severity import pruned_severity, severity, weights_per_pe
-from efat.setup import Loaded, TrainingSetup
+from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
@@ -62,7 +62,7 @@ class GroupTask:
     """
 
     name: str
-    setup: TrainingSetup
+    setup: Setup
     identity: Mapping[str, str]
     config: ArrayConfig
     chips: tuple[Chip, ...]
@@ -88,7 +88,7 @@ class ChipTask:
         cycle_images: verification images that the cycle engine classifies, too.
     """
 
-    setup: TrainingSetup
+    setup: Setup
     identity: Mapping[str, str]
     config: ArrayConfig
     chip: Chip
@@ -156,7 +156,7 @@ def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
     Args:
         arguments: `setup`, its `identity`, and the array `config`.
     """
-    setup: TrainingSetup = arguments["setup"]
+    setup: Setup = arguments["setup"]
     config: ArrayConfig = arguments["config"]
     _load(setup, arguments["identity"])
     loaded = setup.original.load()
@@ -267,7 +267,7 @@ def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
     return Chip(name, FaultMap.from_faults(config, broken), bypass)
 
 
-def aligner_of(setup: TrainingSetup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
+def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
     """What places chips of an array for a network.
 
     Args:
@@ -282,7 +282,7 @@ def aligner_of(setup: TrainingSetup, loaded: Loaded, config: ArrayConfig, predic
     return Aligner(model_of(loaded, config), config, setup.strategy, predictor)
 
 
-def _load(setup: TrainingSetup, identity: Mapping[str, str]) -> Loaded:
+def _load(setup: Setup, identity: Mapping[str, str]) -> Loaded:
     # What a process has loaded may have changed since the work was begun.
     setup.check_identity(identity)
     return setup.load()
@@ -345,7 +345,7 @@ def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pru
 
 def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:
     return {
-        "network": task.setup.network,
+        "network": str(task.setup.network),
         "mitigation": task.setup.mitigation,
         "group": task.name,
         "chips": str(len(task.chips)),

@@ -24,7 +24,7 @@ from efat.retraining.manifest import (
     ManifestWork,
     write_manifest,
 )
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, write_lot
@@ -59,7 +59,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
     for part in (out, out / "weights", out / "chips"):
         part.mkdir()
     split = SplitRequest(12, (360 - images, 360))
-    setup = TrainingSetup("digits-cnn", None, None, "fam+t", Recipe(), split=split)
+    setup = Setup("digits-cnn", None, None, "fam+t", Recipe(), split=split)
     network, data, verification, *_ = setup.load()
     converted = convert(network, CONFIG, data.calibration)
     scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}

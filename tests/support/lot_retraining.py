@@ -24,7 +24,7 @@ from efat.resilience.table import PREDICTORS, ResilienceTable, write_table
 from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest, ManifestChip
 from efat.retraining.manifest_files import read_chip_deployment, read_group_weights
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot
@@ -50,7 +50,7 @@ def random_chips(seed: int, rates: Sequence[float], config: ArrayConfig = ARRAY)
 
 
 def write_measured(
-    folder: Path, setup: TrainingSetup, config: ArrayConfig = ARRAY, names: Sequence[str] = PREDICTORS, **changes: Any
+    folder: Path, setup: Setup, config: ArrayConfig = ARRAY, names: Sequence[str] = PREDICTORS, **changes: Any
 ) -> ResilienceTable:
     """Write a table that nobody measured: of 30 images, chips of severity s get 29 right after 40 s^2 iterations.
 
@@ -75,7 +75,7 @@ def write_measured(
         "fault_free_correct": 29,
         "start_correct": 29,
         "array": config.as_dict(),
-        "setup": setup.as_dict(),
+        "setup": setup,
         "setup_identity": setup.identity(),
         **changes,
     }
@@ -88,7 +88,7 @@ def write_digits_measured(folder: Path, config: ArrayConfig, mitigation: str = "
     """The same for digits-cnn with 30 of its images; gives the path of the table."""
     recipe = Recipe(batch=16, optimizer="AdamW", learning_rate=5e-4, options={})
     write_measured(
-        folder, TrainingSetup("digits-cnn", None, None, mitigation, recipe, split=SplitRequest(len(HELD_OUT))), config
+        folder, Setup("digits-cnn", None, None, mitigation, recipe, split=SplitRequest(len(HELD_OUT))), config
     )
     return folder / TABLE
 
@@ -98,7 +98,7 @@ def planned(
     chips: Sequence[Chip],
     groups: Mapping[str, tuple[Sequence[int], int]],
     *,
-    setup: TrainingSetup | None = None,
+    setup: Setup | None = None,
     required: int = 0,
     **changes: Any,
 ) -> Plan:
@@ -146,7 +146,7 @@ def planned(
         groups=named,
         required=required,
         images=len(HELD_OUT),
-        setup=setup.as_dict(),
+        setup=setup,
         identity=setup.identity(),
         array=config.as_dict(),
         resilience=FileOf(str(folder / TABLE), digest_of_file(folder / TABLE)),

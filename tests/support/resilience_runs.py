@@ -16,7 +16,7 @@ from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
 from efat.resilience.inputs import Resilience
 from efat.resilience.measurement import run_resilience
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import FaultModel
 from tests.support.tiny_networks import ARRAY, OWN_PE
 from training.data.batches import Batches
@@ -69,7 +69,7 @@ def trained_weights() -> dict[str, Tensor]:
     return network.state_dict()
 
 
-def small_setup(folder: Path, **changes: Any) -> TrainingSetup:
+def small_setup(folder: Path, **changes: Any) -> Setup:
     """The small network, its weights and its data in files."""
     inputs = folder / INPUTS
     if not inputs.exists():
@@ -79,7 +79,7 @@ def small_setup(folder: Path, **changes: Any) -> TrainingSetup:
             np.savez(inputs / f"{name}.npz", images=data.images.numpy(), labels=data.labels.numpy())
     split = SplitRequest(verify_data=inputs / "unseen.npz")
     given: dict[str, Any] = {"mitigation": "fap+t", "recipe": RECIPE, "split": split, **changes}
-    return TrainingSetup("tests.support.resilience_runs:small_network", inputs / "weights.safetensors", inputs, **given)
+    return Setup("tests.support.resilience_runs:small_network", inputs / "weights.safetensors", inputs, **given)
 
 
 def small_resilience(folder: Path, **changes: Any) -> Resilience:

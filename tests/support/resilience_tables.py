@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from efat.planning.selection import Constraint
 from efat.resilience.table import PREDICTORS, ResilienceTable
+from efat.setup import Setup
 from simulator import ArrayConfig
 
 
@@ -39,7 +40,7 @@ def table_of(
         "start_correct": 95,
         "array": ArrayConfig(8, 8).as_dict(),
         "fault_model": {"pattern": "uniform"},
-        "setup": {"network": "digits-cnn"},
+        "setup": Setup("digits-cnn"),
         "setup_identity": {"weights": "0" * 64},
         "harden_iterations": 0,
         "seed": 0,

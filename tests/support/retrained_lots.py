@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,32 +25,13 @@ from efat.retraining.manifest import (
     ManifestWork,
     write_manifest,
 )
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel
 from simulator.files import digest_of_file
 from training.layers.deployment import Deployment, write_deployed
+from training.learning.recipe import Recipe
 
-SETUP: dict[str, Any] = {
-    "network": "digits-cnn",
-    "weights": None,
-    "data": None,
-    "mitigation": "fap+t",
-    "recipe": {
-        "batch": 128,
-        "optimizer": "SGD",
-        "learning_rate": 0.01,
-        "options": {"momentum": 0.9},
-        "schedule": None,
-        "schedule_options": {},
-        "label_smoothing": 0.0,
-        "augmentation": {"flip": False, "crop_padding": 0},
-        "seed": 0,
-    },
-    "calibration": "max",
-    "learn_scales": False,
-    "split": {"tune_images": None, "verify_images": None, "verify_data": None},
-    "hardened": None,
-    "normalization": None,
-}
+SETUP = Setup("digits-cnn", recipe=Recipe(options={"momentum": 0.9}))
 
 
 def random_table(config: ArrayConfig, random: np.random.Generator, images: int = 10_000) -> ResilienceTable:
@@ -218,7 +198,7 @@ def write_retrained_lot(
         tuning=ManifestTuning(images, required, table.fault_free_correct),
         work=ManifestWork(964_000, 36_000),
         constraint=constraint.as_dict(),
-        setup=SETUP,
+        setup=SETUP.as_dict(),
         identity=table.setup_identity,
         array=config.as_dict(),
         lot=ManifestLot(lot_path, lot.sha256),

@@ -20,7 +20,7 @@ from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization
 from training.data.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
 from training.layers.deployment import Deployment, read_deployed
 from training.layers.quantized_already import check_float_network
-from training.layers.user_code import failure, line_of
+from training.layers.user_code import copied, failure, line_of
 from training.layers.weights import put_weights
 
 CALIBRATION_IMAGES = 256
@@ -100,9 +100,9 @@ class LoadedWorkload(NamedTuple):
 
 
 def load_workload(
-    name: str,
+    name: str | nn.Module,
     weights: str | Path | None = None,
-    data: str | Path | None = None,
+    data: str | Path | tuple[Dataset, Dataset] | None = None,
     *,
     normalization: Normalization | None = None,
     training: bool = False,
@@ -111,12 +111,13 @@ def load_workload(
 
     Args:
         name: a name in `WORKLOADS`; or `package.module:function`, a function without arguments that returns the
-            user's own network, which is imported from the current folder or from what is installed.
+            user's own network, which is imported from the current folder or from what is installed; or a float network
+            itself, which is copied.
         weights: file with weights, or with weights and how they sit on a chip, as
             `training.layers.deployment.write_deployed` writes; None for the packaged ones, or for those
             that the user's function returns.
         data: what `training.data.datasets.load_data` reads; None for the data set of the workload. A single `.npz` file
-            gives both the calibration and the test images.
+            gives both the calibration and the test images. Or the training and test images themselves, as they are.
         normalization: what is done to pixels of 0..1; None for what the workload wants, or nothing for the user's own.
         training: whether to load all training images, too.
 
@@ -126,7 +127,7 @@ def load_workload(
             normalisation where the workload has one or the images are normalised already; or training images are asked
             for of a single file, which has no others to test with.
     """
-    if ":" in name:
+    if isinstance(name, nn.Module) or ":" in name:
         return _load_own(name, weights, data, normalization, training)
     workload = WORKLOADS.get(name)
     if workload is None:
@@ -262,15 +263,18 @@ class _Images(NamedTuple):
 
 
 def _load_own(
-    name: str,
+    given: str | nn.Module,
     weights: str | Path | None,
-    data: str | Path | None,
+    data: str | Path | tuple[Dataset, Dataset] | None,
     normalization: Normalization | None,
     training: bool,
 ) -> LoadedWorkload:
+    name = given if isinstance(given, str) else type(given).__name__
     if data is None:
         raise InputError(f"network {name!r} is your own and has no data: give a path to it")
-    network = own_network(name)
+    if isinstance(given, nn.Module):
+        check_float_network(given)
+    network = own_network(given) if isinstance(given, str) else copied(given)
     images = _load_images(data, normalization, training)
     deployment = None if weights is None else _load_weights(network, Path(weights), name)
     network.eval()
@@ -285,9 +289,16 @@ def _load_weights(network: nn.Module, path: Path, described: str) -> Deployment 
 
 
 def _load_images(
-    source: str | Path, normalization: Normalization | None, training: bool, default: Normalization | None = None
+    source: str | Path | tuple[Dataset, Dataset],
+    normalization: Normalization | None,
+    training: bool,
+    default: Normalization | None = None,
 ) -> _Images:
     """Images, normalised as the user says; where nothing is said as `default` does, if they are bytes."""
+    if isinstance(source, tuple):
+        if normalization is not None:
+            raise InputError(f"images of {source[1].name} are given as the network takes them: leave normalization out")
+        return _images(*source, training)
     if training and Path(source).suffix == ".npz" and Path(source).is_file():
         raise InputError(
             f"{source} is one file and leaves no images to test with that were not trained on: "
@@ -295,7 +306,10 @@ def _load_images(
         )
     read = partial(load_data, source, normalization=normalization or default, only_bytes=normalization is not None)
     test = read("test")
-    train = read("train", limit=None if training else CALIBRATION_IMAGES)
+    return _images(read("train", limit=None if training else CALIBRATION_IMAGES), test, training)
+
+
+def _images(train: Dataset, test: Dataset, training: bool) -> _Images:
     if train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(
             f"{test.name} has training images of {list(train.images.shape[1:])} and test images of "

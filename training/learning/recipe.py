@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,10 @@ _NOT_SCHEDULES = (
 """The base class, and those that want more than numbers: other schedules, functions, a loss."""
 
 
+Options = Mapping[str, bool | int | float | tuple[bool | int | float, ...]]
+"""Of an optimiser or a schedule: numbers, true or false, or several of them, by name."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -58,25 +62,23 @@ class Recipe:
         label_smoothing: of the cross entropy, 0..1.
         augmentation: what is done to training images.
         seed: of the order of images, augmentation, random chips, and whatever the network draws in training.
-        try_options: whether a step is taken to see that the options go together. The first optimiser of a process takes
-            PyTorch seconds to make: where nothing is trained, whoever trains later may find out.
 
     Raises:
-        InputError: a value is out of range, or PyTorch has no such optimiser or schedule.
+        InputError: a value is out of range, or PyTorch has no such optimiser or schedule. Whether the options go
+            together shows `try_options`, or whoever trains.
     """
 
     batch: int = 128
     optimizer: str = "SGD"
     learning_rate: float = 0.01
-    options: Mapping[str, Any] | None = None
+    options: Options | None = None
     schedule: str | None = None
-    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule_options: Options = field(default_factory=dict)
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
-    try_options: InitVar[bool] = True
 
-    def __post_init__(self, try_options: bool) -> None:
+    def __post_init__(self) -> None:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}: expected 1 or more images")
         if self.seed < 0:
@@ -87,11 +89,15 @@ class Recipe:
             raise InputError(f"label smoothing is {self.label_smoothing}: expected 0..1")
         self._optimizer_class()
         self._schedule_class()
-        if try_options:
-            self._try_a_step()
 
-    def _try_a_step(self) -> None:
-        """PyTorch looks at some options only when it takes a step."""
+    def try_options(self) -> None:
+        """Take a step to see that the options go together: PyTorch looks at some of them only then.
+
+        The first optimiser of a process takes PyTorch seconds to make.
+
+        Raises:
+            InputError: PyTorch refuses them.
+        """
         parameter = nn.Parameter(torch.zeros(1))
         parameter.grad = torch.zeros(1)
         optimizer = self.make_optimizer([parameter])

@@ -154,6 +154,6 @@ def plan(
         raise SystemExit(INTERRUPTED) from None
     write_plan(output, planned.plan)
     show_plan(planned, console())
-    own = own_network(planned.plan.setup["network"])
+    own = own_network(str(planned.plan.setup.network))
     following = command_text("retrain", plan=output, network=own, output="retrained/")
     say(f"Wrote {output}. Carry it out: {following}")

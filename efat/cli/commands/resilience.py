@@ -12,7 +12,7 @@ from efat.cli.completion import complete_mitigations, complete_networks
 from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
 from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalization_of, normalize_option
+from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalize_option
 from efat.cli.printing import command_text, note, own_network, say
 from efat.cli.recipe_options import RecipeRequest, recipe_options
 from efat.cli.split_options import SplitOptions, split_options
@@ -147,11 +147,11 @@ def resilience(
         from efat.cli.commands.resilience_tables import show_resilience
         from efat.inference.classified import Accuracy
         from efat.resilience.inputs import HardeningPlan, Resilience
-        from efat.setup import TrainingSetup, augmentation_of
+        from efat.setup import Setup, augmentation_of
 
         executor = workers.executor()
         measurement = Resilience(
-            setup=TrainingSetup(
+            setup=Setup(
                 network=network,
                 weights=weights,
                 data=data,
@@ -160,7 +160,7 @@ def resilience(
                 calibration=learning.calibration,
                 learn_scales=learning.learn_scales,
                 split=split.request(),
-                normalization=normalization_of(normalize),
+                normalization=normalize,
             ),
             config=_array(described, lot, described_faults),
             model=described_faults.model(0.0),

@@ -27,7 +27,7 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
     values = "mean (worst) accuracy in %" if table.repeats > 1 else "accuracy in %"
     chips = f"{table.repeats} random chips" if table.repeats > 1 else "1 random chip"
     results = results_table(
-        f"{setup['network']} with {setup['mitigation']} on {array['rows']}x{array['cols']} PEs, "
+        f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs, "
         f"{chips} for each rate:\n{values} after so many iterations, {table.images:,} tuning images",
         left=["faulty PEs"],
         right=[f"{level:,}" for level in table.levels.tolist()],

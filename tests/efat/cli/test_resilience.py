@@ -20,7 +20,7 @@ from efat.cli.options import NumberList
 from efat.cli.recipe_options import RecipeRequest
 from efat.resilience.inputs import HardeningPlan
 from efat.resilience.table import ResilienceTable, read_table
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
@@ -70,7 +70,7 @@ def test_what_is_shown_is_what_was_measured(folder: Path) -> None:
     assert "Note: retraining makes chips worse from" in text.getvalue()
     assert "20 tuning images" in shown
     assert "340 other images are kept to verify a lot with; they decided nothing." in shown
-    setup = TrainingSetup.from_dict(found.setup)
+    setup = found.setup
     assert (setup.network, setup.mitigation, setup.split.tune_images) == ("digits-cnn", "fap+t", 20)
     assert setup.recipe == Recipe(batch=16, options={"momentum": 0.9}, augmentation=setup.recipe.augmentation)
 
@@ -126,7 +126,7 @@ def test_options_reach_what_is_measured(folder: Path) -> None:
     assert found.fault_model["kinds"] == {"STUCK_AT_1": 1.0}
     assert (found.fault_model["pattern"], found.fault_model["cluster_alpha"]) == ("clustered", 0.7)
     assert (found.harden_iterations, found.seed) == (2, 7)
-    setup = TrainingSetup.from_dict(found.setup)
+    setup = found.setup
     assert (setup.mitigation, setup.learn_scales, setup.calibration) == ("fam+t", True, "mse")
     assert (setup.recipe.seed, setup.recipe.augmentation.crop_padding) == (7, 0)
     assert setup.hardened == folder / "res" / "units" / "hardened.safetensors"
@@ -170,7 +170,7 @@ def test_defaults_are_those_of_the_library() -> None:
     assert (plan.lowest, plan.highest) == DEFAULT_HARDEN_RATES
     defaults = {option.name: option for option in resilience.params}
     assert "0:0.2" in defaults["harden_rates"].help  # type: ignore[attr-defined]
-    setup = TrainingSetup("digits-cnn", None, None, "fap+t", Recipe())
+    setup = Setup("digits-cnn", None, None, "fap+t", Recipe())
     assert {"calibration", "learn_scales"} <= set(RecipeRequest.__dataclass_fields__)
     assert defaults["calibration"].default == setup.calibration
 

@@ -27,6 +27,7 @@ from efat.planning.plan import (
 from efat.planning.selection import Constraint
 from efat.records import replace
 from efat.resilience.table import PREDICTORS
+from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from tests.support.damaged_json import (
@@ -38,6 +39,7 @@ from tests.support.damaged_json import (
     changed,
 )
 from tests.support.resilience_tables import constraints
+from training.learning.recipe import Recipe
 
 COUNTS = st.integers(0, 10**12)
 TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=10)
@@ -64,7 +66,7 @@ def small() -> Plan:
         constraint=Constraint(0.8),
         statistic="quantile:0.9",
         predictor="weights",
-        setup={"network": "digits-cnn", "weights": None, "data": "here", "recipe": {"batch": 3}},
+        setup=Setup("digits-cnn", data=Path("here"), recipe=Recipe(batch=3)),
         identity={"network": 64 * "d", "calibration": "max"},
         array=ArrayConfig(4, 3).as_dict(),
         resilience=FileOf("res/resilience.h5", 64 * "a"),
@@ -75,6 +77,14 @@ def small() -> Plan:
         tried=tuple(TriedChip(chip, 7, at_least(7, 10)) for chip in ("one", "two", "three", "four", "five")),
         comparison=(StrategyCost.of("merge-2", False, groups), StrategyCost("efat", True, 3, 2, 50, 40, 1)),
     )
+
+
+def setups() -> st.SearchStrategy[Setup]:
+    """Any network and mitigation, with or without files."""
+    paths = st.none() | st.sampled_from([Path("a/b"), Path("c")])
+    recipes = st.builds(Recipe, batch=st.integers(1, 9), options=st.none() | st.just({"betas": (0.5, 0.25)}))
+    mitigations = st.sampled_from(["fap+t", "fam+bn+t"])
+    return st.builds(Setup, TEXTS, paths, paths, mitigations, recipes, learn_scales=st.booleans())
 
 
 @st.composite
@@ -103,7 +113,7 @@ def plans(draw: st.DrawFn) -> Plan:
         constraint=constraint,
         statistic=draw(st.sampled_from(["max", "mean", "quantile:0.25"])),
         predictor=draw(st.sampled_from(PREDICTORS)),
-        setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
+        setup=draw(setups()),
         identity=draw(st.dictionaries(TEXTS, TEXTS, max_size=3)),
         array=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
         resilience=FileOf(draw(TEXTS), 64 * "a"),
@@ -140,7 +150,7 @@ def test_the_digest_is_of_everything_but_places() -> None:
         plan,
         lot=replace(plan.lot, path="other"),
         resilience=replace(plan.resilience, path="other"),
-        setup={**plan.setup, "weights": "w", "data": None},
+        setup=replace(plan.setup, weights=Path("w"), data=None),
     )
     assert moved.digest_without_paths == plan.digest_without_paths
     group, *others = plan.groups
@@ -149,7 +159,7 @@ def test_the_digest_is_of_everything_but_places() -> None:
         {"groups": (replace(group, amount=13), *others)},
         {"groups": (replace(group, chips=("three", "one")), *others)},
         {"lot": replace(plan.lot, sha256=64 * "c")},
-        {"setup": {**plan.setup, "network": "other"}},
+        {"setup": replace(plan.setup, network="other")},
     ):
         assert replace(plan, **changes).digest_without_paths != plan.digest_without_paths
 

@@ -273,9 +273,6 @@ def test_other_lots_and_networks_are_refused(folder: Path) -> None:
     write_table(folder / TABLE, replace(table, setup_identity={**setup.identity(), "network": "0" * 64}))
     with pytest.raises(InputError, match="another network than resilience was measured with: measure it again"):
         plan_for(folder, chips)
-    write_table(folder / TABLE, replace(table, setup={"network": NETWORK}))
-    with pytest.raises(InputError, match=r"table.h5: setup has no 'weights'"):
-        plan_for(folder, chips)
     with pytest.raises(FileNotFoundError, match="no such file; measure a table with `efat resilience`"):
         make_plan(folder / "none.h5", folder / LOT, Request(REQUIRED))
     write_table(folder / TABLE, table)

@@ -131,7 +131,7 @@ def test_chips_do_as_they_did_in_the_trial(folder: Path, seed: int, mitigation: 
 
 def test_where_each_chip_has_its_own_network_it_does_as_in_the_trial(folder: Path) -> None:
     setup = small_setup(folder, mitigation="fam+bn+t")
-    setup = replace(setup, network="tests.support.resilience_runs:normalised_network", weights=None)
+    setup = records.replace(setup, network="tests.support.resilience_runs:normalised_network", weights=None)
     measured = small_resilience(folder, setup=setup, rates=(0.2,), levels=(0, 1))
     table = run_resilience(folder / "measured", measured, in_line)
     chips = [measured.chip(*place) for place in measured.places]

@@ -165,7 +165,7 @@ def test_large_arrays_have_small_pictures(tmp_path: Path, seed: int, monkeypatch
 def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: int) -> None:
     data = lot(tmp_path, seed)
     shown = facts(page(data).with_id("reproduce"))
-    recipe = data.plan.setup["recipe"]
+    recipe = data.plan.setup.as_dict()["recipe"]
     assert shown["recipe.options.momentum"] == str(recipe["options"]["momentum"])
     assert shown["recipe.learning_rate"] == str(recipe["learning_rate"])
     assert shown["array.rows"] == str(data.manifest.array["rows"])
@@ -173,7 +173,7 @@ def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: in
     assert json.loads(shown["resilience.rates"]) == data.table.rates.tolist()
     assert (shown["resilience.seed"], shown["budget"]) == (str(data.table.seed), str(data.plan.budget))
     assert shown["lot"] == data.manifest.lot.path + data.manifest.lot.sha256
-    assert shown["network"] == data.plan.setup["network"]
+    assert shown["network"] == data.plan.setup.network
     assert shown["tuning images"].endswith(data.manifest.identity["tuning images"])
     assert shown["verification images"].endswith(data.manifest.verification)
     for name, version in data.manifest.versions.items():

@@ -16,6 +16,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from efat import records
 from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.image_split import SplitRequest
@@ -127,7 +128,7 @@ def test_what_else_differs_is_refused(folder: Path) -> None:
             table_bytes(folder / OUT, small_resilience(folder, **changes))  # type: ignore[arg-type]
     shutil.copytree(folder / "inputs", folder / "other")
     np.savez(folder / "other" / "test.npz", images=-HELD_OUT.images.numpy(), labels=HELD_OUT.labels.numpy())
-    setup = replace(small_setup(folder), data=folder / "other")
+    setup = records.replace(small_setup(folder), data=folder / "other")
     with pytest.raises(InputError, match="was begun with another test images: choose another folder"):
         table_bytes(folder / OUT, small_resilience(folder, setup=setup))
     assert contents(folder / OUT) == before

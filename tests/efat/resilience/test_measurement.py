@@ -26,7 +26,6 @@ from efat.campaigns.workers import in_line, processes
 from efat.resilience.inputs import HardeningPlan, Resilience
 from efat.resilience.measurement import draw_picture, run_resilience, telling_levels
 from efat.resilience.table import ResilienceTable, read_table
-from efat.setup import TrainingSetup
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
@@ -114,7 +113,7 @@ def test_levels_are_those_of_shorter_retrainings(folder: Path, seed: int, mitiga
     assert table.fault_free_correct == table.start_correct == count_correct(fault_free, HELD_OUT)
     assert (table.images, table.seed, table.harden_iterations) == (len(HELD_OUT), seed, 0)
     assert table.iterations_spent == 4 * LEVELS[-1]
-    assert TrainingSetup.from_dict(table.setup).identity() == table.setup_identity == found.setup.identity()
+    assert table.setup.identity() == table.setup_identity == found.setup.identity()
 
 
 def test_predictors_say_how_bad_a_chip_is(folder: Path, seed: int) -> None:
@@ -162,7 +161,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert not torch.equal(hardened["0.weight"], network.state_dict()["0.weight"])
     start = small_network()
     start.load_state_dict(hardened)
-    assert table.setup["hardened"] == str(weights)
+    assert table.setup.hardened == weights
     assert table.setup_identity["network"] != found.setup.identity()["network"]
     fault_free = convert(start, ARRAY, data.calibration, accelerator=Accelerator.fault_free(ARRAY))
     assert table.start_correct == count_correct(fault_free, HELD_OUT)
@@ -172,9 +171,7 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert (table.harden_iterations, table.iterations_spent) == (4, 4 + 4 * LEVELS[-1])
     # Elsewhere it is found again.
     (folder / OUT).rename(folder / "moved")
-    assert run_resilience(folder / "moved", found, in_line).setup["hardened"] == str(
-        folder / "moved/units" / weights.name
-    )
+    assert run_resilience(folder / "moved", found, in_line).setup.hardened == (folder / "moved/units" / weights.name)
     # Weights that are gone are made again, and others are not used.
     hardened_again = folder / "moved/units" / weights.name
     content = hardened_again.read_bytes()

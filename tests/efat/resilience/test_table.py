@@ -36,6 +36,7 @@ TABLE = table_of(
     {"weights": [[0.1, 0.2], [0.3, 0.4]], "faulty_pes": [[0.01, 0.01], [0.02, 0.03]]},
     harden_iterations=7,
 )
+SETUP = json.dumps(TABLE.setup.as_dict())
 BROADCAST = np.broadcast_to(np.int64(0), (1000, 11, 1))
 
 
@@ -68,7 +69,7 @@ def check_same(one: ResilienceTable, other: ResilienceTable) -> None:
     st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5), max_size=3),
 )
 def test_a_table_comes_back_as_it_was_written(table: ResilienceTable, description: dict[str, Any]) -> None:
-    table = replace(table, setup=description, fault_model={"deeper": description})
+    table = replace(table, fault_model={"deeper": description, **description})
     with tempfile.TemporaryDirectory() as folder:
         first, second = Path(folder) / "first.h5", Path(folder) / "second.h5"
         write_table(first, table)
@@ -129,10 +130,10 @@ def test_a_table_is_nobodys_to_change() -> None:
         ({"array": {"rows": 8}}, "array has no cols"),
         ({"array": {**TABLE.array, "rows": 0}}, r"array: rows is 0: expected 1\.\.1024"),
         ({"array": {**TABLE.array, "rows": [1]}}, r"array: rows is \[1\]: expected an integer"),
-        ({"setup": {"rate": float("nan")}}, "setup is not what JSON takes"),
-        ({"setup": {"network": object()}}, "setup is not what JSON takes"),
-        ({"setup": ["network"]}, r'setup is \["network"\]: expected an object'),
-        ({"setup": {"network": "x" * MOST_TEXT_BYTES}}, "setup takes 60014 bytes: expected at most 60000"),
+        ({"fault_model": {"rate": float("nan")}}, "fault_model is not what JSON takes"),
+        ({"fault_model": {"sites": object()}}, "fault_model is not what JSON takes"),
+        ({"fault_model": ["sites"]}, r'fault_model is \["sites"\]: expected an object'),
+        ({"fault_model": {"pattern": "x" * MOST_TEXT_BYTES}}, "fault_model takes 60014 bytes: expected at most 60000"),
         ({"setup_identity": {"weights": 1}}, "setup_identity has a value that is not a text"),
     ],
 )
@@ -143,8 +144,8 @@ def test_values_that_cannot_be_are_refused(changes: dict[str, Any], message: str
 
 
 def test_descriptions_are_kept_as_they_are_read_back() -> None:
-    found = replace(TABLE, setup={"levels": (1, 2), "weights": None})
-    assert found.setup == {"levels": [1, 2], "weights": None}
+    found = replace(TABLE, fault_model={"levels": (1, 2), "weights": None})
+    assert found.fault_model == {"levels": [1, 2], "weights": None}
 
 
 def test_the_order_of_descriptions_is_of_no_matter(path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_number_that_changed_is_noticed(path: Path, name: str) -> None:
 
 def test_the_longest_descriptions_are_written_and_read(tmp_path: Path) -> None:
     longest = {"x": "y" * (MOST_TEXT_BYTES - 8)}
-    table = replace(TABLE, setup=longest, fault_model=longest, setup_identity=longest)
+    table = replace(TABLE, fault_model=longest, setup_identity=longest)
     write_table(tmp_path / "long.h5", table)
     check_same(table, read_table(tmp_path / "long.h5"))
 
@@ -291,7 +292,9 @@ LARGE_CHUNK: dict[str, Any] = {"shape": (2,), "maxshape": (None,), "dtype": np.f
         (text("setup", '{"a":'), "attribute setup is not JSON"),
         (text("setup", "[" * 50_000), "attribute setup is not JSON"),
         (text("setup", "[1]"), r"attribute setup is \[1\]: expected an object"),
-        (text("setup", '{"a": NaN}'), "setup is not what JSON takes"),
+        (text("fault_model", '{"a": NaN}'), "fault_model is not what JSON takes"),
+        (text("setup", '{"a": 1}'), "setup has no 'network': is it complete"),
+        (text("setup", SETUP.replace("0.01", "NaN")), "setup: recipe: learning_rate is nan: expected a finite number"),
         (text("setup", '{"a": 1' + "0" * 5000 + "}"), "attribute setup is not JSON"),
         (attribute("setup", np.bytes_(b"\xff{}")), "is damaged .*decode"),
         (text("setup_identity", '{"a": 1}'), "setup_identity has a value that is not a text"),

@@ -21,7 +21,7 @@ from efat.planning.selection import Constraint
 from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, read_manifest
 from efat.retraining.manifest_files import check_files
 from efat.retraining.units import measure_fault_free
-from efat.setup import TrainingSetup
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip
 from tests.support.lot_retraining import OUT, carried_out, chips_of, logits, planned, random_chips
@@ -60,7 +60,7 @@ class Expected:
 class Policy:
     """The rules of execution, for FAP: what is retrained for how long, and what is split."""
 
-    def __init__(self, setup: TrainingSetup, chips: Sequence[Chip], required: int, step: int, budget: int) -> None:
+    def __init__(self, setup: Setup, chips: Sequence[Chip], required: int, step: int, budget: int) -> None:
         self.network, self.data, *_ = setup.load()
         self.chips = {chip.id: chip for chip in chips}
         self.required, self.step, self.budget = required, step, budget
@@ -198,7 +198,7 @@ def test_what_just_meets_it_on_tuning_images_is_kept_and_others_judge(folder: Pa
 
 
 def test_a_drop_is_from_the_original_network_on_verification_images(folder: Path) -> None:
-    setup = replace(small_setup(folder, calibration="mse"), hardened=folder / "hardened.safetensors")
+    setup = records.replace(small_setup(folder, calibration="mse"), hardened=folder / "hardened.safetensors")
     torch.manual_seed(1)
     save_file(small_network().state_dict(), folder / "hardened.safetensors")
     arguments = {"setup": setup, "identity": setup.identity(), "config": ArrayConfig(5, 4, weight_bits=2, act_bits=2)}

@@ -264,7 +264,7 @@ def test_another_plan_lot_or_folder_is_refused(folder: Path) -> None:
     np.savez(folder / "inputs" / "others.npz", images=UNSEEN.images[1:].numpy(), labels=UNSEEN.labels[1:].numpy())
     judges = small_setup(folder, split=SplitRequest(verify_data=folder / "inputs" / "others.npz"))
     for other, cycle_images, what in (
-        (records.replace(plan, setup=judges.as_dict()), 2, "verification images"),
+        (records.replace(plan, setup=judges), 2, "verification images"),
         (records.replace(plan, required=1), 2, "plan"),
         (records.replace(plan, step=3), 2, "plan"),
         (plan, 3, "cycle images"),
@@ -307,7 +307,6 @@ def test_plans_that_do_not_fit_are_refused(folder: Path) -> None:
         ),
         (records.replace(plan, array={**plan.array, "rows": 6}), "the array of .*lot.h5 is not that of the plan"),
         (records.replace(plan, aligned=True), "the plan aligns chips by predictor 'weights': make the plan again"),
-        (records.replace(plan, setup={**plan.setup, "mitigation": "none+t"}), "mitigation none.t leaves faults to act"),
     ):
         with pytest.raises(InputError, match=message):
             execution(folder, other)

@@ -148,7 +148,7 @@ def test_schedules_of_the_shortest_trainings(schedule: str, iterations: int) -> 
 )
 def test_what_cannot_be_is_refused_in_one_line(fields: Mapping[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        Recipe(**fields)
+        Recipe(**fields).try_options()
     assert "\n" not in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_everything_that_decides_is_said() -> None:
         64,
         "Adam",
         0.1,
-        {"betas": [0.9, 0.99]},
+        {"betas": (0.9, 0.99)},
         "StepLR",
         {"step_size": 2},
         0.1,
