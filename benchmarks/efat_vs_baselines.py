@@ -26,7 +26,6 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from study.networks import CIFAR, subject
-from study.store import Store
 
 from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
@@ -91,7 +90,7 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.key: str = arguments.network
-        self.store = Store(arguments.results)
+        arguments.results.mkdir(parents=True, exist_ok=True)
         self.folder = arguments.results / f"{self.key}-{arguments.size}-{arguments.pattern}"
         self.folder.mkdir(exist_ok=True)
         self.config = ArrayConfig(arguments.size, arguments.size)
@@ -170,11 +169,11 @@ class Study:
             return None, None
         arguments = self.arguments
         data = {"lenet5": arguments.fashion_mnist, "resnet20": arguments.cifar}[self.key]
-        subject(self.key, self.store, data, arguments.resnet20, arguments.images)
-        decoded = self.store.path(CIFAR)
+        subject(self.key, self.arguments.results, data, arguments.resnet20, arguments.images)
+        decoded = self.arguments.results / CIFAR
         if self.key == "resnet20" and decoded.exists():
             data = decoded
-        return self.store.path(f"{self.key}.safetensors"), Path(FASHION_MNIST) if data is None else data
+        return self.arguments.results / f"{self.key}.safetensors", Path(FASHION_MNIST) if data is None else data
 
 
 def results(

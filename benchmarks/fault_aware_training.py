@@ -29,8 +29,8 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent))
 from study.measurements import Case, last, measure, summary
 from study.networks import Subject, subject
-from study.store import Store
 
+from efat.campaigns.campaign import Campaign
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.lots.chips import Chip
 from training.data.datasets import FASHION_MNIST
@@ -63,7 +63,10 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.key: str = arguments.network
-        self.store = Store(arguments.results)
+        self.folder: Path = arguments.results
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        # Weights that were trained are there, too.
+        self.kept = Campaign(self.folder, "study", {}, among_others=True)
         self.console = Console(width=120)
         self._subject: Subject | None = None
 
@@ -73,7 +76,7 @@ class Study:
         if self._subject is None:
             arguments = self.arguments
             data = {"lenet5": arguments.fashion_mnist, "resnet20": arguments.cifar}.get(self.key)
-            self._subject = subject(self.key, self.store, data, arguments.resnet20, arguments.images)
+            self._subject = subject(self.key, self.folder, data, arguments.resnet20, arguments.images)
         return self._subject
 
     def accuracies(self, cases: list[Case], what: str) -> list[float]:
@@ -81,7 +84,7 @@ class Study:
         key = self.key if self.arguments.images is None else f"{self.key}-{self.arguments.images}"
         recipe = RECIPES[self.key]
         return [
-            last(measure(self.subject, key, case, recipe, self.store)) for case in track(cases, what, transient=True)
+            last(measure(self.subject, key, case, recipe, self.kept)) for case in track(cases, what, transient=True)
         ]
 
     def say(self, table: Table) -> None:
@@ -197,7 +200,7 @@ def hardening(study: Study) -> None:
     fault_free = Chip("fault-free", FaultMap(config))
     versions: list[tuple[str, nn.Module]] = [("", found.network)]
     for name, mitigations in (("plain", ()), ("hardened", (Hardening(0.0, 0.2),))):
-        path = study.store.path(f"{study.key}-{size}-{iterations}-{name}.safetensors")
+        path = study.folder / f"{study.key}-{size}-{iterations}-{name}.safetensors"
         network = _retrained(found, fault_free, Strategy(mitigations), recipe, iterations, path)
         versions.append((f"-{name}{iterations}", network))
     for rate in study.arguments.rates:
@@ -206,7 +209,7 @@ def hardening(study: Study) -> None:
             version = Subject(found.title, network, found.data, found.float_accuracy)
             cases = [Case(size, rate, number, "fap") for number in range(maps if rate else 1)]
             results = [
-                measure(version, f"{study.key}{suffix}-{len(found.data.held_out)}", case, recipe, study.store)
+                measure(version, f"{study.key}{suffix}-{len(found.data.held_out)}", case, recipe, study.kept)
                 for case in track(cases, f"{rate:.0%}", transient=True)
             ]
             cells.append(summary([last(result) for result in results]))

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from efat.campaigns.campaign import Campaign, Outcome, Unit
+from efat.campaigns.workers import with_all_threads
 from simulator import ArrayConfig, FaultModel, Kind, Site, sample_faults
 from simulator.lots.chips import Chip
 from study.networks import Subject
-from study.store import Store
 from training.learning.mitigations.combination import Strategy
 from training.learning.recipe import Recipe
 from training.learning.retrain import retrain
@@ -67,21 +68,21 @@ class Case:
         return Chip(f"{self.size}-{self.rate:g}-{self.number}", sample_faults(config, model, seed))
 
 
-def measure(subject: Subject, key: str, case: Case, recipe: Recipe, store: Store) -> dict[str, Any]:
-    """Accuracies of a case, worked out now unless they are in the store.
+def measure(subject: Subject, key: str, case: Case, recipe: Recipe, kept: Campaign) -> Mapping[str, Any]:
+    """Accuracies of a case, worked out now unless they are there already.
 
     Args:
         subject: the network.
-        key: its name in the store.
+        key: its name among the results.
         case: what to do.
         recipe: how it is retrained.
-        store: keeps the result.
+        kept: keeps the result.
 
     Returns:
         `accuracies`: by iteration; `seconds`; `bypassed`: fraction of the PEs.
     """
 
-    def work() -> dict[str, Any]:
+    def work(_: Mapping[str, Any]) -> Outcome:
         begun = time.perf_counter()
         found = retrain(
             subject.network,
@@ -92,13 +93,16 @@ def measure(subject: Subject, key: str, case: Case, recipe: Recipe, store: Store
             recipe=replace(recipe, seed=case.number),
             evaluate_at=case.evaluate_at,
         )
-        return {
+        values = {
             "accuracies": {str(one.iteration): one.accuracy for one in found.evaluations},
             "seconds": time.perf_counter() - begun,
             "bypassed": float(found.deployment.bypass.mean()),
         }
+        return Outcome(values)
 
-    return store.done(f"{key}_{case.name}", work)
+    unit = f"{key}_{case.name}".replace("+", "-")
+    kept.run([Unit(unit, {})], work, with_all_threads)
+    return kept.values(unit)
 
 
 def summary(values: Sequence[float]) -> str:

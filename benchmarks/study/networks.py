@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from simulator.files import replaced
-from study.store import Store
 from training.data.batches import Batches
 from training.data.classification import count_correct
 from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Split, load_data
@@ -25,7 +24,7 @@ from training.learning.recipe import Recipe
 from training.learning.retrain import TrainingData
 
 CIFAR = "cifar10"
-"""Folder in the store of images that were decoded."""
+"""Folder in it of images that were decoded."""
 
 LENET_EPOCHS = 12
 RESNET_EPOCHS = 2
@@ -48,12 +47,12 @@ class Subject:
     float_accuracy: float
 
 
-def subject(name: str, store: Store, data: Path | None, model: Path | None, limit: int | None) -> Subject:
-    """Load a network, or train it once and keep its weights in the store.
+def subject(name: str, folder: Path, data: Path | None, model: Path | None, limit: int | None) -> Subject:
+    """Load a network, or train it once and keep its weights in a folder.
 
     Args:
         name: `digits-cnn`, `lenet5` or `resnet20`.
-        store: keeps weights that were trained here.
+        folder: for weights that are trained here.
         data: folder of Fashion-MNIST or CIFAR-10; None for where the data set is found by itself.
         model: pretrained weights of resnet20.
         limit: at most this many held-out images; None for all.
@@ -68,16 +67,16 @@ def subject(name: str, store: Store, data: Path | None, model: Path | None, limi
         train, held_out = load_data(source, "train"), load_data(source, "test", limit=limit)
         torch.manual_seed(0)
         network = WORKLOADS[name].build(1, 28, 10)
-        _once(store.path("lenet5.safetensors"), network, train, held_out, _LENET, LENET_EPOCHS)
+        _once(folder / "lenet5.safetensors", network, train, held_out, _LENET, LENET_EPOCHS)
         title = "LeNet-5, Fashion-MNIST"
     else:
         assert data is not None
         assert model is not None
-        train, held_out = _cifar(data, "train", store, None), _cifar(data, "test", store, limit)
+        train, held_out = _cifar(data, "train", folder, None), _cifar(data, "test", folder, limit)
         network = WORKLOADS[name].build(3, 32, 10)
         pretrained = torch.load(model, map_location="cpu", weights_only=True)["state_dict"]
         network.load_state_dict({key.removeprefix("module."): value for key, value in pretrained.items()})
-        _once(store.path("resnet20.safetensors"), network, train, held_out, _RESNET, RESNET_EPOCHS)
+        _once(folder / "resnet20.safetensors", network, train, held_out, _RESNET, RESNET_EPOCHS)
         title = "ResNet-20, CIFAR-10 (JPEG q75)"
     chosen = np.linspace(0, len(train) - 1, CALIBRATION_IMAGES).round().astype(np.int64)
     calibration = torch.split(train.images[torch.from_numpy(chosen)], CALIBRATION_BATCH)
@@ -107,13 +106,13 @@ def _once(path: Path, network: nn.Module, train: Dataset, held_out: Dataset, rec
     network.load_state_dict(load_file(path))
 
 
-def _cifar(folder: Path, split: Split, store: Store, limit: int | None) -> Dataset:
+def _cifar(folder: Path, split: Split, results: Path, limit: int | None) -> Dataset:
     """CIFAR-10 in any format that is read, or as JPEG files one after another, which are decoded once."""
     path = folder / f"{split}.npz"
     if path.exists():
         with np.load(path) as stored:
             if "jpeg" in stored:
-                folder = store.path(CIFAR)
+                folder = results / CIFAR
                 folder.mkdir(exist_ok=True)
                 decoded = folder / f"{split}.npz"
                 if not decoded.exists():

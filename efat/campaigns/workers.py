@@ -44,6 +44,12 @@ def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]
         yield unit, outcome
 
 
+def with_all_threads(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+    """The same with as many threads as PyTorch has: what is one unit has nothing else to share the cores with."""
+    for unit in units:
+        yield unit, work(unit.arguments)
+
+
 def processes(workers: int) -> Executor:
     """Do units in worker processes. One that dies is replaced, and what it was doing is done again.
 

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from efat.campaigns.campaign import Campaign, Notes, OtherInputsError, Outcome, Unit, Work, check_folder, warned
+from efat.campaigns.campaign import Campaign, Notes, OtherInputsError, Outcome, Unit, check_folder, warned
+from efat.campaigns.workers import with_all_threads
 from efat.image_split import SplitRequest
 from efat.records import content_of, load
 from efat.records import replace as changed
@@ -381,7 +382,7 @@ def retrain_chip(
         retrained = prepared.run(checkpoint, progress, done)
         return Outcome({}, {WEIGHTS: retrained.weights, METRICS: content_of(retrained.metrics, METRICS)})
 
-    campaign.run([Unit(_UNIT, {})], work, _with_all_threads)
+    campaign.run([Unit(_UNIT, {})], work, with_all_threads)
     for name in (WEIGHTS, METRICS):
         campaign.export(_UNIT, name, name)
     metrics = load(Metrics, folder / METRICS)
@@ -438,11 +439,6 @@ def _iterations_done(checkpoint: Path, identity: Mapping[str, str], notes: Notes
         notes(f"{checkpoint} is damaged: done again from the start")
         checkpoint.unlink()
         return 0
-
-
-def _with_all_threads(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
-    for unit in units:
-        yield unit, work(unit.arguments)
 
 
 def _draw(metrics: Metrics, path: Path, notes: Notes) -> None:
