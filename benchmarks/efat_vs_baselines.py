@@ -31,13 +31,13 @@ from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
 from efat.planning.plan import Plan
-from efat.planning.planning import Request, make_plan
+from efat.planning.planner import Request, make_plan
 from efat.planning.selection import Constraint
 from efat.planning.trial import FOLDER as TRIALS
 from efat.planning.trial import Trials
-from efat.resilience.inputs import HardeningPlan, Resilience
 from efat.resilience.measurement import run_resilience
 from efat.resilience.table import FILE_NAME, ResilienceTable
+from efat.resilience.units import HardeningPlan, Resilience
 from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest
 from efat.setup import Setup, augmentation_of

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
 
 BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 
 
 class Site(enum.IntEnum):

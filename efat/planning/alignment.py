@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from efat.planning.chip_masks import bypass_of
 from efat.planning.fusion import AmountMap
-from efat.planning.severity import pruned_severity
+from efat.resilience.severity import bypass_of, pruned_severity
 from efat.setup import Loaded
 from simulator import ArrayConfig
 from simulator.errors import InputError
@@ -38,7 +37,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps that are done, and how many there are at most."""
 
 PREDICTORS = ("pruned", "saliency")
-"""What says how much a group has lost: see `efat.planning.severity.PrunedSeverity`."""
+"""What says how much a group has lost: see `efat.resilience.severity.PrunedSeverity`."""
 
 MOST_TRIED = 8
 """Groups that a chip is tried in, the latest first: the older a group, the less room it has."""

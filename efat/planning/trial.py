@@ -11,13 +11,12 @@ import numpy as np
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, warned
 from efat.json_fields import Fields
-from efat.planning.severity import Float64Array, Int64Array
 from efat.records import digest_of
-from efat.resilience.table import PREDICTORS
-from efat.resilience.units import predictors_of
+from efat.resilience.severity import PREDICTORS, predictors_of
 from efat.retraining.units import deployed_as_is, network_on_chip
 from efat.setup import Setup
 from simulator.errors import InputError
+from simulator.faults import Float64Array, Int64Array
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
 from training.layers.convert import convert, quantized_layers

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Float64Array, Int64Array
 from efat.propagation.statistics import Interval, mean_interval
 from efat.propagation.table_checks import stratum_places
 from efat.propagation.tables import Propagation
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Float64Array, Int64Array
 
 
 class Domain(NamedTuple):

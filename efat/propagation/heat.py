@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efat.planning.severity import Float64Array, Int64Array
 from efat.propagation.estimates import Estimates
 from simulator import Kind, Site
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Float64Array, Int64Array
 
 MOST_CELLS = 64
 """Cells along a side of the array; a cell of a larger array stands for several PEs."""

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.campaigns.campaign import Campaign, Unit, UnitFile
-from efat.planning.severity import Int64Array
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, Rule
 from efat.propagation.population import Population
 from efat.propagation.units import FAULTS, LAYERS, OPERATIONS
+from simulator.faults import Int64Array
 
 if TYPE_CHECKING:
     from efat.propagation.collapsing.collapse import Collapse

@@ -9,11 +9,10 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.columns import LayerShape
 from simulator import ArrayConfig, Kind, Site, gemm_timing
 from simulator.errors import InputError
-from simulator.faults import PERMANENT
+from simulator.faults import PERMANENT, Int64Array
 
 __all__ = ["POPULATION_DTYPE", "LayerShape", "LayerUse", "Population", "Stratum", "stratum_codes"]
 

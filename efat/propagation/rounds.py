@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from efat.planning.severity import Int64Array
 from efat.propagation.population import Population
 from efat.propagation.request import Request
 from efat.propagation.statistics import allocate, sample_size
 from efat.propagation.tables import MOST_FAULTS
 from simulator.errors import InputError
+from simulator.faults import Int64Array
 
 FIRST_ROUND = 200
 """Faults of the first round, if a margin decides how many there are; each further round doubles their number."""

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.columns import OPERATION_KINDS, OPERATIONS_DTYPE, OUTCOMES, PATTERNS, Rule
 from efat.propagation.estimates import Domain, Estimates
 from efat.propagation.statistics import Interval
 from efat.propagation.tables import Propagation
 from simulator import Kind, Site
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Int64Array
 
 FORMAT = "efat-propagation-summary"
 VERSION = 1

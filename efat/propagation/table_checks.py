@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.columns import OPERATION_KINDS, OUTCOMES, PATTERNS, Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Int64Array
 
 if TYPE_CHECKING:
     from efat.propagation.tables import Propagation

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from efat.planning.severity import Float64Array
 from efat.reports.axes import FONT, NARROW, WIDE, Chart, Point, Scale, Shape, scale_of, spread, width_of
 from efat.reports.folder import ReportData
 from efat.reports.text import accuracy, counted, short_percent
 from efat.resilience.measurement import telling_levels
 from efat.retraining.manifest import AS_IS, ManifestChip, ManifestGroup
+from simulator.faults import Float64Array
 
 MOST_LEVELS = 6
 """Levels that are drawn: as many shades as the style sheet has."""

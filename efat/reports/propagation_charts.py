@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
-from efat.planning.severity import Float64Array
 from efat.propagation.heat import HeatMap
 from efat.propagation.shares import BitShare
 from efat.reports.axes import FONT, Box, Chart, Layer, Point, Scale, Shape, WholeScale, number, width_of
 from efat.reports.text import counted, short_percent
 from simulator import Kind, Site
+from simulator.faults import Float64Array
 
 THRESHOLDS = (0.0, 0.01, 0.05, 0.2, 0.5)
 """Shares above which a cell has the next of the shades that the style sheet has: the first is of shares of 0."""

@@ -16,11 +16,20 @@ from msgspec import structs
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.json_fields import Fields
-from efat.resilience.growth import Growth, Measured
-from efat.resilience.inputs import Resilience, fault_model_dict
+from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import FILE_NAME as TABLE
-from efat.resilience.table import PREDICTORS, ResilienceTable, write_table
-from efat.resilience.units import BASELINE, HARDENED, WEIGHTS, hardened_unit, work
+from efat.resilience.table import ResilienceTable, write_table
+from efat.resilience.units import (
+    BASELINE,
+    HARDENED,
+    WEIGHTS,
+    Growth,
+    Measured,
+    Resilience,
+    fault_model_dict,
+    hardened_unit,
+    work,
+)
 from simulator.errors import InputError
 from simulator.files import replaced
 
@@ -38,7 +47,7 @@ def run_resilience(
 ) -> ResilienceTable:
     """Measure what is not measured yet, and write the table.
 
-    A folder goes on with other rates, repeats, levels and images; see `efat.resilience.growth`. The table has what is
+    A folder goes on with other rates, repeats, levels and images; see `efat.resilience.units`. The table has what is
     asked for, the same bytes as from a new folder.
 
     Args:

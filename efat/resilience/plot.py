@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from efat.planning.severity import Float64Array
 from efat.resilience.measurement import telling_levels
 from efat.resilience.table import ResilienceTable
+from simulator.faults import Float64Array
 from simulator.files import replaced
 
 MOST_LINES = 6

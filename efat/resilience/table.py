@@ -26,12 +26,12 @@ from efat.hdf5_fields import (
     integer_attribute,
     json_attribute,
 )
-from efat.planning.severity import Float64Array, Int64Array
 from efat.records import typed
+from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Float64Array, Int64Array
 from simulator.files import replaced
 from simulator.lots.array import own_dataset, text_attribute
 
@@ -40,9 +40,6 @@ FILE_NAME = "resilience.h5"
 
 FORMAT = "efat-resilience"
 VERSION = 2
-
-PREDICTORS = ("faulty_pes", "weights", "pruned", "saliency")
-"""What may be known of a random chip before it is retrained, the simplest first; see `ResilienceTable`."""
 
 MOST_CHIPS = 10_000
 """Random chips of all rates."""

@@ -1,34 +1,210 @@
-"""The units of work that a resilience table is made from: the network without faults, hardened, and on random chips."""
+"""The units of work that a resilience table is made from, and what of a folder serves for other requests.
+
+The network without faults, hardened, and on random chips. A chip and its retraining are the same whatever else is
+measured, so what is there of other rates and repeats just stays. Higher levels go on from the state at the last one.
+Levels between, and other images, are measured on the way, so for those the retraining runs again.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from efat.campaigns.campaign import Outcome, Unit, UnitFile
-from efat.planning.severity import pruned_severity, severity, weights_per_pe
-from efat.resilience.inputs import IMAGES, Resilience
-from efat.resilience.table import PREDICTORS
+from efat.campaigns.campaign import Campaign, Outcome, Unit, UnitFile
+from efat.json_fields import Fields
+from efat.resilience.severity import predictors_of
+from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
 from efat.setup import Setup
-from simulator import ArrayConfig, FaultMap
+from simulator import ArrayConfig, FaultMap, FaultModel, Kind, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from training.calibration import Method
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, quantized_layers
-from training.layers.deployment import Deployment
+from training.layers.convert import convert
 from training.layers.user_code import copied
 from training.learning.checkpoint import TrainingState, state_bytes, state_from
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.hardening import OWN_PE_SITES, Hardening
 from training.learning.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, digest_of_network, retrain
+
+IMAGES = "tuning images"
+"""What of a setup's identity says which images accuracy is measured on."""
+
+
+@dataclass(frozen=True)
+class HardeningPlan:
+    """How much the network learns to do without any PEs, before it is known which: see `Hardening`.
+
+    Args:
+        iterations: mini-batches, 1 or more.
+        lowest: least fault rate of the random chips.
+        highest: greatest fault rate.
+
+    Raises:
+        InputError: no iterations, or rates that are no range within 0..1.
+    """
+
+    iterations: int
+    lowest: float = 0.0
+    highest: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.iterations <= MOST_ITERATIONS:
+            raise InputError(f"hardening takes {self.iterations} iterations: expected 1..{MOST_ITERATIONS}")
+        Hardening(self.lowest, self.highest)
+
+
+@dataclass(frozen=True, eq=False)
+class Resilience:
+    """What is to be measured.
+
+    Args:
+        setup: network, data, mitigation and recipe.
+        config: the array.
+        model: what the faults of the random chips look like; its rate does not count.
+        rates: fractions of PEs that are faulty, 0..1, strictly ascending.
+        repeats: random chips of each rate, 1 or more.
+        levels: iterations after which accuracy is measured, strictly ascending; the first is 0.
+        seed: of the random chips, from 0.
+        hardening: how the network is hardened first; None for not at all.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    setup: Setup
+    config: ArrayConfig
+    model: FaultModel
+    rates: Sequence[float]
+    repeats: int
+    levels: Sequence[int]
+    seed: int = 0
+    hardening: HardeningPlan | None = None
+
+    def __post_init__(self) -> None:
+        _check_ascending("rates", self.rates, 0, 1)
+        _check_ascending("levels", self.levels, 0, MOST_ITERATIONS)
+        if self.levels[0] != 0:
+            raise InputError(f"the first level is {self.levels[0]} iterations: expected 0, without retraining")
+        if self.repeats < 1:
+            raise InputError(f"repeats is {self.repeats}: expected 1 or more chips of each rate")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}: expected 0 or more")
+        chips = len(self.rates) * self.repeats
+        if chips > MOST_CHIPS or chips * len(self.levels) > MOST_VALUES:
+            raise InputError(
+                f"{len(self.rates)} rates, {self.repeats} repeats and {len(self.levels)} levels: expected at most "
+                f"{MOST_CHIPS} chips and {MOST_VALUES} accuracies"
+            )
+        # In an order of their own: random draws depend on it.
+        sites = {site: weight for site, weight in sorted(self.model.sites.items()) if weight > 0}
+        kinds = {kind: weight for kind, weight in sorted(self.model.kinds.items()) if weight > 0}
+        if Kind.FLIP in kinds:
+            raise InputError("the random chips have flips: retraining needs permanent faults only, stuck-at-0 or -1")
+        object.__setattr__(self, "rates", tuple(float(rate) + 0.0 for rate in self.rates))
+        object.__setattr__(self, "levels", tuple(int(level) for level in self.levels))
+        object.__setattr__(self, "model", replace(self.model, rate=0.0, sites=sites, kinds=kinds))
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The random chips, each by the numbers of its rate and of its repeat."""
+        return [(rate, repeat) for rate in range(len(self.rates)) for repeat in range(self.repeats)]
+
+    @property
+    def unit_count(self) -> int:
+        """Units of work in all."""
+        return 1 + (self.hardening is not None) + len(self.places)
+
+    def chip_id(self, rate: int, repeat: int) -> str:
+        """Name of a random chip, by its rate and the number of its repeat, such as `rate-0.05-chip-002`."""
+        return f"rate-{self.rates[rate]!r}-chip-{repeat:03d}"
+
+    def chip(self, rate: int, repeat: int) -> Chip:
+        """A random chip, the same whatever other ones there are; see `places`."""
+        seed = np.random.SeedSequence(self.seed, spawn_key=self._key(rate, repeat))
+        faults = sample_faults(self.config, replace(self.model, rate=self.rates[rate]), seed)
+        return Chip(self.chip_id(rate, repeat), faults)
+
+    def recipe_seed(self, rate: int, repeat: int) -> int:
+        """Of the retraining for that chip, 0..2**32 - 1."""
+        key = (*self._key(rate, repeat), 1)
+        return int(np.random.SeedSequence(self.setup.recipe.seed, spawn_key=key).generate_state(1)[0])
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the results beside rates, repeats, levels and images, by a name that says what it is."""
+        identity = self.setup.identity()
+        del identity[IMAGES]
+        return {
+            "array": self.config.as_dict(),
+            "fault model": fault_model_dict(self.model),
+            "seed": self.seed,
+            "hardening": None if self.hardening is None else asdict(self.hardening),
+            # Whichever of them are measured on.
+            "test images": self.setup.load().test.digest,
+            **identity,
+        }
+
+    def _key(self, rate: int, repeat: int) -> tuple[int, int, int]:
+        """Of random numbers: by the rate itself, so that other rates between do not change them."""
+        bits = int(np.float64(self.rates[rate]).view(np.uint64))
+        return bits >> 32, bits & 0xFFFFFFFF, repeat
+
+    def check(self) -> None:
+        """Load everything, and refuse what cannot be measured before anything is written.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            InputError: something does not fit, cannot learn, or chips that no network runs on.
+        """
+        network, data, *_ = self.setup.load()
+        self.setup.try_a_step()
+        convert(network, self.config, data.calibration, method=self.setup.calibration)
+        for place in self.places:
+            rate = self.rates[place[0]]
+            try:
+                faults = self.chip(*place).faults
+            except ValueError as error:
+                raise InputError(str(error)) from None
+            if rate and not faults:
+                raise InputError(f"rate {rate:g} of {self.config.pe_count} PEs is not one PE: give a higher rate")
+            if len(faults.unusable_columns()) == self.config.cols:
+                raise InputError(
+                    f"at rate {rate:g} none of the {self.config.cols} columns of the array can be used: "
+                    "give lower rates, or other sites than accumulator"
+                )
+
+
+def fault_model_dict(model: FaultModel) -> dict[str, Any]:
+    """What the faults of random chips look like, as JSON takes it; without their rate."""
+    return {
+        "sites": {site.name: weight for site, weight in model.sites.items()},
+        "kinds": {kind.name: weight for kind, weight in model.kinds.items()},
+        "bits": {site.name: list(weights) for site, weights in model.bits.items()},
+        "pattern": model.pattern,
+        "cluster_alpha": model.cluster_alpha,
+        "cluster_side": model.cluster_side,
+    }
+
+
+def _check_ascending(name: str, values: Sequence[float], least: float, most: float) -> None:
+    if not values:
+        raise InputError(f"{name} are none: expected one or more")
+    for value in values:
+        if not least <= value <= most:
+            raise InputError(f"{name} have {value:g}: expected {least:g}..{most:g}")
+    for one, other in pairwise(values):
+        if one >= other:
+            raise InputError(f"{name} have {one:g} before {other:g}: expected them in ascending order")
+
 
 BASELINE, HARDENED = "baseline", "hardened"
 """Names of the units that are no random chip's; those are named as their chips are."""
@@ -84,37 +260,6 @@ def chip_unit(
     arguments = {"what": place, "resilience": resilience, "identity": identity, "levels": levels, "state": located}
     inputs = {"network": identity["network"], IMAGES: identity[IMAGES], "levels": list(levels)}
     return Unit(resilience.chip_id(*place), arguments, inputs)
-
-
-def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dict[str, float]:
-    """How bad a chip is for a network: see `ResilienceTable.predictors`.
-
-    Args:
-        network: float32, before retraining.
-        deployment: how it sits on the chip.
-        chip: the chip.
-
-    Returns:
-        0..1 by a name in `PREDICTORS`.
-    """
-    config = chip.faults.config
-    required = chip.faults.required_bypass()
-    converted = convert(network, config, (), activation_scales=deployment.activation_scales)
-    deployment.put(converted, deployment.accelerator(config, chip.faults))
-    layers = quantized_layers(converted).values()
-    weights = [(layer.weight_int.flatten(1) * layer.weight_scale[:, None]).cpu().numpy() for layer in layers]
-    gone = []
-    for layer, values in zip(layers, weights, strict=True):
-        kept = layer.acting(deployment.bypass)
-        gone.append(np.zeros(values.shape, np.bool_) if kept is None else ~kept.flatten(1).cpu().numpy())
-    found = pruned_severity(weights, gone)
-    by_name = {
-        "faulty_pes": float(chip.faults.faulty_pes().mean()),
-        "weights": float(severity(required, weights_per_pe([layer.gemm_shape for layer in layers], config))),
-        "pruned": found.pruned,
-        "saliency": found.saliency,
-    }
-    return {name: by_name[name] for name in PREDICTORS}
 
 
 def work(arguments: Mapping[str, Any]) -> Outcome:
@@ -228,3 +373,121 @@ def _fault_free_correct(network: nn.Module, data: TrainingData, config: ArrayCon
     accelerator = Accelerator.fault_free(config)
     quantised = convert(network, config, data.calibration, method=calibration, accelerator=accelerator)
     return count_correct(quantised, data.held_out)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a chip's unit measured.
+
+    Attributes:
+        correct: images by level; -1 where retraining had diverged.
+        diverged_at: mini-batches after which it diverged; None if it did not.
+        images: how many were classified.
+    """
+
+    correct: Mapping[int, int]
+    diverged_at: int | None
+    images: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Measured:
+        """Take it from what a unit gave.
+
+        Raises:
+            InputError: it is nothing that a unit gives.
+        """
+        found = Fields(dict(values), where, ("chip", "images", "levels", "correct", "diverged_at", "predictors"))
+        images = found.count("images", 1)
+        levels, correct = found.values["levels"], found.values["correct"]
+        lists = isinstance(levels, list) and isinstance(correct, list) and len(levels) == len(correct)
+        if not lists or not all(type(count) is int and -1 <= count <= images for count in correct):
+            found.refuse("correct", f"as many integers up to {images} as there are levels")
+        diverged_at = None if found.values["diverged_at"] is None else found.count("diverged_at")
+        return cls(dict(zip(levels, correct, strict=True)), diverged_at, images)
+
+    def at(self, level: int) -> int:
+        """Images at a level that it covers."""
+        return self.correct[level] if self.diverged_at is None else self.correct.get(level, -1)
+
+    def missing(self, levels: Sequence[int]) -> list[int]:
+        """Levels at which it is not known what a retraining that measures at just `levels` gives."""
+        if self.diverged_at is None:
+            return [level for level in levels if level not in self.correct]
+        end = self.diverged_at
+        missing = [level for level in levels if level <= end and level not in self.correct]
+        # Noticed when it was measured there, it may be noticed later by one that does not.
+        noticed_there = self.correct.get(end, 0) < 0 and end not in levels
+        return missing or ([end] if noticed_there and levels[-1] > end else [])
+
+
+_RUN_AGAIN = "retraining runs again", "retrainings run again"
+_GO_ON = "retraining goes on", "retrainings go on"
+
+
+@dataclass
+class Growth:
+    """The units that a table is made from.
+
+    Attributes:
+        units: all of them.
+        again: names of those that are there, and are not enough.
+        reasons: why they are not, and what happens to one and to several of them, counted.
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    again: set[str] = field(default_factory=set)
+    reasons: Counter[tuple[str, tuple[str, str]]] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, campaign: Campaign, resilience: Resilience, original: Setup) -> Growth:
+        """See what is there.
+
+        Args:
+            campaign: has the units.
+            resilience: what is to be measured, with the weights that retraining starts from.
+            original: the setup with those of the original network.
+        """
+        growth = cls()
+        baseline = baseline_unit(resilience, original)
+        growth.units.append(baseline)
+        there = campaign.there(baseline.name)
+        if there is not None and there.inputs[IMAGES] != baseline.inputs[IMAGES]:
+            growth.again.add(baseline.name)
+        identity = resilience.setup.identity()
+        growth.units += [growth._chip_unit(campaign, resilience, identity, place) for place in resilience.places]
+        return growth
+
+    @property
+    def notes(self) -> list[str]:
+        """What runs again or goes on, and why, each in a line."""
+        return [f"{why}: {count} {what[count > 1]}" for (why, what), count in self.reasons.items()]
+
+    def _chip_unit(
+        self, campaign: Campaign, resilience: Resilience, identity: Mapping[str, str], place: tuple[int, int]
+    ) -> Unit:
+        fresh = chip_unit(resilience, identity, place, resilience.levels)
+        there = campaign.there(fresh.name)
+        if there is None or there.inputs["network"] != fresh.inputs["network"]:
+            return fresh
+        measured = Measured.of(there.values, str(campaign.path(fresh.name, "json")))
+        if there.inputs[IMAGES] != fresh.inputs[IMAGES]:
+            images = len(resilience.setup.load().data.held_out)
+            other = f" instead of {measured.images}" if images != measured.images else ", others than before"
+            self._again(fresh, f"{images} tuning images{other}", _RUN_AGAIN)
+            return fresh
+        levels, missing = sorted(measured.correct), measured.missing(resilience.levels)
+        if not missing:
+            return chip_unit(resilience, identity, place, levels)
+        together = sorted({*levels, *resilience.levels})
+        if missing[0] > levels[-1]:
+            self._again(fresh, f"levels up to {missing[-1]} instead of {levels[-1]}", _GO_ON)
+            return chip_unit(resilience, identity, place, together, campaign.file(fresh.name, STATE))
+        between = ", ".join(str(level) for level in missing if level <= levels[-1])
+        are = "levels {} lie" if "," in between else "level {} lies"
+        self._again(fresh, f"{are.format(between)} between measured ones", _RUN_AGAIN)
+        # Where retraining diverged, levels that are not asked for could hide it.
+        return fresh if measured.diverged_at is not None else chip_unit(resilience, identity, place, together)
+
+    def _again(self, unit: Unit, why: str, what: tuple[str, str]) -> None:
+        self.again.add(unit.name)
+        self.reasons[why, what] += 1

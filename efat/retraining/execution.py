@@ -14,9 +14,9 @@ from efat.campaigns.elapsed import Elapsed
 from efat.confidence import at_least
 from efat.json_fields import Fields
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
-from efat.planning.chip_masks import bypass_of
 from efat.planning.plan import AS_IS, Plan, PlannedGroup, write_plan
-from efat.planning.planning import TABLE
+from efat.planning.planner import TABLE
+from efat.resilience.severity import bypass_of
 from efat.retraining.manifest import (
     FILE_NAME,
     Manifest,

@@ -12,8 +12,15 @@ from torch import nn
 
 from efat.campaigns.campaign import Outcome, UnitFile
 from efat.planning.alignment import Aligner, Placements, model_of
-from efat.planning.chip_masks import MASK_PREDICTORS, bypass_of, counts_of, mask_of
-from efat.planning.severity import pruned_severity, severity, weights_per_pe
+from efat.resilience.severity import (
+    MASK_PREDICTORS,
+    bypass_of,
+    counts_of,
+    mask_of,
+    pruned_severity,
+    severity,
+    weights_per_pe,
+)
 from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.faults import BoolArray

@@ -20,7 +20,8 @@ from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
 from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, read_plan
 from efat.planning.selection import Constraint
-from efat.resilience.table import PREDICTORS, ResilienceTable, write_table
+from efat.resilience.severity import PREDICTORS
+from efat.resilience.table import ResilienceTable, write_table
 from efat.retraining.execution import Execution
 from efat.retraining.manifest import Manifest, ManifestChip
 from efat.retraining.manifest_files import read_chip_deployment, read_group_weights

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
-from efat.resilience.inputs import Resilience
 from efat.resilience.measurement import run_resilience
+from efat.resilience.units import Resilience
 from efat.setup import Setup
 from simulator import FaultModel
 from tests.support.tiny_networks import ARRAY, OWN_PE

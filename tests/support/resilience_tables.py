@@ -10,7 +10,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from efat.planning.selection import Constraint
-from efat.resilience.table import PREDICTORS, ResilienceTable
+from efat.resilience.severity import PREDICTORS
+from efat.resilience.table import ResilienceTable
 from efat.setup import Setup
 from simulator import ArrayConfig
 

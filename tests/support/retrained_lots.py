@@ -12,8 +12,8 @@ import numpy.typing as npt
 from efat.confidence import at_least
 from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, write_plan
 from efat.planning.selection import Constraint, ResilienceMap
-from efat.resilience.inputs import fault_model_dict
 from efat.resilience.table import ResilienceTable, write_table
+from efat.resilience.units import fault_model_dict
 from efat.retraining.manifest import (
     AS_IS,
     Manifest,

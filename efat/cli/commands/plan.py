@@ -129,7 +129,7 @@ def plan(
     with working("Loading"):
         from efat.cli.commands.plan_tables import show_plan
         from efat.planning.plan import write_plan
-        from efat.planning.planning import Request, make_plan, table_of
+        from efat.planning.planner import Request, make_plan, table_of
         from efat.planning.selection import Constraint
         from efat.planning.trial import FOLDER as TRIALS
         from efat.planning.trial import Trials

@@ -7,7 +7,7 @@ from rich.console import Console
 from efat.cli.render import results_table
 from efat.confidence import at_least, bound_text
 from efat.planning.plan import Plan, StrategyCost
-from efat.planning.planning import Planned
+from efat.planning.planner import Planned
 
 
 def show_plan(planned: Planned, console: Console) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from efat.campaigns.campaign import Executor, Outcome, Unit, Work
-    from efat.resilience.inputs import Resilience
     from efat.resilience.table import ResilienceTable
+    from efat.resilience.units import Resilience
     from efat.setup import Loaded
     from simulator import ArrayConfig
 
@@ -146,7 +146,7 @@ def resilience(
     with working("Loading and checking"):
         from efat.cli.commands.resilience_tables import show_resilience
         from efat.inference.classified import Accuracy
-        from efat.resilience.inputs import HardeningPlan, Resilience
+        from efat.resilience.units import HardeningPlan, Resilience
         from efat.setup import Setup, augmentation_of
 
         executor = workers.executor()

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from efat.cli.render import facts_table, results_table
 from efat.planning.selection import worsening
-from efat.planning.severity import Float64Array
 from efat.resilience.measurement import PICTURE
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import ResilienceTable
+from simulator.faults import Float64Array
 
 
 def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> None:

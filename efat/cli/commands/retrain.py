@@ -65,7 +65,7 @@ def retrain(
     with working("Loading"):
         from efat.cli.commands.retrain_tables import failing_chips, show_manifest
         from efat.planning.plan import read_plan
-        from efat.planning.planning import table_of
+        from efat.planning.planner import table_of
         from efat.retraining.execution import Execution
 
         plan = read_plan(plan_path)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.columns import Rule
 from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum, stratum_codes
 from simulator import ArrayConfig, Kind, Site
+from simulator.faults import Int64Array
 
 if TYPE_CHECKING:
     from efat.propagation.collapsing.kernel import Operands

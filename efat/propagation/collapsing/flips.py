@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.collapsing.kernel import (
     Operands,
     Touched,
@@ -21,7 +20,7 @@ from efat.propagation.columns import Rule
 from efat.propagation.population import Stratum
 from simulator import ArrayConfig, Kind, Site
 from simulator.engine.timing import load_cycles, stream_cycles
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Int64Array
 
 _OF_OPERANDS = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.MULTIPLIER)
 """Their FLIPs may leave a product as it is; all others change a sum wherever they touch one."""

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.population import Stratum
 from simulator import ArrayConfig, Kind, Site
 from simulator.bits import as_number
+from simulator.faults import Int64Array
 from simulator.multipliers.multiplier import exact_products
 
 UInt64Array = npt.NDArray[np.uint64]

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.planning.severity import Int64Array
 from efat.propagation.collapsing.chains import OperandChains, SumChains, operand_chains, sum_chains
 from efat.propagation.collapsing.kernel import Operands, find_alike, find_quiet, stand_ins
 from efat.propagation.collapsing.products import Alike, Int32Array, alike, clean_products, disturbed_products
 from efat.propagation.columns import Rule
 from efat.propagation.population import Stratum, stratum_codes
 from simulator import ArrayConfig, Kind, Site
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Int64Array
 
 _STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 _WITHIN_PE = (Site.WEIGHT, Site.PRODUCT, Site.MULTIPLIER)

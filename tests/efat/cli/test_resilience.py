@@ -18,8 +18,8 @@ from efat.cli.commands.resilience import DEFAULT_HARDEN_RATES, resilience
 from efat.cli.commands.resilience_tables import show_resilience
 from efat.cli.options import NumberList
 from efat.cli.recipe_options import RecipeRequest
-from efat.resilience.inputs import HardeningPlan
 from efat.resilience.table import ResilienceTable, read_table
+from efat.resilience.units import HardeningPlan
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot

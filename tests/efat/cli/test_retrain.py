@@ -17,7 +17,7 @@ from efat.campaigns.command import kept_in
 from efat.cli import render
 from efat.confidence import bound_text
 from efat.planning.plan import write_plan
-from efat.planning.planning import Request, make_plan
+from efat.planning.planner import Request, make_plan
 from efat.planning.selection import Constraint
 from efat.retraining.manifest import AS_IS, Manifest, read_manifest
 from efat.retraining.manifest_files import check_files

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from efat.planning import alignment
 from efat.planning.alignment import PREDICTORS, AlignedGroup, Aligner, Placements, align
-from efat.planning.chip_masks import bypass_of
 from efat.planning.fusion import AmountMap
-from efat.planning.severity import pruned_severity
+from efat.resilience.severity import bypass_of, pruned_severity
 from efat.retraining.units import fused_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from efat.planning import fusion
 from efat.planning.fusion import MOST_EXACT, AmountMap, Group, best_partition, fuse, fuse_in_order, singles
-from efat.planning.severity import severity, weights_per_pe
+from efat.resilience.severity import severity, weights_per_pe
 from simulator import ArrayConfig
 from simulator.errors import InputError
 

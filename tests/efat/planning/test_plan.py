@@ -26,7 +26,7 @@ from efat.planning.plan import (
 )
 from efat.planning.selection import Constraint
 from efat.records import replace
-from efat.resilience.table import PREDICTORS
+from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError

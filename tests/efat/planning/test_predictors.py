@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from efat.planning import predictors as foretelling
-from efat.planning.predictors import best_predictor, compare_predictors
-from efat.planning.selection import Constraint, ResilienceMap
-from efat.resilience.table import PREDICTORS, ResilienceTable
+from efat.planning import selection as foretelling
+from efat.planning.selection import Constraint, ResilienceMap, best_predictor, compare_predictors
+from efat.resilience.severity import PREDICTORS
+from efat.resilience.table import ResilienceTable
 from simulator.errors import InputError
 from tests.support.resilience_tables import ALL, table_of, tables
 

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from efat.planning.selection import Constraint, ResilienceMap, Statistic, worsening
-from efat.resilience.table import PREDICTORS, ResilienceTable
+from efat.resilience.severity import PREDICTORS
+from efat.resilience.table import ResilienceTable
 from simulator.errors import InputError
 from tests.support.resilience_tables import table_of, tables
 

@@ -16,7 +16,7 @@ from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.confidence import at_least
 from efat.planning.plan import AS_IS, Plan, TriedChip
-from efat.planning.planning import Planned, Request, make_plan
+from efat.planning.planner import Planned, Request, make_plan
 from efat.planning.selection import Constraint
 from efat.planning.trial import Trials, try_chips
 from efat.resilience.measurement import run_resilience

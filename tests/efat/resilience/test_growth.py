@@ -20,9 +20,8 @@ from efat import records
 from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.image_split import SplitRequest
-from efat.resilience.growth import Measured
-from efat.resilience.inputs import HardeningPlan, Resilience
 from efat.resilience.measurement import run_resilience
+from efat.resilience.units import HardeningPlan, Measured, Resilience
 from simulator.errors import InputError
 from tests.support.resilience_runs import HELD_OUT, OUT, RECIPE, contents, small_resilience, small_setup
 from training.learning import fit

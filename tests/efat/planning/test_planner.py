@@ -20,9 +20,9 @@ from efat.campaigns.workers import in_line
 from efat.planning import planner
 from efat.planning.fusion import AmountMap
 from efat.planning.plan import AS_IS, Plan, StrategyCost
-from efat.planning.planning import Planned, Request, make_plan, table_of
+from efat.planning.planner import Planned, Request, make_plan, table_of
 from efat.planning.selection import Constraint, ResilienceMap
-from efat.planning.severity import severity, weights_per_pe
+from efat.resilience.severity import severity, weights_per_pe
 from efat.resilience.table import write_table
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError

@@ -1,4 +1,4 @@
-"""How much of a network a chip removes: the weights that sit on its bypassed PEs."""
+"""How bad a chip is for a network: the PEs that it must do without, and how much of the network sits on them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from simulator import ArrayConfig
 from simulator.errors import InputError
-from simulator.faults import BoolArray
+from simulator.faults import BoolArray, Float64Array, Int64Array
+from simulator.lots.chips import Chip
+from training.layers.convert import convert, quantized_layers
+from training.layers.deployment import Deployment
 
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
+PREDICTORS = ("faulty_pes", "weights", "pruned", "saliency")
+"""What may be known of a chip before it is retrained, the simplest first; see `efat.resilience.table`."""
+
+MASK_PREDICTORS = ("faulty_pes", "weights")
+"""Those that count PEs: known of the union of some chips without placing anything."""
 
 MOST_WEIGHTS = 1 << 53
 """Up to here float64 tells apart the shares of any two numbers of weights."""
@@ -110,6 +117,37 @@ def pruned_severity(weights: Sequence[npt.NDArray[np.floating]], pruned: Sequenc
     return PrunedSeverity(gone / total, min(1.0, sum(shares) / len(shares)))
 
 
+def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dict[str, float]:
+    """How bad a chip is for a network: see `ResilienceTable.predictors`.
+
+    Args:
+        network: float32, before retraining.
+        deployment: how it sits on the chip.
+        chip: the chip.
+
+    Returns:
+        0..1 by a name in `PREDICTORS`.
+    """
+    config = chip.faults.config
+    required = chip.faults.required_bypass()
+    converted = convert(network, config, (), activation_scales=deployment.activation_scales)
+    deployment.put(converted, deployment.accelerator(config, chip.faults))
+    layers = quantized_layers(converted).values()
+    weights = [(layer.weight_int.flatten(1) * layer.weight_scale[:, None]).cpu().numpy() for layer in layers]
+    gone = []
+    for layer, values in zip(layers, weights, strict=True):
+        kept = layer.acting(deployment.bypass)
+        gone.append(np.zeros(values.shape, np.bool_) if kept is None else ~kept.flatten(1).cpu().numpy())
+    found = pruned_severity(weights, gone)
+    by_name = {
+        "faulty_pes": float(chip.faults.faulty_pes().mean()),
+        "weights": float(severity(required, weights_per_pe([layer.gemm_shape for layer in layers], config))),
+        "pruned": found.pruned,
+        "saliency": found.saliency,
+    }
+    return {name: by_name[name] for name in PREDICTORS}
+
+
 def total_weights(weights: Int64Array) -> int:
     """Count all weights of a network.
 
@@ -137,3 +175,27 @@ def total_weights(weights: Int64Array) -> int:
 def _times_used(length: int, side: int) -> Int64Array:
     """How often each row or column is used when `length` indices are laid around `side` of them: int64 [side]."""
     return length // side + (np.arange(side) < length % side)
+
+
+def bypass_of(chip: Chip) -> BoolArray:
+    """What is bypassed on a chip: what its faults require and what its fuses bypass, bool [R, C]."""
+    return _with_fuses(chip, chip.faults.required_bypass())
+
+
+def mask_of(chip: Chip, predictor: str) -> BoolArray:
+    """The PEs that one of `MASK_PREDICTORS` counts, bool [R, C]; what fuses bypass is as good as faulty."""
+    return bypass_of(chip) if predictor == "weights" else _with_fuses(chip, chip.faults.faulty_pes())
+
+
+def counts_of(predictor: str, weights: Int64Array) -> Int64Array:
+    """What one of `MASK_PREDICTORS` counts each PE as, int64 [R, C].
+
+    Args:
+        predictor: its name.
+        weights: int64 [R, C], what each PE holds, see `efat.resilience.severity.weights_per_pe`.
+    """
+    return weights if predictor == "weights" else np.ones_like(weights)
+
+
+def _with_fuses(chip: Chip, mask: BoolArray) -> BoolArray:
+    return mask if chip.bypass is None else mask | chip.bypass

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efat.network_gemms import network_gemms
-from efat.planning.severity import MOST_WEIGHTS, pruned_severity, severity, total_weights, weights_per_pe
+from efat.resilience.severity import MOST_WEIGHTS, pruned_severity, severity, total_weights, weights_per_pe
 from simulator import ArrayConfig
 from simulator.engine.mapping import folds
 from simulator.errors import InputError
