@@ -246,6 +246,27 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
     return execute
 
 
+def executor_of(workers: int | str | Executor | None) -> Executor:
+    """Where units run.
+
+    Args:
+        workers: processes; 0 for none but this one, None for one for each core that this process may use; the address
+            of a Ray cluster; or an executor.
+
+    Raises:
+        InputError: less than 0.
+    """
+    if callable(workers):
+        return workers
+    if isinstance(workers, str):
+        return ray_cluster(workers)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 0:
+        raise InputError(f"workers are {workers}: expected 0 or more")
+    return in_line if workers == 0 else processes(workers)
+
+
 def _check_reachable(address: str) -> None:
     """Ray tries for minutes to reach a machine that does not answer."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d{1,5})", address)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,19 +41,11 @@ class WorkerRequest:
         Raises:
             click.ClickException: both are asked for.
         """
-        from efat.campaigns.workers import in_line, processes, ray_cluster
+        from efat.campaigns.workers import executor_of
 
-        if self.ray is not None:
-            if self.workers is not None:
-                fail("--workers and --ray are both given: choose one")
-            return ray_cluster(self.ray)
-        workers = _usable_cores() if self.workers is None else self.workers
-        return in_line if workers == 0 else processes(workers)
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.ray is not None and self.workers is not None:
+            fail("--workers and --ray are both given: choose one")
+        return executor_of(self.workers if self.ray is None else self.ray)
 
 
 def worker_options(command: _Command) -> _Command:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, warned
-from efat.json_fields import Fields
-from efat.records import digest_of
-from efat.resilience.severity import PREDICTORS, predictors_of
+from efat.records import Count, Record, Sha256, digest_of, typed
+from efat.resilience.severity import PREDICTORS, Predictors, predictors_of
 from efat.retraining.units import deployed_as_is, network_on_chip
 from efat.setup import Setup
 from simulator.errors import InputError
@@ -41,6 +40,14 @@ class Trials:
     folder: Path
     executor: Executor
     notes: Notes = warned
+
+
+class Trial(Record, frozen=True):
+    """What a chip's unit found: its digest, the tuning images that it classifies correctly, and how bad it is."""
+
+    chip: Sha256
+    correct: Count
+    predictors: Predictors
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +103,13 @@ def try_chips(
     correct = np.empty(len(chips), np.int64)
     predictors = {name: np.empty(len(chips)) for name in PREDICTORS}
     for position, unit in enumerate(units):
-        found = Fields(dict(campaign.values(unit.name)), str(campaign.path(unit.name, "json")))
-        correct[position] = found.count("correct", 0, images)
-        of_chip = found.inner("predictors", PREDICTORS)
+        where = str(campaign.path(unit.name, "json"))
+        found = typed(Trial, campaign.values(unit.name), where)
+        if found.correct > images:
+            raise InputError(f"{where}: correct is {found.correct}: expected an integer of 0..{images}")
+        correct[position] = found.correct
         for name, values in predictors.items():
-            values[position] = of_chip.number(name, 0, 1)
+            values[position] = getattr(found.predictors, name)
     return Tried(correct, predictors)
 
 
@@ -127,4 +136,4 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
         scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
         deployment = deployed_as_is(network, scales, chip, strategy)
         correct = count_correct(network_on_chip(network, deployment, chip, "emulation"), loaded.data.held_out)
-    return Outcome({"chip": chip.digest(), "correct": correct, "predictors": predictors_of(network, deployment, chip)})
+    return Outcome(Trial(chip.digest(), correct, predictors_of(network, deployment, chip)).as_dict())

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from efat.reports.axes import FONT, NARROW, WIDE, Chart, Point, Scale, Shape, scale_of, spread, width_of
 from efat.reports.folder import ReportData
 from efat.reports.text import accuracy, counted, short_percent
-from efat.resilience.measurement import telling_levels
+from efat.resilience.table import telling_levels
 from efat.retraining.manifest import AS_IS, ManifestChip, ManifestGroup
 from simulator.faults import Float64Array
 

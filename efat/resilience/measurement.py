@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 from msgspec import structs
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
-from efat.json_fields import Fields
+from efat.campaigns.workers import executor_of, in_line
+from efat.records import typed
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import ResilienceTable, write_table
@@ -23,19 +25,91 @@ from efat.resilience.units import (
     BASELINE,
     HARDENED,
     WEIGHTS,
+    Baseline,
     Growth,
+    HardeningPlan,
     Measured,
     Resilience,
     fault_model_dict,
     hardened_unit,
     work,
 )
+from efat.setup import Setup
+from simulator import ArrayConfig, FaultModel
 from simulator.errors import InputError
 from simulator.files import replaced
+from simulator.lots.chips import ChipLot
 
 KIND = "resilience"
 PICTURE = "resilience.png"
 """What the folder has beside the campaign's files and the table."""
+
+
+class HasArray(Protocol):
+    """A lot of chips, of one array."""
+
+    @property
+    def config(self) -> ArrayConfig:
+        """The array."""
+
+
+def measure_resilience(
+    folder: str | Path,
+    setup: Setup,
+    array: ArrayConfig | str | Path | HasArray,
+    *,
+    rates: Sequence[float] = (0.005, 0.01, 0.02, 0.05, 0.1),
+    repeats: int = 3,
+    levels: Sequence[int] = (0, 5, 10, 20, 40, 80),
+    faults: FaultModel | None = None,
+    seed: int = 0,
+    hardening: HardeningPlan | None = None,
+    workers: int | str | Executor | None = 0,
+    progress: Progress | None = None,
+    notes: Notes = warned,
+) -> ResilienceTable:
+    """Measure how much retraining random chips need, over fault rates.
+
+    A folder goes on where it was interrupted, and with other rates, repeats, levels and tuning images; the table has
+    what is asked for, the same bytes as from a new folder, whatever the workers.
+
+    Args:
+        folder: where everything is kept: the table, its picture, and a file for each chip; made if it is not there.
+        setup: network, data, mitigation and recipe.
+        array: the array, or a lot of chips that has it.
+        rates: fractions of PEs that are faulty, 0..1, strictly ascending.
+        repeats: random chips of each rate.
+        levels: iterations after which accuracy is measured, strictly ascending; 0 comes first.
+        faults: what the faults of the random chips look like; its rate does not count. None for stuck bits anywhere.
+        seed: of the random chips, from 0; orders and augmentation have that of the recipe.
+        hardening: how the network is hardened first; None for not at all.
+        workers: see `efat.campaigns.workers.executor_of`.
+        progress: called at the beginning and after each unit.
+        notes: told of what is in the folder and is done again, or is left out.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: something does not fit, cannot learn, or chips that no network runs on; the folder is another
+            campaign's; something in it changes meanwhile; hardening diverges.
+    """
+    resilience = Resilience(
+        setup=setup,
+        config=array if isinstance(array, ArrayConfig) else _array_of(array),
+        model=FaultModel(0.0) if faults is None else faults,
+        rates=rates,
+        repeats=repeats,
+        levels=levels,
+        seed=seed,
+        hardening=hardening,
+    )
+    resilience.check()
+    if workers not in (0, in_line):
+        setup.check_travels()
+    folder = Path(folder)
+    table = run_resilience(folder, resilience, executor_of(workers), progress, notes)
+    if not (folder / PICTURE).exists() and (left_out := draw_picture(folder, table)) is not None:
+        notes(left_out)
+    return table
 
 
 def run_resilience(
@@ -81,7 +155,7 @@ def run_resilience(
     campaign.run(growth.units, work, executor, part, growth.again)
     table = _table(resilience, campaign)
     _keep(folder, table)
-    return table
+    return replace(table, path=folder / TABLE)
 
 
 def draw_picture(folder: Path, table: ResilienceTable) -> str | None:
@@ -102,55 +176,36 @@ def draw_picture(folder: Path, table: ResilienceTable) -> str | None:
     return None
 
 
-def telling_levels(levels: Sequence[int], most: int) -> list[int]:
-    """Places of a few levels: the first, the last, and between them closer together where there is less retraining.
-
-    Args:
-        levels: ascending, the first is 0.
-        most: how many places to give, at most; 2 or more.
-
-    >>> telling_levels([0, 10, 20, 30, 40, 50, 60, 70, 80], 5)
-    [0, 1, 2, 4, 8]
-    """
-    if len(levels) <= most:
-        return list(range(len(levels)))
-    left = dict.fromkeys(range(1, len(levels) - 1))
-    chosen = [0, len(levels) - 1]
-    for target in np.geomspace(levels[1], levels[-1], most - 1)[:-1]:
-        nearest = min(left, key=lambda place: abs(np.log(levels[place] / target)))
-        del left[nearest]
-        chosen.append(nearest)
-    return sorted(chosen)
+def _array_of(lot: str | Path | HasArray) -> ArrayConfig:
+    if not isinstance(lot, str | Path):
+        return lot.config
+    with ChipLot(lot) as opened:
+        return opened.config
 
 
 def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
     """What the units gave of what is asked for; they may have more."""
     setup, hardening = resilience.setup, resilience.hardening
 
-    def of_unit(name: str) -> Fields:
-        return Fields(dict(campaign.values(name)), str(campaign.path(name, "json")))
-
-    baseline = of_unit(BASELINE)
-    images = baseline.count("images", 1)
+    baseline = typed(Baseline, campaign.values(BASELINE), str(campaign.path(BASELINE, "json")))
     shape = len(resilience.rates), resilience.repeats
     correct = np.empty((*shape, len(resilience.levels)), np.int64)
     predictors = {name: np.empty(shape) for name in PREDICTORS}
     for place in resilience.places:
-        found = of_unit(resilience.chip_id(*place))
-        measured = Measured.of(found.values, found.where)
+        name = resilience.chip_id(*place)
+        measured = typed(Measured, campaign.values(name), str(campaign.path(name, "json")))
         correct[place] = [measured.at(level) for level in resilience.levels]
-        of_chip = found.inner("predictors", PREDICTORS)
         for predictor, values in predictors.items():
-            values[place] = of_chip.number(predictor, 0, 1)
+            values[place] = getattr(measured.predictors, predictor)
     return ResilienceTable(
         rates=np.array(resilience.rates, np.float64),
         levels=np.array(resilience.levels, np.int64),
         correct=correct,
-        images=images,
+        images=baseline.images,
         predictors=predictors,
-        float_correct=baseline.count("float_correct", most=images),
-        fault_free_correct=baseline.count("fault_free_correct", most=images),
-        start_correct=baseline.count("start_correct", most=images),
+        float_correct=baseline.float_correct,
+        fault_free_correct=baseline.fault_free_correct,
+        start_correct=baseline.start_correct,
         array=resilience.config.as_dict(),
         fault_model=fault_model_dict(resilience.model),
         setup=setup,

@@ -12,8 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from efat.resilience.measurement import telling_levels
-from efat.resilience.table import ResilienceTable
+from efat.resilience.table import ResilienceTable, telling_levels
 from simulator.faults import Float64Array
 from simulator.files import replaced
 

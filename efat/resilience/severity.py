@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from efat.records import Fraction, Record
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from simulator.faults import BoolArray, Float64Array, Int64Array
@@ -16,8 +17,25 @@ from simulator.lots.chips import Chip
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment
 
-PREDICTORS = ("faulty_pes", "weights", "pruned", "saliency")
-"""What may be known of a chip before it is retrained, the simplest first; see `efat.resilience.table`."""
+
+class Predictors(Record, frozen=True):
+    """What is known of a chip before a network is retrained for it, the simplest first.
+
+    Attributes:
+        faulty_pes: fraction of the PEs that are faulty.
+        weights: fraction of the weights that sit on PEs that must be bypassed if operands sit in order.
+        pruned: fraction of the weights that are pruned as deployed.
+        saliency: mean over layers of the fraction of the sum of squared weights that these have.
+    """
+
+    faulty_pes: Fraction
+    weights: Fraction
+    pruned: Fraction
+    saliency: Fraction
+
+
+PREDICTORS = Predictors.__struct_fields__
+"""Their names."""
 
 MASK_PREDICTORS = ("faulty_pes", "weights")
 """Those that count PEs: known of the union of some chips without placing anything."""
@@ -117,16 +135,14 @@ def pruned_severity(weights: Sequence[npt.NDArray[np.floating]], pruned: Sequenc
     return PrunedSeverity(gone / total, min(1.0, sum(shares) / len(shares)))
 
 
-def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dict[str, float]:
-    """How bad a chip is for a network: see `ResilienceTable.predictors`.
+def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> Predictors:
+    """How bad a chip is for a network.
 
     Args:
         network: float32, before retraining.
         deployment: how it sits on the chip.
         chip: the chip.
 
-    Returns:
-        0..1 by a name in `PREDICTORS`.
     """
     config = chip.faults.config
     required = chip.faults.required_bypass()
@@ -139,13 +155,12 @@ def predictors_of(network: nn.Module, deployment: Deployment, chip: Chip) -> dic
         kept = layer.acting(deployment.bypass)
         gone.append(np.zeros(values.shape, np.bool_) if kept is None else ~kept.flatten(1).cpu().numpy())
     found = pruned_severity(weights, gone)
-    by_name = {
-        "faulty_pes": float(chip.faults.faulty_pes().mean()),
-        "weights": float(severity(required, weights_per_pe([layer.gemm_shape for layer in layers], config))),
-        "pruned": found.pruned,
-        "saliency": found.saliency,
-    }
-    return {name: by_name[name] for name in PREDICTORS}
+    return Predictors(
+        faulty_pes=float(chip.faults.faulty_pes().mean()),
+        weights=float(severity(required, weights_per_pe([layer.gemm_shape for layer in layers], config))),
+        pruned=found.pruned,
+        saliency=found.saliency,
+    )
 
 
 def total_weights(weights: Int64Array) -> int:

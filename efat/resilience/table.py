@@ -8,7 +8,7 @@ checked before use.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class ResilienceTable:
         setup_identity: digests of what decides results, by name.
         harden_iterations: iterations spent on hardening; 0 if the network is not hardened.
         seed: of the random chips, 0..2**63 - 1.
+        path: the file that it is in; None if it is in none.
 
     Raises:
         InputError: a value that cannot be.
@@ -103,6 +104,7 @@ class ResilienceTable:
     setup_identity: Mapping[str, str]
     harden_iterations: int
     seed: int
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -249,7 +251,28 @@ def read_table(path: Path) -> ResilienceTable:
             for name in PREDICTORS
             if file.get(_PREDICTOR + name, getlink=True) is not None
         }
-        return ResilienceTable(**values, predictors=predictors)
+        return ResilienceTable(**values, predictors=predictors, path=path)
+
+
+def telling_levels(levels: Sequence[int], most: int) -> list[int]:
+    """Places of a few levels: the first, the last, and between them closer together where there is less retraining.
+
+    Args:
+        levels: ascending, the first is 0.
+        most: how many places to give, at most; 2 or more.
+
+    >>> telling_levels([0, 10, 20, 30, 40, 50, 60, 70, 80], 5)
+    [0, 1, 2, 4, 8]
+    """
+    if len(levels) <= most:
+        return list(range(len(levels)))
+    left = dict.fromkeys(range(1, len(levels) - 1))
+    chosen = [0, len(levels) - 1]
+    for target in np.geomspace(levels[1], levels[-1], most - 1)[:-1]:
+        nearest = min(left, key=lambda place: abs(np.log(levels[place] / target)))
+        del left[nearest]
+        chosen.append(nearest)
+    return sorted(chosen)
 
 
 def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: int) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import nn
 
 from efat.campaigns.campaign import Campaign, Outcome, Unit, UnitFile
-from efat.json_fields import Fields
-from efat.resilience.severity import predictors_of
+from efat.records import Count, Positive, Record, Sha256, check, typed
+from efat.resilience.severity import Predictors, predictors_of
 from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, sample_faults
@@ -40,8 +40,7 @@ IMAGES = "tuning images"
 """What of a setup's identity says which images accuracy is measured on."""
 
 
-@dataclass(frozen=True)
-class HardeningPlan:
+class HardeningPlan(Record, frozen=True):
     """How much the network learns to do without any PEs, before it is known which: see `Hardening`.
 
     Args:
@@ -147,7 +146,7 @@ class Resilience:
             "array": self.config.as_dict(),
             "fault model": fault_model_dict(self.model),
             "seed": self.seed,
-            "hardening": None if self.hardening is None else asdict(self.hardening),
+            "hardening": None if self.hardening is None else self.hardening.as_dict(),
             # Whichever of them are measured on.
             "test images": self.setup.load().test.digest,
             **identity,
@@ -214,6 +213,62 @@ WEIGHTS = "safetensors"
 
 STATE = "state"
 """The file of a random chip's unit from which its retraining can go on; there is none if it diverged."""
+
+
+class Baseline(Record, frozen=True):
+    """What the network without faults does; see `ResilienceTable`."""
+
+    images: Positive
+    float_correct: Count
+    fault_free_correct: Count
+    start_correct: Count
+
+    def __post_init__(self) -> None:
+        for name in ("float_correct", "fault_free_correct", "start_correct"):
+            check(getattr(self, name) <= self.images, name, getattr(self, name), f"an integer of 0..{self.images}")
+
+
+class Measured(Record, frozen=True):
+    """What a random chip's unit measured.
+
+    Args:
+        chip: its digest.
+        images: how many were classified.
+        levels: after how many iterations.
+        correct: images at each; -1 where retraining had diverged.
+        diverged_at: mini-batches after which it diverged; None if it did not.
+        predictors: how bad the chip is.
+    """
+
+    chip: Sha256
+    images: Positive
+    levels: tuple[Count, ...]
+    correct: tuple[int, ...]
+    diverged_at: Count | None
+    predictors: Predictors
+
+    def __post_init__(self) -> None:
+        fits = len(self.levels) == len(self.correct) and all(-1 <= count <= self.images for count in self.correct)
+        check(fits, "correct", self.correct, f"as many integers of -1..{self.images} as there are levels")
+
+    @property
+    def by_level(self) -> dict[int, int]:
+        """Images by level."""
+        return dict(zip(self.levels, self.correct, strict=True))
+
+    def at(self, level: int) -> int:
+        """Images at a level that it covers."""
+        return self.by_level[level] if self.diverged_at is None else self.by_level.get(level, -1)
+
+    def missing(self, levels: Sequence[int]) -> list[int]:
+        """Levels at which it is not known what a retraining that measures at just `levels` gives."""
+        if self.diverged_at is None:
+            return [level for level in levels if level not in self.by_level]
+        end = self.diverged_at
+        missing = [level for level in levels if level <= end and level not in self.by_level]
+        # Noticed when it was measured there, it may be noticed later by one that does not.
+        noticed_there = self.by_level.get(end, 0) < 0 and end not in levels
+        return missing or ([end] if noticed_there and levels[-1] > end else [])
 
 
 def hardened_unit(resilience: Resilience) -> Unit:
@@ -288,14 +343,7 @@ def _baseline(resilience: Resilience, original: Setup) -> Outcome:
     in_float = count_correct(network, data.held_out)
     if original != resilience.setup:
         start = _fault_free_correct(*resilience.setup.load()[:2], config, calibration)
-    return Outcome(
-        {
-            "images": len(data.held_out),
-            "float_correct": in_float,
-            "fault_free_correct": fault_free,
-            "start_correct": start,
-        }
-    )
+    return Outcome(Baseline(len(data.held_out), in_float, fault_free, start).as_dict())
 
 
 def _hardened(resilience: Resilience) -> Outcome:
@@ -356,68 +404,21 @@ def _on_chip(resilience: Resilience, place: tuple[int, int], levels: Sequence[in
     except RetrainDivergedError as error:
         evaluations, diverged_at = error.result.evaluations, error.iteration
     correct = {evaluation.iteration: evaluation.correct for evaluation in evaluations}
-    return Outcome(
-        {
-            "chip": chip.digest(),
-            "images": len(data.held_out),
-            "levels": list(levels),
-            "correct": [correct.get(level, -1) for level in levels],
-            "diverged_at": diverged_at,
-            "predictors": predictors,
-        },
-        files,
+    measured = Measured(
+        chip=chip.digest(),
+        images=len(data.held_out),
+        levels=tuple(levels),
+        correct=tuple(correct.get(level, -1) for level in levels),
+        diverged_at=diverged_at,
+        predictors=predictors,
     )
+    return Outcome(measured.as_dict(), files)
 
 
 def _fault_free_correct(network: nn.Module, data: TrainingData, config: ArrayConfig, calibration: Method) -> int:
     accelerator = Accelerator.fault_free(config)
     quantised = convert(network, config, data.calibration, method=calibration, accelerator=accelerator)
     return count_correct(quantised, data.held_out)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a chip's unit measured.
-
-    Attributes:
-        correct: images by level; -1 where retraining had diverged.
-        diverged_at: mini-batches after which it diverged; None if it did not.
-        images: how many were classified.
-    """
-
-    correct: Mapping[int, int]
-    diverged_at: int | None
-    images: int
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], where: str) -> Measured:
-        """Take it from what a unit gave.
-
-        Raises:
-            InputError: it is nothing that a unit gives.
-        """
-        found = Fields(dict(values), where, ("chip", "images", "levels", "correct", "diverged_at", "predictors"))
-        images = found.count("images", 1)
-        levels, correct = found.values["levels"], found.values["correct"]
-        lists = isinstance(levels, list) and isinstance(correct, list) and len(levels) == len(correct)
-        if not lists or not all(type(count) is int and -1 <= count <= images for count in correct):
-            found.refuse("correct", f"as many integers up to {images} as there are levels")
-        diverged_at = None if found.values["diverged_at"] is None else found.count("diverged_at")
-        return cls(dict(zip(levels, correct, strict=True)), diverged_at, images)
-
-    def at(self, level: int) -> int:
-        """Images at a level that it covers."""
-        return self.correct[level] if self.diverged_at is None else self.correct.get(level, -1)
-
-    def missing(self, levels: Sequence[int]) -> list[int]:
-        """Levels at which it is not known what a retraining that measures at just `levels` gives."""
-        if self.diverged_at is None:
-            return [level for level in levels if level not in self.correct]
-        end = self.diverged_at
-        missing = [level for level in levels if level <= end and level not in self.correct]
-        # Noticed when it was measured there, it may be noticed later by one that does not.
-        noticed_there = self.correct.get(end, 0) < 0 and end not in levels
-        return missing or ([end] if noticed_there and levels[-1] > end else [])
 
 
 _RUN_AGAIN = "retraining runs again", "retrainings run again"
@@ -469,13 +470,13 @@ class Growth:
         there = campaign.there(fresh.name)
         if there is None or there.inputs["network"] != fresh.inputs["network"]:
             return fresh
-        measured = Measured.of(there.values, str(campaign.path(fresh.name, "json")))
+        measured = typed(Measured, there.values, str(campaign.path(fresh.name, "json")))
         if there.inputs[IMAGES] != fresh.inputs[IMAGES]:
             images = len(resilience.setup.load().data.held_out)
             other = f" instead of {measured.images}" if images != measured.images else ", others than before"
             self._again(fresh, f"{images} tuning images{other}", _RUN_AGAIN)
             return fresh
-        levels, missing = sorted(measured.correct), measured.missing(resilience.levels)
+        levels, missing = sorted(measured.levels), measured.missing(resilience.levels)
         if not missing:
             return chip_unit(resilience, identity, place, levels)
         together = sorted({*levels, *resilience.levels})

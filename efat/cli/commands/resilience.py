@@ -21,11 +21,13 @@ from efat.cli.worker_options import WorkerRequest, worker_options
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from efat.campaigns.campaign import Executor, Outcome, Unit, Work
+    from rich.console import Console
+
+    from efat.campaigns.campaign import Outcome, Unit, Work
     from efat.resilience.table import ResilienceTable
-    from efat.resilience.units import Resilience
     from efat.setup import Loaded
     from simulator import ArrayConfig
+    from simulator.faults import Float64Array
 
 DEFAULT_RATES = "0.005,0.01,0.02,0.05,0.1"
 DEFAULT_LEVELS = "0,5,10,20,40,80"
@@ -141,45 +143,67 @@ def resilience(
     if harden_rates is not None and harden is None:
         fail("--harden-rates is of no hardening: say for how many iterations with --harden")
     warn_of_own_weights(network, weights)
-    from efat.cli.render import console, working
+    from efat.cli.render import console, stages_bar, working
 
     with working("Loading and checking"):
-        from efat.cli.commands.resilience_tables import show_resilience
+        from efat.campaigns.workers import WorkerDiedError
         from efat.inference.classified import Accuracy
-        from efat.resilience.units import HardeningPlan, Resilience
+        from efat.resilience.measurement import measure_resilience
+        from efat.resilience.units import HardeningPlan
         from efat.setup import Setup, augmentation_of
 
-        executor = workers.executor()
-        measurement = Resilience(
-            setup=Setup(
-                network=network,
-                weights=weights,
-                data=data,
-                mitigation=mitigation,
-                recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
-                calibration=learning.calibration,
-                learn_scales=learning.learn_scales,
-                split=split.request(),
-                normalization=normalize,
-            ),
-            config=_array(described, lot, described_faults),
-            model=described_faults.model(0.0),
-            rates=rates,
-            repeats=repeats,
-            levels=sorted({0, *levels}),
-            seed=seed,
-            hardening=None if harden is None else HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
+        executor, ran = workers.executor(), 0
+
+        def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+            nonlocal ran
+            for done in executor(work, units):
+                ran += 1
+                yield done
+
+        setup = Setup(
+            network=network,
+            weights=weights,
+            data=data,
+            mitigation=mitigation,
+            recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
+            calibration=learning.calibration,
+            learn_scales=learning.learn_scales,
+            split=split.request(),
+            normalization=normalize,
         )
-        measurement.check()
-    table = _run(output, measurement, executor)
-    loaded = measurement.setup.load()
+        config, faults = _array(described, lot, described_faults), described_faults.model(0.0)
+        loaded = setup.load()
+    try:
+        with stages_bar() as progress:
+            table = measure_resilience(
+                output,
+                setup,
+                config,
+                rates=rates,
+                repeats=repeats,
+                levels=sorted({0, *levels}),
+                faults=faults,
+                seed=seed,
+                hardening=None if harden is None else HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
+                workers=counted,
+                progress=lambda done, of: progress("retrainings", done, of),
+                notes=note,
+            )
+    except KeyboardInterrupt:
+        say("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except WorkerDiedError as error:
+        raise click.ClickException(f"{error}; run the same command to go on") from None
+    if not ran:
+        say(f"All of it is in {output} already: nothing is run.", err=True)
     classes = loaded.data.held_out.classes
     in_float, fault_free = (Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
     if not warn_of_guessing("the float network", in_float, classes):
         warn_of_guessing("the quantised network", fault_free, classes)
     show_resilience(table, output, console())
     say(_judges(loaded))
-    say(f"Try it: {_plan_command(output, lot, network)}")
+    given = {"resilience": output, "lot": "lot.h5" if lot is None else lot, "max_drop": 0.01}
+    say(f"Try it: {command_text('plan', **given, network=own_network(network), output='plan.json')}")
 
 
 def _judges(loaded: Loaded) -> str:
@@ -204,49 +228,54 @@ def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultReques
         return opened.config
 
 
-def _run(folder: Path, measurement: Resilience, executor: Executor) -> ResilienceTable:
-    from efat.campaigns.workers import WorkerDiedError
-    from efat.cli.render import progress_bar
-    from efat.resilience.measurement import PICTURE, draw_picture, run_resilience
+def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> None:
+    """Print what was measured.
 
-    ran = shown = 0
+    Args:
+        table: what was measured.
+        folder: where all of it is.
+        console: where to.
+    """
+    from efat.cli.render import facts_table, results_table
+    from efat.planning.selection import worsening
+    from efat.resilience.measurement import PICTURE
+    from efat.resilience.table import FILE_NAME as TABLE
 
-    def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
-        nonlocal ran
-        for done in executor(work, units):
-            ran += 1
-            yield done
-
-    try:
-        with progress_bar("retrainings", measurement.unit_count) as advance:
-
-            def progress(done: int, _: int) -> None:
-                nonlocal shown
-                advance(done - shown)
-                shown = done
-
-            table = run_resilience(folder, measurement, counted, progress, note)
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    except WorkerDiedError as error:
-        raise click.ClickException(f"{error}; run the same command to go on") from None
-    if not ran:
-        say(f"All of it is in {folder} already: nothing is run.", err=True)
-    if not (folder / PICTURE).exists():
-        left_out = draw_picture(folder, table)
-        if left_out is not None:
-            say(left_out, err=True)
-    return table
-
-
-def _plan_command(folder: Path, lot: Path | None, network: str) -> str:
-    """What makes use of it."""
-    return command_text(
-        "plan",
-        resilience=folder,
-        lot="lot.h5" if lot is None else lot,
-        max_drop=0.01,
-        network=own_network(network),
-        output="plan.json",
+    setup, array = table.setup, table.array
+    values = "mean (worst) accuracy in %" if table.repeats > 1 else "accuracy in %"
+    chips = f"{table.repeats} random chips" if table.repeats > 1 else "1 random chip"
+    results = results_table(
+        f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs, "
+        f"{chips} for each rate:\n{values} after so many iterations, {table.images:,} tuning images",
+        left=["faulty PEs"],
+        right=[f"{level:,}" for level in table.levels.tolist()],
     )
+    accuracy = table.accuracy
+    for rate, of_rate in zip(table.rates, accuracy, strict=True):
+        results.add_row(f"{100 * rate:g} %", *map(_cell, of_rate.T))
+    console.print(results)
+    facts = facts_table("Without faults, and costs")
+    facts.add_row("accuracy of float32", f"{table.float_correct / table.images:.1%}")
+    facts.add_row("accuracy quantised, fault-free", f"{table.fault_free_correct / table.images:.1%}")
+    if table.harden_iterations:
+        facts.add_row("the same, hardened", f"{table.start_correct / table.images:.1%}")
+        facts.add_row("iterations of hardening", f"{table.harden_iterations:,}")
+    facts.add_row("iterations in all", f"{table.iterations_spent:,}")
+    console.print(facts)
+    files = [str(folder / name) for name in (TABLE, PICTURE) if (folder / name).exists()]
+    console.print(f"\nIn {' and '.join(files)}.")
+    if worse := worsening(table):
+        console.print(f"Note: {worse}.")
+
+
+def _cell(accuracies: Float64Array) -> str:
+    """Mean and worst of some chips, float64 [repeats]; NaN of those whose retraining diverged."""
+    import numpy as np
+
+    if np.isnan(accuracies).all():
+        return "diverged"
+    mean = f"{100 * np.nanmean(accuracies):.1f}"
+    if len(accuracies) == 1:
+        return mean
+    worst = "diverged" if np.isnan(accuracies).any() else f"{100 * accuracies.min():.1f}"
+    return f"{mean} ({worst})"

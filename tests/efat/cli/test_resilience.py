@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -14,10 +15,16 @@ import pytest
 from rich.console import Console
 
 from efat.cli import render
-from efat.cli.commands.resilience import DEFAULT_HARDEN_RATES, resilience
-from efat.cli.commands.resilience_tables import show_resilience
+from efat.cli.commands.resilience import (
+    DEFAULT_HARDEN_RATES,
+    DEFAULT_LEVELS,
+    DEFAULT_RATES,
+    resilience,
+    show_resilience,
+)
 from efat.cli.options import NumberList
 from efat.cli.recipe_options import RecipeRequest
+from efat.resilience.measurement import measure_resilience
 from efat.resilience.table import ResilienceTable, read_table
 from efat.resilience.units import HardeningPlan
 from efat.setup import Setup
@@ -76,14 +83,12 @@ def test_what_is_shown_is_what_was_measured(folder: Path) -> None:
 
 
 @contextmanager
-def interrupting_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def interrupting_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar that is interrupted after three units."""
-    shown = 0
 
-    def show(advance: int) -> None:
-        nonlocal shown
-        shown += advance
-        if shown >= 3:
+    def show(what: str, done: int, of: int) -> None:
+        assert (what, of) == ("retrainings", 5)
+        if done >= 3:
             raise KeyboardInterrupt
 
     yield show
@@ -91,7 +96,7 @@ def interrupting_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(render, "progress_bar", interrupting_bar)
+        patched.setattr(render, "stages_bar", interrupting_bar)
         result = run(*SHORT)
     assert result.exit_code == 130
     assert result.output.splitlines()[-1] == "Interrupted; run the same command to go on."
@@ -170,7 +175,15 @@ def test_defaults_are_those_of_the_library() -> None:
     assert (plan.lowest, plan.highest) == DEFAULT_HARDEN_RATES
     defaults = {option.name: option for option in resilience.params}
     assert "0:0.2" in defaults["harden_rates"].help  # type: ignore[attr-defined]
+    signature = inspect.signature(measure_resilience).parameters
+    assert [float(rate) for rate in DEFAULT_RATES.split(",")] == list(signature["rates"].default)
+    assert [int(level) for level in DEFAULT_LEVELS.split(",")] == list(signature["levels"].default)
+    assert (defaults["repeats"].default, defaults["seed"].default) == (
+        signature["repeats"].default,
+        signature["seed"].default,
+    )
     setup = Setup("digits-cnn", None, None, "fap+t", Recipe())
+    assert defaults["mitigation"].default == setup.mitigation
     assert {"calibration", "learn_scales"} <= set(RecipeRequest.__dataclass_fields__)
     assert defaults["calibration"].default == setup.calibration
 

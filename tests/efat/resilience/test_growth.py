@@ -21,6 +21,7 @@ from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.image_split import SplitRequest
 from efat.resilience.measurement import run_resilience
+from efat.resilience.severity import Predictors
 from efat.resilience.units import HardeningPlan, Measured, Resilience
 from simulator.errors import InputError
 from tests.support.resilience_runs import HELD_OUT, OUT, RECIPE, contents, small_resilience, small_setup
@@ -160,7 +161,8 @@ def test_levels_are_known_only_if_a_retraining_of_just_them_gives_the_same(
                 correct[step + 1] = step + 1
         return correct, None
 
-    found = Measured(*run(measured), images=10)
+    correct, diverged_at = run(measured)
+    found = Measured("0" * 64, 10, tuple(correct), tuple(correct.values()), diverged_at, Predictors(0, 0, 0, 0))
     if not found.missing([0, *sorted(wanted)]):
         assert {level: found.at(level) for level in sorted({0, *wanted})} == run(wanted)[0]
     # What was measured, and less of it as long as it did not diverge, is known.

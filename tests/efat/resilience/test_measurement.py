@@ -23,8 +23,8 @@ from torch import nn
 
 from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
-from efat.resilience.measurement import draw_picture, run_resilience, telling_levels
-from efat.resilience.table import ResilienceTable, read_table
+from efat.resilience.measurement import draw_picture, run_resilience
+from efat.resilience.table import ResilienceTable, read_table, telling_levels
 from efat.resilience.units import HardeningPlan, Resilience
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site
 from simulator.errors import InputError
