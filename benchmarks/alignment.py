@@ -23,7 +23,7 @@ from rich.table import Table
 from efat.image_split import SplitRequest
 from efat.planning.alignment import Aligner
 from efat.resilience.severity import pruned_severity
-from efat.retraining.units import aligner_of, fused_chip
+from efat.retraining.lot import aligner_of, fused_chip
 from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.faults import BoolArray

@@ -38,7 +38,7 @@ from efat.planning.trial import Trials
 from efat.resilience.measurement import run_resilience
 from efat.resilience.table import FILE_NAME, ResilienceTable
 from efat.resilience.units import HardeningPlan, Resilience
-from efat.retraining.execution import Execution
+from efat.retraining.lot import retrain
 from efat.retraining.manifest import Manifest
 from efat.setup import Setup, augmentation_of
 from simulator import ArrayConfig, FaultModel, Site
@@ -135,13 +135,6 @@ class Study:
             return None
         seconds = time.perf_counter() - begun
         name = f"{self.lot.stem}-{mitigation}-{strategy}{'-aligned' * aligned}{'-hardened' * bool(arguments.harden)}"
-        execution = Execution(
-            plan,
-            self.lot,
-            table,
-            self.folder / f"{name}-{arguments.max_drop:g}-{arguments.margin:g}",
-            arguments.cycle_images,
-        )
         tasks: dict[str, object] = {}
 
         def told(what: str, done: int, of: int) -> None:
@@ -149,7 +142,15 @@ class Study:
                 tasks[what] = progress.add_task(f"{name}: {what}")
             progress.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]
 
-        manifest = execution.run(self.executor, told)
+        manifest = retrain(
+            plan,
+            self.folder / f"{name}-{arguments.max_drop:g}-{arguments.margin:g}",
+            lot=self.lot,
+            resilience=table,
+            cycle_images=arguments.cycle_images,
+            workers=self.executor,
+            progress=told,
+        )
         for task in tasks.values():
             progress.remove_task(task)  # type: ignore[arg-type]
         return Run(mitigation, plan, manifest, seconds)

@@ -14,14 +14,18 @@ import hashlib
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta
 
 from efat.campaigns.command import running
-from efat.records import canonical_json, digest_of
+from efat.records import Document, Record, canonical_json, digest_of, load, save, typed
 from simulator.errors import InputError, first_line
 from simulator.files import digest_of_file, replaced
 
@@ -30,6 +34,7 @@ VERSION = 3
 _READ = (2, 3)
 """Versions that are gone on with: those before have no command line."""
 
+_Record = TypeVar("_Record", bound=Record)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -127,6 +132,16 @@ def warned(note: str) -> None:
     warnings.warn(note, stacklevel=2)
 
 
+class Elapsed(Document, frozen=True):
+    """How long the units of a campaign took, over all its runs."""
+
+    FORMAT = "efat-elapsed"
+    VERSION = 1
+    SOURCE = "efat retrain"
+
+    seconds: Annotated[float, Meta(ge=0)]
+
+
 class OtherInputsError(InputError):
     """A folder was begun with other inputs."""
 
@@ -140,6 +155,10 @@ class Campaign:
         inputs: everything that decides their results, as JSON takes it, by a name that says what it is.
         notes: told of units that are there and do not fit.
         among_others: whether there may be files of others in the folder.
+        timed: whether the time that its units took is kept in `elapsed.json`.
+
+    Attributes:
+        seconds: that its units took, wall clock, in this run and those before it; 0 if it is not timed.
 
     Raises:
         OtherInputsError: the folder was begun with other inputs.
@@ -154,6 +173,7 @@ class Campaign:
         notes: Notes = warned,
         *,
         among_others: bool = False,
+        timed: bool = False,
     ) -> None:
         self.folder = folder
         self.kind = kind
@@ -162,6 +182,7 @@ class Campaign:
         """SHA-256 (hex) of kind and inputs."""
         self._notes = notes
         self._known: dict[str, Done | None] = {}
+        self.seconds = 0.0
         check_folder(folder)
         if (folder / "campaign.json").exists():
             self._check_same()
@@ -171,6 +192,12 @@ class Campaign:
             raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
         self._write()
         (folder / "units").mkdir(exist_ok=True)
+        self._elapsed = folder / "elapsed.json" if timed else None
+        if timed:
+            # A file that is damaged is for people alone, and no reason to stop.
+            with suppress(InputError, FileNotFoundError):
+                self.seconds = load(Elapsed, folder / "elapsed.json").seconds
+        self._begun = time.perf_counter() - self.seconds
 
     def path(self, unit: str, file: str) -> Path:
         """A file that belongs to a unit."""
@@ -188,6 +215,14 @@ class Campaign:
     def values(self, unit: str) -> Mapping[str, Any]:
         """What a unit that is done gave."""
         return self._done(unit).values
+
+    def result(self, kind: type[_Record], unit: str) -> _Record:
+        """What a unit that is done gave, as the record that it is.
+
+        Raises:
+            InputError: it is another one.
+        """
+        return typed(kind, dict(self.values(unit)), str(self.path(unit, "json")))
 
     def file(self, unit: str, file: str) -> UnitFile:
         """A file of a unit that is done."""
@@ -231,6 +266,9 @@ class Campaign:
             progress(finished, len(units))
         for unit, outcome in executor(work, left):
             self._keep(unit, outcome)
+            if self._elapsed is not None:
+                self.seconds = time.perf_counter() - self._begun
+                save(self._elapsed, Elapsed(self.seconds))
             finished += 1
             if progress is not None:
                 progress(finished, len(units))

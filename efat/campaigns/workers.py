@@ -25,6 +25,9 @@ from typing import Any
 from efat.campaigns.campaign import Executor, Outcome, Unit, Work
 from simulator.errors import InputError, first_line
 
+Workers = int | str | Executor | None
+"""Where units run: in so many processes, 0 for this one, None for one per core; on the Ray cluster at an address."""
+
 MOST_DEATHS = 3
 """How many workers may die with a unit before it is given up."""
 
@@ -34,6 +37,25 @@ _REACH_SECONDS = 10.0
 
 class WorkerDiedError(RuntimeError):
     """Workers died again and again with the same unit: out of memory, most likely."""
+
+
+def executor_of(workers: Workers) -> Executor:
+    """What does units.
+
+    Args:
+        workers: how many processes, 0 for none but this one, None for one per core that may be used; the address of a
+            Ray cluster, such as `ray://host:10001`; or what does units itself.
+
+    Raises:
+        InputError: a number below 0.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(workers, str):
+        return ray_cluster(workers)
+    if isinstance(workers, int):
+        return processes(workers) if workers else in_line
+    return workers
 
 
 def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
@@ -244,27 +266,6 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
             ray.shutdown()
 
     return execute
-
-
-def executor_of(workers: int | str | Executor | None) -> Executor:
-    """Where units run.
-
-    Args:
-        workers: processes; 0 for none but this one, None for one for each core that this process may use; the address
-            of a Ray cluster; or an executor.
-
-    Raises:
-        InputError: less than 0.
-    """
-    if callable(workers):
-        return workers
-    if isinstance(workers, str):
-        return ray_cluster(workers)
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 0:
-        raise InputError(f"workers are {workers}: expected 0 or more")
-    return in_line if workers == 0 else processes(workers)
 
 
 def _check_reachable(address: str) -> None:

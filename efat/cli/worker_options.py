@@ -43,9 +43,18 @@ class WorkerRequest:
         """
         from efat.campaigns.workers import executor_of
 
+        return executor_of(self.where)
+
+    @property
+    def where(self) -> int | str | None:
+        """What functions take as `workers`.
+
+        Raises:
+            click.ClickException: both are asked for.
+        """
         if self.ray is not None and self.workers is not None:
             fail("--workers and --ray are both given: choose one")
-        return executor_of(self.workers if self.ray is None else self.ray)
+        return self.workers if self.ray is None else self.ray
 
 
 def worker_options(command: _Command) -> _Command:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from efat.retraining.manifest import Manifest, ManifestGroup
-from efat.retraining.manifest_files import read_chip_deployment, read_group_weights
+from efat.retraining.manifest import Manifest, ManifestGroup, read_chip_deployment, read_group_weights
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
 from simulator.faults import BoolArray
@@ -174,7 +173,7 @@ class GroupNetworks(ChipNetworks):
             self._loaded = None  # Two networks are never in memory at a time.
             weights, deployment = read_group_weights(self._folder, group)
             deployment.check_array(self._config)
-            put_weights(self._network, weights, self._folder / group.weights, str(self._manifest.setup["network"]))
+            put_weights(self._network, weights, self._folder / group.weights, str(self._manifest.setup.network))
             quantised = convert(self._network, self._config, (), activation_scales=deployment.activation_scales)
             self._loaded = group, quantised, deployment
         return self._loaded[1:]

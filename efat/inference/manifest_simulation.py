@@ -8,9 +8,8 @@ from pathlib import Path
 from efat import records
 from efat.inference.chip_networks import GroupNetworks, check_networks
 from efat.inference.simulation import RetrainedLot, Simulation, checked_images, read_chips
-from efat.records import typed
 from efat.retraining.manifest import Manifest, read_manifest
-from efat.setup import Setup, check_network_named, first_images
+from efat.setup import check_network_named, first_images
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
@@ -54,7 +53,7 @@ def prepare_manifest(
         ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
     """
     found = read_manifest(manifest)
-    setup = typed(Setup, found.setup, f"{manifest}: setup")
+    setup = found.setup
     normalization = setup.parsed_normalization
     check_network_named(manifest, str(setup.network), network)
     config, chosen = read_chips(lot, chips)

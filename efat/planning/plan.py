@@ -27,7 +27,6 @@ from efat.records import (
     save,
 )
 from efat.resilience.severity import PREDICTORS
-from efat.retraining.manifest import AS_IS
 from efat.setup import Setup
 from simulator.errors import InputError
 from simulator.suggestions import did_you_mean
@@ -44,6 +43,9 @@ __all__ = [
     "read_plan",
     "write_plan",
 ]
+
+AS_IS = "as-is"
+"""Name of the group of chips that run the weights that everything starts from, without retraining."""
 
 MOST_TOP_UPS = 10_000
 """Steps that fit into the budget: accuracy is measured after each."""

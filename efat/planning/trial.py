@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, warned
 from efat.records import Count, Record, Sha256, digest_of, typed
 from efat.resilience.severity import PREDICTORS, Predictors, predictors_of
-from efat.retraining.units import deployed_as_is, network_on_chip
 from efat.setup import Setup
 from simulator.errors import InputError
 from simulator.faults import Float64Array, Int64Array
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
+from training.layers.accelerator import Engine
 from training.layers.convert import convert, quantized_layers
+from training.layers.deployment import Deployment
+from training.layers.trainable import trainable
 from training.learning.mitigations.batch_norm import BatchNormStatistics
-from training.learning.retrain import PreparedRetraining
+from training.learning.mitigations.combination import Strategy
+from training.learning.retrain import PreparedRetraining, deploy
 
 KIND = "trial of a lot"
 FOLDER = "trials"
@@ -137,3 +141,34 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
         deployment = deployed_as_is(network, scales, chip, strategy)
         correct = count_correct(network_on_chip(network, deployment, chip, "emulation"), loaded.data.held_out)
     return Outcome(Trial(chip.digest(), correct, predictors_of(network, deployment, chip)).as_dict())
+
+
+def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, strategy: Strategy) -> Deployment:
+    """How weights that are nobody's in particular sit on a chip. They are quantised whole, whatever is bypassed.
+
+    Args:
+        network: float32, with those weights.
+        scales: of activations, by the layer's name.
+        chip: the chip.
+        strategy: what is done about its broken PEs.
+
+    Raises:
+        InputError: none of its columns can be used.
+    """
+    converted = convert(network, chip.faults.config, (), activation_scales=scales)
+    return deploy(trainable(network, converted), chip, strategy)
+
+
+def network_on_chip(network: nn.Module, deployment: Deployment, chip: Chip, engine: Engine) -> nn.Module:
+    """A network as it runs on a chip, quantised.
+
+    Args:
+        network: float32.
+        deployment: how its weights sit on the chip.
+        chip: the chip.
+        engine: computes what it would.
+    """
+    config = chip.faults.config
+    converted = convert(network, config, (), activation_scales=deployment.activation_scales)
+    deployment.put(converted, deployment.accelerator(config, chip.faults, engine))
+    return converted

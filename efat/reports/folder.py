@@ -147,7 +147,7 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
         ("number of tuning images", plan.images, manifest.tuning.images),
         ("number of required tuning images", plan.required, manifest.tuning.required),
         ("number of tuning images right without faults", plan.fault_free_correct, manifest.tuning.fault_free_correct),
-        ("constraint", plan.constraint.as_dict(), manifest.constraint),
+        ("constraint", plan.constraint, manifest.constraint),
         ("strategy", (plan.strategy, plan.aligned), (manifest.strategy, manifest.aligned)),
         ("array", plan.array, manifest.array),
         ("list of chips", chips, set(manifest.chip_named)),

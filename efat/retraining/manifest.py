@@ -1,48 +1,72 @@
 """The manifest of a lot that was retrained: which weights each chip runs, how they sit on it, and how well it does.
 
-It is `manifest.json` in the folder of `efat retrain`. Files that it names are beside or below it, each with its digest;
-docs/formats.md describes it field by field. It is data: everything is checked before use, and no path leads out of
-the folder.
+It is `manifest.json` in the folder of `efat retrain`. Files that it names are beside or below it, each with its digest,
+and are read only when they are there and have it; docs/formats.md describes it field by field. It is data: everything
+is checked before use, and no path leads out of the folder.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
+from torch import Tensor
 
 from efat.confidence import at_least
-from efat.json_fields import Fields, read_json
+from efat.planning.plan import AS_IS, FileOf
 from efat.planning.selection import Constraint
-from efat.records import typed
+from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, load, save
+from efat.setup import Setup
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
-from simulator.files import replaced
+from simulator.files import digest_of_file
 from simulator.lots.chips import LONGEST_ID_BYTES, MOST_CHIPS
+from training.layers.deployment import Deployment, read_deployed
 
-FORMAT = "efat-manifest"
-VERSION = 2
+__all__ = [
+    "AS_IS",
+    "FILE_NAME",
+    "Manifest",
+    "ManifestChip",
+    "ManifestGroup",
+    "ManifestTotals",
+    "ManifestTuning",
+    "ManifestWork",
+    "check_files",
+    "read_chip_deployment",
+    "read_group_weights",
+    "read_manifest",
+    "write_manifest",
+]
+
 FILE_NAME = "manifest.json"
 SOURCE = "efat retrain"
 """The command that writes it."""
 
-AS_IS = "as-is"
-"""Name of the group of chips that run the weights that everything starts from, without retraining."""
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-_PATH_EXPECTED = (
-    "a path within the folder of the manifest, of letters, digits, dots, underscores and hyphens, such as weights/a.b"
-)
-_LONGEST_PATH = 400
+Name = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="up to 100 letters, digits, dots, underscores and hyphens",
+    ),
+]
+Inside = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?=.{{1,400}}$){_PART}(/{_PART})*$",
+        description="a path within the folder of the manifest, of at most 400 letters, digits, dots, underscores and "
+        "hyphens, such as weights/a.b",
+    ),
+]
 
 
-@dataclass(frozen=True)
-class ManifestGroup:
+class ManifestGroup(Record, frozen=True):
     """Chips that run the same weights.
 
     Args:
@@ -61,20 +85,22 @@ class ManifestGroup:
             own bypassed PEs.
     """
 
-    name: str
-    chips: tuple[str, ...]
-    weights: str
-    sha256: str
-    planned: int
-    iterations: int
-    top_ups: int
-    split_from: str | None
-    severity: float
-    tuning_correct: int
+    name: Name
+    chips: Annotated[tuple[str, ...], Meta(min_length=1, description="one or more ids")]
+    weights: Inside
+    sha256: Sha256
+    planned: Count
+    iterations: Count
+    top_ups: Count
+    split_from: Name | None
+    severity: Fraction
+    tuning_correct: Count
+
+    def __post_init__(self) -> None:
+        check(self.top_ups <= self.iterations, "top_ups", self.top_ups, f"an integer of 0..{self.iterations}")
 
 
-@dataclass(frozen=True)
-class ManifestChip:
+class ManifestChip(Record, frozen=True):
     """A chip of the lot, and what was found when the weights of its group were put on it.
 
     Args:
@@ -96,35 +122,27 @@ class ManifestChip:
     """
 
     id: str
-    digest: str
+    digest: Sha256
     group: str
-    deployment: str
-    sha256: str
-    tuning_correct: int
-    correct: int
-    at_least: float
+    deployment: Inside
+    sha256: Sha256
+    tuning_correct: Count
+    correct: Count
+    at_least: Fraction
     passes: bool
-    bypassed_pes: int
-    faulty_pes: int
-    cycle_images: int
+    bypassed_pes: Count
+    faulty_pes: Count
+    cycle_images: Count
     cycle_same: bool
 
-
-@dataclass(frozen=True)
-class ManifestLot:
-    """The lot.
-
-    Args:
-        path: as it was given, for people.
-        sha256: of the file, hexadecimal.
-    """
-
-    path: str
-    sha256: str
+    def __post_init__(self) -> None:
+        fits = 1 <= len(self.id.encode()) <= LONGEST_ID_BYTES
+        check(fits, "id", self.id, f"1 to {LONGEST_ID_BYTES} bytes of text")
+        same = bool(self.cycle_images) or self.cycle_same
+        check(same, "cycle_same", self.cycle_same, "true, as no images ran on the cycle engine")
 
 
-@dataclass(frozen=True)
-class ManifestTuning:
+class ManifestTuning(Record, frozen=True):
     """The images that decided.
 
     Args:
@@ -133,13 +151,12 @@ class ManifestTuning:
         fault_free_correct: how many of them the original network classifies correctly, quantised and without faults.
     """
 
-    images: int
-    required: int
-    fault_free_correct: int
+    images: Positive
+    required: Count
+    fault_free_correct: Count
 
 
-@dataclass(frozen=True)
-class ManifestWork:
+class ManifestWork(Record, frozen=True):
     """The multiply-accumulates of the network for one image.
 
     Args:
@@ -147,12 +164,11 @@ class ManifestWork:
         in_float: those that do not, and so have no faults.
     """
 
-    on_array: int
-    in_float: int
+    on_array: Positive
+    in_float: Count
 
 
-@dataclass(frozen=True)
-class ManifestTotals:
+class ManifestTotals(Record, frozen=True):
     """What everything took.
 
     Args:
@@ -164,16 +180,19 @@ class ManifestTotals:
         seconds: that the retraining of the lot took, wall clock.
     """
 
-    iterations: int
-    top_up_iterations: int
-    split_groups: int
-    resilience_iterations: int
-    harden_iterations: int
-    seconds: float
+    iterations: Count
+    top_up_iterations: Count
+    split_groups: Count
+    resilience_iterations: Count
+    harden_iterations: Count
+    seconds: Annotated[float, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        found, most = self.top_up_iterations, self.iterations
+        check(found <= most, "top_up_iterations", found, f"an integer of 0..{most}")
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Document, frozen=True, dict=True):
     """A lot that was retrained.
 
     Args:
@@ -185,8 +204,8 @@ class Manifest:
         verification: `Dataset.digest` of the verification images.
         tuning: the images that decided.
         work: how much of the network runs on the array.
-        constraint: what is required: `Constraint.as_dict()`.
-        setup: `Setup.as_dict()`.
+        constraint: what is required.
+        setup: what learned from what, and how.
         identity: `Setup.identity()`, digests and texts of what the setup loaded, by name.
         array: `ArrayConfig.as_dict()`.
         lot: the lot.
@@ -196,23 +215,69 @@ class Manifest:
         versions: of programs and libraries, by name.
     """
 
-    strategy: str
+    FORMAT = "efat-manifest"
+    VERSION = 2
+    SOURCE = SOURCE
+
+    strategy: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="the name of a strategy")]
     aligned: bool
-    images: int
-    required: int
-    fault_free_correct: int
-    verification: str
+    images: Positive
+    required: Count
+    fault_free_correct: Count
+    verification: Sha256
     tuning: ManifestTuning
     work: ManifestWork
-    constraint: Mapping[str, Any]
-    setup: Mapping[str, Any]
+    constraint: Constraint
+    setup: Setup
     identity: Mapping[str, str]
     array: Mapping[str, Any]
-    lot: ManifestLot
+    lot: FileOf
     groups: tuple[ManifestGroup, ...]
-    chips: tuple[ManifestChip, ...]
+    chips: Annotated[tuple[ManifestChip, ...], Meta(min_length=1, description=f"1..{MOST_CHIPS} chips")]
     totals: ManifestTotals
     versions: Mapping[str, str]
+
+    def check(self) -> None:
+        """See `Document.check`."""
+        config = _config(self.array)
+        _check_required("", self, self.constraint.required_of)
+        _check_required("tuning: ", self.tuning, self.constraint.required_to_end)
+        for place, group in enumerate(self.groups):
+            _check_most(f"groups[{place}]: tuning_correct", group.tuning_correct, self.tuning.images)
+        check(len(self.chips) <= MOST_CHIPS, "chips", self.chips, f"1..{MOST_CHIPS} chips")
+        for place, chip in enumerate(self.chips):
+            self._check_chip(f"chips[{place}]", chip, config.pe_count)
+        self._check_membership()
+        done = sum(group.iterations for group in self.groups)
+        found, what = self.totals.iterations, f"{done} or more, which its groups took"
+        check(found >= done, "totals: iterations", found, what)
+
+    def _check_chip(self, where: str, chip: ManifestChip, pes: int) -> None:
+        for name, most in (
+            ("correct", self.images),
+            ("cycle_images", self.images),
+            ("tuning_correct", self.tuning.images),
+            ("bypassed_pes", pes),
+            ("faulty_pes", pes),
+        ):
+            _check_most(f"{where}: {name}", getattr(chip, name), most)
+        passes = chip.correct >= self.required
+        why = f"{str(passes).lower()}, as {chip.correct} images are correct and {self.required} required"
+        check(chip.passes == passes, f"{where}: passes", chip.passes, why)
+        bound = at_least(chip.correct, self.images)
+        why = f"{bound}, as {chip.correct} of {self.images} images are correct"
+        check(abs(chip.at_least - bound) <= 1e-9, f"{where}: at_least", chip.at_least, why)
+
+    def _check_membership(self) -> None:
+        """Names are unique, and chips and groups say the same about who is where."""
+        check_different("group", (group.name for group in self.groups), "expected different names")
+        check_different("chip", (chip.id for chip in self.chips), "expected different names")
+        members = {(group.name, chip) for group in self.groups for chip in group.chips}
+        for group, chip in sorted(members ^ {(chip.group, chip.id) for chip in self.chips}):
+            how = "lists chip" if (group, chip) in members else "does not list chip"
+            raise InputError(f"group {group!r} {how} {chip!r}, which says otherwise: write it anew with {SOURCE}")
+        if sum(len(group.chips) for group in self.groups) != len(self.chips):
+            raise InputError("a group lists a chip twice: expected each once")
 
     @cached_property
     def group_named(self) -> Mapping[str, ManifestGroup]:
@@ -229,10 +294,6 @@ class Manifest:
         """Number of chips that pass."""
         return sum(chip.passes for chip in self.chips)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
-
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write it in one piece; the same content gives the same bytes.
@@ -241,193 +302,110 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         InputError: `read_manifest` would refuse it.
         OSError: it cannot be written.
     """
-    text = json.dumps(manifest.as_dict(), indent=1, allow_nan=False)
-    content = json.loads(text)
-    del content["format"], content["version"]
-    _manifest(Fields(content, str(path)))
-    with replaced(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    save(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. The files that it names are not looked at: see `efat.retraining.manifest_files`.
+    """Read a manifest. The files that it names are not looked at: see `check_files`.
 
     Raises:
         FileNotFoundError: there is no such file.
         InputError: it is no manifest, is damaged, or is of another version.
     """
-    return _manifest(read_json(path, FORMAT, VERSION, SOURCE))
+    return load(Manifest, path)
 
 
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
+def _check_most(name: str, found: int, most: int) -> None:
+    check(found <= most, name, found, f"an integer of 0..{most}")
 
 
-def _manifest(content: Fields) -> Manifest:
-    """Take a manifest from what JSON gave.
+def _check_required(where: str, found: Manifest | ManifestTuning, least: Callable[[int, int], int]) -> None:
+    for name in ("required", "fault_free_correct"):
+        _check_most(f"{where}{name}", getattr(found, name), found.images)
+    expected = least(found.images, found.fault_free_correct)
+    what = f"{expected}, which the constraint takes of {found.images} images"
+    check(found.required == expected, f"{where}required", found.required, what)
+
+
+def _config(array: Mapping[str, Any]) -> ArrayConfig:
+    """The array; a multiplier of the user's own is known by name and digest only."""
+    missing = next((field.name for field in fields(ArrayConfig) if field.name not in array), None)
+    if missing is not None:
+        raise InputError(f"array has no {missing!r}: is it complete?")
+    check(isinstance(array["multiplier"], str), "array: multiplier", array["multiplier"], "its name")
+    try:
+        return ArrayConfig(**{name: value for name, value in array.items() if name != "multiplier"})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"array: {error}") from None
+
+
+def check_files(manifest: Manifest, folder: Path) -> None:
+    """Check that every file that a manifest names is in its folder and is the one that it was made with.
+
+    Args:
+        manifest: the manifest.
+        folder: where it is.
 
     Raises:
-        InputError: a field is missing or wrong, or they do not fit together.
+        FileNotFoundError: one is not there.
+        InputError: one has another digest, or leads out of the folder.
     """
-    whole = Fields(content.values, content.where, _names(Manifest))
-    images = whole.count("images", 1)
-    required, fault_free_correct = (whole.count(name, 0, images) for name in ("required", "fault_free_correct"))
-    array = _array(whole.inner("array", _names(ArrayConfig)))
-    constraint = typed(Constraint, whole.inner("constraint").values, f"{whole.where}: constraint")
-    least = constraint.required_of(images, fault_free_correct)
-    if required != least:
-        whole.refuse("required", f"{least}, which the constraint takes of {images} images")
-    tuning = _tuning(whole.inner("tuning", _names(ManifestTuning)), constraint)
-    chips = tuple(
-        _chip(found, images, required, tuning.images, array["rows"] * array["cols"])
-        for found in whole.objects("chips", _names(ManifestChip))
-    )
-    groups = tuple(_group(found, tuning.images) for found in whole.objects("groups", _names(ManifestGroup)))
-    if not 1 <= len(chips) <= MOST_CHIPS:
-        whole.refuse("chips", f"1..{MOST_CHIPS} chips")
-    lot = whole.inner("lot", _names(ManifestLot))
-    work = whole.inner("work", _names(ManifestWork))
-    totals = whole.inner("totals", _names(ManifestTotals))
-    manifest = Manifest(
-        strategy=whole.text("strategy", _NAME, "the name of a strategy"),
-        aligned=whole.flag("aligned"),
-        images=images,
-        required=required,
-        fault_free_correct=fault_free_correct,
-        verification=whole.sha256("verification"),
-        tuning=tuning,
-        work=ManifestWork(work.count("on_array", 1), work.count("in_float")),
-        constraint=constraint.as_dict(),
-        setup=whole.inner("setup").values,
-        identity=_texts(whole.inner("identity")),
-        array=array,
-        lot=ManifestLot(lot.text("path"), lot.sha256("sha256")),
-        groups=groups,
-        chips=chips,
-        totals=_totals(totals),
-        versions=_texts(whole.inner("versions")),
-    )
-    _check_membership(manifest, content.where)
-    done = sum(group.iterations for group in groups)
-    if manifest.totals.iterations < done:
-        totals.refuse("iterations", f"{done} or more, which its groups took")
-    return manifest
+    named = dict.fromkeys((group.weights, group.sha256) for group in manifest.groups)
+    named.update(dict.fromkeys((chip.deployment, chip.sha256) for chip in manifest.chips))
+    for path, sha256 in named:
+        _checked(folder, path, sha256)
 
 
-def _array(found: Fields) -> dict[str, Any]:
-    found.text("multiplier")
-    try:
-        ArrayConfig(**{name: value for name, value in found.values.items() if name != "multiplier"})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{found.where}: {error}") from None
-    return found.values
+def read_group_weights(folder: Path, group: ManifestGroup) -> tuple[dict[str, Tensor], Deployment]:
+    """Weights of a group, and the deployment in their file, which bypasses and rearranges nothing.
+
+    Args:
+        folder: where the manifest is.
+        group: of the manifest.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        InputError: it has another digest than the manifest says, or is no such file.
+    """
+    path = _checked(folder, group.weights, group.sha256)
+    weights, deployment = read_deployed(path)
+    if deployment is None or not weights:
+        raise InputError(f"{path} has no weights with the steps of activations: write it anew with {SOURCE}")
+    if deployment.bypass.any() or deployment.placements:
+        raise InputError(f"{path} is for one chip: expected weights of a group, with nothing bypassed or rearranged")
+    return weights, deployment
 
 
-def _group(found: Fields, images: int) -> ManifestGroup:
-    chips = found.texts("chips")
-    if not chips:
-        found.refuse("chips", "one or more ids")
-    iterations = found.count("iterations")
-    return ManifestGroup(
-        name=found.text("name", _NAME, "up to 100 letters, digits, dots, underscores and hyphens"),
-        chips=chips,
-        weights=_path(found, "weights"),
-        sha256=found.sha256("sha256"),
-        planned=found.count("planned"),
-        iterations=iterations,
-        top_ups=found.count("top_ups", 0, iterations),
-        split_from=found.optional_text("split_from", _NAME, "the name of a group, or null"),
-        severity=found.number("severity", 0, 1),
-        tuning_correct=found.count("tuning_correct", 0, images),
-    )
+def read_chip_deployment(folder: Path, chip: ManifestChip) -> Deployment:
+    """How the weights of its group sit on a chip.
 
+    Args:
+        folder: where the manifest is.
+        chip: of the manifest.
 
-def _tuning(found: Fields, constraint: Constraint) -> ManifestTuning:
-    images = found.count("images", 1)
-    required, fault_free_correct = (found.count(name, 0, images) for name in ("required", "fault_free_correct"))
-    least = constraint.required_to_end(images, fault_free_correct)
-    if required != least:
-        found.refuse("required", f"{least}, which the constraint takes of {images} images")
-    return ManifestTuning(images, required, fault_free_correct)
-
-
-def _chip(found: Fields, images: int, required: int, tuning_images: int, pes: int) -> ManifestChip:
-    chip_id = found.text("id")
-    if not 1 <= len(chip_id.encode()) <= LONGEST_ID_BYTES:
-        found.refuse("id", f"1 to {LONGEST_ID_BYTES} bytes of text")
-    correct, passes = found.count("correct", 0, images), found.flag("passes")
-    if passes != (correct >= required):
-        found.refuse(
-            "passes", f"{str(correct >= required).lower()}, as {correct} images are correct and {required} required"
+    Raises:
+        FileNotFoundError: the file is not there.
+        InputError: it has another digest than the manifest says, or is no such file.
+    """
+    path = _checked(folder, chip.deployment, chip.sha256)
+    weights, deployment = read_deployed(path)
+    if deployment is None or weights:
+        raise InputError(f"{path} is no deployment without weights: write it anew with {SOURCE}")
+    if int(deployment.bypass.sum()) != chip.bypassed_pes:
+        raise InputError(
+            f"{path} bypasses {int(deployment.bypass.sum())} PEs and the manifest says {chip.bypassed_pes} for chip "
+            f"{chip.id}: write both anew with {SOURCE}"
         )
-    bound = found.number("at_least", 0, 1)
-    if abs(bound - at_least(correct, images)) > 1e-9:
-        found.refuse("at_least", f"{at_least(correct, images)}, as {correct} of {images} images are correct")
-    cycle_images, cycle_same = found.count("cycle_images", 0, images), found.flag("cycle_same")
-    if not cycle_images and not cycle_same:
-        found.refuse("cycle_same", "true, as no images ran on the cycle engine")
-    return ManifestChip(
-        id=chip_id,
-        digest=found.sha256("digest"),
-        group=found.text("group"),
-        deployment=_path(found, "deployment"),
-        sha256=found.sha256("sha256"),
-        tuning_correct=found.count("tuning_correct", 0, tuning_images),
-        correct=correct,
-        at_least=bound,
-        passes=passes,
-        bypassed_pes=found.count("bypassed_pes", 0, pes),
-        faulty_pes=found.count("faulty_pes", 0, pes),
-        cycle_images=cycle_images,
-        cycle_same=cycle_same,
-    )
+    return deployment
 
 
-def _totals(found: Fields) -> ManifestTotals:
-    iterations = found.count("iterations")
-    return ManifestTotals(
-        iterations=iterations,
-        top_up_iterations=found.count("top_up_iterations", 0, iterations),
-        split_groups=found.count("split_groups"),
-        resilience_iterations=found.count("resilience_iterations"),
-        harden_iterations=found.count("harden_iterations"),
-        seconds=found.number("seconds", 0),
-    )
-
-
-def _texts(found: Fields) -> dict[str, str]:
-    return {name: found.text(name) for name in found.values}
-
-
-def _path(found: Fields, name: str) -> str:
-    path = found.text(name, _PATH, _PATH_EXPECTED)
-    if len(path) > _LONGEST_PATH:
-        found.refuse(name, f"a path of at most {_LONGEST_PATH} characters")
-    return path
-
-
-def _check_membership(manifest: Manifest, where: str) -> None:
-    """Names are unique, and chips and groups say the same about who is where."""
-    for what, names in (
-        ("group", [group.name for group in manifest.groups]),
-        ("chip", [chip.id for chip in manifest.chips]),
-    ):
-        twice = _first_twice(names)
-        if twice is not None:
-            raise InputError(f"{where} has {what} {twice!r} twice: expected different names")
-    members = {(group.name, chip) for group in manifest.groups for chip in group.chips}
-    claimed = {(chip.group, chip.id) for chip in manifest.chips}
-    for group, chip in sorted(members ^ claimed):
-        how = "lists chip" if (group, chip) in members else "does not list chip"
-        raise InputError(f"{where}: group {group!r} {how} {chip!r}, which says otherwise: write it anew with {SOURCE}")
-    if sum(len(group.chips) for group in manifest.groups) != len(manifest.chips):
-        raise InputError(f"{where}: a group lists a chip twice: expected each once")
-
-
-def _first_twice(names: Iterable[str]) -> str | None:
-    known: set[str] = set()
-    for name in names:
-        if name in known:
-            return name
-        known.add(name)
-    return None
+def _checked(folder: Path, path: str, sha256: str) -> Path:
+    """The file that a path leads to, once it is known to be in the folder and to have the digest."""
+    file = folder / path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; the manifest names it")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{file} leads out of the folder of the manifest: expected a file in it, no link to others")
+    if digest_of_file(file) != sha256:
+        raise InputError(f"{file} is not the file that the manifest was made with: its SHA-256 is not {sha256[:12]}...")
+    return file

@@ -12,13 +12,14 @@ from torch import nn
 
 from efat.confidence import at_least
 from efat.image_split import SplitRequest
+from efat.planning.plan import FileOf
+from efat.planning.selection import Constraint
 from efat.retraining.manifest import (
     AS_IS,
     FILE_NAME,
     Manifest,
     ManifestChip,
     ManifestGroup,
-    ManifestLot,
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
@@ -120,11 +121,11 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         verification=verification.digest,
         tuning=ManifestTuning(len(data.held_out), len(data.held_out) // 2, len(data.held_out)),
         work=ManifestWork(1000, 0),
-        constraint={"accuracy": 0.5, "max_drop": None, "margin": 0.0},
-        setup=setup.as_dict(),
+        constraint=Constraint(0.5),
+        setup=setup,
         identity=setup.identity(),
         array=CONFIG.as_dict(),
-        lot=ManifestLot("lot.h5", digest_of_file(folder / "lot.h5")),
+        lot=FileOf("lot.h5", digest_of_file(folder / "lot.h5")),
         groups=tuple(groups),
         chips=tuple(manifest_chips[chip.id] for chip in chips),
         totals=ManifestTotals(0, 0, 0, 120, 0, 1.5),

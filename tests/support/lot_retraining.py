@@ -22,9 +22,8 @@ from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, 
 from efat.planning.selection import Constraint
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable, write_table
-from efat.retraining.execution import Execution
-from efat.retraining.manifest import Manifest, ManifestChip
-from efat.retraining.manifest_files import read_chip_deployment, read_group_weights
+from efat.retraining.lot import retrain
+from efat.retraining.manifest import Manifest, ManifestChip, read_chip_deployment, read_group_weights
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.files import digest_of_file
@@ -157,20 +156,17 @@ def planned(
     )
 
 
-def execution(folder: Path, plan: Plan, out: str = OUT, cycle_images: int = 2) -> Execution:
-    """The plan, to be carried out in a folder of the folder."""
-    return Execution(plan, folder / LOT, folder / TABLE, folder / out, cycle_images, NETWORK)
-
-
 def carried_out(
     folder: Path,
     plan: Plan,
     out: str = OUT,
     executor: Executor = in_line,
     progress: Callable[[str, int, int], None] | None = None,
+    **others: Any,
 ) -> Manifest:
-    """What comes out of a plan."""
-    return execution(folder, plan, out).run(executor, progress)
+    """What comes out of a plan that is carried out in a folder of the folder."""
+    given = {"lot": folder / LOT, "resilience": folder / TABLE, "cycle_images": 2, "network": NETWORK, **others}
+    return retrain(plan, folder / out, workers=executor, progress=progress, **given)
 
 
 def logits(out: Path, manifest: Manifest, found: ManifestChip, chip: Chip, engine: Engine, images: Tensor) -> Tensor:

@@ -19,8 +19,7 @@ from efat.confidence import bound_text
 from efat.planning.plan import write_plan
 from efat.planning.planner import Request, make_plan
 from efat.planning.selection import Constraint
-from efat.retraining.manifest import AS_IS, Manifest, read_manifest
-from efat.retraining.manifest_files import check_files
+from efat.retraining.manifest import AS_IS, Manifest, check_files, read_manifest
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run

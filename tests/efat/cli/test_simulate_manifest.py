@@ -15,13 +15,21 @@ import numpy as np
 import pytest
 import torch
 
+from efat import records
 from efat.confidence import at_least
 from efat.inference import simulation
 from efat.inference.manifest_simulation import prepare_manifest
 from efat.inference.waveforms import layer_gemm
 from efat.planning.selection import Constraint
-from efat.retraining.manifest import AS_IS, Manifest, ManifestChip, read_manifest, write_manifest
-from efat.retraining.manifest_files import read_chip_deployment, read_group_weights
+from efat.retraining.manifest import (
+    AS_IS,
+    Manifest,
+    ManifestChip,
+    read_chip_deployment,
+    read_group_weights,
+    read_manifest,
+    write_manifest,
+)
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot
@@ -106,11 +114,11 @@ def test_each_chip_does_as_with_its_own_weights_alone(lot: Manifest) -> None:
 def test_it_shows_what_it_writes(lot: Manifest, above: int) -> None:
     # One chip has just as many images right as required, or one too few.
     required = min(lot.chip_named["chip 2"].correct + above, IMAGES)
-    chips = tuple(replace(chip, passes=chip.correct >= required) for chip in lot.chips)
+    chips = tuple(records.replace(chip, passes=chip.correct >= required) for chip in lot.chips)
     constraint = Constraint(accuracy=(required - 0.5) / IMAGES)
     least = constraint.required_to_end(lot.tuning.images, lot.tuning.fault_free_correct)
-    changes = {"tuning": replace(lot.tuning, required=least), "constraint": constraint.as_dict()}
-    write_manifest(Path("out/manifest.json"), replace(lot, required=required, chips=chips, **changes))
+    changes = {"tuning": records.replace(lot.tuning, required=least), "constraint": constraint}
+    write_manifest(Path("out/manifest.json"), records.replace(lot, required=required, chips=chips, **changes))
     written, shown = simulated(*QUICK)
     assert "Weights of out/manifest.json: 4 chips in 3 groups, planned by efat." in shown
     assert f"digits-cnn on {written['data']}, {IMAGES} images; 16x12 array, emulation engine" in shown
@@ -150,10 +158,10 @@ def test_chips_that_do_otherwise_than_at_the_retraining_are_named(lot: Manifest)
     chips = list(lot.chips)
     for number in (1, 3):
         other = (chips[number].correct + 1) % (IMAGES + 1)
-        chips[number] = replace(
+        chips[number] = records.replace(
             chips[number], correct=other, at_least=at_least(other, IMAGES), passes=other >= lot.required
         )
-    write_manifest(Path("out/manifest.json"), replace(lot, chips=tuple(chips)))
+    write_manifest(Path("out/manifest.json"), records.replace(lot, chips=tuple(chips)))
     written, shown = simulated(*QUICK)
     assert shown.splitlines()[-1] == "Not as at the retraining: chip 3, chip 1."
     measured = {chip["chip"]: chip["correct"] - chip["correct_at_retraining"] for chip in written["chips"]}
@@ -254,8 +262,8 @@ def test_a_network_of_ones_own_is_named_by_the_user(lot: Manifest, monkeypatch: 
         "def network():\n    Path('ran').touch()\n    return DigitsCnn(1, 8, 10)\n"
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    setup = {**lot.setup, "network": "my_own:network", "data": "digits"}
-    write_manifest(Path("out/manifest.json"), replace(lot, setup=setup))
+    setup = records.replace(lot.setup, network="my_own:network", data=Path("digits"))
+    write_manifest(Path("out/manifest.json"), records.replace(lot, setup=setup))
     message = refused(*QUICK, "--chip", "chip 1")
     assert "if it is your own, say so with --network my_own:network, as it is code that will run" in message
     assert not Path("ran").exists()
@@ -307,23 +315,26 @@ def test_files_that_do_not_fit_are_refused_before_anything_runs(lot: Manifest) -
     file = Path("out") / chip.deployment
     whole = file.read_bytes()
     write_deployed(file, {}, replace(deployment, activation_scales=scales), {})
-    chips = tuple(replace(each, sha256=digest_of_file(file)) if each.id == chip.id else each for each in lot.chips)
-    write_manifest(path, replace(lot, chips=chips))
+    chips = tuple(
+        records.replace(each, sha256=digest_of_file(file)) if each.id == chip.id else each for each in lot.chips
+    )
+    write_manifest(path, records.replace(lot, chips=chips))
     assert "chip chip 1 has other steps of activations than its group group-0001" in refused(*QUICK, "--chip", "chip 1")
     file.write_bytes(whole)
     group = lot.group_named["group-0001"]
     file = Path("out") / group.weights
     _, start = read_group_weights(Path("out"), group)
     write_deployed(file, {"linear1.weight": torch.zeros(3, 2)}, start, {})
-    groups = tuple(replace(each, sha256=digest_of_file(file)) if each == group else each for each in lot.groups)
-    write_manifest(path, replace(lot, groups=groups))
+    groups = tuple(records.replace(each, sha256=digest_of_file(file)) if each == group else each for each in lot.groups)
+    write_manifest(path, records.replace(lot, groups=groups))
     message = refused(*QUICK, "--chip", "chip 1")
     assert f"{file} does not fit digits-cnn" in message
-    setup = {**lot.setup, "mitigation": "none"}
-    write_manifest(path, replace(lot, setup=setup))
-    assert "mitigation none" in refused(*QUICK)
-    write_manifest(path, replace(lot, setup={"network": "digits-cnn"}))
-    assert "out/manifest.json: setup has no 'weights'" in refused(*QUICK)
+    for change, message in (
+        ({"mitigation": "none"}, "setup: mitigation none"),
+        ({"weights": 3}, "setup: weights is 3"),
+    ):
+        path.write_text(json.dumps({**lot.as_dict(), "setup": {**lot.setup.as_dict(), **change}}))
+        assert f"out/manifest.json: {message}" in refused(*QUICK)
 
 
 def test_help_has_an_example(folder: Path) -> None:

@@ -19,7 +19,7 @@ from efat.planning import alignment
 from efat.planning.alignment import PREDICTORS, AlignedGroup, Aligner, Placements, align
 from efat.planning.fusion import AmountMap
 from efat.resilience.severity import bypass_of, pruned_severity
-from efat.retraining.units import fused_chip
+from efat.retraining.lot import fused_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError
 from simulator.faults import BoolArray

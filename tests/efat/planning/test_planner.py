@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efat import records
-from efat.campaigns.workers import in_line
 from efat.planning import planner
 from efat.planning.fusion import AmountMap
 from efat.planning.plan import AS_IS, Plan, StrategyCost
@@ -28,7 +27,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
 from simulator.faults import BoolArray
 from simulator.lots.chips import Chip, write_lot
-from tests.support.lot_retraining import LOT, NETWORK, OUT, TABLE, execution, random_chips, write_measured
+from tests.support.lot_retraining import LOT, NETWORK, OUT, TABLE, carried_out, random_chips, write_measured
 from tests.support.resilience_runs import small_setup
 from tests.support.tiny_networks import ARRAY, with_broken_accumulators
 
@@ -163,8 +162,7 @@ def test_what_is_planned_is_what_is_carried_out(
     chips[1] = with_broken_accumulators(chips[1], seed % 4)
     nothing = Constraint(0.0)
     plan = records.replace(plan_for(folder, chips, strategy, **others).plan, required=0, constraint=nothing)
-    found = execution(folder, plan, cycle_images=0)
-    manifest = found.run(in_line)
+    manifest = carried_out(folder, plan, cycle_images=0)
     assert {group.name: (group.chips, group.iterations) for group in manifest.groups} == {
         group.name: (group.chips, group.amount) for group in plan.groups
     }

@@ -21,7 +21,6 @@ from efat.planning.selection import Constraint
 from efat.planning.trial import Trials, try_chips
 from efat.resilience.measurement import run_resilience
 from efat.resilience.table import write_table
-from efat.retraining.execution import Execution
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
 from tests.support.lot_retraining import LOT, NETWORK, TABLE, carried_out, planned, random_chips, write_measured
@@ -81,7 +80,7 @@ def test_retraining_that_hurts_is_not_planned_for_chips_that_need_none(folder: P
         assert {cost.iterations for cost in planned.plan.comparison} == {0}
         assert any("retraining makes chips worse from 2 iterations on" in note for note in planned.notes)
         assert any("lower --learning-rate" in note for note in planned.notes)
-    manifest = Execution(planned.plan, folder / LOT, folder / TABLE, folder / "lot", network=NETWORK).run(in_line)
+    manifest = carried_out(folder, planned.plan, "lot", cycle_images=8)
     assert manifest.totals.iterations == 0
     assert all(chip.tuning_correct >= least for chip in manifest.chips)
 
@@ -137,7 +136,7 @@ def test_where_each_chip_has_its_own_network_it_does_as_in_the_trial(folder: Pat
     chips = [measured.chip(*place) for place in measured.places]
     plan = planned(folder, chips, {"group-0001": ([0], 0), "group-0002": ([1], 0)}, setup=setup)
     network = "tests.support.resilience_runs:normalised_network"
-    done = Execution(plan, folder / LOT, folder / TABLE, folder / "lot", network=network).run(in_line)
+    done = carried_out(folder, plan, "lot", cycle_images=8, network=network)
     assert [group.iterations for group in done.groups] == [0, 0]
     ran: list[str] = []
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from efat import records
 from efat.figures.bitmaps import png
 from efat.reports import charts as report_charts
 from efat.reports.axes import NARROW, WIDE, Scale, Shape, scale_of, spread
@@ -98,12 +99,9 @@ def test_what_is_far_below_is_at_the_edge_and_counted(tmp_path: Path, seed: int)
     data = lot(tmp_path, seed, chips=30, failing=2, side=64)
     low, other = data.failing
     manifest = data.manifest
-    chips = tuple(
-        replace(chip, correct=1000) if chip.id == low.id else replace(chip, correct=manifest.required - 100)
-        if chip.id == other.id else chip
-        for chip in manifest.chips
-    )  # fmt: skip
-    data = replace(data, manifest=replace(manifest, chips=chips))
+    changed = {low.id: 1000, other.id: manifest.required - 100}
+    chips = tuple(records.replace(chip, correct=changed.get(chip.id, chip.correct)) for chip in manifest.chips)
+    data = replace(data, manifest=records.replace(manifest, chips=chips))
     assert below_axis(data) == 1
     chart = drawing(chips_chart(data), WIDE)
     bottom = places(chart, "base")[0][1]

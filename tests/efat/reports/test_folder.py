@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load, save
 
+from efat import records
 from efat.confidence import bound_text
 from efat.planning.selection import Constraint
 from efat.reports import folder as report
@@ -218,9 +219,9 @@ def test_what_went_wrong_is_in_the_summary(tmp_path: Path, seed: int) -> None:
     assert passing.startswith("0 of 5 chips meet")
     assert " and 2 more do not, 5 of which do on the 10,000 images that decided." in passing
     assert " less than required; with 95% confidence at least " in worst
-    totals = replace(data.manifest.totals, iterations=10**9)
-    chips = tuple(replace(chip, cycle_same=False) for chip in data.manifest.chips)
-    data = replace(data, manifest=replace(data.manifest, totals=totals, chips=chips))
+    totals = records.replace(data.manifest.totals, iterations=10**9)
+    chips = tuple(records.replace(chip, cycle_same=False) for chip in data.manifest.chips)
+    data = replace(data, manifest=records.replace(data.manifest, totals=totals, chips=chips))
     assert data.pays_from is None
     assert "saves nothing over fixed" in summary(data)[3].sentence
     assert "do not trust these results" in summary(data)[4].sentence
@@ -266,7 +267,9 @@ def test_texts_from_files_are_texts(tmp_path: Path, seed: int) -> None:
     assert not list(whole.all("script"))
     assert len(list(whole.all("img"))) == len(data.shown_groups)
     # What no UTF-8 can hold does not stop it.
-    broken = replace(data, manifest=replace(data.manifest, lot=replace(data.manifest.lot, path="\ud800.h5")))
+    broken = replace(
+        data, manifest=records.replace(data.manifest, lot=records.replace(data.manifest.lot, path="\ud800.h5"))
+    )
     write_page(broken, tmp_path / "broken.html")
     assert "&#55296;" in (tmp_path / "broken.html").read_text()
 
@@ -278,15 +281,15 @@ def test_ten_thousand_chips_that_fail_fit_into_five_megabytes(tmp_path: Path, se
     def another(number: int) -> ManifestChip:
         correct, faulty = random.integers(0, data.manifest.required), random.integers(0, 256)
         chip = data.manifest.chips[number % 4]
-        return replace(chip, id=f"{number:05d}{'W' * 59}", correct=int(correct), faulty_pes=int(faulty))
+        return records.replace(chip, id=f"{number:05d}{'W' * 59}", correct=int(correct), faulty_pes=int(faulty))
 
     chips = tuple(another(number) for number in range(10_000))
     group = data.manifest.groups[0]
     groups = tuple(
-        replace(group, name=f"group-{number}", chips=(chip.id,), severity=number / 10_000, iterations=number)
+        records.replace(group, name=f"group-{number}", chips=(chip.id,), severity=number / 10_000, iterations=number)
         for number, chip in enumerate(chips)
     )
-    manifest = replace(data.manifest, chips=chips, groups=groups)
+    manifest = records.replace(data.manifest, chips=chips, groups=groups)
     mask = random.random((256, 256)) < 0.5
     shown = groups[: report.MOST_GROUPS]
     many = replace(data, manifest=manifest, shown_groups=shown, bypassed=dict.fromkeys([g.name for g in shown], mask))
@@ -367,8 +370,8 @@ def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
         read_report(tmp_path / "retrained")
     for other, expected in ((mask | 1, "bypasses 256 PEs"), (mask[:-1], r"\[15, 16\]"), (None, "no deployment")):
         path.write_bytes(save({"efat.bypass" if other is not None else "other": mask if other is None else other}))
-        chip = replace(manifest.chips[0], sha256=digest_of_file(path))
-        write_manifest(tmp_path / "retrained" / "manifest.json", replace(manifest, chips=(chip,)))
+        chip = records.replace(manifest.chips[0], sha256=digest_of_file(path))
+        write_manifest(tmp_path / "retrained" / "manifest.json", records.replace(manifest, chips=(chip,)))
         with pytest.raises(InputError, match=expected):
             read_report(tmp_path / "retrained")
 

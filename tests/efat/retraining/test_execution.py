@@ -18,9 +18,8 @@ from efat import records
 from efat.confidence import at_least
 from efat.planning.plan import read_plan
 from efat.planning.selection import Constraint
-from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, read_manifest
-from efat.retraining.manifest_files import check_files
-from efat.retraining.units import measure_fault_free
+from efat.retraining.lot import measure_fault_free
+from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, check_files, read_manifest
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip

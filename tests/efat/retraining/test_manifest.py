@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efat.confidence import at_least
+from efat.planning.plan import FileOf
+from efat.planning.selection import Constraint
+from efat.records import replace
 from efat.retraining.manifest import (
     Manifest,
     ManifestChip,
     ManifestGroup,
-    ManifestLot,
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
+    check_files,
+    read_chip_deployment,
+    read_group_weights,
     read_manifest,
     write_manifest,
 )
-from efat.retraining.manifest_files import check_files, read_chip_deployment, read_group_weights
+from efat.setup import Setup
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from simulator.files import digest_of_file
@@ -113,11 +117,13 @@ def manifests(draw: st.DrawFn) -> Manifest:
         verification=draw(DIGESTS),
         tuning=tuning,
         work=ManifestWork(draw(st.integers(1, 10**9)), draw(COUNTS)),
-        constraint=constraint.as_dict(),
-        setup=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
+        constraint=constraint,
+        setup=Setup(
+            draw(NAMES), weights=draw(st.none() | FILES.map(Path)), mitigation=draw(st.sampled_from(["fap+t", "fam+t"]))
+        ),
         identity=draw(st.dictionaries(TEXTS, DIGESTS, max_size=2)),
         array=CONFIG.as_dict(),
-        lot=ManifestLot(draw(TEXTS), draw(DIGESTS)),
+        lot=FileOf(draw(TEXTS), draw(DIGESTS)),
         groups=tuple(groups),
         chips=tuple(draw(st.permutations(chips))),
         totals=ManifestTotals(
@@ -170,11 +176,11 @@ def small() -> Manifest:
         verification=64 * "f",
         tuning=ManifestTuning(6, 5, 5),
         work=ManifestWork(100, 0),
-        constraint={"accuracy": 0.8, "max_drop": None, "margin": 0.0},
-        setup={"network": "digits-cnn"},
+        constraint=Constraint(0.8),
+        setup=Setup("digits-cnn"),
         identity={"network": 64 * "d"},
         array=CONFIG.as_dict(),
-        lot=ManifestLot("lot.h5", 64 * "e"),
+        lot=FileOf("lot.h5", 64 * "e"),
         groups=tuple(groups),
         chips=tuple(chips),
         totals=ManifestTotals(24, 4, 0, 100, 0, 2.5),
@@ -191,18 +197,18 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("images", to=0), "images is 0: expected an integer from 1"),
     (changed("required", to=11), r"required is 11: expected an integer of 0\.\.10"),
     (changed("groups", 0, "severity", to=1.5), r"severity is 1\.5: expected a number within 0\.\.1"),
-    (changed("groups", 0, "severity", to=10**400), "severity is an integer of more than 30 digits: expected a finite"),
+    (changed("groups", 0, "severity", to=10**400), "severity is an integer of more than 30 digits: expected a number"),
     (changed("groups", 0, "top_ups", to=13), r"top_ups is 13: expected an integer of 0\.\.12"),
     (changed("groups", 0, "sha256", to=64 * "G"), "expected 64 hexadecimal digits"),
     (changed("groups", 0, "chips", to=[]), r"groups\[0\]: chips is a list of 0: expected one or more ids"),
     (changed("groups", 0, "chips", to=["one", "one"]), "group 'first' does not list chip 'three'"),
     (changed("groups", 0, "chips", to=["one", "three", "three"]), "a group lists a chip twice"),
     (changed("groups", 0, "chips", to=["one", "three", "four"]), "group 'first' lists chip 'four'"),
-    (changed("groups", 1, "name", to="first"), "group 'first' twice"),
+    (changed("groups", 1, "name", to="first"), "group 'first' is there twice"),
     (changed("groups", 1, "name", to="../first"), "name is '../first': expected up to 100 letters"),
     (changed("groups", to={}), "groups is an object of 0: expected a list"),
     (changed("chips", 0, "group", to="third"), "group 'first' lists chip 'one', which says otherwise"),
-    (changed("chips", 1, "id", to="one"), "chip 'one' twice"),
+    (changed("chips", 1, "id", to="one"), "chip 'one' is there twice"),
     (changed("chips", 1, "id", to="a\nb"), r"id is 'a\\nb': expected printable text"),
     (changed("chips", 1, "id", to=65 * "a"), "expected 1 to 64 bytes"),
     (changed("chips", 1, "id", to=""), "expected 1 to 64 bytes"),

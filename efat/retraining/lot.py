@@ -1,0 +1,769 @@
+"""A plan carried out: groups retrained, topped up and split, every chip verified, and what comes out in a folder.
+
+It is a campaign whose units are the network without faults, each group, and each chip. What they are and how they
+follow each other is in `_Run`; what each of them does, in whatever process, is in the functions after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, UnitFile, Work, put, warned
+from efat.campaigns.workers import Workers, executor_of
+from efat.confidence import at_least
+from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
+from efat.planning.alignment import Aligner, Placements, model_of
+from efat.planning.plan import AS_IS, FileOf, Plan, PlannedGroup, read_plan, write_plan
+from efat.planning.planner import TABLE, table_of
+from efat.planning.trial import deployed_as_is, network_on_chip
+from efat.records import Count, Fraction, Positive, Record, Sha256
+from efat.resilience.severity import (
+    MASK_PREDICTORS,
+    bypass_of,
+    counts_of,
+    mask_of,
+    pruned_severity,
+    severity,
+    weights_per_pe,
+)
+from efat.retraining.manifest import (
+    FILE_NAME,
+    Manifest,
+    ManifestChip,
+    ManifestGroup,
+    ManifestTotals,
+    ManifestTuning,
+    ManifestWork,
+    write_manifest,
+)
+from efat.setup import Loaded, Setup, check_network_named
+from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.errors import InputError
+from simulator.faults import BoolArray
+from simulator.files import digest_of_file
+from simulator.lots.chips import Chip, ChipLot
+from training.data.classification import classify, count_correct
+from training.layers.accelerator import Accelerator
+from training.layers.array_share import array_share
+from training.layers.convert import convert
+from training.layers.deployment import Deployment, deployed_bytes, deployed_from
+from training.layers.placement import Placement
+from training.layers.trainable import trainable_layers
+from training.layers.user_code import copied
+from training.layers.weights import put_weights
+from training.learning.mitigations.bypass import Bypass
+from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.permutation import Permutation
+from training.learning.on_chip import Pruned
+from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult
+
+KIND = "retraining of a lot"
+PLAN = "plan.json"
+"""It and the table are copied into the folder, so that it can be understood by itself."""
+
+FAULT_FREE = "fault-free"
+"""Name of the unit that measures the original network without faults."""
+
+WEIGHTS = "weights.safetensors"
+"""A file of a group: its weights."""
+
+DEPLOYMENT = "deployment.safetensors"
+"""A file of a chip that has no other: how the weights sit on it."""
+
+BATCH = 256
+"""Images in one GEMM where accuracy is measured."""
+
+_PACKAGES = ("efat", "torch", "numpy", "numba")
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+class VerificationError(RuntimeError):
+    """A chip does other than the network that was retrained for it, though it must do just that: a bug in eFAT."""
+
+
+def retrain(
+    plan: Plan | Path | str,
+    folder: Path | str,
+    *,
+    lot: Path | str | None = None,
+    resilience: Path | str | None = None,
+    cycle_images: int = 8,
+    network: str | None = None,
+    workers: Workers = None,
+    progress: Progress | None = None,
+    notes: Notes = warned,
+) -> Manifest:
+    """Carry out a plan for a lot: retrain the groups, and verify every chip; what was interrupted is gone on with.
+
+    Args:
+        plan: the plan, or its file.
+        folder: for what comes out; made if it is not there.
+        lot: the file of chips, if it is not where it was for the plan.
+        resilience: the table that the plan is made from, or its folder, likewise.
+        cycle_images: verification images that the cycle engine classifies on each chip, too; fewer if there are fewer.
+        network: the network that the plan names, if it is the user's own: its code will run.
+        workers: where; the result does not depend on it. See `efat.campaigns.workers.executor_of`.
+        progress: called from time to time.
+        notes: told of what is in the folder and does not fit; it is done again.
+
+    Returns:
+        What is in the folder's `manifest.json`.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: a file is not the one that the plan was made from, the folder is of something else, or network or
+            data changed.
+        VerificationError: chips do not what they must.
+    """
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    lot = Path(plan.lot.path if lot is None else lot)
+    table = table_of(Path(plan.resilience.path if resilience is None else resilience))
+    _check(plan, lot, table, cycle_images, network)
+    return _Run(plan, lot, table, Path(folder), cycle_images, executor_of(workers), progress, notes).run()
+
+
+def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str | None) -> None:
+    """Refuse files that are not those that the plan was made from."""
+    check_network_named(Path("the plan"), str(plan.setup.network), network)
+    for path, sha256, what in ((lot, plan.lot.sha256, "lot"), (table, plan.resilience.sha256, "table")):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")
+        if digest_of_file(path) != sha256:
+            raise InputError(f"{path} is not the {what} that the plan was made from: make the plan again")
+    if plan.aligned and plan.predictor not in ALIGNED_PREDICTORS:
+        raise InputError(f"the plan aligns chips by predictor {plan.predictor!r}: make the plan again")
+    if cycle_images < 0:
+        raise InputError(f"cycle images are {cycle_images}: expected 0 or more")
+    known = {chip for group in plan.groups for chip in group.chips}
+    with ChipLot(lot) as opened:
+        missing, array = known.symmetric_difference(opened.chip_ids), opened.config.as_dict()
+    if array != plan.array:
+        raise InputError(f"the array of {lot} is not that of the plan: make the plan again")
+    if missing:
+        raise InputError(f"chip {min(missing)!r} is not in both {lot} and the plan: make the plan again")
+
+
+class FaultFree(Record, frozen=True):
+    """What the original network does, quantised and without faults.
+
+    Args:
+        images: `Dataset.digest` of the verification images.
+        correct: how many of them it classifies correctly.
+        on_array: its multiply-accumulates for one image on the array.
+        in_float: those that are not on the array.
+    """
+
+    images: Sha256
+    correct: Count
+    on_array: Positive
+    in_float: Count
+
+
+class RetrainedGroup(Record, frozen=True):
+    """What came of a group.
+
+    Args:
+        chips: ids of its chips.
+        evaluations: iterations, and the tuning images that are classified correctly after them.
+        iterations: that its weights were retrained for.
+        spent: iterations that it took; more if it diverged.
+        severity: how bad it is.
+        top_ups: how often it went on because it missed what is required.
+        correct: tuning images that are classified correctly in the end.
+        met: whether that is what is required.
+        diverged_at: the iteration that brought NaN or infinity; None if none did.
+    """
+
+    chips: tuple[str, ...]
+    evaluations: tuple[tuple[Count, Count], ...]
+    iterations: Count
+    spent: Count
+    severity: Fraction
+    top_ups: Count
+    correct: Count
+    met: bool
+    diverged_at: Count | None
+
+
+class VerifiedChip(Record, frozen=True):
+    """What a chip does with its own faults; fields as of `ManifestChip`."""
+
+    chip: str
+    digest: Sha256
+    tuning_correct: Count
+    correct: Count
+    bypassed_pes: Count
+    faulty_pes: Count
+    cycle_images: Count
+    cycle_same: bool
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group as it is carried out; the severity of parts is known when they are retrained."""
+
+    name: str
+    chips: tuple[str, ...]
+    planned: int
+    severity: float | None
+    split_from: str | None = None
+
+    @classmethod
+    def of(cls, group: PlannedGroup) -> _Group:
+        return cls(group.name, group.chips, group.amount, group.severity)
+
+
+class _Run:
+    """One run of an execution, which goes on from what earlier ones left."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        lot: Path,
+        table: Path,
+        folder: Path,
+        cycle_images: int,
+        executor: Executor,
+        progress: Progress | None,
+        notes: Notes,
+    ) -> None:
+        self._plan, self._lot, self._table, self._folder = plan, lot, table, folder
+        self._executor, self._progress = executor, progress
+        self._setup = plan.setup.located()
+        self._setup.check_identity(plan.identity)
+        loaded = self._setup.load()
+        images = len(loaded.data.held_out)
+        if images != plan.images:
+            raise InputError(f"the plan is for {plan.images} tuning images, and there are {images}: make it again")
+        self._verification = loaded.verification
+        self._cycle_images = min(cycle_images, len(loaded.verification))
+        self._tried = {chip.id: chip.correct for chip in plan.tried}
+        with ChipLot(lot) as opened:
+            self._config: ArrayConfig = opened.config
+            self._chips: dict[str, Chip] = {}
+            for done, chip in enumerate(opened, 1):
+                self._chips[chip.id] = chip
+                self._tell("reading chips", done, len(opened))
+        self._position = {chip: position for position, chip in enumerate(self._chips)}
+        self._campaign = Campaign(
+            folder,
+            KIND,
+            {
+                "plan": plan.digest_without_paths,
+                "lot": plan.lot.sha256,
+                "verification images": self._verification.digest,
+                "cycle images": self._cycle_images,
+                **plan.identity,
+            },
+            notes,
+            timed=True,
+        )
+
+    def run(self) -> Manifest:
+        put(self._folder / TABLE, self._table.read_bytes())
+        write_plan(self._folder / PLAN, self._plan)
+        self._required = self._measure_required()
+        as_is, groups = self._verify_as_is()
+        kept, split = self._retrain(groups)
+        self._verify(kept)
+        groups = ([as_is] if as_is is not None else []) + kept
+        manifest = self._manifest(groups, split)
+        write_manifest(self._folder / FILE_NAME, manifest)
+        return manifest
+
+    def _measure_required(self) -> int:
+        """Verification images that a chip must classify correctly."""
+        arguments = {"setup": self._setup, "identity": self._plan.identity, "config": self._config}
+        self._do("the network without faults", [Unit(FAULT_FREE, arguments)], measure_fault_free)
+        self._fault_free = self._campaign.result(FaultFree, FAULT_FREE)
+        return self._plan.constraint.required_of(len(self._verification), self._fault_free.correct)
+
+    def _verify_as_is(self) -> tuple[_Group | None, list[_Group]]:
+        """Try the chips that are planned to do without retraining; those that fail become groups of their own."""
+        groups = [_Group.of(group) for group in self._plan.groups if group.name != AS_IS]
+        planned = next((group for group in self._plan.groups if group.name == AS_IS), None)
+        if planned is None:
+            return None, groups
+        self._do(
+            "weights as they are", [self._group_unit(_Group(AS_IS, (), 0, planned.severity), budget=0)], retrain_group
+        )
+        weights = self._campaign.file(AS_IS, WEIGHTS)
+        units = [self._chip_unit(chip, weights, None, suffix="as-is") for chip in planned.chips]
+        self._do("chips as they are", units, verify_chip)
+        passing = []
+        for chip, unit in zip(planned.chips, units, strict=True):
+            tuned = self._checked(chip, unit.name).tuning_correct
+            if tuned != self._tried.get(chip, tuned):
+                raise InputError(
+                    f"chip {chip} classifies {tuned} tuning images correctly without retraining, and the plan says "
+                    f"{self._tried[chip]}: delete trials/ beside the table, and make the plan again"
+                )
+            if tuned >= self._plan.required:
+                passing.append(chip)
+            else:
+                name = f"{AS_IS}-{self._position[chip]:05d}"
+                groups.append(_Group(name, (chip,), 0, None, split_from=AS_IS))
+        return (_Group(AS_IS, tuple(passing), 0, planned.severity) if passing else None), groups
+
+    def _retrain(self, groups: list[_Group]) -> tuple[list[_Group], list[_Group]]:
+        """Retrain groups, and parts of those that miss what is required; gives those kept and those split."""
+        kept, split = [], []
+        while groups:
+            able = [group for group in groups if self._can_run(group)]
+            # The longest first, so that no worker has one left when all others are done.
+            units = [self._group_unit(group) for group in sorted(able, key=lambda group: -group.planned)]
+            self._do("groups", units, retrain_group)
+            missing = [group for group in groups if not self._is_kept(group)]
+            kept += [group for group in groups if group not in missing]
+            split += missing
+            groups = [part for group in missing for part in self._halves(group)]
+        return kept, split
+
+    def _is_kept(self, group: _Group) -> bool:
+        if len(group.chips) == 1:
+            return True
+        return self._can_run(group) and self._of_group(group).correct >= self._plan.required
+
+    def _can_run(self, group: _Group) -> bool:
+        """Whether there is a column that all chips of a group can use, or each has places of its own."""
+        if self._plan.aligned or len(group.chips) == 1:
+            return True
+        broken = [self._chips[chip].faults.unusable_columns() for chip in group.chips]
+        return len(np.unique(np.concatenate(broken))) < self._config.cols
+
+    def _halves(self, group: _Group) -> list[_Group]:
+        """The worse and the better half of its chips, to be retrained for no longer than it takes."""
+        ordered = sorted(group.chips, key=lambda chip: -int(bypass_of(self._chips[chip]).sum()))
+        middle = len(ordered) // 2
+        return [
+            _Group(f"{group.name}-{letter}", tuple(chips), 0, None, split_from=group.name)
+            for letter, chips in (("a", ordered[:middle]), ("b", ordered[middle:]))
+        ]
+
+    def _verify(self, groups: Sequence[_Group]) -> None:
+        units = []
+        for group in groups:
+            for position, chip in enumerate(group.chips):
+                deployment = self._campaign.file(group.name, member_file(position))
+                units.append(self._chip_unit(chip, self._campaign.file(group.name, WEIGHTS), deployment))
+        self._do("chips verified", units, verify_chip)
+        for group in groups:
+            for chip in group.chips:
+                tuned = self._checked(chip, self._verified(chip)).tuning_correct
+                expected = self._of_group(group).correct
+                if tuned != expected:
+                    raise VerificationError(
+                        f"chip {chip} classifies {tuned} tuning images correctly and {group.name}, which was retrained "
+                        f"for it, {expected}"
+                    )
+
+    def _checked(self, chip: str, unit: str) -> VerifiedChip:
+        found = self._campaign.result(VerifiedChip, unit)
+        if not found.cycle_same:
+            raise VerificationError(f"chip {chip}: the cycle engine predicts otherwise than the emulation")
+        return found
+
+    def _of_group(self, group: _Group) -> RetrainedGroup:
+        return self._campaign.result(RetrainedGroup, group.name)
+
+    def _group_unit(self, group: _Group, budget: int | None = None) -> Unit:
+        task = GroupTask(
+            name=group.name,
+            setup=self._setup,
+            identity=self._plan.identity,
+            config=self._config,
+            chips=tuple(self._chips[chip] for chip in group.chips),
+            aligned=self._plan.aligned,
+            predictor=self._plan.predictor,
+            amount=group.planned,
+            step=self._plan.step,
+            budget=self._plan.budget if budget is None else budget,
+            required=self._plan.required,
+        )
+        return Unit(group.name, {"task": task})
+
+    def _chip_unit(self, chip: str, weights: UnitFile, deployment: UnitFile | None, suffix: str = "verified") -> Unit:
+        task = ChipTask(
+            setup=self._setup,
+            identity=self._plan.identity,
+            config=self._config,
+            chip=self._chips[chip],
+            weights=weights.located(),
+            deployment=None if deployment is None else deployment.located(),
+            cycle_images=self._cycle_images,
+        )
+        inputs = {"weights": weights.sha256, "deployment": None if deployment is None else deployment.sha256}
+        return Unit(self._verified(chip, suffix), {"task": task}, inputs)
+
+    def _verified(self, chip: str, suffix: str = "verified") -> str:
+        """Name of the unit: ids of chips may have any characters in them."""
+        return f"chip-{self._position[chip]:05d}-{suffix}"
+
+    def _do(self, what: str, units: Sequence[Unit], work: Work) -> None:
+        self._campaign.run(units, work, self._executor, lambda done, of: self._tell(what, done, of))
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, of)
+
+    def _manifest(self, groups: Sequence[_Group], split: Sequence[_Group]) -> Manifest:
+        """Write what belongs to it, and put it together."""
+        plan, fault_free = self._plan, self._fault_free
+        for name in ("weights", "chips"):
+            (self._folder / name).mkdir(exist_ok=True)
+        written = {group.name: self._export_group(group) for group in groups}
+        chips: dict[str, ManifestChip] = {}
+        for group in groups:
+            for position, chip in enumerate(group.chips):
+                chips[chip] = self._export_chip(group, position, chip)
+        done = [group for group in (*groups, *split) if self._can_run(group)]
+        spent = {group: self._of_group(group).spent for group in done}
+        iterations = sum(spent.values())
+        planned = sum(min(group.planned, count) for group, count in spent.items())
+        return Manifest(
+            strategy=plan.strategy,
+            aligned=plan.aligned,
+            images=len(self._verification),
+            required=self._required,
+            fault_free_correct=fault_free.correct,
+            verification=self._verification.digest,
+            tuning=ManifestTuning(plan.images, plan.required, plan.fault_free_correct),
+            work=ManifestWork(fault_free.on_array, fault_free.in_float),
+            constraint=plan.constraint,
+            setup=self._setup,
+            identity=dict(plan.identity),
+            array=self._config.as_dict(),
+            lot=FileOf(str(self._lot), plan.lot.sha256),
+            groups=tuple(written.values()),
+            chips=tuple(chips[chip] for chip in self._chips),
+            totals=ManifestTotals(
+                iterations=iterations,
+                top_up_iterations=iterations - planned,
+                split_groups=len(split),
+                resilience_iterations=plan.resilience_iterations,
+                harden_iterations=plan.harden_iterations,
+                seconds=self._campaign.seconds,
+            ),
+            versions={name: version(name) for name in _PACKAGES},
+        )
+
+    def _export_group(self, group: _Group) -> ManifestGroup:
+        found = self._of_group(group)
+        path = f"weights/{group.name}.safetensors"
+        return ManifestGroup(
+            name=group.name,
+            chips=group.chips,
+            weights=path,
+            sha256=self._campaign.export(group.name, WEIGHTS, path),
+            planned=group.planned,
+            iterations=found.iterations,
+            top_ups=found.top_ups,
+            split_from=group.split_from,
+            severity=found.severity if group.severity is None else group.severity,
+            tuning_correct=found.correct,
+        )
+
+    def _export_chip(self, group: _Group, position: int, chip: str) -> ManifestChip:
+        as_is = group.name == AS_IS
+        unit = self._verified(chip, "as-is" if as_is else "verified")
+        source = (unit, DEPLOYMENT) if as_is else (group.name, member_file(position))
+        found = self._campaign.result(VerifiedChip, unit)
+        path = f"chips/{self._position[chip]:05d}.safetensors"
+        return ManifestChip(
+            id=chip,
+            digest=found.digest,
+            group=group.name,
+            deployment=path,
+            sha256=self._campaign.export(*source, path),
+            tuning_correct=found.tuning_correct,
+            correct=found.correct,
+            at_least=at_least(found.correct, len(self._verification)),
+            passes=found.correct >= self._required,
+            bypassed_pes=found.bypassed_pes,
+            faulty_pes=found.faulty_pes,
+            cycle_images=found.cycle_images,
+            cycle_same=found.cycle_same,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTask:
+    """A group to retrain.
+
+    Args:
+        name: of the group.
+        setup: what learns from what, and how.
+        identity: of the setup.
+        config: the array.
+        chips: its chips, in the order in which they joined; none for the weights that everything starts from.
+        aligned: whether each of them has places of its own.
+        predictor: what severity is, for aligned chips.
+        amount: least iterations.
+        step: iterations by which it is topped up if it misses what is required.
+        budget: most iterations.
+        required: tuning images to classify correctly.
+    """
+
+    name: str
+    setup: Setup
+    identity: Mapping[str, str]
+    config: ArrayConfig
+    chips: tuple[Chip, ...]
+    aligned: bool
+    predictor: str
+    amount: int
+    step: int
+    budget: int
+    required: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChipTask:
+    """A chip to verify.
+
+    Args:
+        setup: what learns from what, and how.
+        identity: of the setup.
+        config: the array.
+        chip: the chip.
+        weights: file of its group's weights.
+        deployment: file that says how they sit on it; None to put them there as the setup's mitigation does.
+        cycle_images: verification images that the cycle engine classifies, too.
+    """
+
+    setup: Setup
+    identity: Mapping[str, str]
+    config: ArrayConfig
+    chip: Chip
+    weights: UnitFile
+    deployment: UnitFile | None
+    cycle_images: int
+
+
+def member_file(position: int) -> str:
+    """The file of a group that says how its weights sit on a chip, by the chip's place among its chips."""
+    return f"chip-{position:05d}.safetensors"
+
+
+def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
+    """Retrain a group: the amount that was planned, and more in steps for as long as it misses what is required.
+
+    Args:
+        arguments: `task`, a `GroupTask`.
+
+    Returns:
+        A `RetrainedGroup`, and the files of its weights and of its chips.
+    """
+    task: GroupTask = arguments["task"]
+    loaded = _load(task.setup, task.identity)
+    prepared, placements, lost = _prepared(task, loaded)
+    diverged_at = None
+    try:
+        result = prepared.run()
+    except RetrainDivergedError as error:
+        result, diverged_at = error.result, error.iteration
+    scales = result.deployment.activation_scales
+    nothing = np.zeros((task.config.rows, task.config.cols), np.bool_)
+    # What is bypassed, and where operands sit, is each chip's; the weights are those of all.
+    bare = Deployment(task.config.as_dict(), nothing, scales, {})
+    files = {WEIGHTS: deployed_bytes(result.weights, bare, _about(task, result))}
+    for position, chip in enumerate(task.chips):
+        if placements is None:
+            deployment = replace(result.deployment, placements=dict(sorted(result.deployment.placements.items())))
+        else:
+            moved = {name: found for name, found in sorted(placements[position].items()) if not found.is_in_order}
+            deployment = Deployment(task.config.as_dict(), bypass_of(chip), scales, moved)
+        files[member_file(position)] = deployed_bytes({}, deployment, _about_chip(task, chip))
+    iterations = len(result.losses)
+    retrained = RetrainedGroup(
+        chips=tuple(chip.id for chip in task.chips),
+        evaluations=tuple((found.iteration, found.correct) for found in result.evaluations),
+        iterations=iterations,
+        spent=iterations if diverged_at is None else diverged_at,
+        severity=_severity(task, loaded, prepared.deployment, lost),
+        top_ups=sum(found.iteration > task.amount for found in result.evaluations),
+        correct=result.evaluations[-1].correct,
+        met=result.evaluations[-1].correct >= task.required,
+        diverged_at=diverged_at,
+    )
+    return Outcome(retrained.as_dict(), files)
+
+
+def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
+    """Classify the verification images with the original network, quantised and without faults: what a drop is from.
+
+    And count its multiply-accumulates for one image, on the array and in float.
+
+    Args:
+        arguments: `setup`, its `identity`, and the array `config`.
+    """
+    setup: Setup = arguments["setup"]
+    config: ArrayConfig = arguments["config"]
+    _load(setup, arguments["identity"])
+    loaded = setup.original.load()
+    accelerator = Accelerator.fault_free(config)
+    quantised = convert(
+        loaded.network, config, loaded.data.calibration, method=setup.calibration, accelerator=accelerator
+    )
+    work = array_share(quantised, loaded.verification.images[:1])
+    correct = count_correct(quantised, loaded.verification, BATCH)
+    found = FaultFree(loaded.verification.digest, correct, work.on_array, sum(work.in_float.values()))
+    return Outcome(found.as_dict())
+
+
+def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
+    """Classify tuning and verification images on a chip with its own faults, some of these on the cycle engine, too.
+
+    Args:
+        arguments: `task`, a `ChipTask`.
+
+    Returns:
+        A `VerifiedChip`, and the chip's file if it has none yet.
+    """
+    task: ChipTask = arguments["task"]
+    loaded = _load(task.setup, task.identity)
+    weights, group = deployed_from(task.weights.read(), task.weights.path)
+    network = copied(loaded.network)
+    put_weights(network, weights, task.weights.path, f"network {task.setup.network}")
+    deployment = None if task.deployment is None else deployed_from(task.deployment.read(), task.deployment.path)[1]
+    files = {}
+    if deployment is None:
+        assert group is not None
+        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.setup.strategy)
+        files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
+    on_chip = network_on_chip(network, deployment, task.chip, "emulation")
+    tuning, verification = loaded.data.held_out, loaded.verification
+    tuned, predicted = (classify(on_chip, part.images, BATCH) for part in (tuning, verification))
+    expected = predicted[: task.cycle_images]
+    stepped = expected
+    if task.cycle_images:
+        by_cycles = network_on_chip(network, deployment, task.chip, "cycle")
+        stepped = classify(by_cycles, verification.images[: task.cycle_images], BATCH)
+    verified = VerifiedChip(
+        chip=task.chip.id,
+        digest=task.chip.digest(),
+        tuning_correct=int((tuned == tuning.labels).sum()),
+        correct=int((predicted == verification.labels).sum()),
+        bypassed_pes=int(deployment.bypass.sum()),
+        faulty_pes=int(task.chip.faults.faulty_pes().sum()),
+        cycle_images=task.cycle_images,
+        cycle_same=bool(torch.equal(stepped, expected)),
+    )
+    return Outcome(verified.as_dict(), files)
+
+
+def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
+    """A chip that stands for several: what any of them bypasses is bypassed, and what any cannot use is broken.
+
+    Weights that work on it work on each of them, as nothing that is broken in one of them acts.
+
+    Args:
+        name: its id.
+        config: the array.
+        chips: which; for none of them it is a chip without faults.
+    """
+    bypass = np.zeros((config.rows, config.cols), np.bool_)
+    for chip in chips:
+        bypass |= bypass_of(chip)
+    columns = sorted({int(column) for chip in chips for column in chip.faults.unusable_columns()})
+    broken = [Fault(0, column, Site.ACCUMULATOR, 0, Kind.STUCK_AT_0) for column in columns]
+    return Chip(name, FaultMap.from_faults(config, broken), bypass)
+
+
+def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
+    """What places chips of an array for a network.
+
+    Args:
+        setup: says what may be permuted.
+        loaded: what it loaded.
+        config: the array.
+        predictor: what severity is.
+
+    Raises:
+        InputError: chips cannot be aligned; see `Aligner`.
+    """
+    return Aligner(model_of(loaded, config), config, setup.strategy, predictor)
+
+
+def _load(setup: Setup, identity: Mapping[str, str]) -> Loaded:
+    # What a process has loaded may have changed since the work was begun.
+    setup.check_identity(identity)
+    return setup.load()
+
+
+def _prepared(
+    task: GroupTask, loaded: Loaded
+) -> tuple[PreparedRetraining, list[Placements] | None, dict[str, BoolArray] | None]:
+    """The retraining, and if chips are aligned the places of each and what they lose together."""
+    setup, config = task.setup, task.config
+    strategy = setup.strategy
+    placements: list[Placements] | None = None
+    lost: dict[str, BoolArray] | None = None
+    chip = fused_chip(task.name, config, task.chips)
+    if task.aligned and task.chips:
+        placements, lost = aligner_of(setup, loaded, config, task.predictor).place_together(task.chips)
+        others = tuple(part for part in strategy.mitigations if not isinstance(part, Bypass | Permutation))
+        chip, strategy = Chip(task.name, FaultMap(config)), Strategy(others)
+    images = len(loaded.data.held_out)
+    prepared = PreparedRetraining(
+        loaded.network,
+        chip,
+        loaded.data,
+        task.budget,
+        strategy=strategy,
+        recipe=setup.recipe,
+        evaluate_at=range(task.amount, task.budget, task.step),
+        target_accuracy=task.required / images,
+        least_iterations=task.amount,
+        calibration=setup.calibration,
+        learn_scales=setup.learn_scales,
+        pruned=lost,
+    )
+    return prepared, placements, lost
+
+
+def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pruned | None) -> float:
+    """How bad a group is, 0..1.
+
+    Args:
+        task: the group.
+        loaded: what it retrains.
+        deployment: how it sits on the chip that stands for all of them, if they are not aligned.
+        lost: what they lose together if they are aligned, otherwise None.
+    """
+    config = task.config
+    layers = trainable_layers(model_of(loaded, config))
+    if task.predictor in MASK_PREDICTORS:
+        masks = [mask_of(chip, task.predictor) for chip in task.chips]
+        together = np.logical_or.reduce(masks) if masks else np.zeros((config.rows, config.cols), np.bool_)
+        held = weights_per_pe([layer.gemm_shape for layer in layers.values()], config)
+        return float(severity(together, counts_of(task.predictor, held)))
+    if lost is None:
+        places = {name: Placement.in_order(*layer.gemm_shape) for name, layer in layers.items()}
+        places |= deployment.placements
+        lost = {name: placement.at_weights(deployment.bypass, config) for name, placement in places.items()}
+    weights = [layer.weight.detach().flatten(1).cpu().numpy() for layer in layers.values()]
+    return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.predictor))
+
+
+def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:
+    return {
+        "network": str(task.setup.network),
+        "mitigation": task.setup.mitigation,
+        "group": task.name,
+        "chips": str(len(task.chips)),
+        "iterations": str(len(result.losses)),
+    }
+
+
+def _about_chip(task: GroupTask, chip: Chip) -> dict[str, str]:
+    return {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}
