@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from efat.image_split import ImageSplit, SplitRequest, split_images
 from efat.records import LARGEST_COUNT, Named, Record, shown
-from simulator.errors import InputError, first_line
+from simulator.errors import InputError, different_names, first_line
 from training.calibration import Method
 from training.data.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.data.datasets import DATA_VARIABLE, Dataset, Normalization
@@ -293,8 +293,7 @@ class Setup(Record, frozen=True):
             FileNotFoundError: as `load`.
             InputError: as `load`, or something differs.
         """
-        found = self.identity()
-        different = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+        different = different_names(self.identity(), expected)
         if different:
             raise InputError(
                 f"{self.network}: another {', '.join(different)} than resilience was measured with: "

@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from efat.campaigns.command import running
 from efat.records import Document, Record, canonical_json, digest_of, load, save, typed
-from simulator.errors import InputError, first_line
+from simulator.errors import InputError, different_names, first_line
 from simulator.files import digest_of_file, replaced
 
 FORMAT = "efat-campaign"
@@ -376,11 +376,6 @@ class Campaign:
             )
 
 
-def different_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names under which two have something else, or just one has something."""
-    return [name for name in {**one, **other} if _text_of(one, name) != _text_of(other, name)]
-
-
 def check_folder(folder: Path) -> None:
     """Refuse a folder that no campaign can be in, before any work is done.
 
@@ -406,8 +401,3 @@ def put(path: Path, content: bytes) -> None:
 
 def _has_digest(path: Path, sha256: str) -> bool:
     return path.is_file() and digest_of_file(path) == sha256
-
-
-def _text_of(content: Mapping[str, Any], name: str) -> str | None:
-    # As texts: true, 1 and 1.0 are equal in Python.
-    return canonical_json({name: content[name]}) if name in content else None

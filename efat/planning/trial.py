@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, wa
 from efat.records import Count, Record, Sha256, digest_of, typed
 from efat.resilience.severity import PREDICTORS, Predictors, predictors_of
 from efat.setup import Setup
-from simulator.errors import InputError
+from simulator.errors import InputError, check_unchanged
 from simulator.faults import Float64Array, Int64Array
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
@@ -125,8 +125,7 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     """
     setup: Setup = arguments["setup"]
     chip: Chip = arguments["chip"]
-    # What a process has loaded may have changed since the work was begun.
-    setup.check_identity(arguments["identity"])
+    check_unchanged(setup.identity(), arguments["identity"])
     loaded = setup.load()
     network, strategy = loaded.network, setup.strategy
     if BatchNormStatistics() in strategy.mitigations:

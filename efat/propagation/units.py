@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Outcome
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
 from efat.propagation.subject import Subject
 from simulator import Fault, Kind, Site
-from simulator.errors import InputError
+from simulator.errors import check_unchanged
 from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Carried, Replay, Trial
 
 SEEN = "seen.npz"
@@ -211,9 +211,7 @@ def trial_of(fault: npt.NDArray[np.void], first: int, images: int) -> Trial:
 
 def _subject(arguments: Mapping[str, Any]) -> Subject:
     subject: Subject = arguments["subject"]
-    # What a process has loaded may have changed since the campaign was begun.
-    if subject.identity() != arguments["identity"]:
-        raise InputError("network or data are not those that this was begun with: they changed while it ran")
+    check_unchanged(subject.identity(), arguments["identity"])
     return subject
 
 

@@ -23,7 +23,7 @@ from efat.resilience.severity import Predictors, predictors_of
 from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, sample_faults
-from simulator.errors import InputError
+from simulator.errors import InputError, check_unchanged
 from simulator.lots.chips import Chip
 from training.calibration import Method
 from training.data.classification import count_correct
@@ -320,20 +320,14 @@ def chip_unit(
 def work(arguments: Mapping[str, Any]) -> Outcome:
     """Do a unit, in whatever process."""
     resilience: Resilience = arguments["resilience"]
-    _check_same(resilience.setup, arguments["identity"])
+    check_unchanged(resilience.setup.identity(), arguments["identity"])
     what = arguments["what"]
     if what == HARDENED:
         return _hardened(resilience)
     if what == BASELINE:
-        _check_same(arguments["original"], arguments["original identity"])
+        check_unchanged(arguments["original"].identity(), arguments["original identity"])
         return _baseline(resilience, arguments["original"])
     return _on_chip(resilience, what, arguments["levels"], arguments["state"])
-
-
-def _check_same(setup: Setup, identity: Mapping[str, str]) -> None:
-    # What a process has loaded may have changed since the campaign was begun.
-    if setup.identity() != identity:
-        raise InputError("network or data are not those that this was begun with: they changed while it ran")
 
 
 def _baseline(resilience: Resilience, original: Setup) -> Outcome:

@@ -45,7 +45,7 @@ from efat.retraining.manifest import (
 )
 from efat.setup import Loaded, Setup, check_network_named
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.errors import InputError
+from simulator.errors import InputError, check_unchanged
 from simulator.faults import BoolArray
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot
@@ -695,8 +695,7 @@ def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str
 
 
 def _load(setup: Setup, identity: Mapping[str, str]) -> Loaded:
-    # What a process has loaded may have changed since the work was begun.
-    setup.check_identity(identity)
+    check_unchanged(setup.identity(), identity)
     return setup.load()
 
 

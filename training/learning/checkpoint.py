@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulator.errors import InputError
+from simulator.errors import InputError, different_names
 from simulator.files import replaced
 
 VERSION = 1
@@ -90,7 +90,7 @@ def state_from(written: bytes, path: Path, identity: Mapping[str, str]) -> Train
     except Exception:
         # torch.load raises nearly anything on what is none of its own, and nothing but the file can be wrong.
         raise InputError(f"{path} is no checkpoint: delete it to start over") from None
-    different = [name for name in {**known, **identity} if known.get(name) != identity.get(name)]
+    different = different_names(known, identity)
     if different:
         raise InputError(
             f"{path} is a checkpoint of a retraining with another {', '.join(different)}: go on with what it was "

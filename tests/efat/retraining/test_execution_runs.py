@@ -331,7 +331,7 @@ def test_weights_and_data_that_change_are_refused(folder: Path, monkeypatch: pyt
         if (what, done) == ("chips as they are", 1):
             weights.write_bytes(changed)
 
-    with pytest.raises(InputError, match="another network than resilience was measured with"):
+    with pytest.raises(InputError, match=r"not those that this was begun with: they changed while it ran .network"):
         carried_out(folder, plan, progress=change)
     with pytest.raises(InputError, match="another network than resilience was measured with"):
         carried_out(folder, plan, "other")
