@@ -98,7 +98,7 @@ class Study:
         self.lot = self._lot()
         self.weights, self.data = self._network()
 
-    def model(self, rate: float) -> FaultModel:
+    def model(self, rate: float | tuple[float, float]) -> FaultModel:
         """What the faults of a chip look like."""
         return FaultModel(rate, sites=OWN_PE, pattern=self.arguments.pattern)
 
@@ -157,10 +157,10 @@ class Study:
 
     def _lot(self) -> Path:
         arguments = self.arguments
-        rates = low, high = tuple(arguments.fault_rate)
+        rates = low, high = arguments.fault_rate[0], arguments.fault_rate[1]
         path: Path = self.folder / f"lot-{low:g}-{high:g}-{arguments.chips}.h5"
         if not path.exists():
-            chips = generate_chips(self.config, self.model, arguments.chips, rates, arguments.seed)
+            chips = generate_chips(self.config, self.model(rates), arguments.chips, arguments.seed)
             write_lot(path, self.config, chips, provenance=provenance(f"{arguments.pattern} {rates}", arguments.seed))
         return path
 

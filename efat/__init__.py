@@ -1,1 +1,101 @@
-"""Planning for faulty chips on top of the simulator and the training back end, and the `efat` command."""
+"""Networks on lots of chips with broken processing elements: the whole flow from Python, and the `efat` command.
+
+What is exported is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efat.image_split import SplitRequest
+    from efat.inference.simulation import Simulation, simulate
+    from efat.lot import Lot
+    from efat.network_gemms import NetworkCycles, count_cycles
+    from efat.planning.plan import Plan
+    from efat.planning.selection import Constraint, Statistic
+    from efat.resilience.measurement import measure_resilience
+    from efat.resilience.table import ResilienceTable
+    from efat.resilience.units import HardeningPlan
+    from efat.retraining.chip import ChipRetraining, retrain_chip
+    from efat.retraining.lot import retrain
+    from efat.retraining.manifest import Manifest
+    from efat.setup import Setup
+    from simulator.errors import InputError
+
+_MODULES = {
+    "ChipRetraining": "efat.retraining.chip",
+    "Constraint": "efat.planning.selection",
+    "HardeningPlan": "efat.resilience.units",
+    "InputError": "simulator.errors",
+    "Lot": "efat.lot",
+    "Manifest": "efat.retraining.manifest",
+    "NetworkCycles": "efat.network_gemms",
+    "Plan": "efat.planning.plan",
+    "ResilienceTable": "efat.resilience.table",
+    "Setup": "efat.setup",
+    "Simulation": "efat.inference.simulation",
+    "SplitRequest": "efat.image_split",
+    "Statistic": "efat.planning.selection",
+    "count_cycles": "efat.network_gemms",
+    "measure_resilience": "efat.resilience.measurement",
+    "retrain": "efat.retraining.lot",
+    "retrain_chip": "efat.retraining.chip",
+    "simulate": "efat.inference.simulation",
+}
+"""What is exported, and the module that has it."""
+
+__all__ = [
+    "ChipRetraining",
+    "Constraint",
+    "HardeningPlan",
+    "InputError",
+    "Lot",
+    "Manifest",
+    "NetworkCycles",
+    "Plan",
+    "ResilienceTable",
+    "Setup",
+    "Simulation",
+    "SplitRequest",
+    "Statistic",
+    "count_cycles",
+    "measure_resilience",
+    "retrain",
+    "retrain_chip",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _check_siblings() -> None:
+    """Refuse packages of others that are found instead of the two that lie beside this one."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for name in ("simulator", "training"):
+        loaded = sys.modules.get(name)
+        spec = find_spec(name) if loaded is None else loaded.__spec__
+        found = None if spec is None else spec.origin
+        expected = os.path.join(home, name, "__init__.py")
+        if found is None or os.path.realpath(found) != os.path.realpath(expected):
+            raise ImportError(
+                f"{found or f'no package {name!r}'} is found instead of {expected}, which efat needs: rename that file "
+                "or folder, or take the folder that it is in off the path of Python (it may be the current one)",
+                name=__name__,
+                path=__file__,
+            )
+
+
+_check_siblings()

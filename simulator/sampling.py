@@ -36,8 +36,9 @@ class FaultModel:
 
     Args:
         rate: fraction of PEs that have a fault, 0..1; rounded to a whole number of PEs, so every map of one
-            size has the same number. Column accumulators, if `sites` names them, are components of their own:
-            the same fraction of them is faulty.
+            size has the same number. For a lot it may be a range (low, high) that each chip's is drawn from,
+            log-uniformly (uniformly if it starts at 0). Column accumulators, if `sites` names them, are
+            components of their own: the same fraction of them is faulty.
         sites: weight of each site; `DEFAULT_SITES` equally by default.
         kinds: weight of each kind; both stuck values equally by default.
         bits: weight of each bit of a site's net, least significant first; a site left out has equal weights.
@@ -53,7 +54,7 @@ class FaultModel:
         ValueError: a rate outside 0..1, weights that are negative or all zero, too many bit weights, and so on.
     """
 
-    rate: float
+    rate: float | tuple[float, float]
     sites: Mapping[Site, float] = field(default_factory=_default_sites)
     kinds: Mapping[Kind, float] = field(default_factory=_both_stuck_values)
     bits: Mapping[Site, Sequence[float]] = field(default_factory=dict)
@@ -63,8 +64,11 @@ class FaultModel:
     cycles: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"fault rate is {self.rate}: expected a fraction of PEs, 0..1")
+        low, high = self.rates
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(
+                f"fault rate is {self.rate}: expected a fraction of PEs, 0..1, or a range of them, low and high"
+            )
         if self.pattern not in PATTERNS:
             raise ValueError(f"pattern is {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
         _check_weights("sites", list(self.sites.values()))
@@ -77,6 +81,11 @@ class FaultModel:
             raise ValueError(f"cluster_side is {self.cluster_side}: expected at least 1 PE")
         if self.kinds.get(Kind.FLIP, 0) > 0 and (self.cycles is None or self.cycles < 1):
             raise ValueError(f"cycles is {self.cycles}: FLIP faults need the number of clock cycles to draw from")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The range of the fault rate, low and high."""
+        return self.rate if isinstance(self.rate, tuple) else (self.rate, self.rate)
 
 
 def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.SeedSequence) -> FaultMap:
@@ -91,19 +100,22 @@ def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.
         A map with `round(rate * rows * cols)` faulty PEs, one fault each.
 
     Raises:
-        ValueError: `model.bits` has more weights than a net has bits, or the array's multiplier has no location that
-            could be faulty.
+        ValueError: `model.bits` has more weights than a net has bits, the array's multiplier has no location that
+            could be faulty, or the rate is a range.
     """
+    rate, high = model.rates
+    if rate != high:
+        raise ValueError(f"fault rate is {rate}..{high}: expected one rate; generate_chips draws chips of a range")
     random = np.random.default_rng(seed)
     pe_sites: dict[Site, float] = {
         site: weight for site, weight in model.sites.items() if site is not Site.ACCUMULATOR and weight > 0
     }
     parts = []
     if pe_sites:
-        cells, shared = _place(config, model, round(model.rate * config.pe_count), random)
+        cells, shared = _place(config, model, round(rate * config.pe_count), random)
         parts.append(_draw_faults(config, model, pe_sites, cells, shared, random))
     if model.sites.get(Site.ACCUMULATOR, 0) > 0:
-        columns = random.choice(config.cols, round(model.rate * config.cols), replace=False, shuffle=False)
+        columns = random.choice(config.cols, round(rate * config.cols), replace=False, shuffle=False)
         own = np.arange(len(columns))
         parts.append(_draw_faults(config, model, {Site.ACCUMULATOR: 1.0}, columns, own, random))
     return FaultMap(config, np.concatenate(parts))

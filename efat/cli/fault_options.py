@@ -37,8 +37,8 @@ class FaultRequest:
     pattern: str
     cluster_alpha: float
 
-    def model(self, rate: float, cycles: int | None = None) -> FaultModel:
-        """The fault model of a fault rate, and of clock cycles that flips are drawn from.
+    def model(self, rate: float | tuple[float, float], cycles: int | None = None) -> FaultModel:
+        """The fault model of a fault rate or a range of them, and of clock cycles that flips are drawn from.
 
         Raises:
             click.ClickException: there is no such model.

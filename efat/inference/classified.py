@@ -39,6 +39,9 @@ class Accuracy:
     correct: int
     images: int
 
+    def __str__(self) -> str:
+        return f"{self.correct:,} of {self.images:,}, {self.value:.1%}"
+
     @property
     def value(self) -> float:
         """Fraction of images classified correctly."""

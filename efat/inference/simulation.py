@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from efat.display import Shown, Table
 from efat.image_split import SplitRequest
 from efat.inference.chip_networks import ChipNetworks, MitigatedNetworks, OneNetwork
 from efat.inference.classified import (
@@ -23,7 +25,16 @@ from efat.inference.classified import (
     run_chip,
 )
 from efat.retraining.manifest import Manifest
-from efat.setup import augmentation_of, first_images, split_workload
+from efat.setup import (
+    OwnData,
+    OwnNetwork,
+    Setup,
+    augmentation_of,
+    check_no_object,
+    first_images,
+    name_of,
+    split_workload,
+)
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
 from simulator.faults import BoolArray
@@ -31,7 +42,7 @@ from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
 from training.data.batches import Batches
 from training.data.classification import Progress, classify
-from training.data.datasets import Normalization
+from training.data.datasets import Dataset, Normalization
 from training.data.workloads import LoadedWorkload, load_workload
 from training.layers.array_share import ArrayShare, array_share
 from training.layers.convert import convert, place
@@ -66,8 +77,8 @@ class RetrainedLot:
         return report.accuracy.correct >= self.manifest.required if self.same_images else None
 
 
-@dataclass
-class Simulation:
+@dataclass(repr=False)
+class Simulation(Shown):
     """Networks, the images they classify and the chips they run on, with the reports of the chips that are done.
 
     Attributes:
@@ -224,6 +235,20 @@ class Simulation:
         """What is bypassed in a chip before anything is done about its faults here."""
         return _union(self.config, chip.bypass, None if self.mitigation is not None else self.networks.bypass(chip))
 
+    def table(self) -> Table:
+        """A row for each chip that is done."""
+        rows = [
+            (chip.id, len(chip.faults), found.bypassed_pes, str(found.accuracy), found.changed_predictions)
+            for chip, found in zip(self.chips, self.reports, strict=False)
+        ]
+        measured = {"in float": self.float_accuracy, "without faults": self.fault_free_accuracy}
+        return Table(
+            f"{self.network_name} on {len(self.chips)} chips: {len(self.images):,} images of {self.data_name}",
+            ("chip", "faults", "bypassed PEs", "accuracy", "changed predictions"),
+            rows,
+            [f"accuracy {where}: {accuracy}" for where, accuracy in measured.items() if accuracy is not None],
+        )
+
     def as_dict(self, clock_mhz: float) -> dict[str, Any]:
         """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
         return {
@@ -333,12 +358,94 @@ def _union(config: ArrayConfig, *masks: BoolArray | None) -> BoolArray:
     return found
 
 
+def simulate(
+    network: Setup | str | nn.Module,
+    lot: str | PathLike[str],
+    *,
+    weights: str | Path | None = None,
+    data: str | Path | tuple[object, object] | None = None,
+    normalization: str | Normalization | None = None,
+    split: SplitRequest | None = None,
+    chips: Sequence[str] = (),
+    engine: Engine = "emulation",
+    cycle_images: int | None = None,
+    images: int | None = None,
+    batch: int = 64,
+    bypass: bool = False,
+    mitigation: str | None = None,
+    calibration: Method | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Simulation:
+    """Classify images on the chips of a lot, and measure what the faults change.
+
+    Args:
+        network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a float
+            `torch.nn.Module`. Of a setup its network, weights and data are taken as they are before any retraining,
+            its calibration, and those test images that judge; its mitigation retrains, and is not done here.
+        lot: an `efat.Lot`, or a file of chips.
+        weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
+            that come with the network.
+        data: what `training.data.datasets.load_data` reads, or a pair of training and test images as for
+            `efat.Setup`; None for what comes with the network.
+        normalization: as for `efat.Setup`.
+        split: which test images decided something, and are left out; None for all test images.
+        chips: ids of the chips to run; none for all.
+        engine: `emulation`, or `cycle` for every register in every clock cycle; both give the same, bit for bit.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for a few.
+        images: number of images; None for all.
+        batch: images per GEMM.
+        bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
+        mitigation: what is done about the faults of each chip without retraining, such as `fam`; None for nothing
+            beside `bypass`.
+        calibration: how the activations' scales are chosen; None for their largest values.
+        threads: threads of the cycle engine; None for one per core.
+        progress: called with the number of images just classified.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
+        EngineMismatchError: the cycle engine gives other outputs than the emulation.
+    """
+    own: object = data
+    if isinstance(network, Setup):
+        given = {"weights": weights, "data": data, "normalization": normalization, "split": split}
+        for name in (name for name, value in {**given, "calibration": calibration}.items() if value is not None):
+            raise InputError(f"{name} is given beside a setup, which says it: leave it out")
+        setup = network
+        check_no_object(setup.network, setup.data)
+        weights = setup.weights if setup.hardened is None else setup.hardened
+        own, normalization, split, calibration = setup.data, setup.normalization, setup.split, setup.calibration
+        network = setup.network.module if isinstance(setup.network, OwnNetwork) else str(setup.network)
+    if isinstance(own, tuple):
+        own = OwnData(*own)
+    found = prepare(
+        network=network,
+        lot=lot,
+        weights=None if weights is None else Path(weights),
+        data=own.pair if isinstance(own, OwnData) else None if own is None else Path(str(own)),
+        normalization=Normalization.parse(normalization) if isinstance(normalization, str) else normalization,
+        split=split,
+        chips=chips,
+        engine=engine,
+        cycle_images=cycle_images,
+        images=images,
+        batch=batch,
+        bypass=bypass,
+        mitigation=mitigation,
+        calibration=calibration or "max",
+        threads=threads,
+    )
+    found.run(progress)
+    return found
+
+
 def prepare(
     *,
-    network: str,
-    lot: Path,
+    network: str | nn.Module,
+    lot: str | PathLike[str],
     weights: Path | None = None,
-    data: Path | None = None,
+    data: Path | tuple[Dataset, Dataset] | None = None,
     normalization: Normalization | None = None,
     split: SplitRequest | None = None,
     chips: Sequence[str] = (),
@@ -354,11 +461,11 @@ def prepare(
     """Load and check everything a simulation needs, before anything runs.
 
     Args:
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        network: as for `training.data.workloads.load_workload`.
         lot: HDF5 file of chips.
         weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
             that come with the network.
-        data: folder or file of images; None for those that come with the network.
+        data: folder or file of images, or training and test images; None for those that come with the network.
         normalization: as for `training.data.workloads.load_workload`.
         split: which test images decided something, and are left out: the others judge; None for all test images.
         chips: ids of the chips to run; empty for all.
@@ -405,7 +512,7 @@ def prepare(
         batches = _batches(network, workload) if measures else None
         networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
     return Simulation(
-        network_name=network,
+        network_name=name_of(network),
         data_name=judging.name,
         config=config,
         engine=engine,
@@ -449,16 +556,18 @@ def _check_columns(chips: Sequence[Chip], strategy: Strategy) -> None:
                 )
 
 
-def _batches(network: str, workload: LoadedWorkload) -> Batches:
+def _batches(network: str | nn.Module, workload: LoadedWorkload) -> Batches:
     """Batches of training images, as `efat retrain-chip` measures batch normalisation on."""
     if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in workload.network.modules()):
-        raise InputError(f"network {network} has no statistics of batch normalisation to measure: leave out +bn")
+        raise InputError(
+            f"network {name_of(network)} has no statistics of batch normalisation to measure: leave out +bn"
+        )
     assert workload.train is not None
-    recipe = Recipe(augmentation=augmentation_of(network, None))
+    recipe = Recipe(augmentation=augmentation_of(name_of(network), None))
     return Batches(workload.train, recipe.batch, recipe.seed, recipe.augmentation)
 
 
-def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
+def read_chips(lot: str | PathLike[str], chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
     """The array of a lot, and chips of it that networks can run on.
 
     Args:
@@ -470,11 +579,11 @@ def read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]
         LotError: it is damaged, or has no such chip.
         InputError: there is no chip, or one has upsets.
     """
-    with ChipLot(lot) as opened:
+    with ChipLot(Path(lot)) as opened:
         chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
         config = opened.config
     if not chosen:
-        raise InputError(f"{lot} has no chips: generate or import some first")
+        raise InputError(f"{Path(lot)} has no chips: generate or import some first")
     for chip in chosen:
         if chip.faults.has_flips:
             raise InputError(

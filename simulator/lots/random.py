@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -12,22 +13,19 @@ from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.lots.chips import Chip
 
 
-def generate_chips(
-    config: ArrayConfig, model: Callable[[float], FaultModel], count: int, rates: tuple[float, float], seed: int
-) -> Iterator[Chip]:
+def generate_chips(config: ArrayConfig, model: FaultModel, count: int, seed: int) -> Iterator[Chip]:
     """Make chips with random faults, named chip-0000 and so on.
 
     Args:
         config: the array.
-        model: gives the fault model for a fault rate.
+        model: what their faults look like.
         count: number of chips.
-        rates: the range each chip's fault rate is drawn from, log-uniformly (uniformly if it starts at 0).
         seed: of the lot; chip i derives its own stream from it and i.
 
     Yields:
         The chips, one by one.
     """
-    low, high = rates
+    low, high = model.rates
     for number in range(count):
         rate_seed, fault_seed = np.random.SeedSequence(seed, spawn_key=(number,)).spawn(2)
         share = np.random.default_rng(rate_seed).random()
@@ -37,7 +35,7 @@ def generate_chips(
             rate = high * share
         else:
             rate = min(high, math.exp(math.log(low) + share * math.log(high / low)))
-        yield Chip(f"chip-{number:04d}", sample_faults(config, model(rate), fault_seed))
+        yield Chip(f"chip-{number:04d}", sample_faults(config, replace(model, rate=rate), fault_seed))
 
 
 def provenance(source: str, seed: int | None = None) -> dict[str, str]:

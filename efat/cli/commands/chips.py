@@ -73,24 +73,16 @@ def generate(
     The same options and seed give the same lot, and chip number i is the same in lots of any size.
     """
     check_output(output, force=force)
+    from efat import Lot
     from efat.cli.render import progress_bar
-    from simulator.lots.chips import write_lot
-    from simulator.lots.random import generate_chips, provenance
 
     config = described.config()
     described_faults.check_multiplier(config, described.faulty_multipliers)
     if cycles is not None and not any(name == "FLIP" and weight > 0 for name, weight in described_faults.kinds):
         fail("--cycles has no effect: only flips happen in a clock cycle; add --kind flip, or leave it out")
-    low, high = fault_rate
-    described_faults.model(low, cycles)
+    model = described_faults.model(fault_rate, cycles)
     with progress_bar("chips", count) as progress:
-        write_lot(
-            output,
-            config,
-            generate_chips(config, lambda rate: described_faults.model(rate, cycles), count, (low, high), seed),
-            provenance=provenance(f"random, {described_faults.pattern} pattern, rate {low:g}:{high:g}", seed),
-            progress=progress,
-        )
+        Lot.generate(output, config, model, count=count, seed=seed, progress=progress)
     say(f"Wrote {count} chips of {config.rows}x{config.cols} PEs to {output}")
 
 

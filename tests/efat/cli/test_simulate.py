@@ -16,7 +16,7 @@ from torch import nn
 from efat.cli import main
 from efat.inference import classified as inference
 from efat.inference import simulation
-from efat.retraining import chip as retraining
+from efat.retraining.chip import ChipRetraining
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
@@ -234,7 +234,7 @@ def test_mitigations_do_what_retrain_chip_does_without_retraining(
     assert plain.exit_code == 0
     assert written["fault_free"] == json.loads(Path("plain.json").read_text())["fault_free"]
     for chip in written["chips"][1:]:
-        alone = retraining.prepare(
+        alone = ChipRetraining(
             network="my_norms:network",
             lot=lot,
             data=Path("digits"),
@@ -242,7 +242,7 @@ def test_mitigations_do_what_retrain_chip_does_without_retraining(
             mitigation=mitigation,
             images=60,
         )
-        result = alone.run()
+        result = alone.prepare().prepared.run()
         assert chip["correct"] == result.evaluations[-1].correct
         assert chip["bypassed_pes"] == int(result.deployment.bypass.sum())
 

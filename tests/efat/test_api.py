@@ -1,0 +1,92 @@
+"""The public API: what `import efat` gives, and the whole flow as a script."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import efat
+from simulator import ArrayConfig, FaultModel, InputError
+
+ROOT = Path(efat.__file__).parents[1]
+ARRAY = ArrayConfig(8, 8)
+
+
+@pytest.fixture
+def lot(tmp_path: Path) -> efat.Lot:
+    return efat.Lot.generate(tmp_path / "lot.h5", ARRAY, FaultModel((0.02, 0.1)), count=3, seed=7)
+
+
+def test_exports_what_the_table_names_and_nothing_else() -> None:
+    assert efat.__all__ == sorted(efat._MODULES) == dir(efat)
+    for name in efat.__all__:
+        assert getattr(efat, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        efat.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("hiding", ["training.py", "simulator/__init__.py"])
+def test_a_package_of_others_that_hides_ours_is_named(hiding: str, tmp_path: Path) -> None:
+    file = tmp_path / hiding
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    found = subprocess.run(
+        [sys.executable, "-c", "import efat"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name = hiding.split("/")[0].removesuffix(".py")
+    said = f"ImportError: {file} is found instead of {ROOT / name / '__init__.py'}, which efat needs: rename that file"
+    assert said in found.stderr.splitlines()[-1]
+
+
+def test_a_lot_reads_its_file_when_it_is_asked(lot: efat.Lot, tmp_path: Path) -> None:
+    again = efat.Lot.open(str(lot.path))
+    assert list(again) == [lot[name] for name in lot.chip_ids]
+    assert len(again) == 3
+    assert str(again).splitlines()[0] == f"{lot.path}: 3 chips of 8x8 PEs"
+    assert again._repr_html_().count("<tr>") == 4
+    assert Path(lot) == lot.path
+    written = lot.write_csv(tmp_path / "faults.csv")
+    copied = efat.Lot.read_csv(tmp_path / "faults.csv", tmp_path / "copy.h5", ARRAY)
+    assert list(copied) == list(lot)
+    assert written.faults == sum(len(chip.faults) for chip in lot)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"count": 0}, r"count is 0: expected 1\.\.1,000,000 chips"), ({"count": 1, "seed": -1}, "seed is -1: expected")],
+)
+def test_refuses_lots_that_cannot_be(wrong: dict[str, int], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        efat.Lot.generate(tmp_path / "lot.h5", ARRAY, FaultModel(0.1), **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "lot.h5").exists()
+
+
+def test_simulates_a_module_and_tensors_of_ones_own_as_its_setup_does(lot: efat.Lot) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    images, labels = torch.rand(30, 1, 4, 4), torch.arange(30) % 3
+    data = ((images, labels), (torch.rand(20, 1, 4, 4), torch.arange(20) % 3))
+    run = efat.simulate(network, lot, data=data, chips=["chip-0001"])
+    assert [report.accuracy.images for report in run.reports] == [20]
+    assert str(run).startswith("Sequential on 1 chips: 20 images of test images")
+    setup = efat.Setup(network, data=data)
+    judged = efat.simulate(setup, lot, chips=["chip-0001"])
+    assert judged.reports[0].accuracy.images == len(setup.load().verification)
+    with pytest.raises(InputError, match="data is given beside a setup, which says it: leave it out"):
+        efat.simulate(setup, lot, data=data)
+
+
+def test_counts_cycles_of_a_module_of_ones_own() -> None:
+    found = efat.count_cycles(nn.Sequential(nn.Flatten(), nn.Linear(16, 8)), ARRAY, batch=5, image=(1, 4, 4))
+    assert [(each.layer.m, each.layer.k, each.layer.n) for each in found.count.layers] == [(5, 16, 8)]
+    assert "5 x 16 x 8" in str(found)
+    assert found.count == efat.count_cycles([each.layer for each in found.count.layers], ARRAY).count
