@@ -20,19 +20,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from msgspec import Meta
 
-from efat.campaigns.command import running
-from efat.records import Document, Record, canonical_json, digest_of, load, save, typed
-from simulator.errors import InputError, different_names, first_line
+from efat.campaigns.command import Command, running
+from efat.records import Document, Record, Sha256, canonical_json, check, content_of, digest_of, load, save, typed
+from simulator.errors import InputError, different_names
 from simulator.files import digest_of_file, replaced
-
-FORMAT = "efat-campaign"
-VERSION = 3
-_READ = (2, 3)
-"""Versions that are gone on with: those before have no command line."""
 
 _Record = TypeVar("_Record", bound=Record)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -142,6 +137,32 @@ class Elapsed(Document, frozen=True):
     seconds: Annotated[float, Meta(ge=0)]
 
 
+class Begun(Document, frozen=True):
+    """`campaign.json`: what a campaign is.
+
+    Args:
+        kind: what the units are, in a word.
+        inputs: everything that decides their results, by a name that says what it is.
+        digest: SHA-256 (hex) of kind and inputs.
+        command: the command line that works on it, which decides nothing; None if Python called.
+    """
+
+    FORMAT = "efat-campaign"
+    VERSION = 3
+    OLDER: ClassVar[Mapping[int, Mapping[str, Any]]] = {2: {"command": None}}
+    SOURCE = "a campaign of efat"
+
+    kind: str
+    inputs: Mapping[str, Any]
+    digest: Sha256
+    command: Command | None = None
+
+    def check(self) -> None:
+        """See `Document.check`."""
+        digest = digest_of({"kind": self.kind, "inputs": self.inputs})
+        check(self.digest == digest, "digest", self.digest, f"{digest}, so it was edited or is damaged")
+
+
 class OtherInputsError(InputError):
     """A folder was begun with other inputs."""
 
@@ -190,7 +211,9 @@ class Campaign:
             folder.mkdir()
         elif not among_others and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
             raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
-        self._write()
+        # The command line is that which works on it now.
+        begun = Begun(kind, self.inputs, self.digest, running.get())
+        put(folder / "campaign.json", content_of(begun, str(folder / "campaign.json")))
         (folder / "units").mkdir(exist_ok=True)
         self._elapsed = folder / "elapsed.json" if timed else None
         if timed:
@@ -273,18 +296,6 @@ class Campaign:
             if progress is not None:
                 progress(finished, len(units))
 
-    def _write(self) -> None:
-        """Say what the campaign is; the command line is that which works on it now, and decides nothing."""
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "kind": self.kind,
-            "inputs": self.inputs,
-            "digest": self.digest,
-            "command": running.get(),
-        }
-        put(self.folder / "campaign.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-
     def _done(self, unit: str) -> Done:
         found = self._known.get(unit)
         if found is None:
@@ -345,30 +356,14 @@ class Campaign:
     def _check_same(self) -> None:
         path = self.folder / "campaign.json"
         try:
-            found = json.loads(path.read_text())
-            kind, inputs, version = found["kind"], dict(found["inputs"]), found["version"]
-            known = found["format"] == FORMAT
-            whole = found["digest"] == digest_of({"kind": kind, "inputs": inputs})
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            begun = load(Begun, path)
+        except InputError as error:
+            raise InputError(f"{error}: choose another folder, or delete this one to make it again") from None
+        if begun.kind != self.kind:
             raise InputError(
-                f"{path} is no campaign, or is damaged ({first_line(error)}): choose another folder, or delete this "
-                "one to make it again"
-            ) from None
-        if not known:
-            raise InputError(f"{path} is of another format: choose another folder")
-        if version not in _READ:
-            raise InputError(
-                f"{path} is of version {str(version)[:20]}, and this program goes on with {VERSION}: choose another "
-                "folder, or delete this one to make it again"
+                f"{self.folder} is a campaign of kind {begun.kind!r}, not {self.kind!r}: choose another folder"
             )
-        if not whole:
-            raise InputError(
-                f"{path} was edited or is damaged, as its digest is another: choose another folder, or delete this one "
-                "to make it again"
-            )
-        if kind != self.kind:
-            raise InputError(f"{self.folder} is a campaign of kind {kind!r}, not {self.kind!r}: choose another folder")
-        different = different_names(inputs, self.inputs)
+        different = different_names(begun.inputs, self.inputs)
         if different:
             raise OtherInputsError(
                 f"{self.folder} was begun with another {', '.join(different)}: choose another folder, or give what it "

@@ -199,7 +199,7 @@ def test_trials_that_are_damaged_are_refused_in_a_line_that_says_what_to_delete(
     assert len(list(trials.folder.iterdir())) == 3
     for written in trials.folder.glob("*/campaign.json"):
         written.write_text("null")
-    with pytest.raises(InputError, match=r"is no campaign, or is damaged .*; or delete .*trials: the chips are then"):
+    with pytest.raises(InputError, match=r"is no efat-campaign file: .*; or delete .*trials: the chips are then"):
         try_chips(trials, setup, "0" * 64, [])
 
 
