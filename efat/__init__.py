@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from efat.retraining.chip import ChipRetraining, retrain_chip
     from efat.retraining.lot import retrain
     from efat.retraining.manifest import Manifest
+    from efat.retraining.metrics import Metrics
     from efat.setup import Setup
     from simulator.errors import InputError
 
@@ -34,6 +35,7 @@ _MODULES = {
     "InputError": "simulator.errors",
     "Lot": "efat.lot",
     "Manifest": "efat.retraining.manifest",
+    "Metrics": "efat.retraining.metrics",
     "NetworkCycles": "efat.network_gemms",
     "Plan": "efat.planning.plan",
     "ResilienceTable": "efat.resilience.table",
@@ -56,6 +58,7 @@ __all__ = [
     "InputError",
     "Lot",
     "Manifest",
+    "Metrics",
     "NetworkCycles",
     "Plan",
     "ResilienceTable",

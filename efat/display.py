@@ -26,8 +26,13 @@ class Table:
     rows: Sequence[Sequence[object]]
     notes: Sequence[str] = ()
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows, as they are shown."""
+        return [[_text(value) for value in row] for row in self.rows]
+
     def __str__(self) -> str:
-        cells = [[_text(value) for value in row] for row in self.rows[:MOST_ROWS]]
+        cells = self.texts[:MOST_ROWS]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
         right = self._numbers()
         lines = [
@@ -44,9 +49,9 @@ class Table:
         heads = "".join(f"<th{style}>{escape(head)}</th>" for head, style in zip(self.columns, right, strict=True))
         rows = "".join(
             "<tr>"
-            + "".join(f"<td{style}>{escape(_text(value))}</td>" for value, style in zip(row, right, strict=True))
+            + "".join(f"<td{style}>{escape(text)}</td>" for text, style in zip(row, right, strict=True))
             + "</tr>"
-            for row in self.rows[:MOST_ROWS]
+            for row in self.texts[:MOST_ROWS]
         )
         below = "".join(f"<p>{escape(line)}</p>" for line in self._below())
         return (

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from efat.campaigns.campaign import Campaign, Notes, OtherInputsError, Outcome, Unit, check_folder, warned
 from efat.campaigns.workers import with_all_threads
 from efat.image_split import SplitRequest
+from efat.lot import Lot
 from efat.records import content_of, load
 from efat.records import replace as changed
 from efat.retraining.metrics import (
@@ -32,7 +34,7 @@ from efat.retraining.metrics import (
     Verified,
     Wall,
 )
-from efat.setup import Loaded, augmentation_of, load_training, try_a_step
+from efat.setup import Loaded, OwnData, OwnNetwork, augmentation_of, load_training, try_a_step
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
@@ -70,13 +72,14 @@ class ChipRetraining:
     """What to retrain for which chip, and how.
 
     Args:
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a `torch.nn.Module`.
         lot: HDF5 file of chips.
         chip: id of the chip in it.
         mitigation: what is done about its broken PEs: see `Strategy.named`.
         weights: file of the weights to start from; None for those that come with the network. How weights that were
             retrained already sit on their chip is not taken over.
-        data: folder of images; None for those that come with the network.
+        data: what `training.data.datasets.load_data` reads; None for what comes with the network. Or a pair of training
+            and test images, as for `efat.setup.OwnData`.
         iterations: mini-batches to learn from.
         epochs: passes over the training images instead.
         recipe: how it learns, but for its augmentation.
@@ -91,12 +94,12 @@ class ChipRetraining:
         normalization: as for `training.data.workloads.load_workload`.
     """
 
-    network: str
-    lot: Path
+    network: str | nn.Module | OwnNetwork
+    lot: Path | Lot | str
     chip: str
     mitigation: str
-    weights: Path | None = None
-    data: Path | None = None
+    weights: Path | str | None = None
+    data: Path | str | OwnData | tuple[object, object] | None = None
     iterations: int | None = None
     epochs: float | None = None
     recipe: Recipe = field(default_factory=Recipe)
@@ -109,6 +112,15 @@ class ChipRetraining:
     split: SplitRequest | None = None
     normalization: Normalization | None = None
 
+    def __post_init__(self) -> None:
+        network, data = self.network, self.data
+        own: dict[str, object] = {"lot": Path(self.lot)}
+        own["network"] = OwnNetwork(network) if isinstance(network, nn.Module) else network
+        own["weights"] = None if self.weights is None else Path(self.weights)
+        own["data"] = OwnData(*data) if isinstance(data, tuple) else Path(data) if isinstance(data, str) else data
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+
     def prepare(self) -> PreparedChip:
         """Load and check everything it needs, before anything runs.
 
@@ -118,11 +130,13 @@ class ChipRetraining:
         """
         strategy = Strategy.named(self.mitigation)
         self._check_length(strategy)
-        recipe = replace(self.recipe, augmentation=augmentation_of(self.network, self.augment))
-        with ChipLot(self.lot) as opened:
+        recipe = replace(self.recipe, augmentation=augmentation_of(str(self.network), self.augment))
+        with ChipLot(Path(self.lot)) as opened:
             chip = opened[self.chip]
         split = self._split(strategy)
-        loaded = load_training(self.network, self.weights, self.data, split, self.images, self.normalization)
+        network = self.network.module if isinstance(self.network, OwnNetwork) else self.network
+        data = self.data.pair if isinstance(self.data, OwnData) else self.data
+        loaded = load_training(network, self.weights, data, split, self.images, self.normalization)  # type: ignore[arg-type]
         batches = Batches(loaded.data.train, recipe.batch, recipe.seed, recipe.augmentation)
         wanted = self.iterations if self.epochs is None else max(1, round(self.epochs * batches.per_epoch))
         iterations = wanted if wanted is not None and strategy.retrains else 0
@@ -262,7 +276,7 @@ class PreparedChip:
         versions = {name: version(name) for name in _PACKAGES}
         started_from, target = self.loaded.deployment, asked.target_accuracy
         about = {
-            "network": asked.network,
+            "network": str(asked.network),
             "data": data.held_out.name,
             "chip": chip.id,
             "chip_digest": chip.faults.digest(),
@@ -275,7 +289,7 @@ class PreparedChip:
         weights = deployed_bytes(result.weights, result.deployment, about)
         metrics = Metrics(
             identity=self.identity,
-            network=asked.network,
+            network=str(asked.network),
             weights=None if asked.weights is None else str(asked.weights),
             weights_retrained_for=None if started_from is None else dict(started_from.about),
             data=DataOf(
@@ -372,7 +386,9 @@ def retrain_chip(
         InputError: something is of the wrong kind, does not fit or is unknown; or the folder has other results.
     """
     folder = Path(folder)
-    _check_files(folder, [retraining.lot, retraining.weights, retraining.data])
+    _check_files(
+        folder, [each for each in (retraining.lot, retraining.weights, retraining.data) if isinstance(each, Path)]
+    )
     prepared = retraining.prepare()
     campaign = _campaign(folder, prepared.identity, force, notes)
     checkpoint = folder / CHECKPOINT
@@ -398,13 +414,13 @@ def retrain_chip(
     return metrics
 
 
-def _check_files(folder: Path, inputs: Sequence[Path | None]) -> None:
+def _check_files(folder: Path, inputs: Sequence[Path]) -> None:
     """Refuse a folder that cannot be written into, or where a file that is read would be replaced."""
     check_folder(folder)
     for path in (folder / name for name in _FILES):
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not a regular file: choose another folder")
-        if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
+        if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
             raise InputError(f"{path} is a file to read: choose another folder to write into")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, UnitFile, Work, put, warned
-from efat.campaigns.workers import Workers, executor_of
+from efat.campaigns.workers import Workers, executor_of, in_line
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import Aligner, Placements, model_of
@@ -98,7 +98,7 @@ def retrain(
     resilience: Path | str | None = None,
     cycle_images: int = 8,
     network: str | None = None,
-    workers: Workers = None,
+    workers: Workers = 0,
     progress: Progress | None = None,
     notes: Notes = warned,
 ) -> Manifest:
@@ -128,12 +128,15 @@ def retrain(
     lot = Path(plan.lot.path if lot is None else lot)
     table = table_of(Path(plan.resilience.path if resilience is None else resilience))
     _check(plan, lot, table, cycle_images, network)
+    if workers not in (0, in_line):
+        plan.setup.check_travels()
     return _Run(plan, lot, table, Path(folder), cycle_images, executor_of(workers), progress, notes).run()
 
 
 def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str | None) -> None:
     """Refuse files that are not those that the plan was made from."""
-    check_network_named(Path("the plan"), str(plan.setup.network), network)
+    if isinstance(plan.setup.network, str):
+        check_network_named(Path("the plan"), plan.setup.network, network)
     for path, sha256, what in ((lot, plan.lot.sha256, "lot"), (table, plan.resilience.sha256, "table")):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 from torch import Tensor
 
-from efat.confidence import at_least
+from efat.confidence import at_least, bound_text
+from efat.display import Shown, Table
 from efat.planning.plan import AS_IS, FileOf
 from efat.planning.selection import Constraint
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, load, save
@@ -192,7 +193,7 @@ class ManifestTotals(Record, frozen=True):
         check(found <= most, "top_up_iterations", found, f"an integer of 0..{most}")
 
 
-class Manifest(Document, frozen=True, dict=True):
+class Manifest(Shown, Document, frozen=True, dict=True):
     """A lot that was retrained.
 
     Args:
@@ -293,6 +294,30 @@ class Manifest(Document, frozen=True, dict=True):
     def passing(self) -> int:
         """Number of chips that pass."""
         return sum(chip.passes for chip in self.chips)
+
+    def table(self) -> Table:
+        """A row for each group: its chips, iterations and accuracies."""
+        rows: list[list[object]] = []
+        for group in self.groups:
+            chips = [self.chip_named[chip] for chip in group.chips]
+            rows.append(
+                [
+                    group.name,
+                    len(chips),
+                    group.planned,
+                    group.iterations,
+                    f"{min(chip.tuning_correct for chip in chips) / self.tuning.images:.2%}",
+                    f"{min(chip.correct for chip in chips) / self.images:.2%}",
+                    bound_text(min(chip.at_least for chip in chips)),
+                    f"{sum(chip.passes for chip in chips)}/{len(chips)}",
+                ]
+            )
+        return Table(
+            f"{len(self.chips)} chips on {self.images:,} images that decided nothing, "
+            f"{self.required / self.images:.2%} required",
+            ["group", "chips", "planned", "iterations", "when tuned", "worst chip", "at least", "pass"],
+            rows,
+        )
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from efat.display import Shown, Table
 from efat.inference.classified import Accuracy
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
 
@@ -102,7 +103,7 @@ class Wall(Record, frozen=True):
     from_iteration: Count
 
 
-class Metrics(Document, frozen=True, eq=False):
+class Metrics(Shown, Document, frozen=True, eq=False):
     """Everything about a retraining for one chip. But for `wall`, interruptions do not change it.
 
     Args:
@@ -197,13 +198,27 @@ class Metrics(Document, frozen=True, eq=False):
         """One of `verified`, by the name of its field."""
         return Accuracy(getattr(self.verified, name).correct, self.data.verification_images)
 
-    def _repr_html_(self) -> str:
-        rows = {
-            "float32": self.on_held_out("in_float"),
-            "quantised, fault-free": self.on_held_out("fault_free"),
-            "on the chip, before": self.on_held_out("before"),
-            "on the chip, after": self.on_held_out("after"),
-            "on the chip, images that decided nothing": self.on_unseen("after"),
-        }
-        cells = "".join(f"<tr><th>{name}</th><td>{found.value:.2%}</td></tr>" for name, found in rows.items())
-        return f"<table>{cells}</table>"
+    def table(self) -> Table:
+        """A row for each accuracy, with its 95 % interval."""
+        data, array = self.data, self.chip.array
+        named = {"float32": "in_float", "quantised, fault-free": "fault_free"}
+        if self.iterations:
+            named |= {"on the chip, before retraining": "before", "on the chip, after": "after"}
+        else:
+            named["on the chip"] = "after"
+        accuracies = {title: self.on_held_out(name) for title, name in named.items()}
+        if data.decided_by_them:
+            unseen = f"{data.verification_images} unseen images"
+            accuracies[f"{unseen}, fault-free"] = self.on_unseen("fault_free")
+            accuracies[f"{unseen}, on the chip, after"] = self.on_unseen("after")
+        rows = [
+            [title, f"{found.value:.1%}", f"{found.interval[0]:.1%} .. {found.interval[1]:.1%}"]
+            for title, found in accuracies.items()
+        ]
+        which = "tuning" if data.decided_by_them else "unseen"
+        return Table(
+            f"{self.network} on {data.name}, {data.held_out_images} {which} images; "
+            f"{self.chip.id}, {array['rows']}x{array['cols']} array, {self.mitigation}",
+            ["runs on", "accuracy", "95 % interval"],
+            rows,
+        )

@@ -90,3 +90,19 @@ def test_counts_cycles_of_a_module_of_ones_own() -> None:
     assert [(each.layer.m, each.layer.k, each.layer.n) for each in found.count.layers] == [(5, 16, 8)]
     assert "5 x 16 x 8" in str(found)
     assert found.count == efat.count_cycles([each.layer for each in found.count.layers], ARRAY).count
+
+
+def test_retrains_a_module_of_ones_own_for_one_chip_and_shows_it(lot: efat.Lot, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    images, labels = torch.rand(300, 1, 4, 4), torch.arange(300) % 3
+    data = ((images, labels), (torch.rand(20, 1, 4, 4), torch.arange(20) % 3))
+    retraining = efat.ChipRetraining(
+        network=network, data=data, lot=lot, chip="chip-0001", mitigation="fap+t", iterations=2
+    )
+    metrics = efat.retrain_chip(retraining, tmp_path / "out")
+    shown = str(metrics).splitlines()
+    assert shown[0].startswith("object Sequential ")
+    named = ["float32", "quantised, fault-free", "on the chip, before retraining", "on the chip, after"]
+    assert [line.split("  ")[0] for line in shown[2:]] == named
+    assert metrics._repr_html_().count("<tr>") == 5
+    assert str(efat.retrain_chip(retraining, tmp_path / "out")) == str(metrics)

@@ -112,26 +112,10 @@ def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
     from efat.cli.render import results_table
     from efat.retraining.manifest import FILE_NAME
 
-    images = manifest.images
-    table = results_table(
-        f"{len(manifest.chips)} chips on {images:,} images that decided nothing, {manifest.required / images:.2%} "
-        "required",
-        left=["group"],
-        right=["chips", "planned", "iterations", "when tuned", "worst chip", "at least", "pass"],
-    )
-    correct = {chip.id: chip for chip in manifest.chips}
-    for group in manifest.groups[:MOST_GROUPS_SHOWN]:
-        chips = [correct[chip] for chip in group.chips]
-        table.add_row(
-            group.name,
-            str(len(chips)),
-            f"{group.planned:,}",
-            f"{group.iterations:,}",
-            f"{min(chip.tuning_correct for chip in chips) / manifest.tuning.images:.2%}",
-            f"{min(chip.correct for chip in chips) / images:.2%}",
-            bound_text(min(chip.at_least for chip in chips)),
-            f"{sum(chip.passes for chip in chips)}/{len(chips)}",
-        )
+    shown = manifest.table()
+    table = results_table(shown.title, left=shown.columns[:1], right=shown.columns[1:])
+    for row in shown.texts[:MOST_GROUPS_SHOWN]:
+        table.add_row(*row)
     if len(manifest.groups) > MOST_GROUPS_SHOWN:
         table.add_note(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN:,} more: see {FILE_NAME}")
     console.print(table)

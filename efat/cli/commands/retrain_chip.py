@@ -218,31 +218,13 @@ def show_retraining(metrics: Metrics, folder: Path, console: Console) -> None:
     from efat.cli.render import facts_table, results_table
     from efat.retraining.chip import CURVE, METRICS, WEIGHTS
 
-    array, data = metrics.chip.array, metrics.data
-    rows, cols = array["rows"], array["cols"]
-    which = "tuning" if data.decided_by_them else "unseen"
-    table = results_table(
-        f"{metrics.network} on {data.name}, {data.held_out_images} {which} images; "
-        f"{metrics.chip.id}, {rows}x{cols} array, {metrics.mitigation}",
-        left=["runs on"],
-        right=["accuracy", "95 %\ninterval"],
-    )
-    named = {"float32": "in_float", "quantised, fault-free": "fault_free"}
-    if metrics.iterations:
-        named |= {"on the chip, before retraining": "before", "on the chip, after": "after"}
-    else:
-        named["on the chip"] = "after"
-    accuracies = {title: metrics.on_held_out(name) for title, name in named.items()}
-    if data.decided_by_them:
-        unseen = f"{data.verification_images} unseen images"
-        accuracies[f"{unseen}, fault-free"] = metrics.on_unseen("fault_free")
-        accuracies[f"{unseen}, on the chip, after"] = metrics.on_unseen("after")
-    for title, accuracy in accuracies.items():
-        low, high = accuracy.interval
-        table.add_row(title, f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}")
+    shown = metrics.table()
+    table = results_table(shown.title, left=shown.columns[:1], right=["accuracy", "95 %\ninterval"])
+    for row in shown.texts:
+        table.add_row(*row)
     console.print(table)
     costs = facts_table("Chip and retraining")
-    pes = rows * cols
+    pes = metrics.chip.array["rows"] * metrics.chip.array["cols"]
     costs.add_row("faulty PEs", _share(metrics.chip.faults["faulty_pes"], pes))
     costs.add_row("bypassed PEs", _share(metrics.bypassed_pes, pes))
     costs.add_row("weights pruned", _share(metrics.weights_pruned, metrics.weights_on_chip))
