@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.options import KINDS, SITES, Fraction, fail, unknown_name
+from efat.cli.options import fail, gathered
+from efat.cli.parameters import KINDS, SITES, Fraction, Named, SiteBits
 
 if TYPE_CHECKING:
     from efat.propagation.request import Request
     from efat.propagation.subject import Subject
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-LARGEST_BIT = 65_535
-
-
-class Named(click.ParamType):  # type: ignore[type-arg]
-    """One of some names, in capitals or not, with hyphens or underscores.
-
-    Args:
-        what: what is named, for messages.
-        names: the names there are.
-    """
-
-    name = "NAME"
-
-    def __init__(self, what: str, names: tuple[str, ...]) -> None:
-        self._what = what
-        self._names = names
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Parse it."""
-        found: str = value.strip().upper().replace("-", "_")
-        if found not in self._names:
-            self.fail(unknown_name(value, self._what, self._names), param, ctx)
-        return found
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        """Complete the names."""
-        import click.shell_completion as completion
-
-        names = (name.lower() for name in self._names)
-        return [completion.CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
-
-
-class SiteBits(click.ParamType):  # type: ignore[type-arg]
-    """Bits of a net: SITE=BITS, such as psum=0-7,31."""
-
-    name = "SITE=BITS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Parse it."""
-        if isinstance(value, tuple):
-            return value
-        given, _, text = value.partition("=")
-        site = Named("site", SITES).convert(given, param, ctx)
-        bits: set[int] = set()
-        for part in text.split(","):
-            found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip())
-            low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-            if not low <= high <= LARGEST_BIT:
-                self.fail(f"{value!r}: expected bits or ranges with commas, such as {site.lower()}=0-3,7", param, ctx)
-            bits.update(range(low, high + 1))
-        return site, tuple(sorted(bits))
 
 
 @dataclass(frozen=True)
@@ -144,72 +87,67 @@ class PropagationRequest:
         )
 
 
-def propagation_options(command: _Command) -> _Command:
-    """Options for the faults that are tried; the command gets them as one argument `asked`, a `PropagationRequest`."""
-    options = (
-        click.option(
-            "--site",
-            "sites",
-            multiple=True,
-            type=Named("site", SITES),
-            help=f"Net that can be faulty; repeatable: {', '.join(name.lower() for name in SITES)}.  "
-            "[default: all but multiplier]",
-        ),
-        click.option(
-            "--bit",
-            "bits",
-            multiple=True,
-            type=SiteBits(),
-            help="Bits of a net that can be faulty, such as psum=0-7,31; repeatable.  [default: all]",
-        ),
-        click.option(
-            "--kind",
-            "kinds",
-            multiple=True,
-            type=Named("kind", KINDS),
-            help=f"How nets are faulty; repeatable: {', '.join(name.lower() for name in KINDS)}.  "
-            "[default: both stuck values]",
-        ),
-        click.option("--samples", type=int, metavar="N", help="Try N faults, drawn at random."),
-        click.option("--exhaustive", is_flag=True, help="Try all faults."),
-        click.option(
-            "--margin",
-            type=Fraction("the share may be off by {}"),
-            metavar="E",
-            help="Try as many faults as it takes to know the share of critical ones to within E.  [default: 0.02]",
-        ),
-        click.option(
-            "--confidence",
-            type=Fraction(),
-            metavar="C",
-            default=0.95,
-            show_default=True,
-            help="Confidence of intervals.",
-        ),
-        click.option(
-            "--stratify/--no-stratify",
-            default=True,
-            show_default=True,
-            help="Give each bit of each net its part of the sample.",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0, max=2**53),
-            metavar="S",
-            default=0,
-            show_default=True,
-            help="Seed of the sample.",
-        ),
-    )
+def _checked(**values: Any) -> PropagationRequest:
+    asked = PropagationRequest(**values)
+    asked.check()
+    return asked
 
-    @functools.wraps(command)
-    def with_request(**values: Any) -> Any:
-        asked = PropagationRequest(**{field.name: values.pop(field.name) for field in fields(PropagationRequest)})
-        asked.check()
-        return command(asked=asked, **values)
 
-    decorated: Any = with_request
-    for option in reversed(options):
-        decorated = option(decorated)
-    result: _Command = decorated
-    return result
+propagation_options = gathered(
+    "asked",
+    _checked,
+    click.option(
+        "--site",
+        "sites",
+        multiple=True,
+        type=Named("site", SITES),
+        help=f"Net that can be faulty; repeatable: {', '.join(name.lower() for name in SITES)}.  "
+        "[default: all but multiplier]",
+    ),
+    click.option(
+        "--bit",
+        "bits",
+        multiple=True,
+        type=SiteBits(),
+        help="Bits of a net that can be faulty, such as psum=0-7,31; repeatable.  [default: all]",
+    ),
+    click.option(
+        "--kind",
+        "kinds",
+        multiple=True,
+        type=Named("kind", KINDS),
+        help=f"How nets are faulty; repeatable: {', '.join(name.lower() for name in KINDS)}.  "
+        "[default: both stuck values]",
+    ),
+    click.option("--samples", type=int, metavar="N", help="Try N faults, drawn at random."),
+    click.option("--exhaustive", is_flag=True, help="Try all faults."),
+    click.option(
+        "--margin",
+        type=Fraction("the share may be off by {}"),
+        metavar="E",
+        help="Try as many faults as it takes to know the share of critical ones to within E.  [default: 0.02]",
+    ),
+    click.option(
+        "--confidence",
+        type=Fraction(),
+        metavar="C",
+        default=0.95,
+        show_default=True,
+        help="Confidence of intervals.",
+    ),
+    click.option(
+        "--stratify/--no-stratify",
+        default=True,
+        show_default=True,
+        help="Give each bit of each net its part of the sample.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0, max=2**53),
+        metavar="S",
+        default=0,
+        show_default=True,
+        help="Seed of the sample.",
+    ),
+)
+"""Options for the faults that are tried; the command gets them as one argument `asked`, a `PropagationRequest`."""

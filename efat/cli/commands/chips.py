@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.array_options import ArrayRequest, array_options
-from efat.cli.completion import complete_chips
-from efat.cli.fault_options import FaultRequest, fault_options
-from efat.cli.options import (
-    INPUT_FILE,
-    RateRange,
-    check_json,
-    check_output,
-    fail,
-    force_option,
-    json_option,
-    output_option,
-    write_json,
-)
+from efat.cli.machine_options import ArrayRequest, FaultRequest, array_options, fault_options
+from efat.cli.options import check_json, check_output, fail, force_option, json_option, output_option, write_json
+from efat.cli.parameters import INPUT_FILE, RateRange, complete_chips
 from efat.cli.printing import json_is_alone, say
 
 if TYPE_CHECKING:
@@ -44,7 +33,7 @@ Examples:
   efat chips generate --array 8x8 --count 10 --fault-rate 0.01 --faulty-multiplier mul8s.h --site multiplier -o lot.h5
 """
 )
-@array_options
+@array_options()
 @click.option("--count", required=True, type=click.IntRange(1, MOST_CHIPS), metavar="N", help="Number of chips.")
 @click.option(
     "--fault-rate",
@@ -149,7 +138,7 @@ A chip with neither is a line with its id and six commas.
 """,
 )
 @click.argument("faults", type=INPUT_FILE)
-@array_options
+@array_options()
 @output_option("Lot to write (HDF5).")
 @force_option
 def import_(

@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from efat.cli.completion import complete_networks
-from efat.cli.options import (
-    ARRAY_HELP,
-    ARRAY_PRESETS,
-    INPUT_FILE,
-    NETWORKS,
-    ArraySize,
-    check_json,
-    check_output,
-    fail,
-    input_errors,
-    json_option,
-    write_json,
-)
+from efat.cli.options import ARRAY_HELP, NETWORKS, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.parameters import ARRAY_PRESETS, INPUT_FILE, ArraySize, complete_networks
 from efat.cli.printing import say
 
 if TYPE_CHECKING:

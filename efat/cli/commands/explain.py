@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.completion import complete_chips, complete_networks
-from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
 from efat.cli.options import (
-    INPUT_FILE,
-    NETWORKS,
+    NetworkRequest,
+    calibration_option,
     check_json,
     fail,
     json_option,
-    normalization_of,
-    normalize_option,
+    lot_option,
+    manifest_option,
+    network_options,
     write_json,
 )
-from efat.cli.printing import say
+from efat.cli.parameters import complete_chips
+from efat.cli.printing import say, warn_of_guessing
 
 if TYPE_CHECKING:
     from efat.explanation.explanation import Explanation
@@ -37,27 +37,9 @@ Examples:
   efat explain --manifest out/manifest.json --lot lot.h5 --chip chip-0003
 """
 )
-@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
-@click.option(
-    "--weights",
-    type=INPUT_FILE,
-    metavar="FILE",
-    help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
-)
-@click.option(
-    "--manifest",
-    type=INPUT_FILE,
-    metavar="FILE",
-    help="Lot that efat retrain retrained: its manifest says which network and weights the chip runs.",
-)
-@click.option(
-    "--data",
-    type=INPUT_FILE,
-    metavar="PATH",
-    help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
-)
-@normalize_option
-@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@network_options()
+@manifest_option
+@lot_option
 @click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to explain.")
 @click.option(
     "--image",
@@ -78,18 +60,13 @@ Examples:
     is_flag=True,
     help="Bypass the PEs that the faults require, beside those that the chip's fuses bypass already.",
 )
-@click.option(
-    "--calibration",
-    type=click.Choice(["max", "percentile", "mse"]),
-    help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
+@calibration_option(
+    "How the activations' scales are chosen; retrained weights bring theirs.  [default: max]", default=None
 )
 @json_option("everything found")
 def explain(
-    network: str | None,
-    weights: Path | None,
+    subject: NetworkRequest,
     manifest: Path | None,
-    data: Path | None,
-    normalize: str | None,
     lot: Path,
     chip: str,
     chosen: tuple[int, ...],
@@ -113,9 +90,9 @@ def explain(
     Networks run on the emulation, which computes what the array does, bit for bit. What is bypassed stays bypassed
     whatever is left out. Ctrl-C stops and still shows what was found so far.
     """
-    check_json(json_path, inputs=[path for path in (lot, weights, manifest, data) if path is not None])
+    check_json(json_path, inputs=[lot, *subject.inputs, *([] if manifest is None else [manifest])])
     if manifest is None:
-        warn_of_own_weights(network, weights)
+        subject.warn()
     from efat.cli.render import console, working
 
     with working("Loading, quantising and calibrating"):
@@ -123,7 +100,7 @@ def explain(
         from efat.cli.commands.simulate_tables import deployment_line
         from efat.explanation.explanation import Explanation
 
-        simulation = _prepared(network, weights, manifest, data, normalize, lot, chip, bypass, calibration)
+        simulation = _prepared(subject, manifest, lot, chip, bypass, calibration)
         explanation = Explanation(simulation, images)
         for image in chosen:
             explanation.check_image(image)
@@ -145,11 +122,8 @@ def explain(
 
 
 def _prepared(
-    network: str | None,
-    weights: Path | None,
+    subject: NetworkRequest,
     manifest: Path | None,
-    data: Path | None,
-    normalize: str | None,
     lot: Path,
     chip: str,
     bypass: bool,
@@ -160,23 +134,23 @@ def _prepared(
         from efat.inference.manifest_simulation import prepare_manifest
 
         given = {
-            "--weights": weights is not None,
+            "--weights": subject.weights is not None,
             "--calibration": calibration is not None,
             "--bypass": bypass,
-            "--normalize": normalize is not None,
+            "--normalize": subject.normalize is not None,
         }
         for option in (option for option, is_given in given.items() if is_given):
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
-        return prepare_manifest(manifest=manifest, lot=lot, network=network, data=data, chips=[chip])
+        return prepare_manifest(manifest=manifest, lot=lot, network=subject.network, data=subject.data, chips=[chip])
     from efat.inference.simulation import prepare
 
-    if network is None:
+    if subject.network is None:
         fail("choose a network with --network, or a lot that was retrained with --manifest")
     return prepare(
-        network=network,
-        weights=weights,
-        data=data,
-        normalization=normalization_of(normalize),
+        network=subject.network,
+        weights=subject.weights,
+        data=subject.data,
+        normalization=subject.normalization,
         lot=lot,
         chips=[chip],
         bypass=bypass,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from efat.cli.multiplier_options import DESIGNS, is_netlist, ports_text, table_options, table_signs
-from efat.cli.options import INPUT_FILE, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.machine_options import TABLE_OPTIONS, is_netlist, ports_text, table_signs
+from efat.cli.options import bundled, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.parameters import DESIGNS, INPUT_FILE
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
@@ -28,28 +29,16 @@ def multiplier() -> None:
     """Show multipliers, what faults inside them do, and the errors of product tables."""
 
 
-def _operand_options(command: _Command) -> _Command:
-    """Widths and signs of a multiplier's operands; weights are signed."""
-    options = (
-        click.option("--weight-bits", type=_WIDTH, default=8, show_default=True, help="Width of weights."),
-        click.option("--act-bits", type=_WIDTH, default=8, show_default=True, help="Width of activations."),
-        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _port_options(command: _Command) -> _Command:
-    """Which ports of a netlist file are the multiplier's."""
-    options = (
-        click.option("--weight-port", metavar="NAME", help="Port of a netlist that is the weight.  [default: guessed]"),
-        click.option("--act-port", metavar="NAME", help="Port that is the activation.  [default: guessed]"),
-        click.option("--product-port", metavar="NAME", help="Port that is the product.  [default: the only output]"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_operand_options = bundled(
+    click.option("--weight-bits", type=_WIDTH, default=8, show_default=True, help="Width of weights."),
+    click.option("--act-bits", type=_WIDTH, default=8, show_default=True, help="Width of activations."),
+    click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
+)
+_port_options = bundled(
+    click.option("--weight-port", metavar="NAME", help="Port of a netlist that is the weight.  [default: guessed]"),
+    click.option("--act-port", metavar="NAME", help="Port that is the activation.  [default: guessed]"),
+    click.option("--product-port", metavar="NAME", help="Port that is the product.  [default: the only output]"),
+)
 
 
 @multiplier.command(
@@ -181,7 +170,7 @@ the latter need --sign-magnitude.
 )
 @click.argument("file", type=INPUT_FILE)
 @_operand_options
-@table_options
+@bundled(*TABLE_OPTIONS)
 @_port_options
 @click.option("--write", "write_path", type=INPUT_FILE, metavar="FILE", help="Write the products as a NumPy file.")
 @json_option("what is shown")

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from efat.cli.group import INTERRUPTED
-from efat.cli.options import INPUT_FILE, Fraction, check_output, fail, force_option, output_option
+from efat.cli.learning_options import WorkerRequest, worker_options
+from efat.cli.options import check_output, fail, force_option, output_option
+from efat.cli.parameters import INPUT_FILE, Fraction
 from efat.cli.printing import command_text, note, own_network, say
-from efat.cli.worker_options import WorkerRequest, worker_options
 
 
 @click.command(

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from efat.cli.array_options import ArrayRequest, optional_array_options
-from efat.cli.completion import complete_networks
 from efat.cli.group import INTERRUPTED
-from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
+from efat.cli.learning_options import WorkerRequest, worker_options
+from efat.cli.machine_options import ArrayRequest, array_options
 from efat.cli.options import (
-    INPUT_FILE,
-    NETWORKS,
+    NetworkRequest,
+    array_of_lot_option,
+    calibration_option,
     check_json,
     fail,
     json_option,
-    normalization_of,
-    normalize_option,
+    network_options,
     write_json,
 )
-from efat.cli.printing import note, say
+from efat.cli.parameters import INPUT_FILE
+from efat.cli.printing import note, say, warn_of_guessing
 from efat.cli.propagation_options import PropagationRequest, propagation_options
-from efat.cli.worker_options import WorkerRequest, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,14 +42,11 @@ Examples:
   efat propagate --network lenet5 --weights lenet5.safetensors --lot lot.h5 --samples 20000 --json - -o lenet/
 """
 )
-@click.option(
-    "--network", shell_complete=complete_networks, required=True, metavar="NAME", help=f"Network to run: {NETWORKS}."
+@network_options(
+    weights="Its weights.  [default: the network's]", data="Images to classify, as for efat simulate.", required=True
 )
-@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.  [default: the network's]")
-@click.option("--data", type=INPUT_FILE, metavar="PATH", help="Images to classify, as for efat simulate.")
-@normalize_option
-@optional_array_options
-@click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
+@array_options(required=False)
+@array_of_lot_option
 @propagation_options
 @click.option(
     "--images",
@@ -58,21 +54,12 @@ Examples:
     metavar="N",
     help="Test images to classify, the first ones.  [default: 64, or all if there are fewer]",
 )
-@click.option(
-    "--calibration",
-    type=click.Choice(["max", "percentile", "mse"]),
-    default="max",
-    show_default=True,
-    help="How the activations' scales are chosen; retrained weights bring theirs.",
-)
+@calibration_option("How the activations' scales are chosen; retrained weights bring theirs.")
 @worker_options
 @click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
 @json_option("the summary")
 def propagate(
-    network: str,
-    weights: Path | None,
-    data: Path | None,
-    normalize: str | None,
+    subject: NetworkRequest,
     described: ArrayRequest | None,
     lot: Path | None,
     asked: PropagationRequest,
@@ -99,7 +86,7 @@ def propagate(
             else "--array and --lot are both given: choose one"
         )
     check_json(json_path)
-    warn_of_own_weights(network, weights)
+    subject.warn()
     from efat.cli.render import console, working
 
     with working("Loading and checking"):
@@ -109,8 +96,17 @@ def propagate(
 
         executor = workers.executor()
         config = _array(described, lot, asked)
-        given = normalization_of(normalize)
-        request = asked.of(Subject(network, weights, data, images, config, cast("Method", calibration), given))
+        request = asked.of(
+            Subject(
+                subject.name,
+                subject.weights,
+                subject.data,
+                images,
+                config,
+                cast("Method", calibration),
+                subject.normalization,
+            )
+        )
         request.subject.load()
     found = _run(output, request, executor)
     fault_free = Accuracy(found["fault_free"]["correct"], found["images"])

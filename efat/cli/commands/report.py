@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.options import INPUT_FILE, check_output, fail
+from efat.cli.options import check_output, fail
+from efat.cli.parameters import INPUT_FILE
 from efat.cli.printing import say
 
 if TYPE_CHECKING:

@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.array_options import ArrayRequest, optional_array_options
-from efat.cli.completion import complete_mitigations, complete_networks
-from efat.cli.fault_options import PERMANENT_KINDS, FaultRequest, fault_options
 from efat.cli.group import INTERRUPTED
-from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, NumberList, RateRange, fail, normalize_option
-from efat.cli.printing import command_text, note, own_network, say
-from efat.cli.recipe_options import RecipeRequest, recipe_options
-from efat.cli.split_options import SplitOptions, split_options
-from efat.cli.worker_options import WorkerRequest, worker_options
+from efat.cli.learning_options import (
+    RecipeRequest,
+    SplitOptions,
+    WorkerRequest,
+    recipe_options,
+    split_options,
+    worker_options,
+)
+from efat.cli.machine_options import ArrayRequest, FaultRequest, array_options, fault_options
+from efat.cli.options import NETWORKS, NetworkRequest, array_of_lot_option, fail, network_options
+from efat.cli.parameters import (
+    INPUT_FILE,
+    PERMANENT_KINDS,
+    NumberList,
+    RateRange,
+    complete_mitigations,
+)
+from efat.cli.printing import command_text, note, own_network, say, warn_of_guessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,20 +53,14 @@ Examples:
   efat plan --resilience res/ --lot lot.h5 --max-drop 0.01 -o plan.json
 """
 )
-@click.option(
-    "--network",
-    shell_complete=complete_networks,
+@network_options(
+    f"Network to retrain: {NETWORKS}.",
+    "Weights to start from.  [default: the network's]",
+    "Images to learn from and to test on, as for efat simulate.",
     required=True,
-    metavar="NAME",
-    help=f"Network to retrain: {NETWORKS}.",
 )
-@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
-@click.option(
-    "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
-)
-@normalize_option
-@optional_array_options
-@click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5) that has the array, instead of it.")
+@array_options(required=False)
+@array_of_lot_option
 @fault_options(PERMANENT_KINDS)
 @click.option(
     "--mitigation",
@@ -99,10 +102,7 @@ Examples:
 @worker_options
 @click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
 def resilience(
-    network: str,
-    weights: Path | None,
-    data: Path | None,
-    normalize: str | None,
+    subject: NetworkRequest,
     described: ArrayRequest | None,
     lot: Path | None,
     described_faults: FaultRequest,
@@ -142,7 +142,7 @@ def resilience(
         )
     if harden_rates is not None and harden is None:
         fail("--harden-rates is of no hardening: say for how many iterations with --harden")
-    warn_of_own_weights(network, weights)
+    subject.warn()
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading and checking"):
@@ -161,15 +161,15 @@ def resilience(
                 yield done
 
         setup = Setup(
-            network=network,
-            weights=weights,
-            data=data,
+            network=subject.name,
+            weights=subject.weights,
+            data=subject.data,
             mitigation=mitigation,
-            recipe=learning.recipe(seed, augmentation_of(network, learning.augmentation)),
+            recipe=learning.recipe(seed, augmentation_of(subject.name, learning.augmentation)),
             calibration=learning.calibration,
             learn_scales=learning.learn_scales,
             split=split.request(),
-            normalization=normalize,
+            normalization=subject.normalize,
         )
         config, faults = _array(described, lot, described_faults), described_faults.model(0.0)
         loaded = setup.load()
@@ -203,7 +203,7 @@ def resilience(
     show_resilience(table, output, console())
     say(_judges(loaded))
     given = {"resilience": output, "lot": "lot.h5" if lot is None else lot, "max_drop": 0.01}
-    say(f"Try it: {command_text('plan', **given, network=own_network(network), output='plan.json')}")
+    say(f"Try it: {command_text('plan', **given, network=own_network(subject.name), output='plan.json')}")
 
 
 def _judges(loaded: Loaded) -> str:

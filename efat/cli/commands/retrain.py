@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from efat.cli.group import INTERRUPTED
-from efat.cli.options import INPUT_FILE
+from efat.cli.learning_options import WorkerRequest, worker_options
+from efat.cli.parameters import INPUT_FILE
 from efat.cli.printing import command_text, note, say
-from efat.cli.worker_options import WorkerRequest, worker_options
 from efat.confidence import bound_text
 
 if TYPE_CHECKING:

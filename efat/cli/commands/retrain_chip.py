@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from efat.cli.completion import complete_chips, complete_mitigations, complete_networks
 from efat.cli.group import INTERRUPTED
-from efat.cli.network_warnings import warn_of_guessing, warn_of_own_weights
-from efat.cli.options import INPUT_FILE, NETWORKS, Fraction, fail, normalization_of, normalize_option
-from efat.cli.printing import command_text, note, say
-from efat.cli.recipe_options import RecipeRequest, recipe_options
-from efat.cli.split_options import SplitOptions, split_options
+from efat.cli.learning_options import RecipeRequest, SplitOptions, recipe_options, split_options
+from efat.cli.options import NETWORKS, NetworkRequest, fail, lot_option, network_options
+from efat.cli.parameters import INPUT_FILE, Fraction, complete_chips, complete_mitigations
+from efat.cli.printing import command_text, note, say, warn_of_guessing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,19 +41,13 @@ Mitigations:
   ...+gradual  with the faults injected in steps: fap+t+gradual
 """,
 )
-@click.option(
-    "--network",
-    shell_complete=complete_networks,
+@network_options(
+    f"Network to retrain: {NETWORKS}.",
+    "Weights to start from.  [default: the network's]",
+    "Images to learn from and to test on, as for efat simulate.",
     required=True,
-    metavar="NAME",
-    help=f"Network to retrain: {NETWORKS}.",
 )
-@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Weights to start from.  [default: the network's]")
-@click.option(
-    "--data", type=INPUT_FILE, metavar="PATH", help="Images to learn from and to test on, as for efat simulate."
-)
-@normalize_option
-@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@lot_option
 @click.option("--chip", shell_complete=complete_chips, required=True, metavar="ID", help="Chip to retrain for.")
 @click.option(
     "--mitigation",
@@ -99,10 +91,7 @@ Mitigations:
 @click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder to write into.")
 @click.option("--force", is_flag=True, help="Start over in a folder that has other results.")
 def retrain_chip(
-    network: str,
-    weights: Path | None,
-    data: Path | None,
-    normalize: str | None,
+    subject: NetworkRequest,
     lot: Path,
     chip: str,
     mitigation: str,
@@ -136,7 +125,7 @@ def retrain_chip(
         )
     if target_accuracy is not None and images is not None:
         fail("--images is of no use with --target-accuracy: say how many images decide with --tune-images")
-    warn_of_own_weights(network, weights)
+    subject.warn()
     from efat.cli.render import console, training_bar, working
 
     with working("Loading"):
@@ -148,12 +137,12 @@ def retrain_chip(
         if threads is not None:
             torch.set_num_threads(threads)
         retraining = ChipRetraining(
-            network=network,
+            network=subject.name,
             lot=lot,
             chip=chip,
             mitigation=mitigation,
-            weights=weights,
-            data=data,
+            weights=subject.weights,
+            data=subject.data,
             iterations=iterations,
             epochs=epochs,
             recipe=learning.recipe(seed),
@@ -164,7 +153,7 @@ def retrain_chip(
             learn_scales=learning.learn_scales,
             images=images,
             split=split.request() if split.given else None,
-            normalization=normalization_of(normalize),
+            normalization=subject.normalization,
         )
     began = None
 
@@ -196,9 +185,9 @@ def retrain_chip(
             judged["tune_images"] = metrics.data.held_out_images
     again = command_text(
         "simulate",
-        network=network,
+        network=subject.name,
         weights=output / WEIGHTS,
-        data=data,
+        data=subject.data,
         normalize=metrics.data.normalization,
         lot=lot,
         chip=chip,

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from efat.cli.completion import complete_chips, complete_deployments, complete_networks
-from efat.cli.network_warnings import warn, warn_of_guessing, warn_of_own_weights
+from efat.cli.learning_options import SplitOptions, split_options
 from efat.cli.options import (
-    INPUT_FILE,
-    NETWORKS,
+    NetworkRequest,
+    calibration_option,
     check_json,
     check_output,
     fail,
     json_option,
-    normalization_of,
-    normalize_option,
+    lot_option,
+    manifest_option,
+    network_options,
     write_json,
 )
-from efat.cli.printing import say
-from efat.cli.split_options import SplitOptions, split_options
-from efat.cli.waveform_options import WaveformRequest, waveform_options, write_waveform
+from efat.cli.parameters import complete_chips, complete_deployments
+from efat.cli.printing import say, warn, warn_of_guessing
+from efat.cli.waveform import WaveformRequest, waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from efat.inference.simulation import Simulation
@@ -45,28 +45,10 @@ Examples:
   efat simulate --network digits-cnn --lot lot.h5 --chip chip-0003 --vcd wave.vcd --layer 1 --fold 2 --pe 5,7
 """
 )
-@click.option("--network", shell_complete=complete_networks, metavar="NAME", help=f"Network to run: {NETWORKS}.")
-@click.option(
-    "--weights",
-    type=INPUT_FILE,
-    metavar="FILE",
-    help="Weights: safetensors, those of efat retrain-chip, or a state dict.",
-)
-@click.option(
-    "--manifest",
-    type=INPUT_FILE,
-    metavar="FILE",
-    help="Lot that efat retrain retrained: its manifest says which network and weights each chip runs.",
-)
-@click.option(
-    "--data",
-    type=INPUT_FILE,
-    metavar="PATH",
-    help="Images: folder of IDX files or CIFAR-10 python batches, or an .npz with images and labels.",
-)
-@normalize_option
+@network_options()
+@manifest_option
 @split_options
-@click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
+@lot_option
 @click.option(
     "--chip",
     "chips",
@@ -110,10 +92,8 @@ Examples:
     help="What is done about the broken PEs of each chip without retraining, as for efat retrain-chip: none, fap, fam, "
     "fam-rows or fam-columns, and then +bn.",
 )
-@click.option(
-    "--calibration",
-    type=click.Choice(["max", "percentile", "mse"]),
-    help="How the activations' scales are chosen; retrained weights bring theirs.  [default: max]",
+@calibration_option(
+    "How the activations' scales are chosen; retrained weights bring theirs.  [default: max]", default=None
 )
 @click.option(
     "--clock-mhz",
@@ -129,11 +109,8 @@ Examples:
 @json_option("everything measured")
 @waveform_options
 def simulate(
-    network: str | None,
-    weights: Path | None,
+    subject: NetworkRequest,
     manifest: Path | None,
-    data: Path | None,
-    normalize: str | None,
     split: SplitOptions,
     lot: Path,
     chips: tuple[str, ...],
@@ -176,16 +153,16 @@ def simulate(
     """
     if manifest is not None:
         given = {
-            "--weights": weights is not None,
+            "--weights": subject.weights is not None,
             "--calibration": calibration is not None,
             "--bypass": bypass,
-            "--normalize": normalize is not None,
+            "--normalize": subject.normalize is not None,
             **dict.fromkeys(split.given, True),
             "--mitigation": mitigation is not None,
         }
         for option in (option for option, is_given in given.items() if is_given):
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
-    elif network is None:
+    elif subject.network is None:
         fail("choose a network with --network, or a lot that was retrained with --manifest")
     if cycle_images is not None and engine == "cycle":
         fail("--engine cycle runs all images on the cycle engine: leave out --cycle-images")
@@ -195,10 +172,9 @@ def simulate(
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
         if cycle_images is not None:
             fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
-        inputs = (lot, weights, manifest, data)
-        check_output(waveform.path, inputs=[path for path in inputs if path is not None])
+        check_output(waveform.path, inputs=[lot, *subject.inputs, *([] if manifest is None else [manifest])])
     if manifest is None:
-        warn_of_own_weights(network, weights)
+        subject.warn()
     from efat.cli.render import console, progress_bars, working
 
     with working("Loading, quantising and calibrating"):
@@ -211,8 +187,8 @@ def simulate(
             simulation = prepare_manifest(
                 manifest=manifest,
                 lot=lot,
-                network=network,
-                data=data,
+                network=subject.network,
+                data=subject.data,
                 chips=chips,
                 engine=cast("Engine", engine),
                 cycle_images=cycle_images,
@@ -221,12 +197,11 @@ def simulate(
                 threads=threads,
             )
         else:
-            assert network is not None
             simulation = prepare(
-                network=network,
-                weights=weights,
-                data=data,
-                normalization=normalization_of(normalize),
+                network=subject.name,
+                weights=subject.weights,
+                data=subject.data,
+                normalization=subject.normalization,
                 split=split.request() if split.given else None,
                 lot=lot,
                 chips=chips,

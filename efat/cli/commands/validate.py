@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from efat.cli.completion import complete_networks
-from efat.cli.options import (
-    INPUT_FILE,
-    SITES,
-    ArraySize,
-    check_json,
-    fail,
-    input_errors,
-    json_option,
-    normalization_of,
-    normalize_option,
-    unknown_name,
-    write_json,
-)
+from efat.cli.options import NetworkRequest, check_json, fail, input_errors, json_option, network_options, write_json
+from efat.cli.parameters import INPUT_FILE, SITES, ArraySize, unknown_name
 from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
@@ -62,15 +50,7 @@ Examples:
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="S", help="Seed of the cases.  [default: a fresh one]")
 @click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Compare a network on these chips instead.")
-@click.option(
-    "--network",
-    shell_complete=complete_networks,
-    metavar="NAME",
-    help="Network to run on the chips, as for efat simulate.",
-)
-@click.option("--weights", type=INPUT_FILE, metavar="FILE", help="Its weights.")
-@click.option("--data", type=INPUT_FILE, metavar="PATH", help="Its images.")
-@normalize_option
+@network_options("Network to run on the chips, as for efat simulate.", "Its weights.", "Its images.")
 @click.option(
     "--images", type=click.IntRange(min=1), metavar="N", help=f"Images for each chip.  [default: {DEFAULT_IMAGES}]"
 )
@@ -84,10 +64,7 @@ def validate(
     minutes: float | None,
     seed: int | None,
     lot: Path | None,
-    network: str | None,
-    weights: Path | None,
-    data: Path | None,
-    normalize: str | None,
+    subject: NetworkRequest,
     images: int | None,
     replay: Path | None,
     json_path: Path | None,
@@ -106,10 +83,10 @@ def validate(
     of_cases = {"--array": array, "--sites": sites, "--cases": cases, "--minutes": minutes, "--seed": seed}
     of_networks = {
         "--lot": lot,
-        "--network": network,
-        "--weights": weights,
-        "--data": data,
-        "--normalize": normalize,
+        "--network": subject.network,
+        "--weights": subject.weights,
+        "--data": subject.data,
+        "--normalize": subject.normalize,
         "--images": images,
     }
     if replay is not None:
@@ -120,11 +97,11 @@ def validate(
     if any(value is not None for value in of_networks.values()):
         given = next(name for name, value in of_networks.items() if value is not None)
         _refuse_together(given, {**of_cases, "--against rtl": against if against != "cycle" else None})
-        if lot is None or network is None:
+        if lot is None or subject.network is None:
             fail(
                 f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both"
             )
-        _compare_networks(network, lot, weights, data, normalize, images, json_path)
+        _compare_networks(subject, lot, images, json_path)
         return
     if cases is not None and minutes is not None:
         fail("--cases and --minutes are both given: choose one")
@@ -231,22 +208,20 @@ def _replay(path: Path, against: str) -> None:
 
 
 def _compare_networks(
-    network: str,
+    subject: NetworkRequest,
     lot: Path,
-    weights: Path | None,
-    data: Path | None,
-    normalize: str | None,
     images: int | None,
     json_path: Path | None,
 ) -> None:
     from efat.cli.render import console, counted, progress_bar, working
 
+    network = subject.name
     with working("Loading, quantising and calibrating"):
         from efat.cli.commands.simulate_tables import deployment_line
         from efat.cli.commands.validate_tables import show_chips
         from efat.validation.networks import NetworkValidation
 
-        validation = NetworkValidation(network, lot, weights, data, images, normalization_of(normalize))
+        validation = NetworkValidation(network, lot, subject.weights, subject.data, images, subject.normalization)
     line = deployment_line(validation.simulation)
     if line is not None:
         say(line)

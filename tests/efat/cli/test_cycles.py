@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efat.cli.options import ARRAY_PRESETS
+from efat.cli.parameters import ARRAY_PRESETS
 from simulator import ArrayConfig, simulate_gemm
 from simulator.arrays import PRESETS
 from simulator.lots.chips import ChipLot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from efat.cli.options import Fraction, NumberList, RateRange
+from efat.cli.parameters import Fraction, NumberList, RateRange
 
 DROP = Fraction("chips may lose {} of the images")
 RATES = NumberList(float, "0.01,0.1")

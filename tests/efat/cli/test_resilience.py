@@ -22,8 +22,8 @@ from efat.cli.commands.resilience import (
     resilience,
     show_resilience,
 )
-from efat.cli.options import NumberList
-from efat.cli.recipe_options import RecipeRequest
+from efat.cli.learning_options import RecipeRequest
+from efat.cli.parameters import NumberList
 from efat.resilience.measurement import measure_resilience
 from efat.resilience.table import ResilienceTable, read_table
 from efat.resilience.units import HardeningPlan

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from efat.cli import render
 from efat.cli.commands import retrain_chip
-from efat.cli.recipe_options import (
+from efat.cli.learning_options import (
     DEFAULT_BATCH,
     DEFAULT_LABEL_SMOOTHING,
     DEFAULT_LEARNING_RATE,

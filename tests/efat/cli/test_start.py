@@ -13,10 +13,8 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from efat.cli import main, printing
-from efat.cli.completion import MITIGATION_NAMES, NETWORK_NAMES
 from efat.cli.group import LazyGroup
-from efat.cli.multiplier_options import DESIGNS
-from efat.cli.options import KINDS, SITES
+from efat.cli.parameters import DESIGNS, KINDS, MITIGATION_NAMES, NETWORK_NAMES, SITES
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.gates import designs
 from simulator.lots.chips import Chip, write_lot

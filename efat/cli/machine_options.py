@@ -1,0 +1,374 @@
+"""The options that describe an array (its size, the widths of its nets, its multiplier) and its random faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from efat.cli.options import ARRAY_HELP, fail, gathered, input_errors
+from efat.cli.parameters import DESIGNS, INPUT_FILE, KINDS, SITES, ArraySize, Weighted
+from efat.cli.printing import say
+
+if TYPE_CHECKING:
+    from simulator import ArrayConfig, FaultModel
+    from simulator.gates.files import NetlistFile
+    from simulator.multipliers.files import TableSigns
+    from simulator.multipliers.multiplier import Multiplier
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+DEFAULT_DESIGN = DESIGNS[0]
+
+
+TABLE_OPTIONS = (
+    click.option(
+        "--table-signed/--table-unsigned",
+        default=None,
+        help="Whether a product table's operands are signed (its activations only without --unsigned-acts).",
+    ),
+    click.option(
+        "--sign-magnitude",
+        is_flag=True,
+        help="Multiply magnitudes by a table of unsigned operands, and signs apart.",
+    ),
+    click.option(
+        "--table-first",
+        type=click.Choice(["weight", "activation"]),
+        help="The operand a table counts through slowly.  [default: weight; activation for raw words]",
+    ),
+)
+"""Options that say what a file with a product table does not; see `table_signs`."""
+
+
+@dataclass(frozen=True)
+class ArrayRequest:
+    """The array that a user describes.
+
+    Attributes:
+        array: rows and columns.
+        weight_bits: width of weights.
+        act_bits: width of activations.
+        unsigned_acts: whether these are unsigned.
+        acc_bits: width of partial sums.
+        multiplier: name of a design, or a file.
+        faulty_multipliers: tables that PEs with a MULTIPLIER fault multiply by.
+        table_signed: whether the operands of tables are signed; None if not said.
+        sign_magnitude: whether tables multiply magnitudes.
+        table_first: the operand that tables count through slowly; None if not said.
+    """
+
+    array: tuple[int, int]
+    weight_bits: int
+    act_bits: int
+    unsigned_acts: bool
+    acc_bits: int
+    multiplier: str
+    faulty_multipliers: tuple[Path, ...]
+    table_signed: bool | None
+    sign_magnitude: bool
+    table_first: str | None
+
+    def config(self) -> ArrayConfig:
+        """The array; says on the terminal what was found in a multiplier's file.
+
+        Raises:
+            click.ClickException: there is no such array, a file of a multiplier is wrong, or an option has no effect.
+        """
+        from simulator import ArrayConfig
+
+        if (self.multiplier in DESIGNS or is_netlist(self.multiplier)) and not self.faulty_multipliers:
+            kind = "a built-in design" if self.multiplier in DESIGNS else "a netlist"
+            refuse_table_options(
+                f"--multiplier {self.multiplier} is {kind}", self.table_signed, self.sign_magnitude, self.table_first
+            )
+        if self.faulty_multipliers and self.multiplier in DESIGNS and self.multiplier != DEFAULT_DESIGN:
+            fail(
+                f"--multiplier {self.multiplier} has no effect beside --faulty-multiplier: all designs multiply "
+                "exactly, and the gates are not kept; leave it out"
+            )
+        with input_errors():
+            config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
+        chosen = chosen_multiplier(
+            self.multiplier,
+            self.faulty_multipliers,
+            weight_bits=self.weight_bits,
+            act_bits=self.act_bits,
+            unsigned_acts=self.unsigned_acts,
+            signs=table_signs(self.table_signed, self.unsigned_acts, self.sign_magnitude, self.table_first),
+        )
+        return config if chosen == DEFAULT_DESIGN else replace(config, multiplier=chosen)
+
+
+def array_options(*, required: bool = True) -> Callable[[_Command], _Command]:
+    """Options for an array; the command gets them as one argument `described`, an `ArrayRequest`.
+
+    Args:
+        required: whether the command may not be given an array otherwise; without `--array` it then gets None.
+    """
+    return gathered(
+        "described",
+        _array_request,
+        click.option("--array", required=required, type=ArraySize(), help=ARRAY_HELP),
+        click.option("--weight-bits", type=int, default=8, show_default=True, help="Width of weights, 2..8."),
+        click.option("--act-bits", type=int, default=8, show_default=True, help="Width of activations, 2..8."),
+        click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
+        click.option("--acc-bits", type=int, default=32, show_default=True, help="Width of partial sums, up to 32."),
+        click.option(
+            "--multiplier",
+            default=DEFAULT_DESIGN,
+            show_default=True,
+            metavar="NAME|FILE",
+            help=f"What every PE multiplies with: {', '.join(DESIGNS)}, a netlist (.v, .sv, .blif) or a product table.",
+        ),
+        click.option(
+            "--faulty-multiplier",
+            "faulty_multipliers",
+            multiple=True,
+            type=INPUT_FILE,
+            metavar="FILE",
+            help="A product table that PEs with a multiplier fault multiply by; repeatable, each is a fault location.",
+        ),
+        *TABLE_OPTIONS,
+    )
+
+
+def _array_request(**values: Any) -> ArrayRequest | None:
+    if values["array"] is None:
+        _refuse_without_array(list(values))
+        return None
+    return ArrayRequest(**values)
+
+
+def _refuse_without_array(names: list[str]) -> None:
+    """Refuse what describes an array where there is none."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            fail(f"{parameter.opts[0]} describes an array: give its size with --array, or leave this out")
+
+
+def table_signs(
+    table_signed: bool | None, unsigned_acts: bool, sign_magnitude: bool, table_first: str | None
+) -> TableSigns:
+    """What the values of `table_options` say."""
+    from simulator.multipliers.files import TableSigns
+
+    return TableSigns(
+        weight_signed=table_signed,
+        act_signed=table_signed if table_signed is None else table_signed and not unsigned_acts,
+        magnitudes=sign_magnitude,
+        first=table_first,  # type: ignore[arg-type]
+    )
+
+
+def refuse_table_options(what: str, table_signed: bool | None, sign_magnitude: bool, table_first: str | None) -> None:
+    """Refuse options of product tables where none is read.
+
+    Args:
+        what: what there is instead.
+        table_signed: value of the option `--table-signed/--table-unsigned`.
+        sign_magnitude: of `--sign-magnitude`.
+        table_first: of `--table-first`.
+
+    Raises:
+        click.ClickException: one of them is given.
+    """
+    signed = {None: "", True: "--table-signed", False: "--table-unsigned"}[table_signed]
+    given = signed or ("--sign-magnitude" if sign_magnitude else "--table-first" if table_first else "")
+    if given:
+        fail(f"{given} has no effect: it is for product tables, and {what}; leave it out")
+
+
+def chosen_multiplier(
+    name: str,
+    faulty: tuple[Path, ...],
+    *,
+    weight_bits: int,
+    act_bits: int,
+    unsigned_acts: bool,
+    signs: TableSigns,
+) -> str | Multiplier:
+    """The multiplier of an array: a built-in design by its name, anything else read.
+
+    Says on the terminal which ports of a netlist were taken, and how near products are to the exact ones.
+
+    Args:
+        name: of a design or a file.
+        faulty: files of the tables that PEs with a faulty multiplier multiply by.
+        weight_bits: width of weights.
+        act_bits: width of activations.
+        unsigned_acts: whether these are unsigned.
+        signs: what files of tables do not say.
+    """
+    from simulator.gates.files import read_netlist_file
+    from simulator.multipliers.files import read_multiplier, read_table
+    from simulator.multipliers.multiplier import Multiplier
+    from simulator.multipliers.signs import Signs, error_note
+
+    if name in DESIGNS and not faulty:
+        return name
+    array_signs = Signs(True, not unsigned_acts)
+    with input_errors():
+        normal = read_multiplier(
+            name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
+        )
+        if is_netlist(name):
+            say(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
+        elif name not in DESIGNS:
+            say(f"{name}: product table, {error_note(normal.products, array_signs)}")
+        if not faulty:
+            return normal
+        tables = [
+            read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
+            for path in faulty
+        ]
+        for path, table in zip(faulty, tables, strict=True):
+            say(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
+        names = ", ".join(path.name for path in faulty)
+        label = f"{normal.name}, faulty {names}"
+        return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
+
+
+def is_netlist(name: str) -> bool:
+    """Whether a multiplier's name is that of a netlist file, rather than of a design or a product table."""
+    from simulator.multipliers.files import NETLIST_SUFFIXES
+
+    return name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES
+
+
+def ports_text(read: NetlistFile) -> str:
+    """Which ports of a netlist were taken, and how near it is to exact: files say neither."""
+    netlist = read.netlist
+    return (
+        f"{read.model}: {len(netlist.gates)} gates; weight is port {read.weight_port} ({netlist.weight_bits} bits), "
+        f"activation {read.act_port} ({netlist.act_bits} bits), product {read.product_port};\n"
+        f"{netlist.signs}: {read.error_note}"
+    )
+
+
+@dataclass(frozen=True)
+class FaultRequest:
+    """The random faults that a user describes.
+
+    Attributes:
+        sites: nets that break and their relative weights; empty for the default.
+        kinds: how they break, likewise.
+        pattern: where broken PEs lie.
+        cluster_alpha: clustering of the pattern `clustered`.
+    """
+
+    sites: tuple[tuple[str, float], ...]
+    kinds: tuple[tuple[str, float], ...]
+    pattern: str
+    cluster_alpha: float
+
+    def model(self, rate: float | tuple[float, float], cycles: int | None = None) -> FaultModel:
+        """The fault model of a fault rate or a range of them, and of clock cycles that flips are drawn from.
+
+        Raises:
+            click.ClickException: there is no such model.
+        """
+        from simulator import FaultModel, Kind, Site
+
+        chosen: dict[str, object] = {}
+        if self.sites:
+            chosen["sites"] = {Site[name]: weight for name, weight in self.sites}
+        if self.kinds:
+            chosen["kinds"] = {Kind[name]: weight for name, weight in self.kinds}
+        with input_errors():
+            return FaultModel(
+                rate,
+                pattern=self.pattern,  # type: ignore[arg-type]
+                cluster_alpha=self.cluster_alpha,
+                cycles=cycles,
+                **chosen,  # type: ignore[arg-type]
+            )
+
+    def refuse_without_effect(self, context: click.Context) -> None:
+        """Refuse what is said twice, and options that change nothing beside the others.
+
+        Raises:
+            click.ClickException: so it is.
+        """
+        for option, named in (("--site", self.sites), ("--kind", self.kinds)):
+            names = [name for name, _ in named]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                fail(f"{option} {twice.lower()} is given twice: expected it once, such as {twice.lower()}=2")
+        of_pes = not self.sites or any(name != "ACCUMULATOR" and weight > 0 for name, weight in self.sites)
+        for name in ("pattern", "cluster_alpha"):
+            if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if not of_pes:
+                fail(f"{option} has no effect: only accumulators break, and each column has one; leave it out")
+            if name == "cluster_alpha" and self.pattern != "clustered":
+                fail(f"{option} has no effect: the pattern is {self.pattern}; add --pattern clustered or leave it out")
+
+    def check_multiplier(self, config: ArrayConfig, faulty_multipliers: tuple[Path, ...] = ()) -> None:
+        """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use.
+
+        Args:
+            config: the array.
+            faulty_multipliers: tables that PEs with a MULTIPLIER fault multiply by.
+
+        Raises:
+            click.ClickException: so it is.
+        """
+        asked = any(name == "MULTIPLIER" and weight > 0 for name, weight in self.sites)
+        if faulty_multipliers and not asked:
+            fail("--faulty-multiplier: no fault would use it: add --site multiplier")
+        if asked and not config.pe_multiplier.locations:
+            fail(
+                f"--site multiplier: {config.pe_multiplier.name} is a table for all PEs and has no place for faults: "
+                "give what faulty PEs multiply by with --faulty-multiplier"
+            )
+
+
+def fault_options(kinds: tuple[str, ...] = KINDS) -> Callable[[_Command], _Command]:
+    """Options for random faults; the command gets them as one argument `described_faults`, a `FaultRequest`.
+
+    Args:
+        kinds: the kinds there are to choose from.
+    """
+    return gathered(
+        "described_faults",
+        _fault_request,
+        click.option(
+            "--site",
+            "sites",
+            multiple=True,
+            type=Weighted("site", SITES),
+            help="Net that breaks, with a relative weight; repeatable: "
+            f"{', '.join(name.lower() for name in SITES)}.  [default: all but multiplier and accumulator, equally]",
+        ),
+        click.option(
+            "--kind",
+            "kinds",
+            multiple=True,
+            type=Weighted("kind", kinds),
+            help="How it breaks, with a relative weight; repeatable: "
+            f"{', '.join(name.lower() for name in kinds)}.  [default: both stuck values, equally]",
+        ),
+        click.option(
+            "--pattern",
+            type=click.Choice(["uniform", "clustered", "lines"]),
+            default="uniform",
+            show_default=True,
+            help="Where broken PEs lie: independently; in negative-binomial clusters; in whole rows and columns.",
+        ),
+        click.option(
+            "--cluster-alpha", type=float, default=0.5, show_default=True, help="Clustering: smaller clusters more."
+        ),
+    )
+
+
+def _fault_request(**values: Any) -> FaultRequest:
+    request = FaultRequest(**values)
+    request.refuse_without_effect(click.get_current_context())
+    return request
