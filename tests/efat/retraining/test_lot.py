@@ -19,12 +19,22 @@ from efat.confidence import at_least
 from efat.planning.plan import read_plan
 from efat.planning.selection import Constraint
 from efat.retraining.lot import measure_fault_free
+from efat.retraining.lot import retrain as retrain_lot
 from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, check_files, read_manifest
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from tests.support.lot_retraining import OUT, carried_out, chips_of, logits, planned, random_chips
-from tests.support.resilience_runs import HELD_OUT, RECIPE, UNSEEN, small_network, small_setup
+from tests.support.lot_retraining import LOT, OUT, TABLE, carried_out, chips_of, logits, planned, random_chips
+from tests.support.resilience_runs import (
+    HELD_OUT,
+    RECIPE,
+    TRAIN,
+    UNSEEN,
+    small_network,
+    small_setup,
+    trained_weights,
+)
 from tests.support.tiny_networks import ARRAY, with_broken_accumulators
 from training.data.classification import count_correct
 from training.layers.convert import convert
@@ -263,3 +273,21 @@ def test_progress_tells_of_each_unit(folder: Path) -> None:
         )
         for done in (0, 1)
     ]
+
+
+def test_a_network_and_data_that_are_objects_give_the_same(folder: Path) -> None:
+    chips, groups = random_chips(1, [0.2, 0.1]), {"group-0001": ([0], 2), AS_IS: ([1], 0)}
+    files = small_setup(folder)
+    network = small_network()
+    network.load_state_dict(trained_weights())
+    objects = Setup(network, data=(TRAIN, HELD_OUT), mitigation="fap+t", recipe=RECIPE, split=files.split)
+    in_files, in_objects = (planned(folder, chips, groups, setup=setup) for setup in (files, objects))
+    expected = carried_out(folder, in_files)
+    found = retrain_lot(in_objects, folder / "objects", lot=str(folder / LOT), resilience=str(folder / TABLE))
+    assert [chip.correct for chip in found.chips] == [chip.correct for chip in expected.chips]
+    assert str(found).splitlines()[2].split()[:4] == ["as-is", "1", "0", "0"]
+    assert found._repr_html_().count("<tr>") == 1 + len(found.groups)
+    again = read_manifest(folder / "objects" / "manifest.json")
+    assert again.table() == found.table()
+    with pytest.raises(InputError, match="was given as an object in Python, which no file holds"):
+        retrain_lot(folder / "objects" / "plan.json", folder / "objects", lot=folder / LOT, resilience=folder / TABLE)
