@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from efat import records
 from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, UnitFile, Work, put, warned
 from efat.campaigns.workers import Workers, executor_of, in_line
 from efat.confidence import at_least
@@ -62,7 +63,7 @@ from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.permutation import Permutation
 from training.learning.on_chip import Pruned
-from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult
+from training.learning.retrain import PreparedRetraining, RetrainDivergedError
 
 KIND = "retraining of a lot"
 PLAN = "plan.json"
@@ -241,9 +242,10 @@ class _Run:
     ) -> None:
         self._plan, self._lot, self._table, self._folder = plan, lot, table, folder
         self._executor, self._progress = executor, progress
-        self._setup = plan.setup.located()
-        self._setup.check_identity(plan.identity)
-        loaded = self._setup.load()
+        # What units are told of the plan.
+        self._terms = records.replace(plan, setup=plan.setup.located(), groups=(), tried=(), comparison=())
+        self._terms.setup.check_identity(plan.identity)
+        loaded = self._terms.setup.load()
         images = len(loaded.data.held_out)
         if images != plan.images:
             raise InputError(f"the plan is for {plan.images} tuning images, and there are {images}: make it again")
@@ -285,7 +287,7 @@ class _Run:
 
     def _measure_required(self) -> int:
         """Verification images that a chip must classify correctly."""
-        arguments = {"setup": self._setup, "identity": self._plan.identity, "config": self._config}
+        arguments = {"plan": self._terms, "config": self._config}
         self._do("the network without faults", [Unit(FAULT_FREE, arguments)], measure_fault_free)
         self._fault_free = self._campaign.result(FaultFree, FAULT_FREE)
         return self._plan.constraint.required_of(len(self._verification), self._fault_free.correct)
@@ -379,31 +381,14 @@ class _Run:
         return self._campaign.result(RetrainedGroup, group.name)
 
     def _group_unit(self, group: _Group, budget: int | None = None) -> Unit:
-        task = GroupTask(
-            name=group.name,
-            setup=self._setup,
-            identity=self._plan.identity,
-            config=self._config,
-            chips=tuple(self._chips[chip] for chip in group.chips),
-            aligned=self._plan.aligned,
-            predictor=self._plan.predictor,
-            amount=group.planned,
-            step=self._plan.step,
-            budget=self._plan.budget if budget is None else budget,
-            required=self._plan.required,
-        )
+        chips = tuple(self._chips[chip] for chip in group.chips)
+        most = self._plan.budget if budget is None else budget
+        task = GroupTask(self._terms, self._config, group.name, chips, group.planned, most)
         return Unit(group.name, {"task": task})
 
     def _chip_unit(self, chip: str, weights: UnitFile, deployment: UnitFile | None, suffix: str = "verified") -> Unit:
-        task = ChipTask(
-            setup=self._setup,
-            identity=self._plan.identity,
-            config=self._config,
-            chip=self._chips[chip],
-            weights=weights.located(),
-            deployment=None if deployment is None else deployment.located(),
-            cycle_images=self._cycle_images,
-        )
+        sits = None if deployment is None else deployment.located()
+        task = ChipTask(self._terms, self._chips[chip], weights.located(), sits, self._cycle_images)
         inputs = {"weights": weights.sha256, "deployment": None if deployment is None else deployment.sha256}
         return Unit(self._verified(chip, suffix), {"task": task}, inputs)
 
@@ -442,7 +427,7 @@ class _Run:
             tuning=ManifestTuning(plan.images, plan.required, plan.fault_free_correct),
             work=ManifestWork(fault_free.on_array, fault_free.in_float),
             constraint=plan.constraint,
-            setup=self._setup,
+            setup=self._terms.setup,
             identity=dict(plan.identity),
             array=self._config.as_dict(),
             lot=FileOf(str(self._lot), plan.lot.sha256),
@@ -503,30 +488,20 @@ class GroupTask:
     """A group to retrain.
 
     Args:
-        name: of the group.
-        setup: what learns from what, and how.
-        identity: of the setup.
+        plan: says how; without its groups.
         config: the array.
+        name: of the group.
         chips: its chips, in the order in which they joined; none for the weights that everything starts from.
-        aligned: whether each of them has places of its own.
-        predictor: what severity is, for aligned chips.
         amount: least iterations.
-        step: iterations by which it is topped up if it misses what is required.
         budget: most iterations.
-        required: tuning images to classify correctly.
     """
 
-    name: str
-    setup: Setup
-    identity: Mapping[str, str]
+    plan: Plan
     config: ArrayConfig
+    name: str
     chips: tuple[Chip, ...]
-    aligned: bool
-    predictor: str
     amount: int
-    step: int
     budget: int
-    required: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -534,18 +509,14 @@ class ChipTask:
     """A chip to verify.
 
     Args:
-        setup: what learns from what, and how.
-        identity: of the setup.
-        config: the array.
+        plan: says how; without its groups.
         chip: the chip.
         weights: file of its group's weights.
         deployment: file that says how they sit on it; None to put them there as the setup's mitigation does.
         cycle_images: verification images that the cycle engine classifies, too.
     """
 
-    setup: Setup
-    identity: Mapping[str, str]
-    config: ArrayConfig
+    plan: Plan
     chip: Chip
     weights: UnitFile
     deployment: UnitFile | None
@@ -567,7 +538,7 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
         A `RetrainedGroup`, and the files of its weights and of its chips.
     """
     task: GroupTask = arguments["task"]
-    loaded = _load(task.setup, task.identity)
+    loaded = _load(task.plan)
     prepared, placements, lost = _prepared(task, loaded)
     diverged_at = None
     try:
@@ -578,14 +549,22 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
     nothing = np.zeros((task.config.rows, task.config.cols), np.bool_)
     # What is bypassed, and where operands sit, is each chip's; the weights are those of all.
     bare = Deployment(task.config.as_dict(), nothing, scales, {})
-    files = {WEIGHTS: deployed_bytes(result.weights, bare, _about(task, result))}
+    about = {
+        "network": str(task.plan.setup.network),
+        "mitigation": task.plan.setup.mitigation,
+        "group": task.name,
+        "chips": str(len(task.chips)),
+        "iterations": str(len(result.losses)),
+    }
+    files = {WEIGHTS: deployed_bytes(result.weights, bare, about)}
     for position, chip in enumerate(task.chips):
         if placements is None:
             deployment = replace(result.deployment, placements=dict(sorted(result.deployment.placements.items())))
         else:
             moved = {name: found for name, found in sorted(placements[position].items()) if not found.is_in_order}
             deployment = Deployment(task.config.as_dict(), bypass_of(chip), scales, moved)
-        files[member_file(position)] = deployed_bytes({}, deployment, _about_chip(task, chip))
+        about = {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}
+        files[member_file(position)] = deployed_bytes({}, deployment, about)
     iterations = len(result.losses)
     retrained = RetrainedGroup(
         chips=tuple(chip.id for chip in task.chips),
@@ -595,7 +574,7 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
         severity=_severity(task, loaded, prepared.deployment, lost),
         top_ups=sum(found.iteration > task.amount for found in result.evaluations),
         correct=result.evaluations[-1].correct,
-        met=result.evaluations[-1].correct >= task.required,
+        met=result.evaluations[-1].correct >= task.plan.required,
         diverged_at=diverged_at,
     )
     return Outcome(retrained.as_dict(), files)
@@ -607,15 +586,15 @@ def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
     And count its multiply-accumulates for one image, on the array and in float.
 
     Args:
-        arguments: `setup`, its `identity`, and the array `config`.
+        arguments: `plan` and the array `config`.
     """
-    setup: Setup = arguments["setup"]
+    plan: Plan = arguments["plan"]
     config: ArrayConfig = arguments["config"]
-    _load(setup, arguments["identity"])
-    loaded = setup.original.load()
+    _load(plan)
+    loaded = plan.setup.original.load()
     accelerator = Accelerator.fault_free(config)
     quantised = convert(
-        loaded.network, config, loaded.data.calibration, method=setup.calibration, accelerator=accelerator
+        loaded.network, config, loaded.data.calibration, method=plan.setup.calibration, accelerator=accelerator
     )
     work = array_share(quantised, loaded.verification.images[:1])
     correct = count_correct(quantised, loaded.verification, BATCH)
@@ -633,15 +612,15 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
         A `VerifiedChip`, and the chip's file if it has none yet.
     """
     task: ChipTask = arguments["task"]
-    loaded = _load(task.setup, task.identity)
+    loaded = _load(task.plan)
     weights, group = deployed_from(task.weights.read(), task.weights.path)
     network = copied(loaded.network)
-    put_weights(network, weights, task.weights.path, f"network {task.setup.network}")
+    put_weights(network, weights, task.weights.path, f"network {task.plan.setup.network}")
     deployment = None if task.deployment is None else deployed_from(task.deployment.read(), task.deployment.path)[1]
     files = {}
     if deployment is None:
         assert group is not None
-        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.setup.strategy)
+        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.plan.setup.strategy)
         files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
     on_chip = network_on_chip(network, deployment, task.chip, "emulation")
     tuning, verification = loaded.data.held_out, loaded.verification
@@ -697,22 +676,22 @@ def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str
     return Aligner(model_of(loaded, config), config, setup.strategy, predictor)
 
 
-def _load(setup: Setup, identity: Mapping[str, str]) -> Loaded:
-    check_unchanged(setup.identity(), identity)
-    return setup.load()
+def _load(plan: Plan) -> Loaded:
+    check_unchanged(plan.setup.identity(), plan.identity)
+    return plan.setup.load()
 
 
 def _prepared(
     task: GroupTask, loaded: Loaded
 ) -> tuple[PreparedRetraining, list[Placements] | None, dict[str, BoolArray] | None]:
     """The retraining, and if chips are aligned the places of each and what they lose together."""
-    setup, config = task.setup, task.config
+    setup, config = task.plan.setup, task.config
     strategy = setup.strategy
     placements: list[Placements] | None = None
     lost: dict[str, BoolArray] | None = None
     chip = fused_chip(task.name, config, task.chips)
-    if task.aligned and task.chips:
-        placements, lost = aligner_of(setup, loaded, config, task.predictor).place_together(task.chips)
+    if task.plan.aligned and task.chips:
+        placements, lost = aligner_of(setup, loaded, config, task.plan.predictor).place_together(task.chips)
         others = tuple(part for part in strategy.mitigations if not isinstance(part, Bypass | Permutation))
         chip, strategy = Chip(task.name, FaultMap(config)), Strategy(others)
     images = len(loaded.data.held_out)
@@ -723,8 +702,8 @@ def _prepared(
         task.budget,
         strategy=strategy,
         recipe=setup.recipe,
-        evaluate_at=range(task.amount, task.budget, task.step),
-        target_accuracy=task.required / images,
+        evaluate_at=range(task.amount, task.budget, task.plan.step),
+        target_accuracy=task.plan.required / images,
         least_iterations=task.amount,
         calibration=setup.calibration,
         learn_scales=setup.learn_scales,
@@ -744,28 +723,14 @@ def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pru
     """
     config = task.config
     layers = trainable_layers(model_of(loaded, config))
-    if task.predictor in MASK_PREDICTORS:
-        masks = [mask_of(chip, task.predictor) for chip in task.chips]
+    if task.plan.predictor in MASK_PREDICTORS:
+        masks = [mask_of(chip, task.plan.predictor) for chip in task.chips]
         together = np.logical_or.reduce(masks) if masks else np.zeros((config.rows, config.cols), np.bool_)
         held = weights_per_pe([layer.gemm_shape for layer in layers.values()], config)
-        return float(severity(together, counts_of(task.predictor, held)))
+        return float(severity(together, counts_of(task.plan.predictor, held)))
     if lost is None:
         places = {name: Placement.in_order(*layer.gemm_shape) for name, layer in layers.items()}
         places |= deployment.placements
         lost = {name: placement.at_weights(deployment.bypass, config) for name, placement in places.items()}
     weights = [layer.weight.detach().flatten(1).cpu().numpy() for layer in layers.values()]
-    return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.predictor))
-
-
-def _about(task: GroupTask, result: RetrainResult) -> dict[str, str]:
-    return {
-        "network": str(task.setup.network),
-        "mitigation": task.setup.mitigation,
-        "group": task.name,
-        "chips": str(len(task.chips)),
-        "iterations": str(len(result.losses)),
-    }
-
-
-def _about_chip(task: GroupTask, chip: Chip) -> dict[str, str]:
-    return {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}
+    return float(getattr(pruned_severity(weights, [lost[name] for name in layers]), task.plan.predictor))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,8 @@ def test_a_drop_is_from_the_original_network_on_verification_images(folder: Path
     setup = records.replace(small_setup(folder, calibration="mse"), hardened=folder / "hardened.safetensors")
     torch.manual_seed(1)
     save_file(small_network().state_dict(), folder / "hardened.safetensors")
-    arguments = {"setup": setup, "identity": setup.identity(), "config": ArrayConfig(5, 4, weight_bits=2, act_bits=2)}
+    plan = SimpleNamespace(setup=setup, identity=setup.identity())
+    arguments = {"plan": plan, "config": ArrayConfig(5, 4, weight_bits=2, act_bits=2)}
     found = measure_fault_free(arguments).values
     original = setup.original.load()
     quantised = convert(original.network, arguments["config"], original.data.calibration, method="mse")
