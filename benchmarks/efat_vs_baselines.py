@@ -31,10 +31,7 @@ from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
 from efat.planning.plan import Plan
-from efat.planning.planner import Request, make_plan
-from efat.planning.selection import Constraint
-from efat.planning.trial import FOLDER as TRIALS
-from efat.planning.trial import Trials
+from efat.planning.planner import plan
 from efat.resilience.measurement import run_resilience
 from efat.resilience.table import FILE_NAME, ResilienceTable
 from efat.resilience.units import HardeningPlan, Resilience
@@ -126,10 +123,16 @@ class Study:
         arguments = self.arguments
         begun = time.perf_counter()
         try:
-            constraint = Constraint(max_drop=arguments.max_drop, margin=arguments.margin)
-            request = Request(constraint, strategy, arguments.statistic, aligned=aligned)
-            trials = Trials(table.parent / TRIALS, self.executor)
-            plan = make_plan(table, self.lot, request, trials=trials).plan
+            made = plan(
+                table,
+                self.lot,
+                max_drop=arguments.max_drop,
+                margin=arguments.margin,
+                strategy=strategy,
+                statistic=arguments.statistic,
+                aligned=aligned,
+                workers=self.executor,
+            )
         except InputError as error:
             progress.console.print(f"{mitigation} {strategy}{', aligned' * aligned}: {error}")
             return None
@@ -143,7 +146,7 @@ class Study:
             progress.update(tasks[what], completed=done, total=of)  # type: ignore[arg-type]
 
         manifest = retrain(
-            plan,
+            made,
             self.folder / f"{name}-{arguments.max_drop:g}-{arguments.margin:g}",
             lot=self.lot,
             resilience=table,
@@ -153,7 +156,7 @@ class Study:
         )
         for task in tasks.values():
             progress.remove_task(task)  # type: ignore[arg-type]
-        return Run(mitigation, plan, manifest, seconds)
+        return Run(mitigation, made, manifest, seconds)
 
     def _lot(self) -> Path:
         arguments = self.arguments

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
+    from efat.planning.planner import plan
     from efat.planning.selection import Constraint, Statistic
     from efat.resilience.measurement import measure_resilience
     from efat.resilience.table import ResilienceTable
@@ -45,6 +46,7 @@ _MODULES = {
     "Statistic": "efat.planning.selection",
     "count_cycles": "efat.network_gemms",
     "measure_resilience": "efat.resilience.measurement",
+    "plan": "efat.planning.planner",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
     "simulate": "efat.inference.simulation",
@@ -68,6 +70,7 @@ __all__ = [
     "Statistic",
     "count_cycles",
     "measure_resilience",
+    "plan",
     "retrain",
     "retrain_chip",
     "simulate",

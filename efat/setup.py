@@ -418,17 +418,19 @@ def check_no_object(network: object, data: object) -> None:
             )
 
 
-def check_network_named(path: Path, name: str, given: str | None) -> None:
+def check_network_named(path: Path, name: object, given: str | None) -> None:
     """Refuse to run code that only a file names: a network is one that comes with the program, or the user names it.
 
     Args:
         path: the file.
-        name: the network that the file names.
+        name: the network that the file names; one that is an object here is nobody's code but the caller's.
         given: the one that the user names; None for none.
 
     Raises:
         InputError: it is the user's own and was not named, or another one was.
     """
+    if isinstance(name, Named):
+        return
     check_no_object(name, None)
     if given is not None and given != name:
         advice = "leave out --network" if name in WORKLOADS else f"give --network {name}"

@@ -55,7 +55,7 @@ def prepare_manifest(
     found = read_manifest(manifest)
     setup = found.setup
     normalization = setup.parsed_normalization
-    check_network_named(manifest, str(setup.network), network)
+    check_network_named(manifest, setup.network, network)
     config, chosen = read_chips(lot, chips)
     _check_lot(manifest, found, lot, config, chosen, complete=not chips)
     position = {group.name: number for number, group in enumerate(found.groups)}

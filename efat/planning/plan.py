@@ -184,11 +184,13 @@ class Plan(Document, frozen=True, eq=False):
         tried: what each chip of the lot does without retraining, in its order; empty if none was tried.
         comparison: what all strategies are predicted to cost.
         commands: the command lines that the table and the plan were made with; without those that Python called.
+        notes: what users should know: constraints that cannot be met, chips out of reach, what was not compared or
+            tried, and whether retraining makes chips worse.
     """
 
     FORMAT = "efat-plan"
     VERSION = 3
-    OLDER: ClassVar[Mapping[int, Mapping[str, Any]]] = {2: {"commands": ()}}
+    OLDER: ClassVar[Mapping[int, Mapping[str, Any]]] = {2: {"commands": (), "notes": ()}}
     SOURCE = "efat plan"
 
     strategy: Strategy
@@ -214,6 +216,7 @@ class Plan(Document, frozen=True, eq=False):
     tried: tuple[TriedChip, ...]
     comparison: tuple[StrategyCost, ...]
     commands: tuple[Command, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """See `Document.check`."""
@@ -253,7 +256,7 @@ class Plan(Document, frozen=True, eq=False):
         content = self.as_dict()
         # As version 2 had it, which is gone on with.
         content["version"] = 2
-        del content["commands"]
+        del content["commands"], content["notes"]
         for part in ("lot", "resilience"):
             del content[part]["path"]
         # Which images judge decides nothing, and which decide is in the identity.
@@ -295,7 +298,6 @@ class Request:
         step: iterations by which a group that misses the constraint is topped up; None for a sixteenth of the largest
             level that was measured.
         budget: most iterations for a group; None for twice the largest level.
-        network: the network that the table names; None to take it from there, which a network of the user's own is not.
 
     Raises:
         InputError: another strategy, steps or a budget that cannot be.
@@ -308,7 +310,6 @@ class Request:
     aligned: bool | None = None
     step: int | None = None
     budget: int | None = None
-    network: str | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in ("fixed", "select", "efat") and self.merged is None:

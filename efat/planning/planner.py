@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from efat import records
+from efat.campaigns.campaign import Executor, Notes, warned
 from efat.campaigns.command import kept_in, running
+from efat.campaigns.workers import executor_of, in_line
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import Aligner, align, model_of
 from efat.planning.fusion import AmountMap, Group, fuse, fuse_in_order, singles
 from efat.planning.plan import AS_IS, MOST_TOP_UPS, FileOf, LotOf, Plan, PlannedGroup, Request, StrategyCost, TriedChip
-from efat.planning.selection import Foretelling, ResilienceMap, Statistic, best_predictor, compare_predictors, worsening
+from efat.planning.selection import (
+    Constraint,
+    Foretelling,
+    ResilienceMap,
+    Statistic,
+    best_predictor,
+    compare_predictors,
+    worsening,
+)
+from efat.planning.trial import FOLDER as TRIALS
 from efat.planning.trial import Trials, Tried, try_chips
 from efat.resilience.severity import MASK_PREDICTORS, counts_of, mask_of, weights_per_pe
 from efat.resilience.table import FILE_NAME as TABLE
@@ -44,6 +57,15 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the number of steps that are done, and how many there are at most."""
 
 Packed = npt.NDArray[np.uint8]
+
+
+class HasPath(Protocol):
+    """A lot of chips in a file."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
 
 _Found = tuple[Sequence[int], float, float]
 """Positions of the members, severity and amount of a group."""
@@ -90,7 +112,6 @@ class Planner:
 
     Args:
         table: how resilient the network is.
-        setup: that of the table.
         lot: the chips.
         request: what the plan is to be like.
         progress: called from time to time.
@@ -104,10 +125,9 @@ class Planner:
         LotError: the lot is no lot.
     """
 
-    def __init__(
-        self, table: ResilienceTable, setup: Setup, lot: Path, request: Request, progress: Progress | None
-    ) -> None:
-        self._table, self._setup, self._request, self._progress = table, setup, request, progress
+    def __init__(self, table: ResilienceTable, lot: Path, request: Request, progress: Progress | None) -> None:
+        self._table, self._setup, self._request, self._progress = table, table.setup, request, progress
+        setup = table.setup
         self._chips: list[Chip] = []
         self._masks: dict[str, list[Packed]] = {name: [] for name in MASK_PREDICTORS}
         with ChipLot(lot) as opened:
@@ -389,71 +409,84 @@ def _check_array(config: ArrayConfig, table: ResilienceTable) -> None:
             )
 
 
-__all__ = ["TABLE", "Planned", "Request", "make_plan", "table_of"]
-
-"""The table in the folder of `efat resilience`."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan, and what is to be said about it.
-
-    Attributes:
-        plan: the plan.
-        map: how much retraining which severity takes, for the strategy that was asked for.
-        notes: what users should know: constraints that cannot be met, chips out of reach, what was not compared or
-            tried, and whether retraining makes chips worse.
-    """
-
-    plan: Plan
-    map: ResilienceMap
-    notes: tuple[str, ...]
-
-
-def make_plan(
-    resilience: Path, lot: Path, request: Request, progress: Progress | None = None, trials: Trials | None = None
-) -> Planned:
-    """Plan the retraining of a lot: try its chips as they are, and plan what those need that miss the constraint.
+def plan(
+    resilience: ResilienceTable | str | Path,
+    lot: str | Path | HasPath,
+    *,
+    accuracy: float | None = None,
+    max_drop: float | None = None,
+    margin: float = 0.0,
+    strategy: str = "efat",
+    statistic: str = "max",
+    predictor: str | None = None,
+    aligned: bool | None = None,
+    step: int | None = None,
+    budget: int | None = None,
+    setup: Setup | None = None,
+    network: str | None = None,
+    tried: bool = True,
+    workers: int | str | Executor | None = 0,
+    progress: Progress | None = None,
+    notes: Notes = warned,
+) -> Plan:
+    """Plan the retraining of a lot: try its chips as they are, and give those that miss the constraint what they need.
 
     Args:
-        resilience: the table that `efat resilience` measured.
+        resilience: the table that `measure_resilience` gave, or its file or folder.
         lot: the chips.
-        request: what the plan is to be like.
+        accuracy: the fraction of images that each chip must classify correctly; this or `max_drop`.
+        max_drop: how far below the fault-free quantised network that fraction may be.
+        margin: how much more is asked for on tuning images.
+        strategy: who shares a retraining: `fixed`, `select`, `merge-K` with a number for K, or `efat`.
+        statistic: over the repeats of the resilience analysis: see `efat.planning.selection.Statistic`.
+        predictor: what severity is; None for what foretells accuracy best of what the strategy can use.
+        aligned: whether `efat` aligns chips; None for what is predicted to cost less.
+        step: iterations by which a group that misses the constraint is topped up; None for a sixteenth of the largest
+            level that was measured.
+        budget: most iterations for a group; None for twice the largest level.
+        setup: what the table was measured with, where a file cannot say it: a network or data that are objects.
+        network: the network that a file names; None to take it from there, which a network of the user's own is not.
+        tried: whether each chip is tried without retraining first; what was tried before is kept beside the table.
+        workers: where chips are tried; see `efat.campaigns.workers.executor_of`.
         progress: called from time to time.
-        trials: where its chips are tried without retraining; None to predict from the table which of them need none.
+        notes: told of chips that were tried before and are tried again, as their files do not fit.
 
     Raises:
         FileNotFoundError: a file is not there.
         InputError: something does not fit, is unknown, or cannot be met by any amount of retraining.
-        LotError: the lot is no lot.
     """
-    table = read_table(resilience)
-    setup = table.setup
-    check_network_named(resilience, str(setup.network), request.network)
-    largest = int(table.levels[-1])
-    step = max(1, largest // 16) if request.step is None else request.step
-    budget = 2 * largest if request.budget is None else request.budget
-    if budget > step * MOST_TOP_UPS:
-        raise InputError(
-            f"budget is {budget} iterations and steps are of {step}: expected at most {MOST_TOP_UPS:,} steps; give a "
-            "smaller budget or larger steps"
-        )
-    planner = Planner(table, setup, lot, request, progress)
+    request = Request(
+        Constraint(accuracy, max_drop, margin), strategy.lower(), statistic, predictor, aligned, step, budget
+    )
+    table = resilience if isinstance(resilience, ResilienceTable) else read_table(table_of(Path(resilience)))
+    path = table.path
+    if path is None:
+        raise InputError("the table is in no file, which a plan names: write it first, or measure it into a folder")
+    if setup is not None:
+        table = replace(table, setup=setup)
+    elif not isinstance(resilience, ResilienceTable):
+        check_network_named(path, table.setup.network, network)
+    chips = Path(lot if isinstance(lot, str | Path) else lot.path)
+    step, budget = _top_ups(request, int(table.levels[-1]))
+    planner = Planner(table, chips, request, progress)
     planner.check_request()
-    lot_digest = digest_of_file(lot)
-    tried = None
-    if trials is not None:
+    found, lot_digest = None, digest_of_file(chips)
+    if tried:
+        if workers not in (0, in_line):
+            table.setup.check_travels()
+        trials = Trials(path.parent / TRIALS, executor_of(workers), notes)
         telling = None if progress is None else lambda done, of: progress("trying chips without retraining", done, of)
-        with ChipLot(lot) as opened:
-            tried = try_chips(trials, setup.located(), lot_digest, list(opened), telling)
-        planner.leave_out(tried)
-    groups, aligned, chosen = planner.chosen()
+        with ChipLot(chips) as opened:
+            found = try_chips(trials, table.setup.located(), lot_digest, list(opened), telling)
+        planner.leave_out(found)
+    groups, align_chips, chosen = planner.chosen()
     most = max(group.amount for group in groups)
     if most > budget:
         raise InputError(f"budget is {budget} iterations, and a group needs {most}: give as many or more")
-    plan = Plan(
+    correct = [] if found is None else zip(planner.ids, found.correct.tolist(), strict=True)
+    made = Plan(
         strategy=request.strategy,
-        aligned=aligned,
+        aligned=align_chips,
         groups=groups,
         step=step,
         budget=budget,
@@ -462,26 +495,33 @@ def make_plan(
         constraint=request.constraint,
         statistic=str(chosen.statistic),
         predictor=str(chosen.predictor),
-        setup=setup,
+        setup=table.setup,
         identity=dict(table.setup_identity),
         array=dict(table.array),
-        resilience=FileOf(str(resilience), digest_of_file(resilience)),
-        lot=LotOf(str(lot), lot_digest, len(planner.ids)),
-        tried=()
-        if tried is None
-        else tuple(
-            TriedChip(chip, correct, at_least(correct, table.images))
-            for chip, correct in zip(planner.ids, tried.correct.tolist(), strict=True)
-        ),
+        resilience=FileOf(str(path), digest_of_file(path)),
+        lot=LotOf(str(chips), lot_digest, len(planner.ids)),
+        tried=tuple(TriedChip(chip, right, at_least(right, table.images)) for chip, right in correct),
         resilience_iterations=table.iterations_spent - table.harden_iterations,
         harden_iterations=table.harden_iterations,
         fault_free_correct=table.fault_free_correct,
         comparison=tuple(planner.comparison()),
-        commands=(*kept_in(resilience.parent), *(() if (words := running.get()) is None else (words,))),
+        commands=(*kept_in(path.parent), *(() if (words := running.get()) is None else (words,))),
     )
-    return Planned(plan, chosen, tuple(planner.notes(plan, chosen)))
+    return records.replace(made, notes=tuple(planner.notes(made, chosen)))
 
 
 def table_of(path: Path) -> Path:
     """The table in a folder of `efat resilience`; a path to anything else is that of a table."""
     return path / TABLE if path.is_dir() else path
+
+
+def _top_ups(request: Request, largest: int) -> tuple[int, int]:
+    """Steps and budget."""
+    step = max(1, largest // 16) if request.step is None else request.step
+    budget = 2 * largest if request.budget is None else request.budget
+    if budget > step * MOST_TOP_UPS:
+        raise InputError(
+            f"budget is {budget} iterations and steps are of {step}: expected at most {MOST_TOP_UPS:,} steps; give a "
+            "smaller budget or larger steps"
+        )
+    return step, budget

@@ -22,7 +22,7 @@ from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import Aligner, Placements, model_of
 from efat.planning.plan import AS_IS, FileOf, Plan, PlannedGroup, read_plan, write_plan
-from efat.planning.planner import TABLE, table_of
+from efat.planning.planner import table_of
 from efat.planning.trial import deployed_as_is, network_on_chip
 from efat.records import Count, Fraction, Positive, Record, Sha256
 from efat.resilience.severity import (
@@ -34,6 +34,7 @@ from efat.resilience.severity import (
     severity,
     weights_per_pe,
 )
+from efat.resilience.table import FILE_NAME as TABLE
 from efat.retraining.manifest import (
     FILE_NAME,
     Manifest,
@@ -136,8 +137,7 @@ def retrain(
 
 def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str | None) -> None:
     """Refuse files that are not those that the plan was made from."""
-    if isinstance(plan.setup.network, str):
-        check_network_named(Path("the plan"), plan.setup.network, network)
+    check_network_named(Path("the plan"), plan.setup.network, network)
     for path, sha256, what in ((lot, plan.lot.sha256, "lot"), (table, plan.resilience.sha256, "table")):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; it is the {what} that the plan was made from")

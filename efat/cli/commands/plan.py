@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,11 @@ from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.options import check_output, fail, force_option, output_option
 from efat.cli.parameters import INPUT_FILE, Fraction
 from efat.cli.printing import command_text, note, own_network, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from efat.planning.plan import Plan, StrategyCost
 
 
 @click.command(
@@ -128,33 +134,92 @@ def plan(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
-        from efat.cli.commands.plan_tables import show_plan
+        from efat.planning import planner
         from efat.planning.plan import write_plan
-        from efat.planning.planner import Request, make_plan, table_of
-        from efat.planning.selection import Constraint
-        from efat.planning.trial import FOLDER as TRIALS
-        from efat.planning.trial import Trials
 
-    request = Request(
-        Constraint(accuracy=accuracy, max_drop=max_drop, margin=margin),
-        strategy.lower(),
-        statistic,
-        predictor,
-        aligned,
-        step,
-        budget,
-        network,
-    )
-    table = table_of(resilience)
-    trials = Trials(table.parent / TRIALS, workers.executor(), note) if tried else None
     try:
         with stages_bar() as progress:
-            planned = make_plan(table, lot, request, progress, trials)
+            made = planner.plan(
+                resilience,
+                lot,
+                accuracy=accuracy,
+                max_drop=max_drop,
+                margin=margin,
+                strategy=strategy,
+                statistic=statistic,
+                predictor=predictor,
+                aligned=aligned,
+                step=step,
+                budget=budget,
+                network=network,
+                tried=tried,
+                workers=workers.executor() if tried else 0,
+                progress=progress,
+                notes=note,
+            )
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
-    write_plan(output, planned.plan)
-    show_plan(planned, console())
-    own = own_network(str(planned.plan.setup.network))
+    write_plan(output, made)
+    show_plan(made, console())
+    own = own_network(str(made.setup.network))
     following = command_text("retrain", plan=output, network=own, output="retrained/")
     say(f"Wrote {output}. Carry it out: {following}")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print a plan.
+
+    Args:
+        plan: the plan.
+        console: where to.
+    """
+    from efat.cli.render import results_table
+
+    table = results_table(
+        f"{plan.lot.chips} chips, {plan.required / plan.images:.2%} of {plan.images} tuning images required; "
+        f"severity: {plan.predictor}, statistic: {plan.statistic}",
+        left=["strategy"],
+        right=["retrainings", "iterations", "largest", "chips out\nof reach", "of fixed"],
+    )
+    fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
+    for cost in plan.comparison:
+        chosen = (cost.strategy, cost.aligned) == (plan.strategy, plan.aligned)
+        table.add_row(
+            name_of(cost) + (" *" if chosen else ""),
+            f"{cost.retrained_groups:,}",
+            f"{cost.iterations:,}",
+            f"{cost.largest_amount:,}",
+            f"{cost.out_of_reach:,}",
+            f"{cost.iterations / fixed:.1%}" if fixed else "",
+            style="bold" if chosen else None,
+        )
+    console.print(table)
+    console.print(_summary(plan), style="bold")
+    for text in plan.notes:
+        console.print(f"Note: {text}.")
+
+
+def name_of(cost: StrategyCost) -> str:
+    """A strategy as it is shown."""
+    return f"{cost.strategy}, aligned" if cost.aligned else cost.strategy
+
+
+def _summary(plan: Plan) -> str:
+    from efat.confidence import at_least, bound_text
+
+    cost = plan.cost
+    alone = sum(len(group.chips) for group in plan.groups if group.amount == 0)
+    how = f"as tried on {plan.images:,} tuning images" if plan.tried else "as predicted"
+    text = f"{alone} of {plan.lot.chips} chips need no retraining, {how}"
+    if cost.retrained_groups:
+        text += (
+            f"; the others share {cost.retrained_groups} retraining{'s' * (cost.retrained_groups > 1)} of "
+            f"{cost.iterations:,} iterations in total"
+        )
+    sure = bound_text(at_least(plan.required, plan.images))
+    return (
+        f"{text}. A chip that just meets what is required gets at least {sure} right with 95 % confidence; the verdict "
+        f"is on other images. The resilience analysis took {plan.resilience_iterations + plan.harden_iterations:,} "
+        "iterations."
+    )

@@ -17,8 +17,7 @@ from efat.campaigns.command import kept_in
 from efat.cli import render
 from efat.confidence import bound_text
 from efat.planning.plan import write_plan
-from efat.planning.planner import Request, make_plan
-from efat.planning.selection import Constraint
+from efat.planning.planner import plan
 from efat.retraining.manifest import AS_IS, Manifest, check_files, read_manifest
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
@@ -35,10 +34,10 @@ def write_inputs(folder: Path, chips: list[Chip]) -> None:
     (folder / "res").mkdir()
     write_digits_measured(folder, CONFIG).rename(folder / "res/resilience.h5")
     write_lot(folder / LOT, CONFIG, chips)
-    request = Request(Constraint(accuracy=0.7), predictor="faulty_pes", step=2, budget=8)
-    plan = make_plan(folder / "res/resilience.h5", folder / LOT, request).plan
-    lot, table = records.replace(plan.lot, path=LOT), records.replace(plan.resilience, path="res/resilience.h5")
-    write_plan(folder / PLAN, records.replace(plan, lot=lot, resilience=table))
+    given = {"predictor": "faulty_pes", "step": 2, "budget": 8, "tried": False}
+    made = plan(folder / "res/resilience.h5", folder / LOT, accuracy=0.7, **given)  # type: ignore[arg-type]
+    lot, table = records.replace(made.lot, path=LOT), records.replace(made.resilience, path="res/resilience.h5")
+    write_plan(folder / PLAN, records.replace(made, lot=lot, resilience=table))
 
 
 @pytest.fixture(scope="module")

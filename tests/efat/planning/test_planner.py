@@ -19,7 +19,7 @@ from efat import records
 from efat.planning import planner
 from efat.planning.fusion import AmountMap
 from efat.planning.plan import AS_IS, Plan, StrategyCost
-from efat.planning.planner import Planned, Request, make_plan, table_of
+from efat.planning.planner import table_of
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.severity import severity, weights_per_pe
 from efat.resilience.table import write_table
@@ -42,11 +42,12 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def plan_for(folder: Path, chips: Sequence[Chip], strategy: str = "efat", **others: Any) -> Planned:
+def plan_for(folder: Path, chips: Sequence[Chip], strategy: str = "efat", **others: Any) -> Plan:
     """A plan for a lot of these chips from the table that is in the folder."""
     write_lot(folder / LOT, chips[0].faults.config if chips else ARRAY, chips)
-    given = {"constraint": REQUIRED, "network": NETWORK, **others}
-    return make_plan(folder / TABLE, folder / LOT, Request(strategy=strategy, **given))
+    given = {"constraint": REQUIRED, "network": NETWORK, "tried": False, **others}
+    required = given.pop("constraint").as_dict()
+    return planner.plan(folder / TABLE, folder / LOT, strategy=strategy, **required, **given)
 
 
 def mask(chip: Chip, predictor: str) -> BoolArray:
@@ -97,7 +98,7 @@ def test_strategies_are_what_they_say(seed: int, predictor: str, size: int) -> N
         folder = Path(name)
         table = write_measured(folder, small_setup(folder))
         plans = {
-            strategy: plan_for(folder, chips, strategy, predictor=predictor).plan
+            strategy: plan_for(folder, chips, strategy, predictor=predictor)
             for strategy in ("fixed", "select", f"merge-{size}", "efat")
         }
     amounts = ResilienceMap(table, REQUIRED, predictor=predictor).amounts
@@ -124,9 +125,9 @@ def test_aligned_chips_take_no_more_than_apart(folder: Path, seed: int, predicto
     random = np.random.default_rng(seed)
     chips = random_chips(seed, random.uniform(0.05, 0.7, int(random.integers(2, 7))).tolist())
     write_measured(folder, small_setup(folder, mitigation="fam+t"))
-    plan = plan_for(folder, chips, predictor=predictor).plan
-    forced = plan_for(folder, chips, predictor=predictor, aligned=True).plan
-    select = plan_for(folder, chips, "select", predictor=forced.predictor).plan
+    plan = plan_for(folder, chips, predictor=predictor)
+    forced = plan_for(folder, chips, predictor=predictor, aligned=True)
+    select = plan_for(folder, chips, "select", predictor=forced.predictor)
     assert (forced.aligned, forced.predictor) == (True, predictor or "saliency")
     assert forced.cost.iterations <= select.cost.iterations
     assert forced.cost.out_of_reach == select.cost.out_of_reach
@@ -138,7 +139,7 @@ def test_aligned_chips_take_no_more_than_apart(folder: Path, seed: int, predicto
         assert plan.as_dict() == forced.as_dict()
         return
     # What costs less is taken, and alignment only if it does.
-    unaligned = plan_for(folder, chips, aligned=False).plan
+    unaligned = plan_for(folder, chips, aligned=False)
     assert costs["efat", False] == unaligned.cost
     with_places, without = ((one.cost.out_of_reach, one.cost.iterations) for one in (forced, unaligned))
     assert plan.groups == (forced.groups if with_places < without else unaligned.groups)
@@ -161,7 +162,7 @@ def test_what_is_planned_is_what_is_carried_out(
     chips = random_chips(seed, [0.3, 0.35, 0.25, 0.1])
     chips[1] = with_broken_accumulators(chips[1], seed % 4)
     nothing = Constraint(0.0)
-    plan = records.replace(plan_for(folder, chips, strategy, **others).plan, required=0, constraint=nothing)
+    plan = records.replace(plan_for(folder, chips, strategy, **others), required=0, constraint=nothing)
     manifest = carried_out(folder, plan, cycle_images=0)
     assert {group.name: (group.chips, group.iterations) for group in manifest.groups} == {
         group.name: (group.chips, group.amount) for group in plan.groups
@@ -176,7 +177,7 @@ def test_chips_out_of_reach_and_chips_that_need_nothing(folder: Path) -> None:
     write_measured(folder, small_setup(folder))
     whole, broken = Chip("whole", FaultMap(ARRAY)), Chip("broken", FaultMap(ARRAY), np.ones((5, 4), np.bool_))
     found = plan_for(folder, [broken, whole, *random_chips(1, [0.1, 0.05])], predictor="faulty_pes")
-    plan = found.plan
+    plan = found
     assert [(group.name, group.chips, group.amount, group.out_of_reach) for group in plan.groups] == [
         ("group-0001", ("broken",), 8, True),
         (AS_IS, ("whole", "chip-0", "chip-1"), 0, False),
@@ -184,10 +185,10 @@ def test_chips_out_of_reach_and_chips_that_need_nothing(folder: Path) -> None:
     assert plan.groups[1].severity == 0.1
     assert plan.cost == StrategyCost("efat", False, 2, 1, 8, 8, 1)
     assert any(note.startswith("1 chip is out of reach as far as was measured") for note in found.notes)
-    fixed = plan_for(folder, [broken, whole], "fixed", predictor="faulty_pes").plan
+    fixed = plan_for(folder, [broken, whole], "fixed", predictor="faulty_pes")
     assert [(group.chips, group.amount) for group in fixed.groups] == [(("broken",), 8), (("whole",), 0)]
     two = plan_for(folder, [broken, replace(broken, id="other")], "fixed")
-    assert [(group.amount, group.out_of_reach) for group in two.plan.groups] == [(8, True)] * 2
+    assert [(group.amount, group.out_of_reach) for group in two.groups] == [(8, True)] * 2
     assert any(note.startswith("2 chips are out of reach") for note in two.notes)
 
 
@@ -196,7 +197,7 @@ def test_a_lot_without_faults_needs_nothing(folder: Path) -> None:
         write_measured(folder, small_setup(folder, mitigation=mitigation))
         for strategy, count in zip(strategies, (3, 1, 3, 1), strict=False):
             chips = [Chip(f"chip {number}", FaultMap(ARRAY)) for number in range(count)]
-            plan = plan_for(folder, chips, strategy).plan
+            plan = plan_for(folder, chips, strategy)
             assert [(group.name, len(group.chips), group.severity) for group in plan.groups] == [(AS_IS, count, 0)]
             assert {cost.iterations for cost in plan.comparison} == {0}
 
@@ -204,7 +205,7 @@ def test_a_lot_without_faults_needs_nothing(folder: Path) -> None:
 def test_what_is_measured_on_each_chip_keeps_them_apart(folder: Path) -> None:
     write_measured(folder, small_setup(folder, mitigation="fap+bn+t"))
     for strategy in ("merge-3", "efat"):
-        plan = plan_for(folder, random_chips(1, [0.0, 0.05, 0.0]), strategy).plan
+        plan = plan_for(folder, random_chips(1, [0.0, 0.05, 0.0]), strategy)
         assert [(group.chips, group.amount) for group in plan.groups] == [((f"chip-{n}",), 0) for n in range(3)]
         assert plan.groups[0].name == "group-0001"
 
@@ -212,18 +213,18 @@ def test_what_is_measured_on_each_chip_keeps_them_apart(folder: Path) -> None:
 def test_many_chips_are_aligned_only_if_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_measured(folder, small_setup(folder, mitigation="fam+t"))
     chips = random_chips(1, [0.3, 0.3, 0.4])
-    few = {aligned: plan_for(folder, chips, aligned=aligned).plan for aligned in (True, False)}
+    few = {aligned: plan_for(folder, chips, aligned=aligned) for aligned in (True, False)}
     monkeypatch.setattr(planner, "MOST_ALIGNED", 2)
     found = plan_for(folder, chips)
-    assert found.plan.groups == few[False].groups
-    assert {cost.aligned for cost in found.plan.comparison} == {False}
+    assert found.groups == few[False].groups
+    assert {cost.aligned for cost in found.comparison} == {False}
     assert "more than 2 chips are not aligned unless asked for with --align" in found.notes
     asked = plan_for(folder, chips, aligned=True)
-    assert asked.plan.groups == few[True].groups
+    assert asked.groups == few[True].groups
     assert not any("--align" in note for note in asked.notes)
     with pytest.raises(InputError, match="predictor 'saliency' cannot be had for strategy efat here"):
         plan_for(folder, chips, predictor="saliency")
-    assert plan_for(folder, chips, "select").plan.predictor == "faulty_pes"
+    assert plan_for(folder, chips, "select").predictor == "faulty_pes"
 
 
 def test_the_predictor_that_foretells_best_is_taken(folder: Path, seed: int) -> None:
@@ -232,13 +233,13 @@ def test_the_predictor_that_foretells_best_is_taken(folder: Path, seed: int) -> 
     for good in ("weights", "faulty_pes"):
         predictors = {name: table.predictors[name] if name == good else noise for name in ("weights", "faulty_pes")}
         write_table(folder / TABLE, replace(table, predictors=predictors))
-        assert plan_for(folder, random_chips(1, [0.2])).plan.predictor == good
+        assert plan_for(folder, random_chips(1, [0.2])).predictor == good
 
 
 def test_a_table_with_few_predictors(folder: Path) -> None:
     write_measured(folder, small_setup(folder, mitigation="fam+t"), names=["weights"])
     chips = random_chips(1, [0.2, 0.3])
-    plan = plan_for(folder, chips).plan
+    plan = plan_for(folder, chips)
     assert (plan.predictor, plan.aligned) == ("weights", False)
     assert {cost.aligned for cost in plan.comparison} == {False}
     with pytest.raises(
@@ -272,10 +273,10 @@ def test_other_lots_and_networks_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="another network than resilience was measured with: measure it again"):
         plan_for(folder, chips)
     with pytest.raises(FileNotFoundError, match="no such file; measure a table with `efat resilience`"):
-        make_plan(folder / "none.h5", folder / LOT, Request(REQUIRED))
+        planner.plan(folder / "none.h5", folder / LOT, max_drop=0)
     write_table(folder / TABLE, table)
     with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; make a lot"):
-        make_plan(folder / TABLE, folder / "none.h5", Request(REQUIRED, network=NETWORK))
+        planner.plan(folder / TABLE, folder / "none.h5", max_drop=0, network=NETWORK)
 
 
 def test_constraints_that_cannot_be_met_are_refused_with_what_can(folder: Path) -> None:
@@ -288,7 +289,7 @@ def test_constraints_that_cannot_be_met_are_refused_with_what_can(folder: Path) 
     assert any(
         note.startswith("29 of 30 images") and "are reached only up to a severity" in note for note in limited.notes
     )
-    assert plan_for(folder, chips, constraint=Constraint(accuracy=0.1)).plan.cost.iterations == 0
+    assert plan_for(folder, chips, constraint=Constraint(accuracy=0.1)).cost.iterations == 0
 
 
 @pytest.mark.parametrize(
@@ -341,9 +342,11 @@ def test_ten_thousand_chips(folder: Path, seed: int) -> None:
 
     write_lot(folder / LOT, config, chips())
     seen: set[str] = set()
-    request = Request(REQUIRED, predictor="weights", network=NETWORK)
-    plan = make_plan(folder / TABLE, folder / LOT, request, lambda what, _done, _of: seen.add(what)).plan
-    assert sorted(chip for group in plan.groups for chip in group.chips) == sorted(f"chip-{n}" for n in range(10_000))
+    given = {"predictor": "weights", "network": NETWORK, "tried": False}
+    made = planner.plan(
+        folder / TABLE, folder / LOT, **REQUIRED.as_dict(), **given, progress=lambda what, *_: seen.add(what)
+    )
+    assert sorted(chip for group in made.groups for chip in group.chips) == sorted(f"chip-{n}" for n in range(10_000))
     assert seen == {"reading chips", "weights of each chip", "fusing chips", "chips alone", "merging chips"}
-    costs = {cost.strategy: cost.iterations for cost in plan.comparison}
+    costs = {cost.strategy: cost.iterations for cost in made.comparison}
     assert 0 < costs["efat"] < costs["select"] <= costs["fixed"]

@@ -15,8 +15,8 @@ from efat import records
 from efat.campaigns.campaign import Outcome, Unit, Work
 from efat.campaigns.workers import in_line
 from efat.confidence import at_least
+from efat.planning import planner
 from efat.planning.plan import AS_IS, Plan, TriedChip
-from efat.planning.planner import Planned, Request, make_plan
 from efat.planning.selection import Constraint
 from efat.planning.trial import Trials, try_chips
 from efat.resilience.measurement import run_resilience
@@ -38,12 +38,12 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def plan_for(folder: Path, chips: Sequence[Chip], strategy: str = "efat", **others: Any) -> Planned:
+def plan_for(folder: Path, chips: Sequence[Chip], strategy: str = "efat", **others: Any) -> Plan:
     """A plan for a lot of these chips, each tried first, from the table that is in the folder."""
     write_lot(folder / LOT, ARRAY, chips)
-    trials = Trials(folder / "trials", others.pop("executor", in_line))
-    request = Request(strategy=strategy, network=NETWORK, **others)
-    return make_plan(folder / TABLE, folder / LOT, request, trials=trials)
+    required, workers = others.pop("constraint").as_dict(), others.pop("executor", 0)
+    given = {"strategy": strategy, "network": NETWORK, "workers": workers, **required, **others}
+    return planner.plan(folder / TABLE, folder / LOT, **given)
 
 
 def untouched(folder: Path, chip: Chip) -> int:
@@ -76,11 +76,11 @@ def test_retraining_that_hurts_is_not_planned_for_chips_that_need_none(folder: P
     least = min(untouched(folder, chip) for chip in chips)
     for strategy in ("fixed", "select", "merge-2", "efat"):
         planned = plan_for(folder, chips, strategy, constraint=Constraint(accuracy=(least - 0.5) / 30))
-        assert [(group.name, group.amount) for group in planned.plan.groups] == [(AS_IS, 0)]
-        assert {cost.iterations for cost in planned.plan.comparison} == {0}
+        assert [(group.name, group.amount) for group in planned.groups] == [(AS_IS, 0)]
+        assert {cost.iterations for cost in planned.comparison} == {0}
         assert any("retraining makes chips worse from 2 iterations on" in note for note in planned.notes)
         assert any("lower --learning-rate" in note for note in planned.notes)
-    manifest = carried_out(folder, planned.plan, "lot", cycle_images=8)
+    manifest = carried_out(folder, planned, "lot", cycle_images=8)
     assert manifest.totals.iterations == 0
     assert all(chip.tuning_correct >= least for chip in manifest.chips)
 
@@ -93,7 +93,7 @@ def test_all_strategies_leave_out_the_same_chips(folder: Path, seed: int) -> Non
     required = sorted(correct.values())[3]
     given: dict[str, Any] = {"constraint": Constraint(accuracy=(required - 0.5) / 30), "predictor": "faulty_pes"}
     for strategy in ("fixed", "select", "merge-2", "efat"):
-        plan = plan_for(folder, chips, strategy, **given).plan
+        plan = plan_for(folder, chips, strategy, **given)
         assert plan.required == required
         assert {chip.id: chip.correct for chip in plan.tried} == correct
         assert sorted(chip for group in plan.groups for chip in group.chips) == sorted(correct)
@@ -160,7 +160,7 @@ def test_chips_that_miss_what_no_level_reaches_are_out_of_reach(folder: Path) ->
     at_once = {"levels": table.levels[:1], "correct": table.correct[..., :1] - 9}
     write_table(folder / TABLE, replace(table, **at_once))
     chips = random_chips(1, [0.0, 0.6])
-    plan = plan_for(folder, chips, constraint=Constraint(accuracy=0.8)).plan
+    plan = plan_for(folder, chips, constraint=Constraint(accuracy=0.8))
     assert [(group.chips, group.amount, group.out_of_reach) for group in plan.groups] == [
         (("chip-1",), 0, True),
         (("chip-0",), 0, False),
@@ -170,7 +170,7 @@ def test_chips_that_miss_what_no_level_reaches_are_out_of_reach(folder: Path) ->
     chips = random_chips(1, [0.0, 0.4])
     least, less = (untouched(folder, chip) for chip in chips)
     assert less < least
-    plan = plan_for(folder, chips, constraint=Constraint(accuracy=(least - 0.5) / 30)).plan
+    plan = plan_for(folder, chips, constraint=Constraint(accuracy=(least - 0.5) / 30))
     assert amounts(plan) == {"chip-0": 0, "chip-1": 2}
     write_table(folder / TABLE, replace(table, images=31))
     with pytest.raises(InputError, match="the table is of 31 tuning images, and there are 30: measure it again"):
@@ -182,7 +182,7 @@ def test_chips_that_are_left_out_are_not_placed(folder: Path) -> None:
     chips = random_chips(1, [0.45, 0.0, 0.4])
     constraint = Constraint(accuracy=(untouched(folder, chips[1]) - 0.5) / 30)
     for strategy in ("select", "efat"):
-        plan = plan_for(folder, chips, strategy, constraint=constraint, predictor="saliency").plan
+        plan = plan_for(folder, chips, strategy, constraint=constraint, predictor="saliency")
         assert {chip for chip, amount in amounts(plan).items() if not amount} == {"chip-1"}
         assert sorted(chip for group in plan.groups for chip in group.chips) == ["chip-0", "chip-1", "chip-2"]
 
@@ -213,4 +213,4 @@ def test_what_was_tried_serves_other_constraints(folder: Path) -> None:
         return iter(())
 
     second = plan_for(folder, chips, constraint=Constraint(max_drop=0), executor=nothing)
-    assert first.plan.tried == second.plan.tried
+    assert first.tried == second.tried
