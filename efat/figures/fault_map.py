@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from efat.figures.drawing import png_figure
 from simulator import Kind, Site
-from simulator.files import replaced
 from simulator.lots.chips import Chip
 
 SITE_COLORS = {
@@ -34,12 +33,17 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
         path: PNG file; it appears, or replaces an older one, only when it is complete.
     """
     config = chip.faults.config
+    height = float(np.clip(5.5 * config.rows / config.cols, 2, 11))
+    with png_figure(path, 8, height + 1.3) as figure:
+        _draw(figure, chip)
+
+
+def _draw(figure: Figure, chip: Chip) -> None:
+    config = chip.faults.config
     table = chip.faults.table
     required = chip.faults.required_bypass()
-    height = float(np.clip(5.5 * config.rows / config.cols, 2, 11))
-    figure = Figure(figsize=(8, height + 1.3), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(True)
     background = np.ones((config.rows, config.cols, 3))
     background[required] = (0.91, 0.91, 0.91)
     # With few PEs, lines between them; with many, none, or they would be all there is.
@@ -47,7 +51,7 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
     if max(config.rows, config.cols) <= 64:
         axes.set_xticks(np.arange(config.cols + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(config.rows + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="#DDDDDD", linewidth=0.4)
+        axes.grid(which="minor", linewidth=0.4)
         axes.tick_params(which="minor", length=0)
     size = float(np.clip((330 / max(config.rows, config.cols)) ** 2 * 0.6, 4, 220))
     for site, color in SITE_COLORS.items():
@@ -74,12 +78,10 @@ def draw_fault_map(chip: Chip, path: Path) -> None:
         handles.append(
             axes.scatter(cols, rows, s=size, zorder=2, marker="x", color="#888888", linewidth=1, label=label)
         )
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside right upper")
     faulty = int(chip.faults.faulty_pes().sum())
     title = f"{chip.id}: {faulty} of {config.pe_count} PEs faulty ({faulty / config.pe_count:.2%})"
-    axes.set_title(title, parse_math=False)
+    axes.set_title(title)
     axes.set(xlabel="column (activations flow this way)", ylabel="row (partial sums flow this way)")
     lowest = config.rows + (0.8 if counts[Site.ACCUMULATOR] else -0.5)
     axes.set(xlim=(-0.5, config.cols - 0.5), ylim=(lowest, -0.5))
-    with replaced(path) as beside:
-        figure.savefig(beside, format="png", dpi=120)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from simulator.files import replaced
+from efat.figures.drawing import png_figure
 from simulator.gates.netlist import Netlist
 from simulator.multipliers.fault_classes import FaultClass
 
@@ -27,13 +26,14 @@ def draw_fault_classes(name: str, netlist: Netlist, classes: Sequence[FaultClass
         path: PNG file; it appears, or replaces an older one, only when it is complete.
     """
     seen = sorted((one for one in classes if one.detectable), key=lambda one: -one.disturbed)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    with png_figure(path, 11, 4.2, dpi=90) as figure:
+        bits = f"{netlist.weight_bits}x{netlist.act_bits} bits"
+        figure.suptitle(f"{name}, {bits}: {len(seen)} classes of stuck-at faults of its gates")
+        _draw(figure, netlist, seen)
+
+
+def _draw(figure: Figure, netlist: Netlist, seen: Sequence[FaultClass]) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-    figure.suptitle(
-        f"{name}, {netlist.weight_bits}x{netlist.act_bits} bits: {len(seen)} classes of stuck-at faults of its gates",
-        parse_math=False,
-    )
 
     # The smallest fraction there is gets a colour of its own.
     fractions = LogNorm(1 / (1 << netlist.product_bits), 1)
@@ -58,13 +58,10 @@ def draw_fault_classes(name: str, netlist: Netlist, classes: Sequence[FaultClass
         )
     middle.set(xlabel="fraction of inputs disturbed", ylabel="mean absolute error of the product", xlim=(0, 1))
     middle.set(yscale="log", title="How often and how far")
-    middle.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    middle.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
     distances = np.sort([one.nearest.differs for one in seen])
     right.step(distances, np.arange(1, len(seen) + 1) / max(len(seen), 1), where="post", color=_GATE)
     right.set(xlabel="fraction of inputs", ylabel="classes up to there", xlim=(0, 1), ylim=(0, 1))
     right.set_title("Nearest stuck bit is wrong for")
-    for axes in (middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    with replaced(path) as beside:
-        figure.savefig(beside, format="png", dpi=90)
+    left.spines[["top", "right"]].set_visible(True)

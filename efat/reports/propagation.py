@@ -1,24 +1,83 @@
-"""What the report on fault propagation is about: the folder of `efat propagate`, and how to make it again."""
+"""The report on fault propagation: the folder that it is about, what it says, and its page or section of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from efat.campaigns.command import Command, kept, kept_in
-from efat.json_fields import SHA256, Fields
+import numpy as np
+from markupsafe import Markup
+
+from efat.campaigns.command import Command, kept, kept_in, shell_text
+from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
+from efat.json_fields import Fields
+from efat.propagation.columns import PATTERNS
 from efat.propagation.estimates import Estimates
-from efat.propagation.shares import BitShare, LayerFate, Worst, bit_shares, layer_fates, worst_bit
+from efat.propagation.heat import HeatMap, heat_maps
+from efat.propagation.shares import (
+    ENDINGS,
+    LEAST_TRIED,
+    MOST_PLACES,
+    BitShare,
+    LayerFate,
+    Worst,
+    bit_shares,
+    layer_fates,
+    worst_bit,
+)
+from efat.propagation.statistics import Interval
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
-from efat.reports.folder import ReportData
+from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
+from efat.reports.text import counted, named, short_percent
 from efat.retraining.manifest import FILE_NAME as LOT_FILE
 from simulator import Kind, Site
 from simulator.errors import InputError
 from simulator.files import digest_of_file
+
+_SECTIONS = {
+    "faults-by-net": "Nets",
+    "faults-by-bit": "Bits",
+    "faults-by-place": "Places",
+    "faults-by-layer": "Layers",
+    "collapsed": "What need not be tried",
+    "strata": "Table",
+    "reproduce": "Reproduce",
+}
+_RULES = {
+    "unused": ("Nothing that any layer uses can be reached", "never acts"),
+    "same_value": ("The net has the value that it is stuck at anyway", "never acts"),
+    "equivalent": ("It does the same as another fault", "as the other one"),
+    "simulated": ("All others", "by injecting it"),
+}
+
+_Write = Callable[[float], str]
+Shown = tuple[str, str]
+"""What is estimated, and from where to where its interval goes; empty if it is known, or if there is none."""
+
+
+class _EffectRow(NamedTuple):
+    """What faults of a net do, as text; of all of them without a name, and of upsets without accuracy lost."""
+
+    name: str
+    faults: int
+    population: int
+    critical: Shown
+    avf: Shown
+    scores: Shown
+    lost: Shown
+
+
+class _FateBar(NamedTuple):
+    """What becomes of differences that leave a layer: of each part its class, beginning and width, of 1000."""
+
+    name: str
+    differences: int
+    text: str
+    parts: list[tuple[str, float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +135,26 @@ class PropagationReport:
         """Whether all faults are upsets."""
         return bool((self.propagation.strata["kind"] == Kind.FLIP).all())
 
+    def check_same_lot(self, array: Mapping[str, Any], network: str) -> None:
+        """Refuse faults of another array or network than a lot's.
+
+        Args:
+            array: of the lot.
+            network: its name.
+
+        Raises:
+            InputError: so they are.
+        """
+        for what, theirs, ours in (
+            ("array", dict(self.propagation.array), dict(array)),
+            ("network", self.network, network),
+        ):
+            if theirs != ours:
+                raise InputError(
+                    f"{self.path} is of another {what} than {LOT_FILE}: expected faults that were tried with the "
+                    f"{what} of the lot"
+                )
+
 
 def read_propagation_report(folder: Path) -> PropagationReport:
     """Read what a report is about.
@@ -96,37 +175,12 @@ def read_propagation_report(folder: Path) -> PropagationReport:
     )
 
 
-def check_same_lot(report: PropagationReport, data: ReportData) -> None:
-    """Refuse faults of another array or network than the lot's.
-
-    Raises:
-        InputError: so they are.
-    """
-    for what, theirs, ours in (
-        ("array", dict(report.propagation.array), dict(data.manifest.array)),
-        ("network", report.network, str(data.plan.setup.network)),
-    ):
-        if theirs != ours:
-            raise InputError(
-                f"{report.path} is of another {what} than {LOT_FILE}: expected faults that were tried with "
-                f"the {what} of the lot"
-            )
-
-
-def propagation_commands(report: PropagationReport) -> tuple[list[str], list[str]]:
-    """The command that found it, and what is said if it was not kept."""
-    return kept(report.commands, "propagate")
-
-
 def propagation_inputs(report: PropagationReport) -> Iterator[tuple[str, str, str]]:
     """What it was made from: what it is, where it was, and its digest."""
     subject = report.propagation.subject
     yield "fault propagation", f"{report.name}/{FILE_NAME}", report.digest
     places = {"network": "weights", "images": "data"}
-    for name, text in dict(subject.get("identity") or {}).items():
-        if SHA256.fullmatch(text):
-            place = subject[places[name]] if name in places else None
-            yield name, place or f"of {subject['network']}", text
+    yield from identity_inputs(dict(subject.get("identity") or {}), places, subject)
 
 
 def _check_subject(subject: Fields) -> None:
@@ -161,3 +215,341 @@ def _check_request(request: Fields) -> float:
         request.number("margin", 0, 1)
     request.count("seed")
     return request.number("confidence", 1e-9, 1 - 1e-9)
+
+
+def interval_text(interval: Mapping[str, float] | Interval | None, write: _Write = short_percent) -> Shown:
+    """A share and its interval.
+
+    Args:
+        interval: with `low`, `value` and `high`; None for none.
+        write: makes a text of each of them.
+    """
+    if interval is None:
+        return "", ""
+    if isinstance(interval, Interval):
+        interval = interval._asdict()
+    value, low, high = (write(interval[name]) for name in ("value", "low", "high"))
+    return value, "" if interval["low"] == interval["high"] else f"{low} to {high}"
+
+
+def propagation_findings(report: PropagationReport) -> tuple[Finding, ...]:
+    """The report in a few sentences: for those who read nothing else."""
+    if not len(report.propagation.faults):
+        return (Finding("0", f"No fault of {report.network} was tried."),)
+    found = [_critical(report), _lost(report), _worst(report), _ended(report), _collapsed(report)]
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _effect_rows(report: PropagationReport) -> list[_EffectRow]:
+    """By net, and of all."""
+    rows = [(net(Site[row["site"]]), row) for row in report.summary["by_site"]]
+    return [_effect(name, row) for name, row in [*rows, ("", report.summary["overall"])]]
+
+
+def _pattern_rows(report: PropagationReport) -> list[tuple[str, Shown, list[str], str]]:
+    """Of each layer its name, the share of images with other outputs, which outputs, and the share of outputs."""
+    return [
+        (
+            layer["layer"],
+            interval_text(layer["reached"]),
+            [_share(layer["pattern_shares"][name]) for name in PATTERNS],
+            _share(layer["outputs_share"]),
+        )
+        for layer in report.summary["layers"]
+    ]
+
+
+def _collapse_rows(report: PropagationReport) -> list[tuple[str, str, int, str]]:
+    """Why a fault need not be injected, what its outcome is, and how many there are; empty if that was not counted."""
+    rules = report.summary["population"]["rules"]
+    if rules is None:
+        return []
+    return [(*_RULES[name], rules[name]["faults"], _share(rules[name]["share"])) for name in _RULES]
+
+
+def _effect(name: str, row: Mapping[str, Any]) -> _EffectRow:
+    return _EffectRow(
+        name=name,
+        faults=row["faults"],
+        population=row["population"],
+        critical=interval_text(row["critical"]),
+        avf=interval_text(row["avf"]),
+        scores=interval_text(row["scores_changed"]),
+        lost=interval_text(row["accuracy_lost"], _points),
+    )
+
+
+def _critical(report: PropagationReport) -> Finding:
+    overall = report.summary["overall"]
+    tried, of = overall["faults"], overall["population"]
+    figure = short_percent(overall["critical"]["value"])
+    if report.transient:
+        what = "flips of one bit in one clock cycle change the predicted class of the image that they hit"
+    else:
+        what = (
+            f"single faults change the predicted class of at least one of {counted(report.propagation.images, 'image')}"
+        )
+    if tried == of:
+        return Finding(figure, f"{figure} of all {of:,} {what}.")
+    confidence = f"{100 * report.confidence:g}%"
+    low, high = short_percent(overall["critical"]["low"]), short_percent(overall["critical"]["high"])
+    return Finding(
+        figure,
+        f"{figure} of {what}: {low} to {high} with {confidence} confidence, from {tried:,} of {of:,} faults.",
+    )
+
+
+def _lost(report: PropagationReport) -> Finding | None:
+    overall = report.summary["overall"]
+    scores = short_percent(overall["scores_changed"]["value"])
+    if report.transient or overall["accuracy_lost"] is None:
+        return Finding(
+            scores,
+            f"{scores}{_range(overall['scores_changed'])} of them change the scores of the image at all; the others "
+            "leave no trace there.",
+        )
+    share, lost = short_percent(overall["avf"]["value"]), overall["accuracy_lost"]
+    change = _points(lost["value"])
+    worst = f"; the worst that was tried takes {_points(lost['worst'])}" if lost["worst"] > 0 else ""
+    verb = "costs" if lost["value"] >= 0 else "gains"
+    return Finding(
+        share,
+        f"A fault changes the predicted class of {share}{_range(overall['avf'])} of the images on average, and the "
+        f"scores of {scores}{_range(overall['scores_changed'])}; it {verb} {change.removeprefix('-')} points of "
+        f"accuracy{_accuracy_range(lost)}{worst}.",
+    )
+
+
+def _worst(report: PropagationReport) -> Finding | None:
+    """The most dangerous bit, if there is one that is surely more so than the others are."""
+    if report.strata[0].avf.value == 0:
+        return Finding("none", "No fault that was tried changes the predicted class of an image.")
+    if len(report.propagation.strata) == 1:
+        return None
+    worst = report.worst
+    if worst is None:
+        tried = counted(len(report.propagation.faults), "fault")
+        return Finding(
+            "-",
+            f"Which bit is the most dangerous takes more than {tried} to say: none of which {LEAST_TRIED} or all were "
+            "tried is surely worse than the others on average. Try more faults, or those of fewer bits.",
+        )
+    share = worst.share
+    where = "location" if share.site is Site.MULTIPLIER else "bit"
+    named = f"{share.first} of {net(share.site)}, {manner(share.kind)}"
+    figure = short_percent(share.avf.value)
+    if worst.known:
+        return Finding(
+            figure,
+            f"No {where} is more dangerous than {named}: {figure} of the images change their predicted class.",
+        )
+    return Finding(
+        figure,
+        f"Surely more dangerous than the others on average is {where} {named}: {figure} of the images change their "
+        f"predicted class{_range(share.avf, share.faults)}, against {short_percent(worst.rest.value)}"
+        f"{_range(worst.rest)}.",
+    )
+
+
+def _accuracy_range(lost: Mapping[str, float]) -> str:
+    """That of what a fault costs or, if it gains, of what it gains."""
+    if lost["value"] >= 0:
+        return _range(lost, write=_points)
+    return _range({"low": -lost["high"], "value": -lost["value"], "high": -lost["low"]}, write=_points)
+
+
+def _ended(report: PropagationReport) -> Finding | None:
+    """What ends differences; nothing of a sample in which few faults make any."""
+    found = report.propagation
+    if len(found.faults) < found.population["size"] and (found.faults["first_layer"] >= 0).sum() < LEAST_TRIED:
+        return None
+    shares = {row["kind"]: row["masked_share"] for row in report.summary["masking"]["by_kind"]}
+    known = [(_ends(kind), shares[kind]) for kind in ENDINGS if shares.get(kind)]
+    if not known:
+        return None
+    known.sort(key=lambda item: -item[1])
+    parts = [f"{name} {short_percent(share)}" for name, share in known]
+    return Finding(
+        short_percent(known[0][1]),
+        f"Of the differences that reach an operation, these end there: {named(parts, len(parts))}.",
+    )
+
+
+def _collapsed(report: PropagationReport) -> Finding | None:
+    rules = report.summary["population"]["rules"]
+    if rules is None or report.summary["population"]["faults"] == 0:
+        return None
+    none = rules["unused"]["share"] + rules["same_value"]["share"]
+    figure = short_percent(none + rules["equivalent"]["share"])
+    return Finding(
+        figure,
+        f"{figure} of the {report.summary['population']['faults']:,} faults need not be tried: {short_percent(none)} "
+        f"provably do nothing, {short_percent(rules['equivalent']['share'])} the same as another.",
+    )
+
+
+def _range(interval: Interval | Mapping[str, float], tried: int | None = None, write: _Write = short_percent) -> str:
+    """From where to where an interval goes, and how many faults it is from; nothing if the share is known."""
+    _, ends = interval_text(interval, write)
+    from_faults = "" if tried is None else f", {counted(tried, 'fault')} tried"
+    return f" ({ends}{from_faults})" if ends else ""
+
+
+def _points(share: float) -> str:
+    """A share as percentage points."""
+    return f"{'-' if share < 0 else ''}{short_percent(abs(share)).removesuffix('%')}"
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else short_percent(share)
+
+
+def propagation_page(report: PropagationReport) -> str:
+    """The report as HTML that needs nothing else: no network, no script.
+
+    Args:
+        report: the campaign.
+    """
+    found = report.propagation
+    section = propagation_section(report, "h2")
+    commands, not_kept = kept(report.commands, "propagate")
+    empty = {"faults-by-bit": not section["bits_charts"], "faults-by-place": not section["heat_charts"]}
+    return fill(
+        "propagation.html.jinja",
+        found.images,
+        title=f"Fault propagation in {report.network}",
+        contents=[(name, title) for name, title in _SECTIONS.items() if not empty.get(name)],
+        summary=section["findings"],
+        found=report,
+        section=section,
+        commands=[*commands, shell_text(["efat", "report", f"{report.name}/"])],
+        cautions=not_kept,
+        inputs=list(propagation_inputs(report)),
+        versions=found.versions,
+        settings=[
+            *flat("array.", found.array),
+            *flat("", {name: value for name, value in found.subject.items() if name != "identity"}),
+            *flat("", found.request),
+        ],
+    )
+
+
+def propagation_section(report: PropagationReport, heading: str) -> dict[str, Any]:
+    """What the template of the section shows.
+
+    Args:
+        report: the campaign.
+        heading: tag of its headings, `h2` or `h3`.
+    """
+    bits = bit_shares(report.estimates, MOST_PLACES)
+    nets = list(dict.fromkeys(share.site for share in bits))
+    top = 1.06 * max((share.avf.high for share in bits), default=1.0)
+    maps = heat_maps(report.estimates)
+    return {
+        "heading": heading,
+        "findings": propagation_findings(report),
+        "images": report.propagation.images,
+        "sampled": _sampled(report),
+        "confidence": f"{100 * report.confidence:g}%",
+        "effects": _effect_rows(report),
+        "transient": report.transient,
+        "bits_charts": [_bits_chart([share for share in bits if share.site is site], top) for site in nets],
+        "kinds": [KINDS[kind] for kind in KINDS if any(share.kind is kind for share in bits)],
+        "heat_charts": [(heat, heat_chart(heat, _heat_label(heat))) for heat in maps],
+        "with_accumulators": any(not np.isnan(heat.accumulators).all() for heat in maps),
+        "shades": list(enumerate(SHADES)),
+        "fates": list(map(_bar, report.fates)),
+        "endings": FATES,
+        "patterns": PATTERNS,
+        "pattern_rows": _pattern_rows(report),
+        "collapse": _collapse_rows(report),
+        "strata": report.strata[:MOST_ROWS],
+        "strata_left_out": _strata_left_out(report),
+        "net": net,
+        "manner": manner,
+        "interval": interval_text,
+    }
+
+
+def _sampled(report: PropagationReport) -> str:
+    tried, of = len(report.propagation.faults), report.propagation.population["size"]
+    what = "upsets of one bit in one clock cycle" if report.transient else "single faults of the array"
+    if tried == of:
+        return f"All {of:,} {what} were tried, each by itself, on {_images(report)}."
+    stratified = ", each kind of bit with its part" if report.propagation.stratified else ""
+    return (
+        f"{tried:,} of {of:,} {what} were drawn at random{stratified}, and tried each by itself on {_images(report)}."
+    )
+
+
+def _images(report: PropagationReport) -> str:
+    images = counted(report.propagation.images, "image")
+    return f"one of {images}" if report.transient else images
+
+
+def _bar(fate: LayerFate) -> _FateBar:
+    if not fate.differences:
+        return _FateBar(fate.name, 0, "no fault that was tried changes anything here", [])
+    parts, start = [], 0.0
+    for name, share in [*((name, fate.ended[name]) for name in ENDINGS), ("carried", fate.carried)]:
+        if share > 0:
+            parts.append((name, start, 1000 * share))
+        start += 1000 * share
+    words = ", ".join(f"{_ends(name)} {short_percent(fate.ended[name])}" for name in ENDINGS if fate.ended[name] > 0)
+    return _FateBar(fate.name, fate.differences, words or "all go on", parts)
+
+
+def _ends(name: str) -> str:
+    """What ends differences, for people."""
+    return FATES[name][1]
+
+
+def _strata_left_out(report: PropagationReport) -> str:
+    """What of the bits is not in the table; empty if all are."""
+    rest = report.strata[MOST_ROWS:]
+    if not rest:
+        return ""
+    return f"{counted(len(rest), 'further row')} with {short_percent(rest[0].avf.value)} or less: see propagation.h5."
+
+
+def net(site: Site) -> str:
+    """A site, for people."""
+    return site.name.lower().replace("_", " ")
+
+
+def manner(kind: Kind) -> str:
+    """A kind of fault, for people: `stuck at 0`, `stuck at 1` or `flip`."""
+    return kind.name.lower().replace("_", " ")
+
+
+def _bits_chart(shares: Sequence[BitShare], top: float) -> tuple[str, Markup]:
+    """A net, and its bits."""
+    name = net(shares[0].site)
+    label = f"Share of images whose top-1 changes by bit of {name}: {_worst_of(shares)}."
+    return name, bits_chart(shares, top, label, [_mark_title(share) for share in shares])
+
+
+def _mark_title(share: BitShare) -> str:
+    return (
+        f"bit {share.bits}, {manner(share.kind)}: {short_percent(share.avf.value)}, "
+        f"{short_percent(share.avf.low)} to {short_percent(share.avf.high)}, {counted(share.faults, 'fault')}"
+    )
+
+
+def _worst_of(shares: Sequence[BitShare]) -> str:
+    worst = max(shares, key=lambda share: share.avf.value)
+    if worst.avf.value == 0:
+        return "none for any of them"
+    return f"at most {short_percent(worst.avf.value)} of what was tried, of bit {worst.bits}, {manner(worst.kind)}"
+
+
+def _heat_label(heat: HeatMap) -> str:
+    label = (
+        f"Share of images whose top-1 changes by place on the array, {heat.rows} rows and {heat.cols} columns, of "
+        f"{heat.kinds}: "
+    )
+    if np.isnan(heat.cells).all():
+        return f"{label}at most {short_percent(heat.largest)}, all at accumulators."
+    row, col = divmod(int(np.nanargmax(heat.cells)), heat.cells.shape[1])
+    where = f"from row {row * heat.step}, column {col * heat.step} on" if heat.step > 1 else f"row {row}, column {col}"
+    return f"{label}at most {short_percent(float(np.nanmax(heat.cells)))}, {where}."

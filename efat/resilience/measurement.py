@@ -20,7 +20,7 @@ from efat.campaigns.workers import executor_of, in_line
 from efat.records import typed
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import FILE_NAME as TABLE
-from efat.resilience.table import ResilienceTable, write_table
+from efat.resilience.table import ResilienceTable, telling_levels, write_table
 from efat.resilience.units import (
     BASELINE,
     HARDENED,
@@ -107,8 +107,8 @@ def measure_resilience(
         setup.check_travels()
     folder = Path(folder)
     table = run_resilience(folder, resilience, executor_of(workers), progress, notes)
-    if not (folder / PICTURE).exists() and (left_out := draw_picture(folder, table)) is not None:
-        notes(left_out)
+    if not (folder / PICTURE).exists():
+        draw_picture(folder, table)
     return table
 
 
@@ -158,22 +158,25 @@ def run_resilience(
     return replace(table, path=folder / TABLE)
 
 
-def draw_picture(folder: Path, table: ResilienceTable) -> str | None:
+def draw_picture(folder: Path, table: ResilienceTable) -> None:
     """Draw the table into its folder.
 
     Args:
         folder: of the campaign.
         table: what is in its table.
-
-    Returns:
-        Why it was left out; None if it was not.
     """
-    try:
-        from efat.resilience.plot import draw_resilience
-    except ImportError as error:
-        return f"{folder / PICTURE} needs {error.name}, which is not installed: pip install 'efat[plots]'"
-    draw_resilience(table, folder / PICTURE)
-    return None
+    from efat.figures.resilience import MOST_LEVELS, draw_resilience
+
+    chips = f"{table.repeats} random chips a rate, worst to best" if table.repeats > 1 else "one random chip a rate"
+    array = f"{table.array['rows']}x{table.array['cols']} PEs"
+    title = f"{table.setup.network} with {table.setup.mitigation} on {array}; {chips}"
+    correct = {"float": table.float_correct, "quantised, fault-free": table.fault_free_correct}
+    if table.harden_iterations:
+        correct["hardened, fault-free"] = table.start_correct
+    references = {name: count / table.images for name, count in correct.items()}
+    shown = telling_levels(table.levels.tolist(), MOST_LEVELS)
+    levels, accuracy = table.levels[shown].tolist(), table.accuracy[..., shown]
+    draw_resilience(folder / PICTURE, title, table.rates, levels, accuracy, references)
 
 
 def _array_of(lot: str | Path | HasArray) -> ArrayConfig:

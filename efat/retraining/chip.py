@@ -458,11 +458,8 @@ def _iterations_done(checkpoint: Path, identity: Mapping[str, str], notes: Notes
 
 
 def _draw(metrics: Metrics, path: Path, notes: Notes) -> None:
-    try:
-        from efat.figures.curve import draw_curve
-    except ImportError as error:
-        notes(f"{path} needs {error.name}, which is not installed: pip install 'efat[plots]'")
-        return
+    from efat.figures.learning_curve import draw_curve
+
     title = f"{metrics.network} on {metrics.chip.id}, {metrics.mitigation}: {metrics.accuracy.after.accuracy:.1%}"
     found = [(each.iteration, each.accuracy) for each in metrics.evaluations]
     draw_curve(path, title, metrics.losses, found, metrics.accuracy.fault_free.accuracy)

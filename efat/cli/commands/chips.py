@@ -193,8 +193,6 @@ def _and_bypassed(pes: int) -> str:
 
 
 def _draw(chip: Chip, png: Path) -> None:
-    try:
-        from efat.figures.fault_map import draw_fault_map
-    except ImportError as error:
-        fail(f"pictures need {error.name}, which is not installed: pip install 'efat[plots]'")
+    from efat.figures.fault_map import draw_fault_map
+
     draw_fault_map(chip, png)

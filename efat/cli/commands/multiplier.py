@@ -316,8 +316,6 @@ def _write_products(path: Path, found: ProductTable) -> None:
 
 
 def _draw(name: str, netlist: Netlist, classes: list[FaultClass], png: Path) -> None:
-    try:
-        from efat.figures.multiplier import draw_fault_classes
-    except ImportError as error:
-        fail(f"pictures need {error.name}, which is not installed: pip install 'efat[plots]'")
+    from efat.figures.multiplier import draw_fault_classes
+
     draw_fault_classes(name, netlist, classes, png)

@@ -131,8 +131,8 @@ def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationR
 def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
     from efat.campaigns.workers import WorkerDiedError
     from efat.cli.render import stages_bar
+    from efat.figures.propagation import PICTURES, draw_pictures
     from efat.propagation.campaign import run_propagation
-    from efat.propagation.pictures import PICTURES, draw_pictures
     from efat.propagation.summary import summary
 
     ran, so_far = 0, ""
@@ -163,15 +163,13 @@ def _run(folder: Path, request: Request, executor: Executor) -> dict[str, Any]:
         say(f"All of it is in {folder} already: nothing is run.", err=True)
     found = summary(propagation, request.confidence)
     if ran or not all((folder / name).exists() for name in PICTURES):
-        left_out = draw_pictures(folder, propagation, found)
-        if left_out is not None:
-            say(left_out, err=True)
+        draw_pictures(folder, propagation, request.confidence)
     return found
 
 
 def _files(folder: Path) -> list[Path]:
+    from efat.figures.propagation import PICTURES
     from efat.propagation.campaign import SUMMARY
-    from efat.propagation.pictures import PICTURES
     from efat.propagation.tables import FILE_NAME
 
     return [path for path in (folder / name for name in (FILE_NAME, SUMMARY, *PICTURES)) if path.exists()]

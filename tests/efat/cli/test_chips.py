@@ -304,13 +304,6 @@ def test_a_picture_needs_a_chip(lot: Path) -> None:
     assert "--png draws one chip" in refused("chips", "show", "lot.h5", "--png", "map.png")
 
 
-def test_a_picture_without_matplotlib_says_what_to_install(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "efat.figures.fault_map", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    message = refused("chips", "show", "lot.h5", "--chip", "chip-0000", "--png", "map.png")
-    assert "pip install 'efat[plots]'" in message
-
-
 def test_import_names_the_line_and_the_array(folder: Path) -> None:
     Path("faults.csv").write_text(
         "chip,row,col,site,bit,kind,cycle\na,1,1,psum,3,stuck_at_0,\na,9,1,psum,3,stuck_at_0,\n"

@@ -244,9 +244,3 @@ def test_an_unsigned_netlist_is_found_out_and_can_be_wrapped(folder: Path) -> No
     made = run(*common, "--multiplier", "mul4s.npy", "--table-signed")
     assert "mul4s.npy: product table, mean absolute error" in made.output
     assert made.exit_code == 0, made.output
-
-
-def test_pictures_need_matplotlib(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "efat.figures.multiplier", None)
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    assert "pip install 'efat[plots]'" in refused("multiplier", "faults", *SMALL, "--png", "c.png")

@@ -11,24 +11,23 @@ from efat.campaigns.campaign import Campaign
 from efat.campaigns.command import running
 from efat.planning.plan import write_plan
 from efat.records import replace
-from efat.reports.folder import ReportData, read_report
-from efat.reports.text import summary
+from efat.reports.lot import LotReport, lot_findings, read_lot_report
 from tests.support.command import done, refused
 from tests.support.html_page import read_page
 from tests.support.retrained_lots import write_retrained_lot
 
 
 @pytest.fixture
-def retrained(folder: Path, seed: int) -> ReportData:
+def retrained(folder: Path, seed: int) -> LotReport:
     """A retrained lot in the current folder."""
     write_retrained_lot(folder / "retrained", seed, chips=5)
-    return read_report(folder / "retrained")
+    return read_lot_report(folder / "retrained")
 
 
-def test_the_page_is_beside_the_manifest_and_the_terminal_has_its_summary(retrained: ReportData) -> None:
+def test_the_page_is_beside_the_manifest_and_the_terminal_has_its_summary(retrained: LotReport) -> None:
     output = done("report", "retrained").output
     assert output.splitlines()[-6:] == [
-        *(finding.sentence for finding in summary(retrained)),
+        *(finding.sentence for finding in lot_findings(retrained)),
         "Wrote retrained/report.html.",
     ]
     written = Path("retrained/report.html").read_bytes()
@@ -41,7 +40,7 @@ def test_the_page_is_beside_the_manifest_and_the_terminal_has_its_summary(retrai
     assert not list(Path("retrained").glob(".report*"))
 
 
-def test_what_it_refuses(retrained: ReportData) -> None:
+def test_what_it_refuses(retrained: LotReport) -> None:
     assert refused("report", "nothing") == "nothing is no folder: expected that of efat retrain or efat propagate"
     assert "manifest.json: no such file" in refused("report", ".")
     assert "no such folder" in refused("report", "retrained", "-o", "missing/report.html")
@@ -56,7 +55,7 @@ def test_what_it_refuses(retrained: ReportData) -> None:
     assert not Path("retrained/report.html").exists()
 
 
-def test_the_commands_are_those_that_were_run(retrained: ReportData) -> None:
+def test_the_commands_are_those_that_were_run(retrained: LotReport) -> None:
     page = read_page(Path(done("report", "retrained").output.split()[-1].rstrip(".")).read_text()).with_id("reproduce")
     simulate, report = page.one("code").text.split("\n\n")
     assert simulate == "efat simulate --manifest retrained/manifest.json --lot lot.h5"

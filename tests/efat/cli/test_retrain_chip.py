@@ -272,14 +272,6 @@ def test_a_run_that_diverges_fails_with_its_last_good_state(lot: Path) -> None:
     assert "nothing is run" in result.output
 
 
-def test_a_picture_that_cannot_be_drawn_is_left_out(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "efat.figures.curve", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = done(*SHORT)
-    assert "out/curve.png needs matplotlib.figure, which is not installed: pip install 'efat[plots]'" in result.output
-    assert sorted(results()) == ["metrics.json", "weights.safetensors"]
-
-
 def test_weights_say_what_they_are_for_wherever_they_are_used(lot: Path) -> None:
     done(*SHORT)
     weights = ["--network", "digits-cnn", "--weights", "out/weights.safetensors", "--lot", "lot.h5", "--images", "8"]

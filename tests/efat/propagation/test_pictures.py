@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
@@ -16,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from efat.figures.propagation import PICTURES, draw_pictures
 from efat.propagation.estimates import Estimates
 from efat.propagation.heat import MOST_CELLS, HeatMap, heat_maps
-from efat.propagation.pictures import PICTURES, draw_pictures
 from efat.propagation.shares import ENDINGS, bit_shares, layer_fates
 from efat.propagation.statistics import mean_interval
-from efat.propagation.summary import summary
 from efat.propagation.tables import Propagation
 from simulator import ArrayConfig, Kind, Site
 from tests.support.propagation_tables import fields_of, propagations
@@ -147,7 +145,7 @@ def test_pictures_are_drawn_of_what_was_found(tmp_path: Path, seed: int) -> None
     random = np.random.default_rng(seed)
     found = Propagation(**fields_of(random))
     (tmp_path / "one").mkdir()
-    assert draw_pictures(tmp_path / "one", found, summary(found, 0.95)) is None
+    draw_pictures(tmp_path / "one", found, 0.95)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(PICTURES)
     for name in PICTURES:
         with Image.open(tmp_path / "one" / name) as picture:
@@ -160,15 +158,5 @@ def test_pictures_of_nothing(tmp_path: Path, seed: int) -> None:
     fields["strata"]["sampled"] = 0
     none = {name: fields[name][:0] for name in ("faults", "layers", "operations")}
     found = Propagation(**{**fields, **none})
-    assert draw_pictures(tmp_path, found, summary(found, 0.95)) is None
+    draw_pictures(tmp_path, found, 0.95)
     assert all((tmp_path / name).exists() for name in PICTURES)
-
-
-def test_without_matplotlib_it_says_so(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Propagation(**fields_of(np.random.default_rng(seed)))
-    for name in [name for name in sys.modules if name.startswith("efat.propagation.plots")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    left_out = draw_pictures(tmp_path, found, summary(found, 0.95))
-    assert left_out == f"the pictures in {tmp_path} need matplotlib, which is not installed: pip install 'efat[plots]'"
-    assert not list(tmp_path.iterdir())

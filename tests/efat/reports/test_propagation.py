@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from efat.figures.propagation import bits_chart, heat_chart, shade
 from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE
 from efat.propagation.estimates import Estimates
 from efat.propagation.heat import HeatMap, heat_maps
 from efat.propagation.shares import bit_shares, worst_bit
 from efat.propagation.tables import Propagation
-from efat.reports import propagation_page as report_propagation_page
-from efat.reports.propagation import (
-    PropagationReport,
-)
-from efat.reports.propagation_charts import bits_chart, heat_chart, manner, net, shade
-from efat.reports.propagation_page import render_propagation
-from efat.reports.propagation_text import propagation_findings
-from efat.reports.text import Finding, short_percent
+from efat.reports import propagation as report_propagation
+from efat.reports.pages import Finding
+from efat.reports.propagation import PropagationReport, manner, net, propagation_findings, propagation_page
+from efat.reports.text import short_percent
 from simulator import ArrayConfig, Kind, Site
 from tests.support.html_page import Element, read_page
+from tests.support.page_figures import has, levels, marks, points
 from tests.support.propagation_campaigns import asked, campaign
 from tests.support.propagation_tables import propagations, small_propagation
 
@@ -55,7 +53,7 @@ def table_after(page: Element, label: str) -> list[list[str]]:
 @given(propagations())
 def test_a_page_stands_by_itself_whatever_was_found(found: Propagation) -> None:
     report = report_of(asked(found))
-    whole = read_page(render_propagation(report))
+    whole = read_page(propagation_page(report))
     assert not [element for element in whole.elements() if element.tag in ("script", "link", "iframe", "object")]
     ids = [element.attributes["id"] for element in whole.elements() if "id" in element.attributes]
     assert len(ids) == len(set(ids))
@@ -65,13 +63,10 @@ def test_a_page_stands_by_itself_whatever_was_found(found: Propagation) -> None:
             if name == "href":
                 assert (value or "").removeprefix("#") in ids
             assert name not in ("src", "srcset", "action")
-    inner = {id(part) for svg in whole.all("svg") for part in svg.all("svg")}
-    for svg in whole.all("svg"):
-        hidden = svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden")
-        assert hidden or id(svg) in inner
-    levels = [int(element.tag[1]) for element in whole.elements() if re.fullmatch(r"h[1-6]", element.tag)]
-    assert levels[0] == 1
-    assert all(following <= level + 1 for level, following in pairwise(levels))
+    assert all(svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden") for svg in whole.all("svg"))
+    headings = [int(element.tag[1]) for element in whole.elements() if re.fullmatch(r"h[1-6]", element.tag)]
+    assert headings[0] == 1
+    assert all(following <= level + 1 for level, following in pairwise(headings))
     assert "nan" not in whole.one("main").text.lower().split()
     # Each kind of fault of each bit that was tried has a row.
     rows = table_after(whole, "Bits")
@@ -116,7 +111,7 @@ def test_the_sentences_and_the_table_of_nets_say_what_was_found(seed: int) -> No
         share = report.worst.share
         assert worst.figure == short_percent(share.avf.value)
         assert f"{share.first} of {net(share.site)}, {manner(share.kind)}: {worst.figure} of" in worst.sentence
-    whole = read_page(render_propagation(report))
+    whole = read_page(propagation_page(report))
     assert [line.one("span").text for line in whole.one("ol", "summary").all("li")] == [
         finding.sentence for finding in propagation_findings(report)
     ]
@@ -209,7 +204,7 @@ def test_by_chance_no_bit_is_named(seed: int) -> None:
 
 def test_bars_of_layers_are_what_ends_there(seed: int) -> None:
     report = report_of(campaign(seed))
-    bars = list(read_page(render_propagation(report)).one("ul", "fates").all("li"))
+    bars = list(read_page(propagation_page(report)).one("ul", "fates").all("li"))
     assert [bar.one("b").text for bar in bars] == [shape.name for shape in report.propagation.layer_shapes]
     for bar, fate in zip(bars, report.fates, strict=True):
         assert bar.one("span", "count").text == f"{fate.differences:,}"
@@ -230,23 +225,18 @@ def test_cells_of_the_array_have_the_shade_of_their_share(found: Propagation) ->
 
 def assert_shaded(heat: HeatMap) -> None:
     """Cells are covered by boxes of their shade, and blank ones by none."""
-    (chart,) = read_page(f"<!doctype html>{heat_chart(heat)}").all("svg")
-    frames = [path.attributes["d"] or "" for path in chart.all("path", "frame")]
-    corners = [[float(value) for value in re.findall(r"[\d.]+", frame)] for frame in frames]
-    left, top, right, _, _, bottom = corners[0][:6]
+    (chart,) = read_page(f"<!doctype html>{heat_chart(heat, 'places')}").all("svg")
+    frame = points(next(path for path in chart.all("path") if has(path, "stroke: var(--quiet)")))
+    (left, top), (right, bottom) = np.min(frame, axis=0), np.max(frame, axis=0)
     side = (right - left) / heat.cells.shape[1]
     assert (bottom - top) / heat.cells.shape[0] == pytest.approx(side, abs=0.2)
     covered = np.full(heat.cells.shape, -1)
-    for path in chart.all("path"):
-        shown = re.fullmatch(r"heat-(\d)", path.attributes["class"] or "")
-        boxes = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)V([\d.]+)H", path.attributes["d"] or "")
-        for x, y, end, low in ([float(value) for value in box] for box in boxes if shown):
-            if y > bottom:
-                continue
-            assert low <= bottom + 0.11
-            row, first, last = round((y - top) / side), round((x - left) / side), (end - left) / side
-            assert shown is not None
-            covered[row, first : int(np.ceil(last - 0.02))] = int(shown[1])
+    for number in range(6):
+        for path in (path for path in chart.all("path") if has(path, f"fill: var(--heat-{number})")):
+            for corners in np.reshape(points(path), (-1, 4, 2)):
+                if corners[0, 1] < bottom - 0.06:
+                    row, first = round((corners[0, 1] - top) / side), round((corners[0, 0] - left) / side)
+                    covered[row, first : round((corners[1, 0] - left) / side)] = number
     expected = [[-1 if np.isnan(share) else shade(share) for share in row] for row in heat.cells.tolist()]
     assert covered.tolist() == expected
 
@@ -259,45 +249,31 @@ def test_shades_are_as_the_key_says() -> None:
 
 def test_bits_are_where_their_share_is(seed: int) -> None:
     shares = bit_shares(Estimates(campaign(seed), 0.9))
-    top = 1.1
     for site in {share.site for share in shares}:
         of_net = [share for share in shares if share.site is site]
-        (chart, *_) = read_page(f"<!doctype html>{bits_chart(of_net, top)}").all("svg")
-        titles = {path.one("title").text: path for path in chart.all("path") if list(path.all("title"))}
-        assert len(titles) == len(of_net)
-        base = _down(next(chart.all("path", "base")))[0]
-        heights = {}
-        for text, path in titles.items():
-            form = path.attributes["d"] or ""
-            # Squares begin at their upper left corner.
-            heights[text] = base - _down(path)[0] - (3.5 if "Z" in form else 0)
-        unit = (base - 34) / top
-        for share in of_net:
-            name = f"bit {share.first}, {share.kind.name.lower().replace('_', ' ')}: {short_percent(share.avf.value)}, "
-            (text,) = (text for text in titles if text.startswith(name))
-            assert heights[text] == pytest.approx(unit * share.avf.value, abs=0.2)
-            assert text.endswith(f"{share.faults} fault{'s' * (share.faults != 1)}")
-
-
-def _down(path: Element) -> list[float]:
-    return [float(y) for _, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", path.attributes["d"] or "")]
+        titles = [f"{share.first} {share.kind.name}" for share in of_net]
+        (chart,) = read_page(f"<!doctype html>{bits_chart(of_net, 1.1, 'bits', titles)}").all("svg")
+        found, grid = marks(chart), dict(zip((0, 1), levels(chart, "0%", "100%"), strict=True))
+        assert set(found) == set(titles)
+        for share, title in zip(of_net, titles, strict=True):
+            assert found[title][1] == pytest.approx(grid[0] + share.avf.value * (grid[1] - grid[0]), abs=0.2)
 
 
 def test_a_long_table_has_the_worst_bits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     report = report_of(campaign(seed, least=20))
-    monkeypatch.setattr(report_propagation_page, "MOST_ROWS", 2)
-    rows = table_after(read_page(render_propagation(report)), "Bits")
+    monkeypatch.setattr(report_propagation, "MOST_ROWS", 2)
+    rows = table_after(read_page(propagation_page(report)), "Bits")
     worst = sorted((share.avf.value for share in report.strata), reverse=True)
     assert [re.match(r"[\d.]+%", row[6])[0] for row in rows] == [short_percent(share) for share in worst[:2]]  # type: ignore[index]
     if len(worst) > 2:
-        assert f"{len(worst) - 2} further row" in read_page(render_propagation(report)).text
+        assert f"{len(worst) - 2} further row" in read_page(propagation_page(report)).text
 
 
 def test_the_command_is_what_was_run(seed: int) -> None:
     report = report_of(campaign(seed))
-    assert "No command line of efat propagate was kept" in read_page(render_propagation(report)).text
+    assert "No command line of efat propagate was kept" in read_page(propagation_page(report)).text
     command = ("efat", "propagate", "--network", "<b>", "-o", "faults")
-    page = read_page(render_propagation(replace(report, commands=(command,)))).with_id("reproduce")
+    page = read_page(propagation_page(replace(report, commands=(command,)))).with_id("reproduce")
     first, again = page.one("code").text.split("\n\n")
     assert tuple(shlex.split(first)) == command
     assert again == "efat report faults/"
@@ -308,7 +284,7 @@ def test_texts_from_files_are_texts(seed: int) -> None:
     found = campaign(seed)
     shapes = [replace(shape, name=f"{hostile}{place}") for place, shape in enumerate(found.layer_shapes)]
     found = replace(found, layer_shapes=shapes, subject={**found.subject, "network": hostile})
-    whole = read_page(render_propagation(report_of(found)))
+    whole = read_page(propagation_page(report_of(found)))
     assert whole.one("h1").text == f"Fault propagation in {hostile}"
     assert not list(whole.all("script"))
     assert [bar.one("b").text for bar in whole.one("ul", "fates").all("li")] == [shape.name for shape in shapes]

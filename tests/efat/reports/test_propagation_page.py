@@ -10,12 +10,8 @@ from typing import Any
 import pytest
 
 from efat.propagation.tables import FILE_NAME, Propagation, write_propagation
-from efat.reports.folder import read_report
-from efat.reports.page import render
-from efat.reports.propagation import (
-    read_propagation_report,
-)
-from efat.reports.propagation_text import propagation_findings
+from efat.reports.lot import lot_page, read_lot_report
+from efat.reports.propagation import propagation_findings, read_propagation_report
 from simulator.errors import InputError
 from tests.support.command import done, refused
 from tests.support.html_page import read_page
@@ -26,7 +22,7 @@ from tests.support.retrained_lots import write_retrained_lot
 
 def on_the_array_of(folder: Path, found: Propagation) -> Propagation:
     """The same on the array of a lot that was retrained."""
-    return replace(found, array=dict(read_report(folder).manifest.array))
+    return replace(found, array=dict(read_lot_report(folder).manifest.array))
 
 
 def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:
@@ -49,7 +45,7 @@ def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:
     assert commands[-1] == "efat report lot/ --propagation faults/"
     assert report.digest in whole.with_id("reproduce").text
     # Without it the page says nothing of it.
-    assert "propagat" not in render(read_report(folder / "lot")).split("</style>")[1].lower()
+    assert "propagat" not in lot_page(read_lot_report(folder / "lot")).split("</style>")[1].lower()
 
 
 def test_faults_of_something_else_are_refused(folder: Path, seed: int) -> None:

@@ -22,11 +22,10 @@ from safetensors.numpy import load, save
 from efat import records
 from efat.confidence import bound_text
 from efat.planning.selection import Constraint
-from efat.reports import folder as report
-from efat.reports import page as report_page
-from efat.reports.folder import ReportData, read_report
-from efat.reports.page import render, write_page
-from efat.reports.text import accuracy, duration, named, short_percent, summary
+from efat.reports import lot as lot_report
+from efat.reports.lot import LotReport, lot_findings, lot_page, read_lot_report
+from efat.reports.report import Report
+from efat.reports.text import accuracy, duration, named, short_percent
 from efat.retraining.manifest import AS_IS, ManifestChip, write_manifest
 from simulator.errors import InputError
 from simulator.files import digest_of_file
@@ -37,15 +36,15 @@ from training.layers.deployment import read_deployed
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "&lt;b&gt;{{ 7 * 7 }}{% raw %}", "W" * 64]
 
 
-def lot(folder: Path, seed: int, **arguments: Any) -> ReportData:
+def lot(folder: Path, seed: int, **arguments: Any) -> LotReport:
     """A lot that was retrained, as a report sees it."""
     write_retrained_lot(folder / "retrained", seed, **arguments)
-    return read_report(folder / "retrained")
+    return read_lot_report(folder / "retrained")
 
 
-def page(data: ReportData) -> Element:
+def page(data: LotReport) -> Element:
     """Its report."""
-    return read_page(render(data))
+    return read_page(lot_page(data))
 
 
 def texts(row: Element) -> list[str]:
@@ -87,7 +86,7 @@ def test_a_long_table_has_the_worst_chips_and_says_what_is_left_out(
 ) -> None:
     data = lot(tmp_path, seed, failing=4)
     correct = sorted(chip.correct for chip in data.manifest.chips)
-    monkeypatch.setattr(report_page, "MOST_ROWS", most)
+    monkeypatch.setattr(lot_report, "MOST_ROWS", most)
     chips = page(data).with_id("chips")
     assert [texts(row)[4] for row in chips.one("tbody").all("tr")] == [f"{value:,}" for value in correct[:most]]
     assert f"{12 - most} further chips with {correct[most] / 100:.2f}% or more: {what}" in chips.one("caption").text
@@ -141,7 +140,7 @@ def picture(card: Element) -> Any:
 def test_of_many_groups_those_that_fail_and_the_largest_are_shown(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "MOST_GROUPS", 3)
+    monkeypatch.setattr(lot_report, "MOST_GROUPS", 3)
     data = lot(tmp_path, seed, chips=20, failing=1, together=3, as_is=0)
     shown = [card.one("h3").text for card in page(data).all("article")]
     bad = data.failing[0].group
@@ -155,7 +154,7 @@ def test_of_many_groups_those_that_fail_and_the_largest_are_shown(
 
 
 def test_large_arrays_have_small_pictures(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_page, "LARGEST_PICTURE", 8)
+    monkeypatch.setattr(lot_report, "LARGEST_PICTURE", 8)
     data = lot(tmp_path, seed, chips=4, side=29)
     for card in page(data).all("article"):
         mask = np.pad(data.bypassed[card.one("h3").text], ((0, 3), (0, 3)))
@@ -183,7 +182,7 @@ def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: in
 
 def test_the_summary_says_what_managers_ask(tmp_path: Path, seed: int) -> None:
     data = lot(tmp_path, seed, chips=25, failing=2)
-    passing, worst, cost, analysis, verified = (finding.sentence for finding in summary(data))
+    passing, worst, cost, analysis, verified = (finding.sentence for finding in lot_findings(data))
     shown = [line.one("span").text for line in page(data).one("ol", "summary").all("li")]
     assert shown == [passing, worst, cost, analysis, verified]
     correct = {chip.id: chip.correct for chip in data.manifest.chips}
@@ -215,7 +214,7 @@ def test_the_summary_says_what_managers_ask(tmp_path: Path, seed: int) -> None:
 
 def test_what_went_wrong_is_in_the_summary(tmp_path: Path, seed: int) -> None:
     data = lot(tmp_path, seed, chips=5, failing=5, as_is=0)
-    passing, worst = (finding.sentence for finding in summary(data)[:2])
+    passing, worst = (finding.sentence for finding in lot_findings(data)[:2])
     assert passing.startswith("0 of 5 chips meet")
     assert " and 2 more do not, 5 of which do on the 10,000 images that decided." in passing
     assert " less than required; with 95% confidence at least " in worst
@@ -223,8 +222,8 @@ def test_what_went_wrong_is_in_the_summary(tmp_path: Path, seed: int) -> None:
     chips = tuple(records.replace(chip, cycle_same=False) for chip in data.manifest.chips)
     data = replace(data, manifest=records.replace(data.manifest, totals=totals, chips=chips))
     assert data.pays_from is None
-    assert "saves nothing over fixed" in summary(data)[3].sentence
-    assert "do not trust these results" in summary(data)[4].sentence
+    assert "saves nothing over fixed" in lot_findings(data)[3].sentence
+    assert "do not trust these results" in lot_findings(data)[4].sentence
 
 
 @pytest.mark.parametrize("arguments", [{}, {"chips": 1, "failing": 0, "as_is": 0}, {"chips": 3, "failing": 3}])
@@ -242,18 +241,12 @@ def test_a_page_stands_by_itself(tmp_path: Path, seed: int, arguments: dict[str,
     assert "@import" not in style
     assert "url(" not in style
     # Whoever does not see pictures is told what they show.
-    assert all(svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden") for svg in outer(whole))
+    assert all(svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden") for svg in whole.all("svg"))
     assert all(image.attributes["alt"] for image in whole.all("img"))
     levels = [int(element.tag[1]) for element in whole.elements() if re.fullmatch(r"h[1-6]", element.tag)]
     assert levels[0] == 1
     assert all(following <= level + 1 for level, following in pairwise(levels))
-    assert render(data) == render(read_report(tmp_path / "retrained"))
-
-
-def outer(whole: Element) -> list[Element]:
-    """Drawings that are not part of another one."""
-    inner = {id(part) for svg in whole.all("svg") for part in svg.all("svg")}
-    return [svg for svg in whole.all("svg") if id(svg) not in inner]
+    assert lot_page(data) == lot_page(read_lot_report(tmp_path / "retrained"))
 
 
 def test_texts_from_files_are_texts(tmp_path: Path, seed: int) -> None:
@@ -270,7 +263,7 @@ def test_texts_from_files_are_texts(tmp_path: Path, seed: int) -> None:
     broken = replace(
         data, manifest=records.replace(data.manifest, lot=records.replace(data.manifest.lot, path="\ud800.h5"))
     )
-    write_page(broken, tmp_path / "broken.html")
+    Report((), lambda: lot_page(broken)).save(tmp_path / "broken.html")
     assert "&#55296;" in (tmp_path / "broken.html").read_text()
 
 
@@ -291,15 +284,15 @@ def test_ten_thousand_chips_that_fail_fit_into_five_megabytes(tmp_path: Path, se
     )
     manifest = records.replace(data.manifest, chips=chips, groups=groups)
     mask = random.random((256, 256)) < 0.5
-    shown = groups[: report.MOST_GROUPS]
+    shown = groups[: lot_report.MOST_GROUPS]
     many = replace(data, manifest=manifest, shown_groups=shown, bypassed=dict.fromkeys([g.name for g in shown], mask))
-    assert len(render(many).encode()) < 5_000_000
+    assert len(lot_page(many).encode()) < 5_000_000
 
 
 @pytest.mark.parametrize("constraint", [Constraint(accuracy=0.95), Constraint(max_drop=0.025)])
 def test_few_images_and_other_constraints(tmp_path: Path, seed: int, constraint: Constraint) -> None:
     data = lot(tmp_path, seed, images=360, constraint=constraint, predictor="weights", aligned=True)
-    sentence = summary(data)[0].sentence
+    sentence = lot_findings(data)[0].sentence
     assert f"({data.manifest.required} of 360)" in sentence
     assert ("at most 2.5 points below" in sentence) == (constraint.max_drop is not None)
     assert "places of its own" in page(data).with_id("groups").text
@@ -347,7 +340,7 @@ def test_files_that_are_missing_or_damaged_are_named(
     write_retrained_lot(tmp_path / "retrained", seed, chips=3, as_is=0)
     damage(tmp_path / "retrained" / name)
     with pytest.raises((FileNotFoundError, InputError)) as refused:
-        read_report(tmp_path / "retrained")
+        read_lot_report(tmp_path / "retrained")
     assert name in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
 
@@ -358,7 +351,7 @@ def test_files_of_another_lot_are_refused(tmp_path: Path, seed: int, name: str) 
     write_retrained_lot(tmp_path / "other", seed + 1, chips=4)
     (tmp_path / "one" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(InputError, match=r"another list of chips|is not the table"):
-        read_report(tmp_path / "one")
+        read_lot_report(tmp_path / "one")
 
 
 def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
@@ -367,13 +360,13 @@ def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
     mask = np.roll(load(path.read_bytes())["efat.bypass"], 1, axis=0)
     path.write_bytes(save({"efat.bypass": mask}))
     with pytest.raises(InputError, match=r"is not the file that manifest\.json names"):
-        read_report(tmp_path / "retrained")
+        read_lot_report(tmp_path / "retrained")
     for other, expected in ((mask | 1, "bypasses 256 PEs"), (mask[:-1], r"\[15, 16\]"), (None, "no deployment")):
         path.write_bytes(save({"efat.bypass" if other is not None else "other": mask if other is None else other}))
         chip = records.replace(manifest.chips[0], sha256=digest_of_file(path))
         write_manifest(tmp_path / "retrained" / "manifest.json", records.replace(manifest, chips=(chip,)))
         with pytest.raises(InputError, match=expected):
-            read_report(tmp_path / "retrained")
+            read_lot_report(tmp_path / "retrained")
 
 
 def test_a_chip_outside_the_folder_is_refused(tmp_path: Path, seed: int) -> None:
@@ -382,4 +375,4 @@ def test_a_chip_outside_the_folder_is_refused(tmp_path: Path, seed: int) -> None
     chip.rename(tmp_path / "elsewhere.safetensors")
     chip.symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(InputError, match="leads out of"):
-        read_report(tmp_path / "retrained")
+        read_lot_report(tmp_path / "retrained")
