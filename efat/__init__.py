@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from efat.planning.plan import Plan
     from efat.planning.planner import plan
     from efat.planning.selection import Constraint, Statistic
+    from efat.reports.report import Report, report
     from efat.resilience.measurement import measure_resilience
     from efat.resilience.table import ResilienceTable
     from efat.resilience.units import HardeningPlan
@@ -39,6 +40,7 @@ _MODULES = {
     "Metrics": "efat.retraining.metrics",
     "NetworkCycles": "efat.network_gemms",
     "Plan": "efat.planning.plan",
+    "Report": "efat.reports.report",
     "ResilienceTable": "efat.resilience.table",
     "Setup": "efat.setup",
     "Simulation": "efat.inference.simulation",
@@ -47,6 +49,7 @@ _MODULES = {
     "count_cycles": "efat.network_gemms",
     "measure_resilience": "efat.resilience.measurement",
     "plan": "efat.planning.planner",
+    "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
     "simulate": "efat.inference.simulation",
@@ -63,6 +66,7 @@ __all__ = [
     "Metrics",
     "NetworkCycles",
     "Plan",
+    "Report",
     "ResilienceTable",
     "Setup",
     "Simulation",
@@ -71,6 +75,7 @@ __all__ = [
     "count_cycles",
     "measure_resilience",
     "plan",
+    "report",
     "retrain",
     "retrain_chip",
     "simulate",

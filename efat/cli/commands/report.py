@@ -41,12 +41,12 @@ def report(folder: Path, output: Path | None, propagation: Path | None) -> None:
     FOLDER may be that of efat propagate instead: the page shows which single faults matter, by net, bit and place on
     the array, and what ends the differences that they make. --propagation adds this to the page of a lot.
     """
+    import efat
     from efat.cli.render import working
-    from efat.reports.report import report as make_report
 
     path = folder / DEFAULT_NAME if output is None else output
     with working("Reading"):
-        found = make_report(folder, propagation)
+        found = efat.report(folder, propagation)
         check_output(path)
         found.save(path)
     say(str(found))

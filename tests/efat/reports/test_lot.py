@@ -298,11 +298,18 @@ def test_few_images_and_other_constraints(tmp_path: Path, seed: int, constraint:
     assert "places of its own" in page(data).with_id("groups").text
 
 
+def test_no_drop_is_said_as_such(tmp_path: Path, seed: int) -> None:
+    data = lot(tmp_path, seed, constraint=Constraint(max_drop=0.0))
+    assert "of 10,000), no less than the 98.50% of a chip without faults." in lot_findings(data)[0].sentence
+
+
 def test_numbers_as_they_are_written() -> None:
     assert [accuracy(359, 360), accuracy(9999, 10_000), accuracy(1, 1)] == ["99.7%", "99.99%", "100.0%"]
     assert [short_percent(share) for share in (0, 0.00043, 0.0431, 0.0996, 0.5, 12)] == [
         "0%", "0.043%", "4.3%", "10%", "50%", "1,200%",
     ]  # fmt: skip
+    # Halves are rounded up.
+    assert [short_percent(share) for share in (0.625, 0.0625, 0.00125, 0.00996)] == ["63%", "6.3%", "0.13%", "1.0%"]
     assert [duration(seconds) for seconds in (0.04, 59, 61, 3599, 86400)] == [
         "0.0 s", "59.0 s", "1 min", "1 h 0 min", "24 h 0 min",
     ]  # fmt: skip
