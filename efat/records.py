@@ -284,6 +284,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Named:
     """What has no place in a file: its text, as `str` gives it, stands for it there."""
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
 
 def _from_text(kind: type, value: str) -> Any:
     if kind is not Path:

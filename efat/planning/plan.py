@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from efat.campaigns.command import Command
-from efat.confidence import at_least
+from efat.confidence import at_least, bound_text
+from efat.display import Shown, Table
 from efat.planning.selection import Constraint, Statistic
 from efat.records import (
     Count,
@@ -124,6 +125,11 @@ class StrategyCost(Record, frozen=True):
         check(retrained <= self.groups, "retrained_groups", retrained, f"an integer of 0..{self.groups}")
         check(largest <= self.iterations, "largest_amount", largest, f"an integer of 0..{self.iterations}")
 
+    @property
+    def name(self) -> str:
+        """The strategy as it is shown."""
+        return f"{self.strategy}, aligned" if self.aligned else self.strategy
+
     @classmethod
     def of(cls, strategy: str, aligned: bool, groups: tuple[PlannedGroup, ...]) -> StrategyCost:
         """Add up groups."""
@@ -159,7 +165,7 @@ class LotOf(Record, frozen=True):
     chips: Positive
 
 
-class Plan(Document, frozen=True, eq=False):
+class Plan(Shown, Document, frozen=True, eq=False):
     """Everything that `efat retrain` needs to know, beside the files that are named.
 
     Args:
@@ -249,6 +255,50 @@ class Plan(Document, frozen=True, eq=False):
     def cost(self) -> StrategyCost:
         """What this plan is predicted to cost."""
         return StrategyCost.of(self.strategy, self.aligned, self.groups)
+
+    def table(self) -> Table:
+        """A row for each strategy that was compared: what it is predicted to cost."""
+        fixed = next((cost.iterations for cost in self.comparison if cost.strategy == "fixed"), 0)
+        rows = [
+            [
+                f"{cost.name} *" if self._chosen(cost) else cost.name,
+                cost.retrained_groups,
+                cost.iterations,
+                cost.largest_amount,
+                cost.out_of_reach,
+                f"{cost.iterations / fixed:.1%}" if fixed else "",
+            ]
+            for cost in self.comparison
+        ]
+        return Table(
+            f"{self.lot.chips} chips, {self.required / self.images:.2%} of {self.images} tuning images required; "
+            f"severity: {self.predictor}, statistic: {self.statistic}",
+            ["strategy", "retrainings", "iterations", "largest", "chips out of reach", "of fixed"],
+            rows,
+            [self.summary, *(f"Note: {text}." for text in self.notes)],
+        )
+
+    @property
+    def summary(self) -> str:
+        """The plan in a few sentences."""
+        cost = self.cost
+        alone = sum(len(group.chips) for group in self.groups if group.amount == 0)
+        how = f"as tried on {self.images:,} tuning images" if self.tried else "as predicted"
+        text = f"{alone} of {self.lot.chips} chips need no retraining, {how}"
+        if cost.retrained_groups:
+            text += (
+                f"; the others share {cost.retrained_groups} retraining{'s' * (cost.retrained_groups > 1)} of "
+                f"{cost.iterations:,} iterations in total"
+            )
+        sure = bound_text(at_least(self.required, self.images))
+        return (
+            f"{text}. A chip that just meets what is required gets at least {sure} right with 95 % confidence; the "
+            f"verdict is on other images. The resilience analysis took "
+            f"{self.resilience_iterations + self.harden_iterations:,} iterations."
+        )
+
+    def _chosen(self, cost: StrategyCost) -> bool:
+        return (cost.strategy, cost.aligned) == (self.strategy, self.aligned)
 
     @property
     def digest_without_paths(self) -> str:

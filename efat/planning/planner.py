@@ -27,13 +27,12 @@ from efat.planning.selection import (
     Statistic,
     best_predictor,
     compare_predictors,
-    worsening,
 )
 from efat.planning.trial import FOLDER as TRIALS
 from efat.planning.trial import Trials, Tried, try_chips
 from efat.resilience.severity import MASK_PREDICTORS, counts_of, mask_of, weights_per_pe
 from efat.resilience.table import FILE_NAME as TABLE
-from efat.resilience.table import ResilienceTable, read_table
+from efat.resilience.table import ResilienceTable, read_table, worsening
 from efat.setup import Setup, check_network_named
 from simulator import ArrayConfig
 from simulator.errors import InputError

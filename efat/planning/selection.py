@@ -451,34 +451,6 @@ def _least_level(levels: Int64Array, correct: npt.NDArray[Any], required: float)
     return np.asarray(np.where(meets[..., 0], 0.0, needed))
 
 
-def worsening(table: ResilienceTable) -> str | None:
-    """Says from which level on retraining makes chips worse, if it does: at the rate where they lose most.
-
-    The mean accuracy over the chips of a rate has fallen where it is below that of an earlier level by half a point or
-    more, and by more than the standard error of such a difference of independent images, at that and at every later
-    level. Of that error the accuracy is taken with one image more of either kind: near 100 % few images tell nothing.
-
-    Args:
-        table: what was measured.
-    """
-    means = np.maximum(table.correct, 0).mean(axis=1) / table.images
-    best = np.maximum.accumulate(means, axis=1)
-    about = (best * table.images + 1) / (table.images + 2)
-    least = np.maximum(np.sqrt(2 * about * (1 - about) / table.images), 0.005)
-    below = best - means >= least
-    stays = np.logical_and.accumulate(below[:, ::-1], axis=1)[:, ::-1]
-    if not stays[:, -1].any():
-        return None
-    rate = int(np.argmax(np.where(stays[:, -1], best[:, -1] - means[:, -1], -1)))
-    first = int(np.argmax(stays[rate]))
-    top = int(np.argmax(means[rate, :first]))
-    return (
-        f"retraining makes chips worse from {table.levels[first]} iterations on: at rate {table.rates[rate]:g} from "
-        f"{means[rate, top]:.1%} ({table.levels[top]} iterations) to {means[rate, -1]:.1%} ({table.levels[-1]}); "
-        "lower --learning-rate"
-    )
-
-
 def _exactly(value: float) -> Fraction:
     """The shortest decimal number that is this float: what was typed."""
     return Fraction(repr(float(value)))

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from efat.display import Shown, Table
 from efat.hdf5_fields import (
     HDF5_VERSION,
     as_json,
@@ -61,8 +62,8 @@ _COUNTS = ("images", "float_correct", "fault_free_correct", "start_correct", "ha
 _TEXTS = ("array", "fault_model", "setup_identity")
 
 
-@dataclass(frozen=True, eq=False)
-class ResilienceTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class ResilienceTable(Shown):
     """How many images a network classifies correctly on random chips, after different amounts of retraining.
 
     Args:
@@ -154,6 +155,23 @@ class ResilienceTable:
         """
         return self.harden_iterations + len(self.rates) * self.repeats * int(self.levels[-1])
 
+    def table(self) -> Table:
+        """A row for each rate: mean and worst accuracy of its chips, in percent, after each amount of retraining."""
+        setup, array, images = self.setup, self.array, self.images
+        values = "mean (worst) accuracy in %" if self.repeats > 1 else "accuracy in %"
+        chips = f"{self.repeats} random chips" if self.repeats > 1 else "1 random chip"
+        worse = worsening(self)
+        return Table(
+            f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs, "
+            f"{chips} for each rate:\n{values} after so many iterations, {images:,} tuning images",
+            ["faulty PEs", *(f"{level:,}" for level in self.levels.tolist())],
+            [
+                [f"{100 * rate:g} %", *map(_cell, of_rate.T)]
+                for rate, of_rate in zip(self.rates, self.accuracy, strict=True)
+            ],
+            [] if worse is None else [f"Note: {worse}."],
+        )
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
@@ -188,6 +206,34 @@ class ResilienceTable:
                 raise InputError(f"predictor {name} has shape {values.shape}: expected {shape}, rates and repeats")
             _check_range(f"predictor {name}", values, 0, 1)
         self._set("predictors", found)
+
+
+def worsening(table: ResilienceTable) -> str | None:
+    """Says from which level on retraining makes chips worse, if it does: at the rate where they lose most.
+
+    The mean accuracy over the chips of a rate has fallen where it is below that of an earlier level by half a point or
+    more, and by more than the standard error of such a difference of independent images, at that and at every later
+    level. Of that error the accuracy is taken with one image more of either kind: near 100 % few images tell nothing.
+
+    Args:
+        table: what was measured.
+    """
+    means = np.maximum(table.correct, 0).mean(axis=1) / table.images
+    best = np.maximum.accumulate(means, axis=1)
+    about = (best * table.images + 1) / (table.images + 2)
+    least = np.maximum(np.sqrt(2 * about * (1 - about) / table.images), 0.005)
+    below = best - means >= least
+    stays = np.logical_and.accumulate(below[:, ::-1], axis=1)[:, ::-1]
+    if not stays[:, -1].any():
+        return None
+    rate = int(np.argmax(np.where(stays[:, -1], best[:, -1] - means[:, -1], -1)))
+    first = int(np.argmax(stays[rate]))
+    top = int(np.argmax(means[rate, :first]))
+    return (
+        f"retraining makes chips worse from {table.levels[first]} iterations on: at rate {table.rates[rate]:g} from "
+        f"{means[rate, top]:.1%} ({table.levels[top]} iterations) to {means[rate, -1]:.1%} ({table.levels[-1]}); "
+        "lower --learning-rate"
+    )
 
 
 def write_table(path: Path, table: ResilienceTable) -> None:
@@ -287,6 +333,17 @@ def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: in
     check_not_compressed(dataset, name, "efat resilience")
     array: npt.NDArray[Any] = dataset[:]
     return array
+
+
+def _cell(accuracies: Float64Array) -> str:
+    """Mean and worst of some chips, float64 [repeats]; NaN of those whose retraining diverged."""
+    if np.isnan(accuracies).all():
+        return "diverged"
+    mean = f"{100 * np.nanmean(accuracies):.1f}"
+    if len(accuracies) == 1:
+        return mean
+    worst = "diverged" if np.isnan(accuracies).any() else f"{100 * accuracies.min():.1f}"
+    return f"{mean} ({worst})"
 
 
 def _array(name: str, values: npt.ArrayLike, dtype: type[np.float64 | np.int64], dimensions: int) -> npt.NDArray[Any]:

@@ -106,3 +106,30 @@ def test_retrains_a_module_of_ones_own_for_one_chip_and_shows_it(lot: efat.Lot, 
     assert [line.split("  ")[0] for line in shown[2:]] == named
     assert metrics._repr_html_().count("<tr>") == 5
     assert str(efat.retrain_chip(retraining, tmp_path / "out")) == str(metrics)
+
+
+def test_measures_and_plans_for_a_module_of_ones_own_and_shows_both(tmp_path: Path, lot: efat.Lot) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    images, labels = torch.rand(60, 1, 4, 4), torch.arange(60) % 3
+    setup = efat.Setup(network, data=((images, labels), (torch.rand(20, 1, 4, 4), torch.arange(20) % 3)))
+    table = efat.measure_resilience(
+        tmp_path / "res", setup, lot, rates=(0.1, 0.3), repeats=2, levels=(0, 2), workers=0, notes=lambda _: None
+    )
+    assert table.path == tmp_path / "res/resilience.h5"
+    shown = str(table).splitlines()
+    assert shown[0] == f"{setup.network} with fap+t on 8x8 PEs, 2 random chips for each rate:"
+    assert [line.split()[0] for line in shown[2:5]] == ["faulty", "10", "30"]
+    plan = efat.plan(table, lot, max_drop=0.9)
+    assert plan.setup.network is setup.network
+    assert sorted(chip for group in plan.groups for chip in group.chips) == lot.chip_ids
+    assert str(plan).splitlines()[0].startswith("3 chips, ")
+    assert plan.summary in plan._repr_html_()
+    # A file does not hold the objects.
+    with pytest.raises(InputError, match=r"network 'Sequential \w{16}' was given as an object in Python"):
+        efat.plan(tmp_path / "res", lot, max_drop=0.9)
+    again = efat.plan(tmp_path / "res", lot, max_drop=0.9, setup=setup)
+    assert again.as_dict() == plan.as_dict()
+    other = efat.Setup(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data=setup.data)
+    with pytest.raises(InputError, match="another network than resilience was measured with"):
+        efat.plan(tmp_path / "res", lot, max_drop=0.9, setup=other)

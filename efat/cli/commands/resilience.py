@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from efat.resilience.table import ResilienceTable
     from efat.setup import Loaded
     from simulator import ArrayConfig
-    from simulator.faults import Float64Array
 
 DEFAULT_RATES = "0.005,0.01,0.02,0.05,0.1"
 DEFAULT_LEVELS = "0,5,10,20,40,80"
@@ -237,22 +236,13 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
         console: where to.
     """
     from efat.cli.render import facts_table, results_table
-    from efat.planning.selection import worsening
     from efat.resilience.measurement import PICTURE
     from efat.resilience.table import FILE_NAME as TABLE
 
-    setup, array = table.setup, table.array
-    values = "mean (worst) accuracy in %" if table.repeats > 1 else "accuracy in %"
-    chips = f"{table.repeats} random chips" if table.repeats > 1 else "1 random chip"
-    results = results_table(
-        f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs, "
-        f"{chips} for each rate:\n{values} after so many iterations, {table.images:,} tuning images",
-        left=["faulty PEs"],
-        right=[f"{level:,}" for level in table.levels.tolist()],
-    )
-    accuracy = table.accuracy
-    for rate, of_rate in zip(table.rates, accuracy, strict=True):
-        results.add_row(f"{100 * rate:g} %", *map(_cell, of_rate.T))
+    shown = table.table()
+    results = results_table(shown.title, left=shown.columns[:1], right=shown.columns[1:])
+    for row in shown.texts:
+        results.add_row(*row)
     console.print(results)
     facts = facts_table("Without faults, and costs")
     facts.add_row("accuracy of float32", f"{table.float_correct / table.images:.1%}")
@@ -264,18 +254,5 @@ def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> N
     console.print(facts)
     files = [str(folder / name) for name in (TABLE, PICTURE) if (folder / name).exists()]
     console.print(f"\nIn {' and '.join(files)}.")
-    if worse := worsening(table):
-        console.print(f"Note: {worse}.")
-
-
-def _cell(accuracies: Float64Array) -> str:
-    """Mean and worst of some chips, float64 [repeats]; NaN of those whose retraining diverged."""
-    import numpy as np
-
-    if np.isnan(accuracies).all():
-        return "diverged"
-    mean = f"{100 * np.nanmean(accuracies):.1f}"
-    if len(accuracies) == 1:
-        return mean
-    worst = "diverged" if np.isnan(accuracies).any() else f"{100 * accuracies.min():.1f}"
-    return f"{mean} ({worst})"
+    for text in shown.notes:
+        console.print(text)

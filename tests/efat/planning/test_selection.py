@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from efat.planning.selection import Constraint, ResilienceMap, Statistic, worsening
+from efat.planning.selection import Constraint, ResilienceMap, Statistic
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import ResilienceTable
+from efat.resilience.table import ResilienceTable, worsening
 from simulator.errors import InputError
 from tests.support.resilience_tables import table_of, tables
 
