@@ -14,7 +14,13 @@ from efat.cli.parameters import ARRAY_PRESETS, INPUT_FILE, ArraySize, complete_n
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from efat.cli.render import ResultsTable
+    from simulator.config import ArrayConfig
+    from simulator.cycles.counts import NetworkCount
     from simulator.cycles.scalesim import GemmLayer, ScaleSimConfig
+    from simulator.cycles.traffic import Traffic
 
 
 class CountedArray(ArraySize):
@@ -116,7 +122,6 @@ def cycles(
     """
     if list_presets:
         _refuse_beside_presets()
-        from efat.cli.commands.cycles_tables import show_presets
         from efat.cli.render import console
 
         show_presets(console())
@@ -127,7 +132,6 @@ def cycles(
     check_json(json_path, inputs=inputs)
     if json_path is not None and json_path.resolve() == report.resolve():
         fail(f"{json_path} is named by --json and by --report: choose two names")
-    from efat.cli.commands.cycles_tables import show_counts
     from efat.cli.render import console, working
     from simulator import ArrayConfig
     from simulator.cycles.counts import count_network
@@ -224,6 +228,7 @@ def _topology_layers(path: Path, gemm: bool) -> list[GemmLayer]:
 
 
 def _network_layers(name: str | None, batch: int, image: tuple[int, int, int] | None) -> list[GemmLayer]:
+
     from efat.cli.render import working
 
     assert name is not None
@@ -231,3 +236,116 @@ def _network_layers(name: str | None, batch: int, image: tuple[int, int, int] | 
         from efat.network_gemms import network_gemms
 
         return network_gemms(name, batch, image)
+
+
+MOST_LAYERS_SHOWN = 200
+
+
+def show_counts(title: str, config: ArrayConfig, counts: NetworkCount, console: Console) -> None:
+    """Print everything counted.
+
+    Args:
+        title: what the layers are.
+        config: the array.
+        counts: what was counted.
+        console: where to.
+    """
+    console.print(_cycles_table(f"{title} on {config.rows}x{config.cols}: clock cycles", counts))
+    console.print(_words_table(counts))
+    console.print(_bandwidth_table(counts))
+    if len(counts.layers) > MOST_LAYERS_SHOWN:
+        console.print(
+            f"The tables show the first {MOST_LAYERS_SHOWN} of {len(counts.layers):,} layers: --json has them all."
+        )
+
+
+def show_presets(console: Console) -> None:
+    """Print the arrays known by name."""
+    from efat.cli.render import results_table
+    from simulator.arrays import PRESETS
+
+    table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
+    for preset in PRESETS.values():
+        table.add_row(preset.name, f"{preset.rows}x{preset.cols}", preset.what, preset.source)
+    console.print(table)
+
+
+def _cycles_table(title: str, counts: NetworkCount) -> ResultsTable:
+    from efat.cli.render import results_table
+
+    grouped = any(count.layer.groups > 1 for count in counts.layers)
+    groups = ["groups"] if grouped else []
+    headings = ["GEMM\nM x K x N", *groups, "folds", "cycles,\nSCALE-Sim", "serial", "double-\nbuffered"]
+    table = results_table(title, left=["layer"], right=[*headings, "utilisation,\nserial", "double-\nbuffered"])
+    for count in counts.layers[:MOST_LAYERS_SHOWN]:
+        layer, timing = count.layer, count.timing
+        table.add_row(
+            layer.name,
+            f"{layer.m} x {layer.k} x {layer.n}",
+            *([f"{layer.groups:,}"] if grouped else []),
+            f"{timing.folds:,}",
+            f"{timing.scalesim:,}",
+            f"{timing.serial:,}",
+            f"{timing.double_buffered:,}",
+            f"{timing.serial_utilisation:.1%}",
+            f"{timing.double_buffered_utilisation:.1%}",
+        )
+    _end_of_layers(table, counts)
+    table.add_row(
+        "total",
+        "",
+        *([""] if grouped else []),
+        f"{counts.folds:,}",
+        f"{counts.scalesim:,}",
+        f"{counts.serial:,}",
+        f"{counts.double_buffered:,}",
+        f"{counts.serial_utilisation:.1%}",
+        f"{counts.double_buffered_utilisation:.1%}",
+    )
+    return table
+
+
+def _words_table(counts: NetworkCount) -> ResultsTable:
+    from efat.cli.render import results_table
+
+    headings = ["ifmap\nreads", "filter\nreads", "ofmap\nreads", "ofmap\nwrites"]
+    table = results_table("Words between the SRAMs and the array", left=["layer"], right=headings)
+    for count in counts.layers[:MOST_LAYERS_SHOWN]:
+        table.add_row(count.layer.name, *_words(count.traffic))
+    _end_of_layers(table, counts)
+    table.add_row("total", *_words(counts.traffic))
+    return table
+
+
+def _words(traffic: Traffic) -> list[str]:
+    words = (traffic.ifmap.reads, traffic.filter.reads, traffic.ofmap.reads, traffic.ofmap.writes)
+    return [f"{count:,}" for count in words]
+
+
+def _bandwidth_table(counts: NetworkCount) -> ResultsTable:
+    from efat.cli.render import results_table
+
+    headings = [f"{sram}\n{kind}" for sram in ("ifmap", "filter", "ofmap", "all") for kind in ("average", "peak")]
+    traffic = counts.traffic
+    sizes = f"{traffic.ifmap.word_bytes}, {traffic.filter.word_bytes} and {traffic.ofmap.word_bytes} bytes a word"
+    title = f"Bytes per serial clock cycle, with {sizes}"
+    table = results_table(title, left=["layer"], right=headings)
+    for count in counts.layers[:MOST_LAYERS_SHOWN]:
+        table.add_row(count.layer.name, *_bandwidth(count.traffic))
+    _end_of_layers(table, counts)
+    table.add_row("total", *_bandwidth(traffic))
+    return table
+
+
+def _bandwidth(traffic: Traffic) -> list[str]:
+    cells = []
+    for part in (traffic.ifmap, traffic.filter, traffic.ofmap, traffic):
+        cells += [f"{part.average_bytes_per_cycle:,.2f}", f"{part.peak_bytes_per_cycle:,}"]
+    return cells
+
+
+def _end_of_layers(table: ResultsTable, counts: NetworkCount) -> None:
+    left = len(counts.layers) - MOST_LAYERS_SHOWN
+    if left > 0:
+        table.add_row(f"... {left:,} more")
+    table.add_section()

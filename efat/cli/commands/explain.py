@@ -97,7 +97,7 @@ def explain(
 
     with working("Loading, quantising and calibrating"):
         from efat.cli.commands.explain_tables import show_explanation
-        from efat.cli.commands.simulate_tables import deployment_line
+        from efat.cli.commands.simulate import deployment_line
         from efat.explanation.explanation import Explanation
 
         simulation = _prepared(subject, manifest, lot, chip, bypass, calibration)

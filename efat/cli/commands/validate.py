@@ -217,7 +217,7 @@ def _compare_networks(
 
     network = subject.name
     with working("Loading, quantising and calibrating"):
-        from efat.cli.commands.simulate_tables import deployment_line
+        from efat.cli.commands.simulate import deployment_line
         from efat.cli.commands.validate_tables import show_chips
         from efat.validation.networks import NetworkValidation
 
