@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from efat.explanation.fault_subsets import FaultSubsets
-from efat.inference.comparison import Comparison
+from efat.inference.classified import Comparison
 from simulator.lots.chips import Chip
 from training.data.classification import Progress
 

@@ -14,7 +14,7 @@ from efat.explanation.delta_debugging import minimal_subset
 from efat.explanation.error_travel import Travel, travel
 from efat.explanation.fault_subsets import FaultSubsets, Inference
 from efat.explanation.first_action import FirstAction, first_action
-from efat.inference.comparison import Comparison
+from efat.inference.classified import Comparison
 from efat.inference.simulation import Simulation
 from simulator.errors import InputError
 from simulator.faults import Fault

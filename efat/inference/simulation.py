@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from efat import records
 from efat.display import Shown, Table
 from efat.image_split import SplitRequest
-from efat.inference.chip_networks import ChipNetworks, MitigatedNetworks, OneNetwork
+from efat.inference.chip_networks import ChipNetworks, GroupNetworks, MitigatedNetworks, OneNetwork, check_networks
 from efat.inference.classified import (
     Accuracy,
     ChipReport,
@@ -24,12 +25,13 @@ from efat.inference.classified import (
     measure_accuracy,
     run_chip,
 )
-from efat.retraining.manifest import Manifest
+from efat.retraining.manifest import Manifest, read_manifest
 from efat.setup import (
     OwnData,
     OwnNetwork,
     Setup,
     augmentation_of,
+    check_network_named,
     check_no_object,
     first_images,
     name_of,
@@ -611,3 +613,116 @@ def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int
     if cycle_images < 0:
         raise InputError(f"cycle images is {cycle_images}: expected 0 or more")
     return min(cycle_images, images)
+
+
+def prepare_manifest(
+    *,
+    manifest: Path,
+    lot: Path,
+    network: str | None = None,
+    data: Path | None = None,
+    chips: Sequence[str] = (),
+    engine: Engine = "emulation",
+    cycle_images: int | None = None,
+    images: int | None = None,
+    batch: int = 64,
+    threads: int | None = None,
+) -> Simulation:
+    """Load and check everything that a simulation of a retrained lot needs, before anything runs.
+
+    Args:
+        manifest: file that `efat retrain` wrote, beside the folders of weights and chips.
+        lot: HDF5 file of chips: those that were retrained for, or some of them if `chips` says which.
+        network: the network that the manifest names; None to take it from there, which a network of the user's own
+            refuses, as a file could then say what code to run.
+        data: folder or file of images; None for where the retraining found them.
+        chips: ids of the chips to run; empty for all.
+        engine: engine that runs the chips.
+        cycle_images: as for `efat.inference.simulation.prepare`.
+        images: number of images; None for all verification images of the retraining, or all test images of `data`.
+        batch: images per GEMM.
+        threads: threads of the cycle engine; None for one per core.
+
+    Returns:
+        The simulation. Its chips are sorted by group; within a group they are in the order of the lot, or of `chips`.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
+    """
+    found = read_manifest(manifest)
+    setup = found.setup
+    normalization = setup.parsed_normalization
+    check_network_named(manifest, setup.network, network)
+    config, chosen = read_chips(lot, chips)
+    _check_lot(manifest, found, lot, config, chosen, complete=not chips)
+    position = {group.name: number for number, group in enumerate(found.groups)}
+    chosen.sort(key=lambda chip: position[found.chip_named[chip.id].group])
+    folder = manifest.parent
+    check_networks(found, folder, chosen)
+    first = found.group_named[found.chip_named[chosen[0].id].group]
+    # Any group's weights make the network; each chip's own replace them before it runs.
+    weights = folder / first.weights
+    if data is None:
+        loaded = records.replace(setup, weights=weights, hardened=None).load()
+        base, shown = loaded.network, first_images(loaded.verification, images, "verification")
+    else:
+        workload = load_workload(str(setup.network), weights=weights, data=data, normalization=normalization)
+        base, shown = workload.network, first_images(workload.test, images)
+    same_images = found.verification == shown.digest
+    return Simulation(
+        network_name=str(setup.network),
+        data_name=shown.name,
+        config=config,
+        engine=engine,
+        bypass=False,
+        batch=batch,
+        images=shown.images,
+        labels=shown.labels,
+        classes=shown.classes,
+        chips=chosen,
+        networks=GroupNetworks(found, folder, config, base),
+        normalization=normalization,
+        cycle_images=checked_images(engine, cycle_images, len(shown)),
+        retrained=RetrainedLot(manifest, found, same_images),
+        _threads=threads,
+    )
+
+
+def _check_lot(
+    path: Path, manifest: Manifest, lot: Path, config: ArrayConfig, chips: Sequence[Chip], *, complete: bool
+) -> None:
+    """Chips are those that were retrained for: of the same array, with the same faults.
+
+    Args:
+        path: of the manifest.
+        manifest: the manifest.
+        lot: file of the lot.
+        config: array of the lot.
+        chips: chips of the lot that are to run.
+        complete: whether they are all of the lot.
+    """
+    array = config.as_dict()
+    for name, value in array.items():
+        if manifest.array[name] != value:
+            raise InputError(
+                f"{lot} has an array with {name}={value}, and {path} one with {manifest.array[name]}: "
+                "give the lot that was retrained"
+            )
+    for chip in chips:
+        retrained = manifest.chip_named.get(chip.id)
+        if retrained is None:
+            raise InputError(f"chip {chip.id} of {lot} is not in {path}: choose those that are with --chip ID")
+        if not chip.has_digest(retrained.digest):
+            raise InputError(
+                f"chip {chip.id} of {lot} has other faults or bypassed PEs than the one that {path} has weights for: "
+                "give the lot that was retrained, or retrain this one"
+            )
+    if complete:
+        ids = {chip.id for chip in chips}
+        missing = [chip.id for chip in manifest.chips if chip.id not in ids]
+        if missing:
+            raise InputError(
+                f"{lot} has no chip {missing[0]}, which is in {path}: give the lot that was retrained, or choose chips "
+                "with --chip ID"
+            )

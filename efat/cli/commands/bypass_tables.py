@@ -6,7 +6,7 @@ from rich.console import Console
 
 from efat.cli.render import ResultsTable, results_table
 from efat.explanation.bypass_costs import BypassCosts
-from efat.inference.comparison import Comparison
+from efat.inference.classified import Comparison
 
 MOST_PES_SHOWN = 20
 

@@ -131,7 +131,7 @@ def _prepared(
 ) -> Simulation:
     """Network, chip and all test images; with a manifest those that chips were measured on."""
     if manifest is not None:
-        from efat.inference.manifest_simulation import prepare_manifest
+        from efat.inference.simulation import prepare_manifest
 
         given = {
             "--weights": subject.weights is not None,

@@ -9,7 +9,7 @@ from efat.cli.printing import this_command
 from efat.cli.render import ResultsTable, results_table
 from efat.explanation.explanation import Explanation, FaultCost, ImageExplanation
 from efat.explanation.first_action import FirstAction
-from efat.inference.comparison import Comparison
+from efat.inference.classified import Comparison
 from simulator.faults import Fault, Kind, Site
 
 SURE = 0.05

@@ -187,8 +187,7 @@ def simulate(
 
     with working("Loading, quantising and calibrating"):
         from efat.inference.classified import EngineMismatchError
-        from efat.inference.manifest_simulation import prepare_manifest
-        from efat.inference.simulation import prepare
+        from efat.inference.simulation import prepare, prepare_manifest
 
         if manifest is not None:
             simulation = prepare_manifest(

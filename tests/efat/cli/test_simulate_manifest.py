@@ -18,7 +18,7 @@ import torch
 from efat import records
 from efat.confidence import at_least
 from efat.inference import simulation
-from efat.inference.manifest_simulation import prepare_manifest
+from efat.inference.simulation import prepare_manifest
 from efat.inference.waveforms import layer_gemm
 from efat.planning.selection import Constraint
 from efat.retraining.manifest import (
