@@ -346,13 +346,13 @@ def _takes(kind: inspect.Type, found: Any) -> bool:
         # Integers without end are not for float().
         right = number and (isinstance(found, int) if isinstance(kind, inspect.IntType) else abs(found) < 1e300)
         return right and (kind.ge is None or found >= kind.ge) and (kind.le is None or found <= kind.le)
-    if isinstance(kind, inspect.StrType | inspect.CustomType) or isinstance(found, str):
+    if isinstance(kind, inspect.LiteralType):
+        return found in kind.values
+    if isinstance(found, str):
         pattern = getattr(kind, "pattern", None)
-        text = isinstance(found, str) and len(found) <= LONGEST_TEXT and found.isprintable()
-        if isinstance(kind, inspect.LiteralType):
-            return found in kind.values
-        right = isinstance(kind, inspect.StrType | inspect.CustomType | inspect.AnyType)
-        return text and right and (pattern is None or re.search(pattern, found) is not None)
+        printable = len(found) <= LONGEST_TEXT and found.isprintable()
+        texts = inspect.StrType | inspect.CustomType | inspect.AnyType
+        return printable and isinstance(kind, texts) and (pattern is None or re.search(pattern, found) is not None)
     if isinstance(kind, inspect.BoolType):
         return isinstance(found, bool)
     if isinstance(kind, inspect.NoneType):
@@ -365,7 +365,8 @@ def _takes(kind: inspect.Type, found: Any) -> bool:
         return True
     if isinstance(kind, inspect.UnionType):
         return any(_takes(one, found) for one in kind.types)
-    return isinstance(found, list | tuple) and len(found) >= (getattr(kind, "min_length", None) or 0)
+    several = not isinstance(kind, inspect.StrType | inspect.CustomType)
+    return several and isinstance(found, list | tuple) and len(found) >= (getattr(kind, "min_length", None) or 0)
 
 
 def _expected(info: inspect.Type) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,15 @@ from efat.campaigns.command import kept_in, running
 from efat.campaigns.workers import executor_of, in_line
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
-from efat.planning.alignment import Aligner, align, model_of
+from efat.planning.alignment import AlignedGroup, Aligner, align, model_of
 from efat.planning.fusion import AmountMap, Group, fuse, fuse_in_order, singles
 from efat.planning.plan import AS_IS, MOST_TOP_UPS, FileOf, LotOf, Plan, PlannedGroup, Request, StrategyCost, TriedChip
 from efat.planning.selection import (
     Constraint,
-    Foretelling,
     ResilienceMap,
     Statistic,
     best_predictor,
-    compare_predictors,
+    predictor_errors,
 )
 from efat.planning.trial import FOLDER as TRIALS
 from efat.planning.trial import Trials, Tried, try_chips
@@ -66,12 +65,16 @@ class HasPath(Protocol):
         """The file."""
 
 
-_Found = tuple[Sequence[int], float, float]
-"""Positions of the members, severity and amount of a group."""
+class _Sharing(NamedTuple):
+    """Positions of the chips that share a retraining, their severity together, and what it takes."""
+
+    members: Sequence[int]
+    severity: float
+    amount: float
 
 
 def planned_groups(
-    ids: Sequence[str], groups: Sequence[_Found], most: int, *, settles: bool
+    ids: Sequence[str], groups: Sequence[_Sharing], most: int, *, settles: bool
 ) -> tuple[PlannedGroup, ...]:
     """Name groups, and put chips that need no retraining into one of their own.
 
@@ -147,9 +150,9 @@ class Planner:
         self._per_pe = weights_per_pe([layer.gemm_shape for layer in layers], config)
         self._permutes = any(isinstance(found, Permutation) for found in setup.strategy.mitigations)
         self._settles = BatchNormStatistics() in setup.strategy.mitigations
-        self._foretelling: dict[str, Foretelling] = {}
+        self._errors: dict[str, float | None] = {}
         self._maps: dict[str, ResilienceMap] = {}
-        self._alone: dict[str, list[_Found]] = {}
+        self._alone: dict[str, list[_Sharing]] = {}
         self._found: dict[tuple[str, bool], tuple[PlannedGroup, ...]] = {}
         self._tried: Tried | None = None
         self._required = request.constraint.required(table)
@@ -271,9 +274,7 @@ class Planner:
     def _groups(self, strategy: str, aligned: bool) -> tuple[PlannedGroup, ...]:
         if (strategy, aligned) not in self._found:
             groups = self._work_out(strategy, aligned) if self._others else []
-            of_lot = [
-                ([self._others[member] for member in members], severity, amount) for members, severity, amount in groups
-            ]
+            of_lot = [group._replace(members=[self._others[member] for member in group.members]) for group in groups]
             self._found[strategy, aligned] = planned_groups(
                 self.ids,
                 [*of_lot, *self._untouched(str(self._map(strategy, aligned).predictor))],
@@ -282,12 +283,12 @@ class Planner:
             )
         return self._found[strategy, aligned]
 
-    def _untouched(self, predictor: str) -> list[_Found]:
+    def _untouched(self, predictor: str) -> list[_Sharing]:
         """The chips that are left out, each by itself."""
         if self._tried is None:
             return []
         left_out = sorted(set(range(len(self.ids))).difference(self._others))
-        return [([chip], float(self._tried.predictors[predictor][chip]), 0.0) for chip in left_out]
+        return [_Sharing([chip], float(self._tried.predictors[predictor][chip]), 0.0) for chip in left_out]
 
     def _amounts(self, found: ResilienceMap) -> AmountMap:
         """What chips need that may need something: those that were tried and missed need the first level at least."""
@@ -297,13 +298,12 @@ class Planner:
         least = float(levels[1]) if len(levels) > 1 else math.inf
         return AmountMap(found.amounts.severities, np.maximum(found.amounts.amounts, least))
 
-    def _work_out(self, strategy: str, aligned: bool) -> list[_Found]:
+    def _work_out(self, strategy: str, aligned: bool) -> list[_Sharing]:
         """Groups of the chips that are not left out, by their places among them."""
         found = self._map(strategy, aligned)
         predictor, amounts = str(found.predictor), self._amounts(found)
         if aligned:
-            groups = align(self._aligner(predictor), self._placed, amounts, self._telling("aligning chips"))
-            return [(group.members, group.severity, group.amount) for group in groups]
+            return _of(align(self._aligner(predictor), self._placed, amounts, self._telling("aligning chips")))
         if strategy == "select":
             return self._each_alone(predictor, amounts)
         if strategy == "fixed":
@@ -311,23 +311,21 @@ class Planner:
         weights = counts_of(predictor, self._per_pe)
         if strategy == "efat":
             masks = self._told(predictor, "weights of each chip")
-            return _of_groups(fuse(masks, weights, amounts, self._telling("fusing chips")))
+            return _of(fuse(masks, weights, amounts, self._telling("fusing chips")))
         masks = self._told(predictor, "merging chips")
-        return _of_groups(fuse_in_order(masks, weights, amounts, self._request.merged or DEFAULT_SIZE))
+        return _of(fuse_in_order(masks, weights, amounts, self._request.merged or DEFAULT_SIZE))
 
-    def _each_alone(self, predictor: str, amounts: AmountMap) -> list[_Found]:
+    def _each_alone(self, predictor: str, amounts: AmountMap) -> list[_Sharing]:
         """Chips alone, in order or as they are placed."""
         if predictor in self._alone:
             return self._alone[predictor]
         if predictor in MASK_PREDICTORS:
             masks = self._told(predictor, "chips alone")
-            alone = _of_groups(singles(masks, counts_of(predictor, self._per_pe), amounts))
+            alone = _of(singles(masks, counts_of(predictor, self._per_pe), amounts))
         else:
-            aligner, alone = self._aligner(predictor), []
-            chips = self._placed
+            aligner, alone, chips = self._aligner(predictor), [], self._placed
             for member in range(len(chips)):
-                group = aligner.alone(chips, member, amounts)
-                alone.append((group.members, group.severity, group.amount))
+                alone += _of([aligner.alone(chips, member, amounts)])
                 self._tell("chips alone", member + 1, len(chips))
         self._alone[predictor] = alone
         return alone
@@ -339,9 +337,9 @@ class Planner:
             predictor = OF_GROUPS
         elif predictor not in candidates:
             for name in candidates:
-                if name not in self._foretelling:
-                    self._foretelling[name] = compare_predictors(self._table, [name])[0]
-            predictor = best_predictor([self._foretelling[name] for name in candidates])
+                if name not in self._errors:
+                    self._errors |= predictor_errors(self._table, [name])
+            predictor = best_predictor({name: self._errors[name] for name in candidates})
         if predictor not in self._maps:
             self._maps[predictor] = ResilienceMap(
                 self._table, self._request.constraint, self._request.statistic, predictor
@@ -388,14 +386,14 @@ class Planner:
         return lambda done, of: self._tell(what, done, of)
 
 
-def _of_groups(groups: Sequence[Group]) -> list[_Found]:
-    return [(group.members, group.severity, group.amount) for group in groups]
+def _of(groups: Sequence[Group] | Sequence[AlignedGroup]) -> list[_Sharing]:
+    return [_Sharing(group.members, group.severity, group.amount) for group in groups]
 
 
-def _with_the_worst(alone: Sequence[_Found]) -> list[_Found]:
+def _with_the_worst(alone: Sequence[_Sharing]) -> list[_Sharing]:
     """The same chips, each with the largest finite amount of all."""
-    largest = max((amount for _, _, amount in alone if math.isfinite(amount)), default=math.inf)
-    return [(members, severity, max(amount, largest)) for members, severity, amount in alone]
+    largest = max((chip.amount for chip in alone if math.isfinite(chip.amount)), default=math.inf)
+    return [chip._replace(amount=max(chip.amount, largest)) for chip in alone]
 
 
 def _check_array(config: ArrayConfig, table: ResilienceTable) -> None:

@@ -10,7 +10,7 @@ severity's amount follows from those of the rates; see `ResilienceMap`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -30,36 +30,8 @@ MOST_PARTS = 200
 """Into which the chips are divided to compare predictors. With no more chips, each is foretold from all others."""
 
 
-@dataclass(frozen=True)
-class Foretelling:
-    """How well a predictor foretells the accuracy of chips.
-
-    Attributes:
-        predictor: its name.
-        error: root of the mean squared error, in accuracy points (hundredths); None if there was nothing to compare.
-    """
-
-    predictor: str
-    error: float | None
-
-
-def severities(table: ResilienceTable, predictor: str) -> Float64Array:
-    """How bad each random chip is, float64 [rates, repeats].
-
-    Args:
-        table: what was measured.
-        predictor: a name in it.
-
-    Raises:
-        InputError: another name.
-    """
-    if predictor not in table.predictors:
-        raise InputError(f"predictor {predictor!r} is not in the table: expected one of {', '.join(table.predictors)}")
-    return table.predictors[predictor]
-
-
-def compare_predictors(table: ResilienceTable, candidates: Sequence[str] | None = None) -> tuple[Foretelling, ...]:
-    """Compare how well predictors foretell the accuracy of chips that were left out.
+def predictor_errors(table: ResilienceTable, candidates: Sequence[str] | None = None) -> dict[str, float | None]:
+    """How well predictors foretell the accuracy of chips that were left out.
 
     Each chip is left out in turn (of more than `MOST_PARTS`, several at once), and its accuracy at each level foretold
     from the others by isotonic regression on the predictor. Chips whose retraining had diverged are left aside.
@@ -69,7 +41,8 @@ def compare_predictors(table: ResilienceTable, candidates: Sequence[str] | None 
         candidates: predictors in the table; None for all.
 
     Returns:
-        One for each candidate, the simplest first, as in `PREDICTORS`.
+        Root of the mean squared error, in accuracy points (hundredths), by the predictor, the simplest first, as in
+        `PREDICTORS`; None if there was nothing to compare.
 
     Raises:
         InputError: there are no candidates, or one is not in the table.
@@ -77,22 +50,20 @@ def compare_predictors(table: ResilienceTable, candidates: Sequence[str] | None 
     names = list(table.predictors) if candidates is None else list(candidates)
     if not names:
         raise InputError(f"there are no predictors to choose from: expected some of {', '.join(table.predictors)}")
-    severity = {name: severities(table, name).reshape(-1) for name in names}
+    severity = {name: table.severity(name).reshape(-1) for name in names}
     accuracy = table.accuracy.reshape(-1, len(table.levels))
-    return tuple(Foretelling(name, _error(severity[name], accuracy)) for name in PREDICTORS if name in severity)
+    return {name: _error(severity[name], accuracy) for name in PREDICTORS if name in severity}
 
 
-def best_predictor(compared: Sequence[Foretelling]) -> str:
-    """The predictor with the least error; of equally good ones, up to rounding, the simplest.
+def best_predictor(errors: Mapping[str, float | None]) -> str:
+    """The predictor with the least error; of equally good ones, up to rounding, the first.
 
     Args:
-        compared: from `compare_predictors`.
+        errors: from `predictor_errors`.
     """
-    errors = [math.inf if one.error is None else one.error for one in compared]
-    least = min(errors)
-    return next(
-        one.predictor for one, error in zip(compared, errors, strict=True) if error <= least * (1 + 1e-9) + 1e-9
-    )
+    known = {name: math.inf if error is None else error for name, error in errors.items()}
+    least = min(known.values())
+    return next(name for name, error in known.items() if error <= least * (1 + 1e-9) + 1e-9)
 
 
 def _error(severity: Float64Array, accuracy: Float64Array) -> float | None:
@@ -255,11 +226,9 @@ class ResilienceMap:
         constraint: what a chip must do.
         statistic: over the chips of a rate; see `Statistic`.
         predictor: what severity is, a name in `table.predictors`; None for the one that foretells accuracy best.
-        candidates: names to choose from if `predictor` is None; None for all in the table.
 
     Attributes:
         required: images that a chip must classify correctly.
-        foretelling: how the candidates compare, if one was to be chosen; empty if not.
         needed: float64 [rates, repeats], the iterations that each chip needs; infinite where none were enough.
         per_rate: float64 [rates], the amount of each rate by the statistic.
         reached: int64 [rates], the most images that could be required at each rate, by the statistic; -1 for none.
@@ -273,9 +242,7 @@ class ResilienceMap:
     constraint: Constraint
     statistic: Statistic | str = "max"
     predictor: str | None = None
-    candidates: Sequence[str] | None = None
     required: int = field(init=False)
-    foretelling: tuple[Foretelling, ...] = field(init=False, default=())
     needed: Float64Array = field(init=False)
     per_rate: Float64Array = field(init=False)
     reached: Int64Array = field(init=False)
@@ -285,10 +252,9 @@ class ResilienceMap:
         if isinstance(self.statistic, str):
             self._set("statistic", Statistic.parse(self.statistic))
         if self.predictor is None:
-            self._set("foretelling", compare_predictors(self.table, self.candidates))
-            self._set("predictor", best_predictor(self.foretelling))
+            self._set("predictor", best_predictor(predictor_errors(self.table)))
         self._set("required", self.constraint.required(self.table))
-        severity = severities(self.table, self._predictor)
+        severity = self.table.severity(self._predictor)
         unharmed = severity == 0
         none_needed = self.table.start_correct >= self.required and bool(
             (self.table.correct[..., 0][unharmed] >= self.required).all()
@@ -356,7 +322,7 @@ class ResilienceMap:
     @property
     def _affected(self) -> BoolArray:
         """Rates with a chip that is affected, or all if there is none: bool [rates]."""
-        affected: BoolArray = severities(self.table, self._predictor).max(axis=1) > 0
+        affected: BoolArray = self.table.severity(self._predictor).max(axis=1) > 0
         return affected if affected.any() else ~affected
 
     def _set(self, name: str, value: object) -> None:

@@ -147,6 +147,18 @@ class ResilienceTable(Shown):
         """Correct fraction of the tuning images, float64 [rates, repeats, levels]; NaN where it had diverged."""
         return np.where(self.correct < 0, np.nan, self.correct / self.images)
 
+    def severity(self, predictor: str) -> Float64Array:
+        """How bad each random chip is by a predictor, float64 [rates, repeats].
+
+        Raises:
+            InputError: it is not in the table.
+        """
+        if predictor not in self.predictors:
+            raise InputError(
+                f"predictor {predictor!r} is not in the table: expected one of {', '.join(self.predictors)}"
+            )
+        return self.predictors[predictor]
+
     @property
     def iterations_spent(self) -> int:
         """Iterations that it took to make the table, hardening included.
