@@ -90,12 +90,6 @@ def small_resilience(folder: Path, **changes: Any) -> Resilience:
     return Resilience(small_setup(folder) if setup is None else setup, given.pop("config", ARRAY), model, **given)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder by their names, those of unfinished writing left out."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 if __name__ == "__main__":
     executor = processes(int(sys.argv[2])) if int(sys.argv[2]) else in_line
     run_resilience(Path(sys.argv[1]) / OUT, small_resilience(Path(sys.argv[1]), repeats=6), executor)

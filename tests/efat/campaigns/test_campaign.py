@@ -10,8 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,28 +25,10 @@ from efat.records import digest_of
 from simulator.errors import InputError
 from tests.support import campaign_work
 from tests.support.damaged_units import WAYS, damage
+from tests.support.processes import children, contents, started
 
 PROGRAM = Path(campaign_work.__file__)
 UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaign_work.UNITS[:3]]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder by their names, those of unfinished writing left out."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def started(folder: Path, count: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder), str(count)], env=environment)
-
-
-def children(process: int) -> list[int]:
-    """Numbers of the processes that a process has started."""
-    try:
-        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path) -> None:
@@ -81,7 +61,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Path, seed: 
 
     # What a killed driver has left over is done by one that loses a worker.
     for kill in ("driver", "worker"):
-        driver = started(disturbed, 2)
+        driver = started(PROGRAM, disturbed, 2)
         wanted = finished() + chance.randrange(8)
         # While workers start, or after any result.
         while (len(children(driver.pid)) < 2 or finished() < wanted) and driver.poll() is None:

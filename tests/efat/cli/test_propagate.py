@@ -21,7 +21,7 @@ from efat.propagation.tables import Propagation, read_propagation
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
-from tests.support.resilience_runs import contents
+from tests.support.processes import contents
 
 BASE = ["propagate", "--network", "digits-cnn", "--images", "5", "--workers", "0", "-o", "prop"]
 ARRAY = ["--array", "8x8", "--weight-bits", "5", "--act-bits", "6", "--acc-bits", "16"]

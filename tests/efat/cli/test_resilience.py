@@ -31,7 +31,7 @@ from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
-from tests.support.resilience_runs import contents
+from tests.support.processes import contents
 from training.learning.recipe import Recipe
 
 BASE = ["resilience", "--network", "digits-cnn", "--tune-images", "20", "--batch", "16", "--workers", "0", "-o", "res"]

@@ -23,7 +23,7 @@ from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
 from tests.support.lot_retraining import LOT, PLAN, random_chips, write_digits_measured
-from tests.support.resilience_runs import contents
+from tests.support.processes import contents
 
 CONFIG = ArrayConfig(16, 12)
 BASE = ["retrain", "--plan", PLAN, "--cycle-images", "1", "--workers", "0", "-o", "out"]

@@ -32,8 +32,9 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
 from tests.support import propagation_runs
 from tests.support.damaged_units import WAYS, damage
+from tests.support.processes import children, contents
 from tests.support.propagation_runs import ARRAY, small_request, small_subject
-from tests.support.resilience_runs import OUT, contents
+from tests.support.resilience_runs import OUT
 from training.layers.accelerator import Accelerator
 from training.layers.convert import place
 
@@ -299,9 +300,3 @@ def test_weights_that_change_on_the_way_are_noticed(folder: Path) -> None:
 
 class Interrupted(Exception):  # noqa: N818
     """Stands for everything that can end a program."""
-
-
-def children() -> list[int]:
-    """Numbers of the processes that this one has started."""
-    found = Path("/proc/self/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text().split()]

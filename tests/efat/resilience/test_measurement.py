@@ -31,12 +31,12 @@ from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from tests.support import resilience_runs
 from tests.support.damaged_units import WAYS, damage
+from tests.support.processes import children, contents
 from tests.support.resilience_runs import (
     HELD_OUT,
     LEVELS,
     OUT,
     RECIPE,
-    contents,
     small_network,
     small_resilience,
     small_setup,
@@ -201,12 +201,6 @@ def test_retraining_that_diverges_is_marked(folder: Path) -> None:
 
 class Interrupted(Exception):  # noqa: N818
     """Stands for everything that can end a program."""
-
-
-def children() -> list[int]:
-    """Numbers of the processes that this one has started."""
-    found = Path("/proc/self/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")

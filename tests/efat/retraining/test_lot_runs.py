@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +30,8 @@ from simulator.lots.chips import write_lot
 from tests.support import lot_retraining
 from tests.support.damaged_units import WAYS, damage
 from tests.support.lot_retraining import LOT, OUT, PLAN, TABLE, carried_out, planned, random_chips
-from tests.support.resilience_runs import RECIPE, UNSEEN, contents, small_setup
+from tests.support.processes import children, contents, started
+from tests.support.resilience_runs import RECIPE, UNSEEN, small_setup
 from tests.support.tiny_networks import ARRAY
 
 PROGRAM = Path(lot_retraining.__file__)
@@ -90,25 +90,11 @@ def test_interrupted_after_any_unit_it_ends_as_if_undisturbed(folder: Path, seed
     assert manifest.totals.seconds >= spent > 0
 
 
-def started(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    """A process of its own that carries the plan of a folder out."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder), str(workers)], env=environment)
-
-
-def children(process: int) -> list[int]:
-    """Numbers of the processes that a process has started."""
-    try:
-        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def test_killed_at_a_random_moment_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     plan = lot_plan(folder, seed)
     write_plan(folder / PLAN, plan)
     undisturbed = carried_out(folder, plan, "undisturbed")
-    driver = started(folder, 0)
+    driver = started(PROGRAM, folder, 0)
     while driver.poll() is None and not (folder / OUT / "campaign.json").exists():
         time.sleep(0.01)
     time.sleep(random.Random(seed).uniform(0, 1.5 * undisturbed.totals.seconds))
@@ -126,7 +112,7 @@ def test_with_drivers_and_workers_killed_it_ends_as_if_undisturbed(folder: Path,
     undisturbed = carried_out(folder, plan, "undisturbed")
     chance = random.Random(seed)
     for kill in (*["driver"] * 4, *["worker"] * 2, None):
-        driver = started(folder, 2)
+        driver = started(PROGRAM, folder, 2)
         # Two workers, and the process with which Python looks after what they share.
         while kill is not None and driver.poll() is None and len(children(driver.pid)) < 3:
             time.sleep(0.01)
