@@ -201,7 +201,7 @@ def scale(axes: Axes, values: Sequence[float], margin: float = 0.04) -> None:
         axes.set_xscale("log")
     else:
         if high == low:
-            low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
+            low, high = low - abs(low) / 10, high + (abs(high) / 10 or 0.5)
         more = margin * (high - low)
         low, high = low - more, high + more
     axes.set_xlim(low, high)

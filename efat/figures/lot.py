@@ -119,7 +119,7 @@ def amounts_chart(
         measured: severities of random chips, and the iterations that they need.
         chips: severities of the lot's chips; may be empty.
         groups: one or more.
-        severity: what that is.
+        severity: what that is, in few enough words for a phone.
     """
     finite = [amount for amount in planned[1] if math.isfinite(amount)]
     severities = [*planned[0], *measured[0].tolist(), *(group.severity for group in groups)]
@@ -157,4 +157,4 @@ def amounts_chart(
 
     named = f"{len(groups):,} group{'' if len(groups) == 1 else 's'}"
     label = f"Iterations of retraining by severity, and {named} of chips on it."
-    return chart(draw, label, f"severity: {severity}", "iterations")
+    return chart(draw, label, severity, "iterations")

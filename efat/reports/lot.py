@@ -206,36 +206,25 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
 
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:
     try:
-        found = ResilienceMap(table, plan.constraint, plan.statistic, plan.predictor)
+        return ResilienceMap(table, plan.constraint, plan.statistic, plan.predictor)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): make it again with efat plan") from None
-    if found.required != plan.required or table.fault_free_correct != plan.fault_free_correct:
-        raise InputError(
-            f"{path} requires {plan.required} images of chips and has {plan.fault_free_correct} without faults: the "
-            f"table says {found.required} and {table.fault_free_correct}; make it again with efat plan"
-        )
-    return found
 
 
 def _shown(manifest: Manifest) -> tuple[ManifestGroup, ...]:
     """Groups with chips that fail first, then those with the most chips; in the order of the manifest."""
+
+    def rank(group: ManifestGroup) -> tuple[bool, int]:
+        return all(manifest.chip_named[chip].passes for chip in group.chips), -len(group.chips)
+
     retrained = [group for group in manifest.groups if group.name != AS_IS]
-    chosen = sorted(
-        range(len(retrained)),
-        key=lambda place: (
-            all(manifest.chip_named[chip].passes for chip in retrained[place].chips),
-            -len(retrained[place].chips),
-        ),
-    )
-    return tuple(retrained[place] for place in sorted(chosen[:MOST_GROUPS]))
+    chosen = {group.name for group in sorted(retrained, key=rank)[:MOST_GROUPS]}
+    return tuple(group for group in retrained if group.name in chosen)
 
 
 def _bypassed_by_any(folder: Path, manifest: Manifest, chips: Sequence[str]) -> BoolArray:
-    rows, cols = manifest.array["rows"], manifest.array["cols"]
-    marked = np.zeros((rows, cols), np.bool_)
-    for chip in chips:
-        marked |= _bypass(folder, manifest.chip_named[chip], (rows, cols)) == 1
-    return marked
+    shape = manifest.array["rows"], manifest.array["cols"]
+    return np.asarray(np.logical_or.reduce([_bypass(folder, manifest.chip_named[chip], shape) for chip in chips]))
 
 
 def _bypass(folder: Path, chip: ManifestChip, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from msgspec import Meta
 
 from efat.campaigns.command import Command, kept, kept_in, shell_text
 from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
-from efat.json_fields import Fields
 from efat.propagation.columns import PATTERNS
 from efat.propagation.estimates import Estimates
 from efat.propagation.heat import HeatMap, heat_maps
@@ -31,6 +31,7 @@ from efat.propagation.shares import (
 from efat.propagation.statistics import Interval
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
+from efat.records import Record, typed
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import counted, named, short_percent
 from efat.retraining.manifest import FILE_NAME as LOT_FILE
@@ -57,6 +58,16 @@ _RULES = {
 _Write = Callable[[float], str]
 Shown = tuple[str, str]
 """What is estimated, and from where to where its interval goes; empty if it is known, or if there is none."""
+
+
+class _Used(Record, frozen=True):
+    """What of subject and request is looked at; the rest is only shown."""
+
+    network: str
+    weights: str | None
+    data: str | None
+    identity: dict[str, str] | None
+    confidence: Annotated[float, Meta(ge=1e-9, le=1 - 1e-9)]
 
 
 class _EffectRow(NamedTuple):
@@ -168,10 +179,10 @@ def read_propagation_report(folder: Path) -> PropagationReport:
     """
     path = folder / FILE_NAME
     found = read_propagation(path)
-    _check_subject(Fields(dict(found.subject), f"{path}: subject"))
-    confidence = _check_request(Fields(dict(found.request), f"{path}: request"))
+    looked_at = {name: found.subject.get(name) for name in ("network", "weights", "data", "identity")}
+    used = typed(_Used, looked_at | {"confidence": found.request.get("confidence")}, str(path))
     return PropagationReport(
-        folder.resolve().name, str(folder), found, confidence, digest_of_file(path), kept_in(folder)
+        folder.resolve().name, str(folder), found, used.confidence, digest_of_file(path), kept_in(folder)
     )
 
 
@@ -181,40 +192,6 @@ def propagation_inputs(report: PropagationReport) -> Iterator[tuple[str, str, st
     yield "fault propagation", f"{report.name}/{FILE_NAME}", report.digest
     places = {"network": "weights", "images": "data"}
     yield from identity_inputs(dict(subject.get("identity") or {}), places, subject)
-
-
-def _check_subject(subject: Fields) -> None:
-    """What of it is shown by itself."""
-    for name in ("network", "calibration"):
-        subject.text(name)
-    for name in ("weights", "data"):
-        subject.optional_text(name)
-    if "normalization" in subject.values:
-        subject.optional_text("normalization")
-    if subject.values.get("identity") is not None:
-        identity = subject.inner("identity")
-        for name in identity.values:
-            identity.text(name)
-
-
-def _check_request(request: Fields) -> float:
-    """Likewise; the confidence."""
-    for name, known in (("sites", Site), ("kinds", Kind)):
-        if not set(request.texts(name)) <= set(known.__members__):
-            request.refuse(name, f"names among {', '.join(known.__members__)}")
-    bits = request.inner("bits")
-    for name in bits.values:
-        if name not in Site.__members__:
-            request.refuse("bits", "bits by the names of sites")
-        bits.counts(name, len(bits.values[name]) if isinstance(bits.values[name], list) else 0, 0, 65535)
-    for name in ("exhaustive", "stratify"):
-        request.flag(name)
-    if request.values.get("samples") is not None:
-        request.count("samples")
-    if request.values.get("margin") is not None:
-        request.number("margin", 0, 1)
-    request.count("seed")
-    return request.number("confidence", 1e-9, 1 - 1e-9)
 
 
 def interval_text(interval: Mapping[str, float] | Interval | None, write: _Write = short_percent) -> Shown:

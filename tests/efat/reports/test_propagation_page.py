@@ -15,7 +15,7 @@ from efat.reports.propagation import propagation_findings, read_propagation_repo
 from simulator.errors import InputError
 from tests.support.command import done, refused
 from tests.support.html_page import read_page
-from tests.support.propagation_campaigns import REQUEST, asked, campaign
+from tests.support.propagation_campaigns import asked, campaign
 from tests.support.propagation_tables import small_propagation
 from tests.support.retrained_lots import write_retrained_lot
 
@@ -90,24 +90,20 @@ def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None]) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("where", "changes", "message"),
     [
-        ({"sites": ["NOWHERE"]}, "sites is a list of 1"),
-        ({"kinds": "FLIP"}, "kinds is 'FLIP'"),
-        ({"bits": {"NOWHERE": [1]}}, "bits is an object of 1"),
-        ({"bits": {"PSUM": ["1"]}}, "PSUM is a list of 1"),
-        ({"bits": {"PSUM": 3}}, "PSUM is 3"),
-        ({"confidence": 1}, "confidence is 1"),
-        ({"confidence": "sure"}, "confidence is 'sure'"),
-        ({"seed": -1}, "seed is -1"),
-        ({"exhaustive": 1}, "exhaustive is 1"),
-        ({"margin": 7}, "margin is 7"),
-        ({"samples": 0.5}, "samples is 0.5"),
+        ("request", {"confidence": 1}, "confidence is 1"),
+        ("request", {"confidence": 0}, "confidence is 0"),
+        ("request", {"confidence": "sure"}, "confidence is 'sure'"),
+        ("subject", {"network": 3}, "network is 3"),
+        ("subject", {"weights": []}, "weights is "),
+        ("subject", {"identity": {"network": 1}}, "network is 1"),
     ],
 )
-def test_requests_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write_propagation(tmp_path / FILE_NAME, small_propagation(request=REQUEST | changes))
+def test_what_cannot_be_is_refused(tmp_path: Path, where: str, changes: dict[str, Any], message: str) -> None:
+    found = asked(small_propagation())
+    write_propagation(tmp_path / FILE_NAME, replace(found, **{where: {**getattr(found, where), **changes}}))
     with pytest.raises(InputError, match=message) as error:
         read_propagation_report(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path / FILE_NAME}: request")
+    assert str(error.value).startswith(f"{tmp_path / FILE_NAME}: ")
     assert len(str(error.value).splitlines()) == 1
