@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efat.image_split import SplitRequest
+    from efat.inference.classified import EngineMismatchError
     from efat.inference.simulation import Simulation, simulate
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ChipRetraining": "efat.retraining.chip",
     "Constraint": "efat.planning.selection",
+    "EngineMismatchError": "efat.inference.classified",
     "HardeningPlan": "efat.resilience.units",
     "InputError": "simulator.errors",
     "Lot": "efat.lot",
@@ -59,6 +61,7 @@ _MODULES = {
 __all__ = [
     "ChipRetraining",
     "Constraint",
+    "EngineMismatchError",
     "HardeningPlan",
     "InputError",
     "Lot",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -54,6 +54,8 @@ from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.recipe import Recipe
+
+_Data = Path | tuple[Dataset, Dataset] | None
 
 DEFAULT_CYCLE_IMAGES = 8
 """Images that each chip classifies on the cycle engine, too, if nothing else is asked for."""
@@ -361,9 +363,10 @@ def _union(config: ArrayConfig, *masks: BoolArray | None) -> BoolArray:
 
 
 def simulate(
-    network: Setup | str | nn.Module,
+    network: Setup | str | nn.Module | None,
     lot: str | PathLike[str],
     *,
+    manifest: str | Path | None = None,
     weights: str | Path | None = None,
     data: str | Path | tuple[object, object] | None = None,
     normalization: str | Normalization | None = None,
@@ -378,6 +381,7 @@ def simulate(
     calibration: Method | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    run: bool = True,
 ) -> Simulation:
     """Classify images on the chips of a lot, and measure what the faults change.
 
@@ -386,23 +390,29 @@ def simulate(
             `torch.nn.Module`. Of a setup its network, weights and data are taken as they are before any retraining,
             its calibration, and those test images that judge; its mitigation retrains, and is not done here.
         lot: an `efat.Lot`, or a file of chips.
+        manifest: what `efat.retrain` wrote for the lot, or for the chips of it that `chips` says: each runs the weights
+            of its group, bypassed and placed as is its own. The network is then None to take it from there. A network
+            of the user's own is named again, as no file says what code to run; if it was an object, by the setup.
+            Chips run group by group.
         weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
             that come with the network.
         data: what `training.data.datasets.load_data` reads, or a pair of training and test images as for
-            `efat.Setup`; None for what comes with the network.
+            `efat.Setup`; None for what comes with the network, or for where the retraining found them.
         normalization: as for `efat.Setup`.
         split: which test images decided something, and are left out; None for all test images.
         chips: ids of the chips to run; none for all.
         engine: `emulation`, or `cycle` for every register in every clock cycle; both give the same, bit for bit.
-        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for a few.
-        images: number of images; None for all.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
+            `DEFAULT_CYCLE_IMAGES` of the emulation's.
+        images: number of images; None for all, or for all verification images of the retraining.
         batch: images per GEMM.
         bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
-        mitigation: what is done about the faults of each chip without retraining, such as `fam`; None for nothing
-            beside `bypass`.
-        calibration: how the activations' scales are chosen; None for their largest values.
+        mitigation: what is done about the faults of each chip without retraining, such as `fam`: see
+            `Strategy.named`; None for nothing beside `bypass`.
+        calibration: how the activations' scales are chosen, for weights that do not bring theirs; None for `max`.
         threads: threads of the cycle engine; None for one per core.
         progress: called with the number of images just classified.
+        run: whether it runs now; otherwise everything is loaded and checked for `Simulation.run`.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -410,86 +420,84 @@ def simulate(
         EngineMismatchError: the cycle engine gives other outputs than the emulation.
     """
     own: object = data
-    if isinstance(network, Setup):
-        given = {"weights": weights, "data": data, "normalization": normalization, "split": split}
-        for name in (name for name, value in {**given, "calibration": calibration}.items() if value is not None):
-            raise InputError(f"{name} is given beside a setup, which says it: leave it out")
-        setup = network
-        check_no_object(setup.network, setup.data)
-        weights = setup.weights if setup.hardened is None else setup.hardened
-        own, normalization, split, calibration = setup.data, setup.normalization, setup.split, setup.calibration
-        network = setup.network.module if isinstance(setup.network, OwnNetwork) else str(setup.network)
+    said: dict[str, object] = {
+        "weights": weights,
+        "normalization": normalization,
+        "split": split,
+        "calibration": calibration,
+    }
+    if manifest is not None:
+        said |= {"bypass": bypass or None, "mitigation": mitigation}
+        _refuse_beside("a manifest", {**said, **({"data": data} if isinstance(network, Setup) else {})})
+    elif isinstance(network, Setup):
+        _refuse_beside("a setup", {**said, "data": data})
+        check_no_object(network.network, network.data)
+        weights = network.weights if network.hardened is None else network.hardened
+        own, normalization, split, calibration = network.data, network.normalization, network.split, network.calibration
+        network = network.network.module if isinstance(network.network, OwnNetwork) else str(network.network)
     if isinstance(own, tuple):
         own = OwnData(*own)
-    found = prepare(
-        network=network,
-        lot=lot,
-        weights=None if weights is None else Path(weights),
-        data=own.pair if isinstance(own, OwnData) else None if own is None else Path(str(own)),
-        normalization=Normalization.parse(normalization) if isinstance(normalization, str) else normalization,
-        split=split,
-        chips=chips,
-        engine=engine,
-        cycle_images=cycle_images,
-        images=images,
-        batch=batch,
-        bypass=bypass,
-        mitigation=mitigation,
-        calibration=calibration or "max",
-        threads=threads,
-    )
-    found.run(progress)
-    return found
+    images_of = own.pair if isinstance(own, OwnData) else None if own is None else Path(str(own))
+    if manifest is not None:
+        if isinstance(network, nn.Module):
+            raise InputError("a network is given beside a manifest as an object: give the setup it was retrained with")
+        prepared = _of_manifest(
+            Path(manifest), Path(lot), network, images_of, chips, engine, cycle_images, images, batch, threads
+        )
+    else:
+        if network is None:
+            raise InputError("no network: give one, or a manifest that names it")
+        assert not isinstance(network, Setup)
+        prepared = _prepared(
+            network=network,
+            lot=Path(lot),
+            weights=None if weights is None else Path(weights),
+            data=images_of,
+            normalization=Normalization.parse(normalization) if isinstance(normalization, str) else normalization,
+            split=split,
+            chips=chips,
+            engine=engine,
+            cycle_images=cycle_images,
+            images=images,
+            batch=batch,
+            bypass=bypass,
+            mitigation=mitigation,
+            calibration=calibration or "max",
+            threads=threads,
+        )
+    if run:
+        prepared.run(progress)
+    return prepared
 
 
-def prepare(
+def _refuse_beside(what: str, said: Mapping[str, object]) -> None:
+    for name, value in said.items():
+        if value is not None:
+            raise InputError(f"{name} is given beside {what}, which says it: leave it out")
+
+
+def _prepared(
     *,
     network: str | nn.Module,
-    lot: str | PathLike[str],
-    weights: Path | None = None,
-    data: Path | tuple[Dataset, Dataset] | None = None,
-    normalization: Normalization | None = None,
-    split: SplitRequest | None = None,
-    chips: Sequence[str] = (),
-    engine: Engine = "emulation",
-    cycle_images: int | None = None,
-    images: int | None = None,
-    batch: int = 64,
-    bypass: bool = False,
-    mitigation: str | None = None,
-    calibration: Method = "max",
-    threads: int | None = None,
+    lot: Path,
+    weights: Path | None,
+    data: _Data,
+    normalization: Normalization | None,
+    split: SplitRequest | None,
+    chips: Sequence[str],
+    engine: Engine,
+    cycle_images: int | None,
+    images: int | None,
+    batch: int,
+    bypass: bool,
+    mitigation: str | None,
+    calibration: Method,
+    threads: int | None,
 ) -> Simulation:
-    """Load and check everything a simulation needs, before anything runs.
-
-    Args:
-        network: as for `training.data.workloads.load_workload`.
-        lot: HDF5 file of chips.
-        weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
-            that come with the network.
-        data: folder or file of images, or training and test images; None for those that come with the network.
-        normalization: as for `training.data.workloads.load_workload`.
-        split: which test images decided something, and are left out: the others judge; None for all test images.
-        chips: ids of the chips to run; empty for all.
-        engine: engine that runs the chips.
-        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
-            `DEFAULT_CYCLE_IMAGES` of the emulation's.
-        images: number of test images; None for all.
-        batch: images per GEMM.
-        bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
-        mitigation: name of what is done about the faults of each chip, without retraining: see `Strategy.named`; None
-            for nothing beside `bypass`.
-        calibration: how the activations' scales are chosen; weights that were retrained for a chip bring theirs.
-        threads: threads of the cycle engine; None for one per core.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
-    """
     strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
     measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
     needs_training_images = measures or split is not None
-    config, chosen = read_chips(lot, chips)
+    config, chosen = _read_chips(lot, chips)
     workload = load_workload(
         network, weights=weights, data=data, normalization=normalization, training=needs_training_images
     )
@@ -525,7 +533,7 @@ def prepare(
         classes=shown.classes,
         chips=chosen,
         networks=networks,
-        cycle_images=checked_images(engine, cycle_images, len(shown)),
+        cycle_images=_checked_images(engine, cycle_images, len(shown)),
         normalization=normalization,
         split=split,
         mitigation=None if mitigation is None else mitigation.lower(),
@@ -569,23 +577,13 @@ def _batches(network: str | nn.Module, workload: LoadedWorkload) -> Batches:
     return Batches(workload.train, recipe.batch, recipe.seed, recipe.augmentation)
 
 
-def read_chips(lot: str | PathLike[str], chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
-    """The array of a lot, and chips of it that networks can run on.
-
-    Args:
-        lot: HDF5 file of chips.
-        chips: ids of those that are wanted; empty for all.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        LotError: it is damaged, or has no such chip.
-        InputError: there is no chip, or one has upsets.
-    """
-    with ChipLot(Path(lot)) as opened:
+def _read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
+    """The array of a lot, and chips of it that networks can run on."""
+    with ChipLot(lot) as opened:
         chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
         config = opened.config
     if not chosen:
-        raise InputError(f"{Path(lot)} has no chips: generate or import some first")
+        raise InputError(f"{lot} has no chips: generate or import some first")
     for chip in chosen:
         if chip.faults.has_flips:
             raise InputError(
@@ -595,17 +593,8 @@ def read_chips(lot: str | PathLike[str], chips: Sequence[str]) -> tuple[ArrayCon
     return config, chosen
 
 
-def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int:
-    """How many of the first images each chip runs on the cycle engine, too.
-
-    Args:
-        engine: the engine that runs the chips.
-        cycle_images: what is asked for; None for nothing.
-        images: images that each chip classifies.
-
-    Raises:
-        InputError: a negative number, or any with the cycle engine, which runs all images already.
-    """
+def _checked_images(engine: Engine, cycle_images: int | None, images: int) -> int:
+    """How many of the first images each chip runs on the cycle engine, too."""
     if cycle_images is None:
         return min(DEFAULT_CYCLE_IMAGES, images) if engine == "emulation" else 0
     if engine == "cycle":
@@ -615,46 +604,30 @@ def checked_images(engine: Engine, cycle_images: int | None, images: int) -> int
     return min(cycle_images, images)
 
 
-def prepare_manifest(
-    *,
+def _of_manifest(
     manifest: Path,
     lot: Path,
-    network: str | None = None,
-    data: Path | None = None,
-    chips: Sequence[str] = (),
-    engine: Engine = "emulation",
-    cycle_images: int | None = None,
-    images: int | None = None,
-    batch: int = 64,
-    threads: int | None = None,
+    network: Setup | str | None,
+    data: _Data,
+    chips: Sequence[str],
+    engine: Engine,
+    cycle_images: int | None,
+    images: int | None,
+    batch: int,
+    threads: int | None,
 ) -> Simulation:
-    """Load and check everything that a simulation of a retrained lot needs, before anything runs.
-
-    Args:
-        manifest: file that `efat retrain` wrote, beside the folders of weights and chips.
-        lot: HDF5 file of chips: those that were retrained for, or some of them if `chips` says which.
-        network: the network that the manifest names; None to take it from there, which a network of the user's own
-            refuses, as a file could then say what code to run.
-        data: folder or file of images; None for where the retraining found them.
-        chips: ids of the chips to run; empty for all.
-        engine: engine that runs the chips.
-        cycle_images: as for `efat.inference.simulation.prepare`.
-        images: number of images; None for all verification images of the retraining, or all test images of `data`.
-        batch: images per GEMM.
-        threads: threads of the cycle engine; None for one per core.
-
-    Returns:
-        The simulation. Its chips are sorted by group; within a group they are in the order of the lot, or of `chips`.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: something is of the wrong kind, does not fit or is unknown; one line says what.
-    """
     found = read_manifest(manifest)
     setup = found.setup
+    if isinstance(network, Setup):
+        given, kept = (records.replace(each, hardened=None).as_dict() for each in (network.located(), setup))
+        different = [name for name, value in kept.items() if given[name] != value]
+        if different:
+            raise InputError(f"{manifest} is of another setup ({', '.join(different)}): give the one it was made with")
+        setup = records.replace(setup, network=network.network, data=network.data)
+    else:
+        check_network_named(manifest, setup.network, network)
     normalization = setup.parsed_normalization
-    check_network_named(manifest, setup.network, network)
-    config, chosen = read_chips(lot, chips)
+    config, chosen = _read_chips(lot, chips)
     _check_lot(manifest, found, lot, config, chosen, complete=not chips)
     position = {group.name: number for number, group in enumerate(found.groups)}
     chosen.sort(key=lambda chip: position[found.chip_named[chip.id].group])
@@ -683,7 +656,7 @@ def prepare_manifest(
         chips=chosen,
         networks=GroupNetworks(found, folder, config, base),
         normalization=normalization,
-        cycle_images=checked_images(engine, cycle_images, len(shown)),
+        cycle_images=_checked_images(engine, cycle_images, len(shown)),
         retrained=RetrainedLot(manifest, found, same_images),
         _threads=threads,
     )
@@ -692,16 +665,7 @@ def prepare_manifest(
 def _check_lot(
     path: Path, manifest: Manifest, lot: Path, config: ArrayConfig, chips: Sequence[Chip], *, complete: bool
 ) -> None:
-    """Chips are those that were retrained for: of the same array, with the same faults.
-
-    Args:
-        path: of the manifest.
-        manifest: the manifest.
-        lot: file of the lot.
-        config: array of the lot.
-        chips: chips of the lot that are to run.
-        complete: whether they are all of the lot.
-    """
+    """Chips are those that were retrained for: of the same array, with the same faults; all of them if `complete`."""
     array = config.as_dict()
     for name, value in array.items():
         if manifest.array[name] != value:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from efat.inference.simulation import prepare
+from efat.inference.simulation import simulate
 from efat.validation import DEFAULT_IMAGES
 from simulator.lots.chips import Chip
 from training.data.classification import bits_of
@@ -58,13 +58,14 @@ class NetworkValidation:
     normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
-        self.simulation = prepare(
-            network=self.network,
-            lot=self.lot,
+        self.simulation = simulate(
+            self.network,
+            self.lot,
             weights=self.weights,
             data=self.data,
             normalization=self.normalization,
             images=self.images,
+            run=False,
         )
         if self.images is None:
             self.simulation.images = self.simulation.images[:DEFAULT_IMAGES]

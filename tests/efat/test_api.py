@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import efat
+from efat.records import replace
 from simulator import ArrayConfig, FaultModel, InputError
 
 ROOT = Path(efat.__file__).parents[1]
@@ -133,3 +134,49 @@ def test_measures_and_plans_for_a_module_of_ones_own_and_shows_both(tmp_path: Pa
     other = efat.Setup(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data=setup.data)
     with pytest.raises(InputError, match="another network than resilience was measured with"):
         efat.plan(tmp_path / "res", lot, max_drop=0.9, setup=other)
+
+
+FLOW = """
+import efat
+from simulator import ArrayConfig, FaultModel, Site
+
+array = ArrayConfig(16, 16)
+faults = FaultModel(rate=(0.02, 0.2), sites={Site.PSUM: 1.0, Site.WEIGHT: 1.0})
+lot = efat.Lot.generate("lot.h5", array, faults, count=4, seed=7)
+setup = SETUP
+run = efat.simulate(setup, lot, engine="emulation")
+table = efat.measure_resilience("resilience", setup, lot, rates=(0.05, 0.2), levels=(0, 2, 4), repeats=2)
+plan = efat.plan(table, lot, max_drop=0.2)
+manifest = efat.retrain(plan, "retrained", workers=0)
+again = efat.simulate(setup, lot, manifest="retrained/manifest.json")
+efat.report("retrained").save("report.html")
+"""
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        'efat.Setup("digits-cnn", mitigation="fam+t")',
+        "efat.Setup(network, data=((images, labels), (images[:90] + 0.01, labels[:90])), mitigation='fap+t')",
+    ],
+)
+def test_the_whole_flow_is_a_short_script(setup: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    names = {"network": network, "images": torch.rand(150, 1, 4, 4), "labels": torch.arange(150) % 3}
+    assert len(FLOW.strip().splitlines()) <= 25
+    exec(FLOW.replace("SETUP", setup), names)
+    run, manifest, again = (names[name] for name in ("run", "manifest", "again"))
+    assert len(run.reports) == len(manifest.chips) == len(again.reports) == 4
+    assert {report.accuracy.images for report in run.reports} == {manifest.images}
+    of_chip = dict(zip((chip.id for chip in again.chips), again.reports, strict=True))
+    assert [of_chip[chip.id].accuracy.correct for chip in manifest.chips] == [chip.correct for chip in manifest.chips]
+    other = replace(names["setup"], calibration="mse")
+    with pytest.raises(InputError, match=r"manifest\.json is of another setup \(calibration\): give the one it was"):
+        efat.simulate(other, names["lot"], manifest="retrained/manifest.json")
+    assert "<html" in Path("report.html").read_text()
+    for shown in (names["lot"], run, names["table"], names["plan"], manifest, again):
+        assert "\n" in str(shown), type(shown)
+        assert "<t" in shown._repr_html_(), type(shown)

@@ -130,9 +130,9 @@ def _prepared(
     calibration: str | None,
 ) -> Simulation:
     """Network, chip and all test images; with a manifest those that chips were measured on."""
-    if manifest is not None:
-        from efat.inference.simulation import prepare_manifest
+    from efat import simulate
 
+    if manifest is not None:
         given = {
             "--weights": subject.weights is not None,
             "--calibration": calibration is not None,
@@ -141,20 +141,19 @@ def _prepared(
         }
         for option in (option for option, is_given in given.items() if is_given):
             fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
-        return prepare_manifest(manifest=manifest, lot=lot, network=subject.network, data=subject.data, chips=[chip])
-    from efat.inference.simulation import prepare
-
+        return simulate(subject.network, lot, manifest=manifest, data=subject.data, chips=[chip], run=False)
     if subject.network is None:
         fail("choose a network with --network, or a lot that was retrained with --manifest")
-    return prepare(
-        network=subject.network,
+    return simulate(
+        subject.network,
+        lot,
         weights=subject.weights,
         data=subject.data,
         normalization=subject.normalization,
-        lot=lot,
         chips=[chip],
         bypass=bypass,
-        calibration=cast("Method", calibration or "max"),
+        calibration=cast("Method | None", calibration),
+        run=False,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+import efat
 from efat.cli.learning_options import SplitOptions, split_options
 from efat.cli.options import (
     NetworkRequest,
@@ -187,39 +188,26 @@ def simulate(
 
     with working("Loading, quantising and calibrating"):
         from efat.inference.classified import EngineMismatchError
-        from efat.inference.simulation import prepare, prepare_manifest
 
-        if manifest is not None:
-            simulation = prepare_manifest(
-                manifest=manifest,
-                lot=lot,
-                network=subject.network,
-                data=subject.data,
-                chips=chips,
-                engine=cast("Engine", engine),
-                cycle_images=cycle_images,
-                images=images,
-                batch=batch,
-                threads=threads,
-            )
-        else:
-            simulation = prepare(
-                network=subject.name,
-                weights=subject.weights,
-                data=subject.data,
-                normalization=subject.normalization,
-                split=split.request() if split.given else None,
-                lot=lot,
-                chips=chips,
-                engine=cast("Engine", engine),
-                cycle_images=cycle_images,
-                images=images,
-                batch=batch,
-                bypass=bypass,
-                mitigation=mitigation,
-                calibration=cast("Method", calibration or "max"),
-                threads=threads,
-            )
+        simulation = efat.simulate(
+            subject.network,
+            lot,
+            manifest=manifest,
+            weights=subject.weights,
+            data=subject.data,
+            normalization=subject.normalization,
+            split=split.request() if split.given else None,
+            chips=chips,
+            engine=cast("Engine", engine),
+            cycle_images=cycle_images,
+            images=images,
+            batch=batch,
+            bypass=bypass,
+            mitigation=mitigation,
+            calibration=cast("Method | None", calibration),
+            threads=threads,
+            run=False,
+        )
     if threads is not None:
         import torch
 

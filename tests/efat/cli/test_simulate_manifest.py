@@ -18,7 +18,7 @@ import torch
 from efat import records
 from efat.confidence import at_least
 from efat.inference import simulation
-from efat.inference.simulation import prepare_manifest
+from efat.inference.simulation import simulate
 from efat.inference.waveforms import layer_gemm
 from efat.planning.selection import Constraint
 from efat.retraining.manifest import (
@@ -190,9 +190,7 @@ def test_a_waveform_shows_what_runs_on_the_chip(lot: Manifest) -> None:
     result = run(*wave, "--chip", "chip 1")
     assert result.exit_code == 0, result.output
     assert "of fold 0 of layer linear1, on chip chip 1." in result.output
-    prepared = prepare_manifest(
-        manifest=Path("out/manifest.json"), lot=Path("lot.h5"), chips=["chip 1"], batch=1, images=1
-    )
+    prepared = simulate(None, "lot.h5", manifest="out/manifest.json", chips=["chip 1"], batch=1, images=1, run=False)
     gemm = layer_gemm(prepared, "linear1")
     deployment = read_chip_deployment(Path("out"), lot.chip_named["chip 1"])
     weights, _ = read_group_weights(Path("out"), lot.group_named["group-0001"])

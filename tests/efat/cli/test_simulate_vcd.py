@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from efat.cli import main
 from efat.inference.chip_networks import OneNetwork
-from efat.inference.simulation import prepare
+from efat.inference.simulation import simulate
 from efat.inference.waveforms import layer_gemm
 from simulator import ArrayConfig, FaultMap, FaultModel, gemm_timing, sample_faults, simulate_gemm
 from simulator.lots.chips import Chip, write_lot
@@ -191,7 +191,7 @@ def test_layers_count_in_the_order_they_run_and_groups_are_gemms(
 ) -> None:
     torch.manual_seed(0)
     network = Backwards()
-    simulation = prepare(network="digits-cnn", lot=lot, chips=["bad"], images=2, batch=1)
+    simulation = simulate("digits-cnn", lot, chips=["bad"], images=2, batch=1, run=False)
     workload = load_workload("digits-cnn")
     network_on_chip = convert(network, CONFIG, workload.calibration)
     simulation.networks = OneNetwork(network_on_chip)
