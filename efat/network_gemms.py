@@ -18,8 +18,7 @@ from simulator.cycles.scalesim import GemmLayer
 from simulator.errors import InputError
 from simulator.suggestions import did_you_mean
 from training.data.workloads import WORKLOADS, own_network
-from training.layers.convert import check_convertible
-from training.layers.layer_calls import FloatLayer, float_layers, other_forwards
+from training.layers.convert import FloatLayer, check_convertible, float_layers, other_forwards
 from training.layers.user_code import copied, failure
 
 ImageShape = tuple[int, int, int]

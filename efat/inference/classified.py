@@ -17,8 +17,7 @@ from simulator.config import ArrayConfig
 from simulator.engine.timing import gemm_timing
 from training.data.classification import Progress, bits_of, classify
 from training.layers.convert import place, quantized_layers
-from training.layers.quantized import Accelerator, Engine, GemmRun
-from training.layers.quantized_layer import Observer
+from training.layers.quantized import Accelerator, Engine, GemmRun, Observer
 
 GUESSING = 0.05
 """Accuracy that guessing reaches with a higher probability cannot be told from it."""

@@ -28,7 +28,7 @@ from training.layers.trainable import trainable, trainable_layers
 from training.learning.mitigations.assignment import assign_positions
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.permutation import Permutation
-from training.learning.on_chip import Pruned
+from training.learning.retrain import Pruned
 
 Placements = dict[str, Placement]
 """Where a chip's operands sit, by the layer's name."""

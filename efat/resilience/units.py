@@ -30,7 +30,7 @@ from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.layers.user_code import copied
-from training.learning.checkpoint import TrainingState, state_bytes, state_from
+from training.learning.fit import TrainingState, state_bytes, state_from
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.hardening import OWN_PE_SITES, Hardening

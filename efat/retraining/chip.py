@@ -44,8 +44,7 @@ from training.data.datasets import Normalization
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import deployed_bytes
-from training.learning.checkpoint import read_state
-from training.learning.fit import Moment
+from training.learning.fit import Moment, read_state
 from training.learning.mitigations.combination import Strategy
 from training.learning.recipe import Recipe
 from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult

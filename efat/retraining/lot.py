@@ -63,8 +63,7 @@ from training.layers.weights import put_weights
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.permutation import Permutation
-from training.learning.on_chip import Pruned
-from training.learning.retrain import PreparedRetraining, RetrainDivergedError
+from training.learning.retrain import PreparedRetraining, Pruned, RetrainDivergedError
 
 KIND = "retraining of a lot"
 PLAN = "plan.json"

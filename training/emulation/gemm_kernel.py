@@ -14,12 +14,20 @@ import numpy as np
 from numba import njit
 
 from simulator.kernels import Function, kernels
-from training.emulation import pairs_kernel as paired_loads
-from training.emulation import rows_kernel as lanes
-from training.emulation.chip_faults import Int16Array, Int32Array, Int64Array
-from training.emulation.pairs_kernel import PAIRS, ROWS, load_run, transpose_rows
-from training.emulation.program import Layout
-from training.emulation.rows_kernel import LANES, WIDTH, add_dot, add_product, force_bits, store_wrapped
+from training.emulation import intrinsics
+from training.emulation.intrinsics import (
+    LANES,
+    PAIRS,
+    ROWS,
+    WIDTH,
+    add_dot,
+    add_product,
+    force_bits,
+    load_run,
+    store_wrapped,
+    transpose_rows,
+)
+from training.emulation.program import Int16Array, Int32Array, Int64Array, Layout
 
 _HALF = 0xFFFF
 
@@ -59,7 +67,7 @@ class Apart(NamedTuple):
     """int16 [tables, 2**act_bits], by the activation's bit pattern."""
 
 
-_kernel = kernels(lanes, paired_loads)
+_kernel = kernels(intrinsics)
 
 
 def _inlined(function: Function) -> Function:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from simulator import Kind, Site, gemm_timing
-from training.emulation.chip_faults import ChipFaults
+from training.emulation.program import ChipFaults, Program
 
 if TYPE_CHECKING:
     from training.emulation.gemm_kernel import Source, Target
-    from training.emulation.program import Program
 
 
 class Upset(NamedTuple):

@@ -12,8 +12,8 @@ from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
 from simulator.multipliers import pe_behaviour_kernel as pe_products_kernel
 from simulator.multipliers.pe_behaviour_kernel import PeProducts, single_product
-from training.emulation.chip_faults import Int32Array, Int64Array
 from training.emulation.gemm_kernel import Source, Target
+from training.emulation.program import Int32Array, Int64Array
 
 _WEIGHT = int(Site.WEIGHT)
 _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)

@@ -16,22 +16,31 @@ import numpy.typing as npt
 
 from simulator import ArrayConfig, Fault, Kind, Site
 from simulator.bits import wrap
+from simulator.gates.evaluation import circuit_of
+from simulator.gates.netlist import Netlist
+from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, Circuit, product_rows
+from simulator.multipliers.multiplier import exact_products
 from training.injection.fault_effect_kernel import (
     CHANGES,
     INCOMPLETE,
     LOOKED_UP,
     NO_CHANGE,
+    NOTHING,
     OF_ACCUMULATORS,
     OF_ACTIVATIONS,
     OF_ADDERS,
     OF_PRODUCTS,
     OF_WEIGHTS,
+    SOMETHING,
+    UNKNOWN,
+    WANTED,
+    Change,
+    Rows,
     effect_of_fault,
 )
 from training.injection.layer_gemm import LayerGemm, Memory
-from training.injection.product_differences import change_of_net, differences
-from training.injection.sparse_sums_kernel import Rows
 
+Int16Array = npt.NDArray[np.int16]
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 _Number = TypeVar("_Number", bound=np.generic)
@@ -233,3 +242,110 @@ def _check(gemm: LayerGemm, fault: Fault, memory: Memory, accumulated: Int32Arra
     expected = (len(memory), gemm.outputs, gemm.m)
     if accumulated.shape != expected or accumulated.dtype != np.int32:
         raise ValueError(f"accumulated is {accumulated.dtype} {accumulated.shape}: expected int32 {expected}")
+
+
+_CODES = {Kind.STUCK_AT_0: CLEAR, Kind.STUCK_AT_1: SET, Kind.FLIP: INVERT}
+
+
+UNCHANGED = Change(0, -1, 0)
+
+
+class Differences:
+    """What a fault adds to each product, worked out for a weight when it is first asked for.
+
+    Attributes:
+        state: uint8 [2**weight_bits]: what is known of each weight, by its bit pattern. Whoever needs a weight that is
+            `UNKNOWN` makes it `WANTED` and calls `fill`.
+        lines: int32 [2**weight_bits, 2**act_bits], by the operands' bit patterns.
+    """
+
+    def __init__(self, config: ArrayConfig, site: Site, bit: int, kind: Kind) -> None:
+        """Begin with nothing known.
+
+        Args:
+            config: the array.
+            site: WEIGHT, WEIGHT_LOAD, ACTIVATION, PRODUCT or MULTIPLIER.
+            bit: of the net, or location.
+            kind: of the fault.
+        """
+        self._before = _fault_free_products(config)
+        self.state = np.full(len(self._before), UNKNOWN, np.uint8)
+        self.lines: Int32Array = np.empty(self._before.shape, np.int32)
+        self._fault = (np.array([bit], np.int32), np.array([_CODES[kind]], np.uint8))
+        self._after: Int16Array | Circuit = self._before
+        if site == Site.MULTIPLIER:
+            multiplier = config.pe_multiplier
+            if multiplier.tables is not None:
+                self._after = multiplier.tables[bit + 1]
+            elif multiplier.netlist is not None:
+                self._after = _circuit(multiplier.netlist)
+        of_weight, of_activation, of_product = (
+            change_of_net(config, site, bit, kind) if site in sites else UNCHANGED
+            for sites in ((Site.WEIGHT, Site.WEIGHT_LOAD), (Site.ACTIVATION,), (Site.PRODUCT,))
+        )
+        weights, activations = 1 << config.weight_bits, 1 << config.act_bits
+        self._weight = of_weight.of(_numbers(weights, signed=True)) & (weights - 1)
+        self._activation = of_activation.of(_numbers(activations, signed=config.act_signed)) & (activations - 1)
+        self._product = of_product
+
+    def fill(self) -> None:
+        """Work out all weights that are wanted."""
+        wanted = np.flatnonzero(self.state == WANTED)
+        weights = self._weight[wanted]
+        if isinstance(self._after, Circuit):
+            rows = np.empty((len(wanted), len(self._activation)), np.int16)
+            alone = np.zeros(len(wanted), np.int32)
+            product_rows(self._after, _ONE, *self._fault, alone, weights.astype(np.int32), rows)
+        else:
+            rows = self._after[weights]
+        lines = self._product.of(rows[:, self._activation]) - self._before[wanted]
+        self.lines[wanted] = lines
+        self.state[wanted] = np.where(lines.any(1), SOMETHING, NOTHING)
+
+
+_ONE = np.array([0, 1], np.int32)
+
+
+@lru_cache(maxsize=32)
+def differences(config: ArrayConfig, site: Site, bit: int, kind: Kind) -> Differences:
+    """The differences of a fault; the last ones are remembered, with what was worked out."""
+    return Differences(config, site, bit, kind)
+
+
+@lru_cache(maxsize=4096)
+def change_of_net(config: ArrayConfig, site: Site, bit: int, kind: Kind) -> Change:
+    """What a fault makes of numbers on its net; of a MULTIPLIER's, which is inside, nothing.
+
+    Raises:
+        ValueError: the net has no such bit.
+    """
+    bits = site.bits(config)
+    if not 0 <= bit < bits:
+        raise ValueError(f"bit {bit} of {site.name}: expected 0..{bits - 1}")
+    if site == Site.MULTIPLIER:
+        return UNCHANGED
+    # The sign bit of a net stands for all bits above it.
+    signed = config.act_signed if site == Site.ACTIVATION else True
+    value = -1 << bit if signed and bit == bits - 1 else 1 << bit
+    if kind == Kind.FLIP:
+        return Change(value, -1, 0)
+    return Change(0, ~value, value if kind == Kind.STUCK_AT_1 else 0)
+
+
+@lru_cache(maxsize=8)
+def _fault_free_products(config: ArrayConfig) -> Int16Array:
+    """int16 [2**weight_bits, 2**act_bits]: products without faults."""
+    if config.multiplies_exactly:
+        return exact_products(config.weight_bits, config.act_bits, act_signed=config.act_signed)
+    return config.pe_multiplier.products
+
+
+@lru_cache(maxsize=8)
+def _circuit(netlist: Netlist) -> Circuit:
+    return circuit_of(netlist)
+
+
+def _numbers(patterns: int, *, signed: bool) -> Int64Array:
+    """The numbers of all bit patterns."""
+    pattern = np.arange(patterns)
+    return np.where(signed & (pattern >= patterns // 2), pattern - patterns, pattern)

@@ -21,9 +21,7 @@ from simulator import ArrayConfig
 from simulator.errors import InputError
 from training.emulation.gemm import run_on_memory
 from training.emulation.program import lower
-from training.layers.im2col import output_size
-from training.layers.quantized import QuantizedConv2d, QuantizedLinear
-from training.layers.quantized_layer import QuantizedLayer
+from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, output_size
 from training.numbers import dequantize
 
 if TYPE_CHECKING:

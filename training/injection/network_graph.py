@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from simulator.errors import InputError
-from training.layers.layer_calls import other_forwards
-from training.layers.quantized_layer import QuantizedLayer
+from training.layers.convert import other_forwards
+from training.layers.quantized import QuantizedLayer
 from training.layers.user_code import copied, failure, is_users, place_of
 
 Kind = Literal["quantise", "multiply", "relu", "pooling", "other"]

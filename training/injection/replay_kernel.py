@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.kernels import kernels
-from training.emulation.chip_faults import Int16Array, Int32Array, Int64Array
+from training.emulation.program import Int16Array, Int32Array, Int64Array
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.layers.convert import quantized_layers
-from training.layers.layer_calls import other_forwards
-from training.layers.quantized_layer import GemmRun, QuantizedLayer
+from training.layers.convert import other_forwards, quantized_layers
+from training.layers.quantized import GemmRun, QuantizedLayer
 
 
 @dataclass(frozen=True)

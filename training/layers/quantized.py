@@ -2,19 +2,398 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulator.errors import InputError
-from training.emulation.convolution import emulated_convolution
+from simulator import ArrayConfig
+from simulator.errors import ConversionError, InputError, NotFiniteError
+from simulator.faults import BoolArray
+from training.emulation.gemm import emulated_convolution
 from training.layers.accelerator import ENGINES, Accelerator, Engine
-from training.layers.im2col import image_to_columns, output_size
-from training.layers.quantized_layer import GemmRun, QuantizedLayer, float_parameters
-from training.numbers import dequantize
+from training.layers.placement import Placement
+from training.numbers import (
+    activation_dtype,
+    activation_limits,
+    dequantize,
+    quantize,
+    quantize_bias,
+    weight_limits,
+    weight_scales,
+)
+
+LARGEST_WHOLE = 1 << 24
+"""float32 holds every whole number up to this magnitude."""
+
+
+@dataclass(frozen=True, eq=False)
+class GemmRun:
+    """One GEMM that a layer ran.
+
+    Attributes:
+        layer: qualified name of the layer in its network.
+        group: group of the convolution, from 0; 0 for every other layer.
+        x: integer activations [M, K].
+        w: integer weights [K, N].
+        outputs: int32 [M, N], read out of the accelerator before the bias is added.
+        placement: where on the array the operands sat; None for in order.
+    """
+
+    layer: str
+    group: int
+    x: Tensor
+    w: Tensor
+    outputs: Tensor
+    placement: Placement | None = None
+
+    def on_array(self) -> tuple[Tensor, Tensor]:
+        """The activations as the array was fed with them, and the weights as it held them: [M, K'] and [K', N']."""
+        if self.placement is None:
+            return self.x, self.w
+        return self.placement.place_x(self.x, self.group), self.placement.place_w(self.w, self.group)
+
+    def extent(self) -> tuple[int, int]:
+        """K' and N' of the GEMM as the array ran it."""
+        return self.placement.extent(self.group) if self.placement is not None else (self.w.shape[0], self.w.shape[1])
+
+
+Observer = Callable[[GemmRun], None]
+
+
+class QuantizedLayer(nn.Module, ABC):
+    """A layer whose GEMMs run on a chip: its integers, and how floats become integers and integers floats.
+
+    The float layer's parameters stay under their names, for a network that uses them beside calling the layer: what it
+    computes with them is float, as before conversion. The chip gets the integers alone.
+
+    Attributes:
+        name: qualified name of the layer in its network.
+        accelerator: the chip the layer runs on.
+        placement: where on the array its operands sit; None for in order. Its positions fit the layer's GEMMs.
+        observer: called with each GEMM after it ran, or None.
+        weight: float32 parameter, the float layer's weights as they were before they were quantised.
+        bias: float32 parameter [outputs], the float layer's, or None.
+        weight_int: int8 weights, the shape of the float layer's.
+        bias_int: int32 [outputs] in units of the accumulator, or None.
+        activation_scale: float32, no dimensions: the value of one step of the input.
+        weight_scale: float32 [outputs]: the value of one step of each output's weights.
+        output_scale: float32 [outputs]: the value of one step of each output's accumulator, the product of the two.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_int: Tensor
+    bias_int: Tensor | None
+    activation_scale: Tensor
+    weight_scale: Tensor
+    output_scale: Tensor
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, activation_scale: Tensor | float, accelerator: Accelerator, name: str = ""
+    ) -> None:
+        """Quantise the weights and bias of a float layer.
+
+        Args:
+            layer: the float layer; it is not changed.
+            activation_scale: the value of one step of the layer's input, finite and positive.
+            accelerator: the chip to run on; its config gives the widths.
+            name: qualified name of the layer in its network.
+
+        Raises:
+            ConversionError: weights or bias are not float32, are not finite, or are too large for float32 outputs.
+        """
+        super().__init__()
+        self.name = name
+        self.accelerator = accelerator
+        self.placement: Placement | None = None
+        self.observer: Observer | None = None
+        self._kept: tuple[Accelerator | None, Placement | None, Tensor | None] = (None, None, None)
+        weight, bias = float_parameters(layer, name)
+        input_scale = torch.as_tensor(activation_scale, dtype=torch.float32, device=weight.device).detach().clone()
+        if not 0 < float(input_scale) < float("inf"):
+            raise ConversionError(
+                f"layer {name!r}: activation scale is {float(input_scale)}: expected finite and positive"
+            )
+        for parameter in ("weight", "bias"):
+            self.register_parameter(parameter, None)
+        for buffer in ("weight_int", "bias_int", "activation_scale", "weight_scale", "output_scale"):
+            self.register_buffer(buffer, None)
+        self.load_parameters(weight.clone(), None if bias is None else bias.clone(), input_scale)
+        if not bool(torch.isfinite(self.output_scale).all()):
+            raise ConversionError(
+                f"layer {name!r}: weights up to {float(weight.abs().max()):.3g} on inputs with a step of "
+                f"{float(input_scale):.3g} overflow float32: rescale the network"
+            )
+
+    def load_parameters(self, weight: Tensor, bias: Tensor | None, activation_scale: Tensor) -> None:
+        """Quantise other parameters in place of the present ones; they are neither checked nor copied.
+
+        Args:
+            weight: float32, the shape of the present weights, finite.
+            bias: float32 [outputs], finite, or None.
+            activation_scale: float32, no dimensions, finite and positive.
+        """
+        config = self.config
+        scales = weight_scales(weight, config, bias=bias, activation_scale=float(activation_scale))
+        output_scale = activation_scale * scales
+        column = scales.view(-1, *[1] * (weight.ndim - 1))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.weight_int = quantize(weight, column, weight_limits(config), torch.int8)
+        self.bias_int = None if bias is None else quantize_bias(bias, output_scale)
+        self.activation_scale = activation_scale
+        self.weight_scale = scales
+        self.output_scale = output_scale
+
+    @property
+    def config(self) -> ArrayConfig:
+        """The array of the accelerator the layer is on."""
+        return self.accelerator.config
+
+    @property
+    def gemm_shape(self) -> tuple[int, int, int]:
+        """Groups, and K and N of each group's GEMM."""
+        groups = int(getattr(self, "groups", 1))
+        return groups, self.weight_int[0].numel(), len(self.weight_int) // groups
+
+    @property
+    def computes_exactly(self) -> bool:
+        """Whether what comes out are exact sums of products: nothing is broken, or nothing that is broken acts."""
+        accelerator = self.accelerator
+        if accelerator.engine == "cycle" or not accelerator.hides_faults:
+            return False
+        unusable = accelerator.unusable_columns
+        if not len(unusable):
+            return True
+        _, _, n = self.gemm_shape
+        used = np.arange(n) if self.placement is None else self.placement.columns
+        return not np.isin(used % self.config.cols, unusable).any()
+
+    def kept_weights(self) -> Tensor | None:
+        """Which weights act: bool, the shape of the weights, False at bypassed PEs; None for all."""
+        accelerator, placement, kept = self._kept
+        moved = kept is not None and kept.device != self.weight_int.device
+        if accelerator is not self.accelerator or placement is not self.placement or moved:
+            bypass = self.accelerator.bypass
+            kept = None if bypass is None else self.acting(bypass)
+            # A training asks for it in every step.
+            self._kept = self.accelerator, self.placement, kept
+        return kept
+
+    def acting(self, bypass: BoolArray) -> Tensor | None:
+        """Which weights would act if those PEs, bool [R, C], were bypassed; as `kept_weights`."""
+        if not bypass.any():
+            return None
+        placement = self.placement or in_order(*self.gemm_shape)
+        kept = placement.at_weights(~bypass, self.config)
+        return torch.from_numpy(kept).view(self.weight_int.shape).to(self.weight_int.device)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input that cannot be quantised.
+
+        Args:
+            x: of any shape.
+
+        Raises:
+            InputError: `x` is not float32.
+            NotFiniteError: `x` has a NaN or an infinity.
+        """
+        if x.dtype != torch.float32:
+            raise InputError(f"layer {self.name!r}: input is {x.dtype}: expected torch.float32")
+        # One NaN or infinity makes the sum one, and a sum is quicker; finite numbers may overflow in it.
+        if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+            raise NotFiniteError(f"layer {self.name!r}: NaN or infinity in the input: check images and weights")
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """The layer's input as integers; not checked.
+
+        Args:
+            x: float32 of any shape, finite.
+
+        Returns:
+            int8 (uint8 if activations are unsigned), same shape.
+        """
+        config = self.config
+        return quantize(x.detach(), self.activation_scale, activation_limits(config), activation_dtype(config))
+
+    def _gemm(self, x: Tensor, w: Tensor, group: int = 0) -> Tensor:
+        placement = self.placement
+        if placement is None:
+            outputs = self.accelerator.gemm(x, w)
+        else:
+            outputs = self.accelerator.gemm(placement.place_x(x, group), placement.place_w(w, group))
+            outputs = placement.take_out(outputs, group)
+        if self.observer is not None:
+            self.observer(GemmRun(self.name, group, x, w, outputs, placement))
+        return outputs
+
+    @abstractmethod
+    def check_shape(self, x: Tensor) -> None:
+        """Refuse an input of a shape that does not fit.
+
+        Raises:
+            InputError: it does not.
+        """
+
+    def pad(self, x: Tensor) -> Tensor:
+        """The input, padded where `multiply` does not do that by itself."""
+        return x
+
+    @abstractmethod
+    def compute(self, x: Tensor) -> Tensor:
+        """What the chip makes of an input, float32 as `pad` gives it, finite and of a shape that fits."""
+
+    def multiplies_plainly(self, x: Tensor) -> bool:
+        """Whether `multiply` adds up products as they are, in whatever order, where `x` is."""
+        return True
+
+    @abstractmethod
+    def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's product of an input as `pad` gives it with weights, in floating point.
+
+        Args:
+            x: float32.
+            w: float32, the shape of the weights.
+            bias: float32 [outputs], added to the product; or None.
+        """
+
+    def whole_weights(self) -> Tensor | None:
+        """The weights that act, as whole numbers in float32, where float32 products of such are what the chip gives.
+
+        So they are if the chip computes exact sums and no sum can reach 2^24, in whatever order it is made, nor wrap.
+
+        Returns:
+            float32, the shape of the weights, 0 at bypassed PEs; or None.
+        """
+        if not self.computes_exactly:
+            return None
+        weights = self.weight_int.to(torch.float32)
+        kept = self.kept_weights()
+        if kept is not None:
+            weights *= kept
+        bound = weights.flatten(1).abs().sum(1) * max(map(abs, activation_limits(self.config)))
+        if self.bias_int is not None:
+            bound += self.bias_int.abs()
+        return weights if float(bound.max()) < min(LARGEST_WHOLE, 1 << (self.config.acc_bits - 1)) else None
+
+    def whole_input(self, x: Tensor) -> Tensor:
+        """The input quantised, as `quantize_input` does, but whole numbers in float32; not checked.
+
+        Args:
+            x: float32 of any shape, finite.
+        """
+        whole = x / self.activation_scale
+        return whole.round_().clamp_(*activation_limits(self.config))
+
+    def whole_product(self, x: Tensor, w: Tensor) -> Tensor:
+        """From `whole_input` and `whole_weights` the layer's result, float32: bit for bit what the chip gives."""
+        product = self.multiply(x, w, None if self.bias_int is None else self.bias_int.to(torch.float32))
+        scale = self.output_scale
+        return product.mul_(scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
+
+    def _widths(self) -> str:
+        config = self.config
+        sign = "" if config.act_signed else "u"
+        return (
+            f"weights=int{config.weight_bits}, activations={sign}int{config.act_bits}, "
+            f"bias={self.bias_int is not None}, engine={self.accelerator.engine!r}"
+        )
+
+
+@lru_cache(maxsize=64)
+def in_order(groups: int, k: int, n: int) -> Placement:
+    """The placement that layers have by default; see `Placement.in_order`."""
+    return Placement.in_order(groups, k, n)
+
+
+def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
+    """The weights and the bias of a float layer, detached.
+
+    Args:
+        layer: the float layer.
+        name: its name, for messages.
+
+    Returns:
+        float32 weights [outputs, ...], and float32 bias [outputs] or None.
+
+    Raises:
+        ConversionError: they are of another type, or not all finite.
+    """
+    for what, values in (("weights", layer.weight), ("bias values", layer.bias)):
+        if values is None:
+            continue
+        if not values.is_floating_point():
+            raise ConversionError(
+                f"layer {name!r}: {what} are {values.dtype}, quantised already: give the float32 network"
+            )
+        if values.dtype != torch.float32:
+            raise ConversionError(
+                f"layer {name!r}: {what} are {values.dtype}: expected torch.float32; call .float() first"
+            )
+        broken = int((~torch.isfinite(values)).sum())
+        if broken:
+            raise ConversionError(
+                f"layer {name!r}: {broken} of {values.numel()} {what} are NaN or infinite: fix or retrain the network"
+            )
+    return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+
+
+def image_to_columns(
+    images: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    """im2col: one row for each output pixel with all inputs its kernel sees.
+
+    Args:
+        images: [batch, channels, height, width] of any dtype, padded already, at least as large as the kernel.
+        kernel_size: rows and columns of the kernel.
+        stride: pixels from one output to the next, down and across.
+        dilation: pixels from one kernel element to the next, down and across.
+
+    Returns:
+        [batch * out_height * out_width, channels * kernel_rows * kernel_columns]; both orders are those of
+        `torch.nn.functional.unfold`: the last factor runs fastest.
+
+    >>> import torch
+    >>> image_to_columns(torch.arange(6).view(1, 1, 2, 3), (2, 2), (1, 1), (1, 1)).tolist()
+    [[0, 1, 3, 4], [1, 2, 4, 5]]
+    """
+    batch, channels, height, width = images.shape
+    out_height, out_width = output_size((height, width), kernel_size, stride, dilation)
+    of_batch, of_channel, of_row, of_column = images.stride()
+    windows = images.as_strided(
+        (batch, out_height, out_width, channels, *kernel_size),
+        (
+            of_batch,
+            of_row * stride[0],
+            of_column * stride[1],
+            of_channel,
+            of_row * dilation[0],
+            of_column * dilation[1],
+        ),
+        images.storage_offset(),
+    )
+    return windows.reshape(batch * out_height * out_width, channels * kernel_size[0] * kernel_size[1])
+
+
+def output_size(
+    image: tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of outputs that a kernel gives on a padded image; below 1 where it does not fit in.
+
+    >>> output_size((7, 8), (3, 3), (2, 1), (1, 2))
+    (3, 4)
+    """
+    down, across = ((image[axis] - dilation[axis] * (kernel_size[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1))
+    return down, across
+
 
 __all__ = [
     "ENGINES",

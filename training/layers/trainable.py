@@ -23,8 +23,7 @@ from simulator.errors import InputError
 from simulator.faults import BoolArray
 from training.emulation.program import lower
 from training.layers.accelerator import Accelerator
-from training.layers.convert import quantized_layers
-from training.layers.layer_calls import float_layers
+from training.layers.convert import float_layers, quantized_layers
 from training.layers.placement import Placement
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer
 from training.layers.user_code import copied

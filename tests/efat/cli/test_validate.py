@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import simulator.engine.gemm
-import training.emulation.chip_faults
+import training.emulation.program
 from efat.validation.networks import ChipComparison, NetworkValidation
 from simulator.rtl import unavailable
 from tests.support.command import refused, run
-from training.emulation.chip_faults import _chip_faults, _stuck
+from training.emulation.program import _chip_faults, _stuck
 
 
 def test_agreement_is_shown_and_written(folder: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_mismatch_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytes
         masks = _stuck(faults, site)
         return masks._replace(keep=np.full_like(masks.keep, -1)) if site.name == "PSUM" else masks
 
-    monkeypatch.setattr(training.emulation.chip_faults, "_stuck", broken)
+    monkeypatch.setattr(training.emulation.program, "_stuck", broken)
     _chip_faults.cache_clear()
     result = run("validate", "--seed", "1", "--cases", "3000", "--json", "r.json")
     assert result.exit_code == 1, result.output
@@ -151,7 +151,7 @@ def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.Mon
         masks = _stuck(faults, site)
         return masks._replace(force=np.zeros_like(masks.force))
 
-    monkeypatch.setattr(training.emulation.chip_faults, "_stuck", broken)
+    monkeypatch.setattr(training.emulation.program, "_stuck", broken)
     _chip_faults.cache_clear()
     result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5")
     _chip_faults.cache_clear()

@@ -42,7 +42,7 @@ from training.layers.trainable import trainable, trainable_layers
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.permutation import Permutation
-from training.learning.on_chip import Pruned
+from training.learning.retrain import Pruned
 
 ANY_SITE = {site: 1.0 for site in Site if site not in (Site.ACCUMULATOR, Site.MULTIPLIER)}
 FAM = Strategy.named("fam+t")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import simulator.engine.gemm
-import training.emulation.chip_faults
+import training.emulation.program
 from efat.validation.campaign import Validation, differ
 from efat.validation.cases import Case, random_case
 from efat.validation.replay import load_case, save_case
@@ -48,7 +48,7 @@ def test_engines_agree_on_200000_cases(part: int, seed: int) -> None:
 @pytest.fixture
 def forgetful() -> object:
     """Chips' masks are worked out anew before and after."""
-    remembered = (training.emulation.chip_faults._chip_faults, simulator.engine.gemm._chip)
+    remembered = (training.emulation.program._chip_faults, simulator.engine.gemm._chip)
     for masks in remembered:
         masks.cache_clear()
     yield
@@ -60,7 +60,7 @@ def test_gates_that_the_emulation_forgets_are_found_and_made_small(
     forgetful: object, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     none_faulty = property(lambda chip: pe_products(FaultMap(chip.config)))
-    monkeypatch.setattr(training.emulation.chip_faults.ChipFaults, "multipliers", none_faulty)
+    monkeypatch.setattr(training.emulation.program.ChipFaults, "multipliers", none_faulty)
     found = validated(seed, 3000).mismatch
     assert found is not None
     assert [fault.site for fault in found.case.faults] == [Site.MULTIPLIER]
@@ -72,13 +72,13 @@ def test_gates_that_the_emulation_forgets_are_found_and_made_small(
 def test_a_mask_that_the_emulation_forgets_is_found_and_made_small(
     site: Site, forgetful: object, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    real = training.emulation.chip_faults._stuck
+    real = training.emulation.program._stuck
 
     def broken(faults, of_site):
         masks = real(faults, of_site)
         return masks._replace(force=np.zeros_like(masks.force)) if of_site is site else masks
 
-    monkeypatch.setattr(training.emulation.chip_faults, "_stuck", broken)
+    monkeypatch.setattr(training.emulation.program, "_stuck", broken)
     found = validated(seed, 3000).mismatch
     assert found is not None
     faults = list(found.case.faults)

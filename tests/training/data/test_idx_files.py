@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
-from training.data.idx_files import read_idx
+from training.data.datasets import read_idx
 
 
 def idx(array):

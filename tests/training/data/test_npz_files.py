@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
-from training.data.npz_files import read_npz
+from training.data.datasets import read_npz
 
 
 def pixels(*shape):

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.emulation.rows_kernel
+import training.emulation.intrinsics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
 from tests.support.strategies import GemmCase, gemm_cases
 from training import faulty_gemm, lower, run
@@ -174,7 +174,7 @@ def test_pairs_of_products_are_summed_modulo_2_to_the_32(
 ) -> None:
     """Both forms of the loop: with the processor's instruction, if it has one, and with multiplications."""
     random = np.random.default_rng(seed)
-    lanes = training.emulation.rows_kernel.LANES
+    lanes = training.emulation.intrinsics.LANES
     x = random.integers(-(2**15), 2**15, (pairs, lanes, 2)).astype(np.int16)
     w = random.integers(-(2**15), 2**15, (pairs, 2)).astype(np.int16)
     # The one sum of two products that 32 bits do not hold; operands of 8 bits cannot come near.
@@ -193,7 +193,7 @@ def kernels() -> dict[bool, object]:
     from numba import njit
 
     def compiled(*, instruction: bool) -> object:
-        add_dot = training.emulation.rows_kernel.add_dot
+        add_dot = training.emulation.intrinsics.add_dot
 
         @njit
         def kernel(words, begin, weights, sums):
@@ -201,9 +201,9 @@ def kernels() -> dict[bool, object]:
 
         with pytest.MonkeyPatch.context() as patch:
             if not instruction:
-                patch.setattr(training.emulation.rows_kernel, "has_pair_instruction", lambda _context: False)
-            empty = np.zeros((0, training.emulation.rows_kernel.LANES), np.int32)
-            kernel(empty, 0, np.zeros(0, np.int32), np.zeros((2, training.emulation.rows_kernel.LANES), np.int32))
+                patch.setattr(training.emulation.intrinsics, "has_pair_instruction", lambda _context: False)
+            empty = np.zeros((0, training.emulation.intrinsics.LANES), np.int32)
+            kernel(empty, 0, np.zeros(0, np.int32), np.zeros((2, training.emulation.intrinsics.LANES), np.int32))
         return kernel
 
     return {True: compiled(instruction=True), False: compiled(instruction=False)}

@@ -15,9 +15,8 @@ from tests.support.layer_strategies import convolutions, linear_layers
 from tests.support.strategies import configs, fault_maps
 from training.injection.layer_gemm import LayerGemm
 from training.layers.accelerator import Accelerator
-from training.layers.im2col import image_to_columns
 from training.layers.placement import Placement
-from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, image_to_columns
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

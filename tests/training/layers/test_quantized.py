@@ -11,8 +11,7 @@ from torch.nn import functional
 from simulator import ArrayConfig, FaultModel, Site, sample_faults
 from simulator.errors import ConversionError, InputError
 from training.layers.accelerator import Accelerator
-from training.layers.im2col import image_to_columns
-from training.layers.quantized import QuantizedConv2d, QuantizedLinear
+from training.layers.quantized import QuantizedConv2d, QuantizedLinear, image_to_columns
 
 CONFIG = ArrayConfig(8, 8)
 EXACT = Accelerator(CONFIG, engine="exact")

@@ -17,8 +17,7 @@ from tests.support.layer_strategies import CHIP_KINDS, LayerCase, layer_cases
 from tests.support.strategies import random_tables
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
-from training.layers.quantized import QuantizedConv2d, QuantizedLinear
-from training.layers.quantized_layer import LARGEST_WHOLE
+from training.layers.quantized import LARGEST_WHOLE, QuantizedConv2d, QuantizedLinear
 from training.numbers import activation_limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from simulator.errors import InputError
-from training.learning.checkpoint import VERSION, TrainingState, read_state, write_state
+from training.learning.fit import VERSION, TrainingState, read_state, write_state
 
 IDENTITY = {"network": "1f", "chip": "2e", "recipe": "{}"}
 

@@ -43,9 +43,8 @@ from training.learning.fit import Evaluation
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.gradual import Gradual
 from training.learning.mitigations.mitigation import Step
-from training.learning.on_chip import OnChip
 from training.learning.recipe import Recipe
-from training.learning.retrain import retrain
+from training.learning.retrain import OnChip, retrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -37,9 +37,8 @@ from training.learning.fit import Moment
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Strategy
 from training.learning.mitigations.gradual import Gradual
-from training.learning.on_chip import OnChip
 from training.learning.recipe import Recipe
-from training.learning.retrain import RetrainDivergedError, RetrainResult, TrainingData, retrain
+from training.learning.retrain import OnChip, RetrainDivergedError, RetrainResult, TrainingData, retrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

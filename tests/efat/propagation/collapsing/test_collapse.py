@@ -21,7 +21,7 @@ from tests.support.collapse_cases import (
     same,
     with_other_inputs,
 )
-from training.emulation.chip_faults import chip_faults
+from training.emulation.program import chip_faults
 from training.emulation.upsets import upsets
 
 WITHOUT_CHOICE = (Site.PRODUCT, Site.PSUM, Site.ACCUMULATOR)
