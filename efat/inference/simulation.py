@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from efat import records
+from efat.confidence import Accuracy
 from efat.display import Shown, Table
 from efat.image_split import SplitRequest
 from efat.inference.chip_networks import ChipNetworks, GroupNetworks, MitigatedNetworks, OneNetwork, check_networks
 from efat.inference.classified import (
-    Accuracy,
     ChipReport,
     EngineMismatchError,
     LayerReport,

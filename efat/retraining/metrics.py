@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from efat.confidence import Accuracy
 from efat.display import Shown, Table
-from efat.inference.classified import Accuracy
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
 
 
 class MeasuredAccuracy(Record, frozen=True):
-    """Images that were classified correctly, and what follows from it; see `efat.inference.classified.Accuracy`."""
+    """Images that were classified correctly, and what follows from it; see `efat.confidence.Accuracy`."""
 
     correct: Count
     accuracy: Fraction

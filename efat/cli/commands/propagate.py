@@ -91,7 +91,7 @@ def propagate(
 
     with working("Loading and checking"):
         from efat.cli.commands.propagate_tables import show_propagation
-        from efat.inference.classified import Accuracy
+        from efat.confidence import Accuracy
         from efat.propagation.subject import Subject
 
         executor = workers.executor()

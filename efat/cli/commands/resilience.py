@@ -146,7 +146,7 @@ def resilience(
 
     with working("Loading and checking"):
         from efat.campaigns.workers import WorkerDiedError
-        from efat.inference.classified import Accuracy
+        from efat.confidence import Accuracy
         from efat.resilience.measurement import measure_resilience
         from efat.resilience.units import HardeningPlan
         from efat.setup import Setup, augmentation_of

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from efat.cli.render import ResultsTable
-    from efat.inference.classified import Accuracy, LayerReport
+    from efat.confidence import Accuracy
+    from efat.inference.classified import LayerReport
     from efat.inference.simulation import RetrainedLot, Simulation
     from simulator.lots.chips import Chip
     from training.calibration import Method

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from efat.cli.commands.explain_tables import _costliest, fault_name
+from efat.confidence import Accuracy
 from efat.explanation import explanation
 from efat.explanation.explanation import FaultCost
 from efat.explanation.fault_subsets import FaultSubsets
-from efat.inference.classified import Accuracy, ChangedPrediction, Comparison
+from efat.inference.classified import ChangedPrediction, Comparison
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, ChipLot, write_lot
 from tests.support.command import done, refused, run

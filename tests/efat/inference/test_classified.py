@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import nn
 
-from efat.inference.classified import Accuracy, measure_accuracy, run_chip
+from efat.confidence import Accuracy
+from efat.inference.classified import measure_accuracy, run_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from training.data.classification import classify
