@@ -82,8 +82,8 @@ def test_simulation_gives_the_accuracy_of_retraining(lot: Path, mitigation: str)
     assert measure_accuracy(logits.argmax(1), held_out.labels).value == result.accuracy
     weights = written(retrained)
     for engine in ENGINES:
-        again = simulation.prepare(
-            network="digits-cnn", lot=lot, weights=weights, chips=["bad"], engine=engine, images=IMAGES
+        again = simulation.simulate(
+            "digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine=engine, images=IMAGES
         )
         again.run()
         assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
@@ -107,7 +107,7 @@ def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
     # What is bypassed anyway may be bypassed by fuses or not: the chip computes the same.
     chips = [Chip("bare", chip.faults), Chip("blown", chip.faults, bypass), Chip("more", chip.faults, more)]
     write_lot("others.h5", CONFIG, [*chips, Chip("clean", FaultMap(CONFIG))])
-    others = simulation.prepare(network="digits-cnn", lot=Path("others.h5"), weights=weights, images=IMAGES)
+    others = simulation.simulate("digits-cnn", Path("others.h5"), run=False, weights=weights, images=IMAGES)
     assert others.other_chips() == ["more", "clean"]
     others.engine = "emulation"
     others.run()
@@ -115,7 +115,7 @@ def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
     assert correct[0] == correct[1] == retrained.result.evaluations[-1].correct
     write_lot("large.h5", ArrayConfig(16, 17), [Chip("large", FaultMap(ArrayConfig(16, 17)))])
     with pytest.raises(InputError, match="array with cols=16, and this one has 17"):
-        simulation.prepare(network="digits-cnn", lot=Path("large.h5"), weights=weights)
+        simulation.simulate("digits-cnn", Path("large.h5"), run=False, weights=weights)
 
 
 def test_what_is_measured(lot: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_is_measured(lot: Path) -> None:
     assert metrics["iterations"] == 3
     assert metrics["accuracy"]["before"]["correct"] == result.evaluations[0].correct
     assert metrics["accuracy"]["after"]["correct"] == result.evaluations[-1].correct
-    plain = simulation.prepare(network="digits-cnn", lot=lot, engine="emulation", images=IMAGES)
+    plain = simulation.simulate("digits-cnn", lot, run=False, engine="emulation", images=IMAGES)
     plain.run()
     assert plain.float_accuracy is not None
     assert plain.fault_free_accuracy is not None
@@ -192,8 +192,8 @@ def test_a_run_that_diverges_keeps_its_last_good_state(lot: Path) -> None:
     assert metrics["diverged_at"] >= metrics["iterations"] == len(metrics["losses"])
     assert "diverged" in metrics["message"]
     weights = written(retrained)
-    again = simulation.prepare(
-        network="digits-cnn", lot=lot, weights=weights, chips=["bad"], engine="emulation", images=IMAGES
+    again = simulation.simulate(
+        "digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine="emulation", images=IMAGES
     )
     again.run()
     assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
