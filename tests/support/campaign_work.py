@@ -16,7 +16,7 @@ import torch
 from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.workers import in_line, processes
 
-UNITS = [Unit(f"unit-{number:02d}", {"number": number, "seconds": 0.02}) for number in range(24)]
+UNITS = [Unit(f"unit-{number:02d}", {"number": number, "seconds": 0.05}) for number in range(24)]
 
 
 def digest(arguments: Mapping[str, Any]) -> Outcome:
