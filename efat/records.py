@@ -51,10 +51,8 @@ __all__ = [
     "check_different",
     "content_of",
     "digest_of",
-    "load",
     "parse",
     "replace",
-    "save",
     "shown",
     "typed",
 ]
@@ -95,59 +93,55 @@ class Document(Record, frozen=True):
             InputError: they do not; it begins with the name of a field.
         """
 
+    @classmethod
+    def load(cls: type[_D], path: str | Path) -> _D:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: it is something else, damaged, or of another version: in one line that names file, field and
+                value, and says what was expected.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; {cls.SOURCE} writes it")
+        content = parse(path, cls.SOURCE)
+        if not isinstance(content, dict) or content.get("format") != cls.FORMAT:
+            raise InputError(f"{path} is no {cls.FORMAT} file: expected one that {cls.SOURCE} wrote")
+        version = content.get("version")
+        if type(version) is not int or version not in (cls.VERSION, *cls.OLDER):
+            raise InputError(
+                f"{path} is of version {shown(version)}, and this program reads {cls.VERSION}: write it anew with "
+                f"{cls.SOURCE}"
+            )
+        del content["format"], content["version"]
+        return typed(cls, {**cls.OLDER.get(version, {}), **content}, str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write it whole or not at all; the same document gives the same bytes.
+
+        Raises:
+            InputError: `Document.load` would refuse it.
+            OSError: it cannot be written.
+        """
+        content = content_of(self, str(path))
+        with replaced(Path(path)) as beside:
+            beside.write_bytes(content)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it; what the file holds."""
         return {"format": self.FORMAT, "version": self.VERSION, **as_json(self)}
 
 
-def load(kind: type[_D], path: Path) -> _D:
-    """Read a document.
-
-    Args:
-        kind: what it has to be.
-        path: the file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is something else, damaged, or of another version: in one line that names file, field and value,
-            and says what was expected.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; {kind.SOURCE} writes it")
-    content = parse(path, kind.SOURCE)
-    if not isinstance(content, dict) or content.get("format") != kind.FORMAT:
-        raise InputError(f"{path} is no {kind.FORMAT} file: expected one that {kind.SOURCE} wrote")
-    version = content.get("version")
-    if type(version) is not int or version not in (kind.VERSION, *kind.OLDER):
-        raise InputError(
-            f"{path} is of version {shown(version)}, and this program reads {kind.VERSION}: write it anew with "
-            f"{kind.SOURCE}"
-        )
-    del content["format"], content["version"]
-    return typed(kind, {**kind.OLDER.get(version, {}), **content}, str(path))
-
-
-def save(path: Path, document: Document) -> None:
-    """Write a document whole or not at all; the same document gives the same bytes.
-
-    Raises:
-        InputError: `load` would refuse it.
-        OSError: it cannot be written.
-    """
-    content = content_of(document, str(path))
-    with replaced(path) as beside:
-        beside.write_bytes(content)
-
-
 def content_of(document: Document, where: str) -> bytes:
-    """What `save` writes; see there.
+    """What `Document.save` writes; see there.
 
     Args:
         document: to write.
         where: the file, for messages.
 
     Raises:
-        InputError: `load` would refuse it.
+        InputError: `Document.load` would refuse it.
     """
     text = json.dumps(typed(type(document), as_json(document), where).as_dict(), indent=1, allow_nan=False)
     return f"{text}\n".encode()

@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from msgspec import Meta
 
 from efat.campaigns.command import Command, running
-from efat.records import Document, Record, Sha256, canonical_json, check, content_of, digest_of, load, save, typed
+from efat.records import Document, Record, Sha256, canonical_json, check, content_of, digest_of, typed
 from simulator.errors import InputError, different_names
 from simulator.files import digest_of_file, replaced
 
@@ -219,7 +219,7 @@ class Campaign:
         if timed:
             # A file that is damaged is for people alone, and no reason to stop.
             with suppress(InputError, FileNotFoundError):
-                self.seconds = load(Elapsed, folder / "elapsed.json").seconds
+                self.seconds = Elapsed.load(folder / "elapsed.json").seconds
         self._begun = time.perf_counter() - self.seconds
 
     def path(self, unit: str, file: str) -> Path:
@@ -291,7 +291,7 @@ class Campaign:
             self._keep(unit, outcome)
             if self._elapsed is not None:
                 self.seconds = time.perf_counter() - self._begun
-                save(self._elapsed, Elapsed(self.seconds))
+                Elapsed(self.seconds).save(self._elapsed)
             finished += 1
             if progress is not None:
                 progress(finished, len(units))
@@ -356,7 +356,7 @@ class Campaign:
     def _check_same(self) -> None:
         path = self.folder / "campaign.json"
         try:
-            begun = load(Begun, path)
+            begun = Begun.load(path)
         except InputError as error:
             raise InputError(f"{error}: choose another folder, or delete this one to make it again") from None
         if begun.kind != self.kind:

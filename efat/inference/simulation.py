@@ -25,7 +25,7 @@ from efat.inference.classified import (
     measure_accuracy,
     run_chip,
 )
-from efat.retraining.manifest import Manifest, read_manifest
+from efat.retraining.manifest import Manifest
 from efat.setup import (
     OwnData,
     OwnNetwork,
@@ -616,7 +616,7 @@ def _of_manifest(
     batch: int,
     threads: int | None,
 ) -> Simulation:
-    found = read_manifest(manifest)
+    found = Manifest.load(manifest)
     setup = found.setup
     if isinstance(network, Setup):
         given, kept = (records.replace(each, hardened=None).as_dict() for each in (network.located(), setup))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
@@ -14,19 +13,7 @@ from efat.campaigns.command import Command
 from efat.confidence import at_least, bound_text
 from efat.display import Shown, Table
 from efat.planning.selection import Constraint, Statistic
-from efat.records import (
-    Count,
-    Document,
-    Fraction,
-    Positive,
-    Record,
-    Sha256,
-    check,
-    check_different,
-    digest_of,
-    load,
-    save,
-)
+from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, digest_of
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator.errors import InputError
@@ -41,8 +28,6 @@ __all__ = [
     "PlannedGroup",
     "StrategyCost",
     "TriedChip",
-    "read_plan",
-    "write_plan",
 ]
 
 AS_IS = "as-is"
@@ -313,26 +298,6 @@ class Plan(Shown, Document, frozen=True, eq=False):
         for part in ("weights", "data", "hardened", "split"):
             content["setup"].pop(part, None)
         return digest_of(content)
-
-
-def write_plan(path: Path, plan: Plan) -> None:
-    """Write it in one piece; the same plan gives the same bytes.
-
-    Raises:
-        InputError: `read_plan` would refuse it.
-        OSError: it cannot be written.
-    """
-    save(path, plan)
-
-
-def read_plan(path: Path) -> Plan:
-    """Read what `write_plan` wrote. What `setup` says is looked at when it is loaded.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is something else, of another version, or damaged.
-    """
-    return load(Plan, path)
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,14 @@ from efat.confidence import bound_text
 from efat.figures.drawing import bitmap
 from efat.figures.lot import ChipMark, GroupMark, amounts_chart, below_axis, chips_chart
 from efat.figures.resilience import MOST_LEVELS, resilience_chart
-from efat.planning.plan import Plan, StrategyCost, read_plan
+from efat.planning.plan import Plan, StrategyCost
 from efat.planning.selection import ResilienceMap
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.propagation import PropagationReport, propagation_inputs, propagation_section
 from efat.reports.text import accuracy, counted, duration, named, on_array, short_percent
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table, telling_levels
-from efat.retraining.manifest import (
-    AS_IS,
-    FILE_NAME,
-    Manifest,
-    ManifestChip,
-    ManifestGroup,
-    read_manifest,
-)
+from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup
 from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import digest_of_file
@@ -165,8 +158,8 @@ def read_lot_report(folder: Path, propagation: PropagationReport | None = None) 
             array or network.
     """
     manifest_path, plan_path, table_path = (folder / name for name in (FILE_NAME, PLAN_NAME, TABLE_NAME))
-    manifest = read_manifest(manifest_path)
-    plan = read_plan(plan_path)
+    manifest = Manifest.load(manifest_path)
+    plan = Plan.load(plan_path)
     table = read_table(table_path)
     _check_plan(plan_path, plan, manifest)
     if digest_of_file(table_path) != plan.resilience.sha256 or table.images != plan.images:

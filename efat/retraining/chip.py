@@ -21,7 +21,7 @@ from efat.campaigns.campaign import Campaign, Notes, OtherInputsError, Outcome, 
 from efat.campaigns.workers import with_all_threads
 from efat.image_split import SplitRequest
 from efat.lot import Lot
-from efat.records import content_of, load
+from efat.records import content_of
 from efat.records import replace as changed
 from efat.retraining.metrics import (
     Accuracies,
@@ -400,7 +400,7 @@ def retrain_chip(
     campaign.run([Unit(_UNIT, {})], work, with_all_threads)
     for name in (WEIGHTS, METRICS):
         campaign.export(_UNIT, name, name)
-    metrics = load(Metrics, folder / METRICS)
+    metrics = Metrics.load(folder / METRICS)
     if not (folder / CURVE).exists():
         _draw(metrics, folder / CURVE, notes)
     # What a run that was killed has left half written goes, too.

@@ -21,7 +21,7 @@ from efat.campaigns.workers import Workers, executor_of, in_line
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import Aligner, Placements, model_of
-from efat.planning.plan import AS_IS, FileOf, Plan, PlannedGroup, read_plan, write_plan
+from efat.planning.plan import AS_IS, FileOf, Plan, PlannedGroup
 from efat.planning.planner import table_of
 from efat.planning.trial import deployed_as_is, network_on_chip
 from efat.records import Count, Fraction, Positive, Record, Sha256
@@ -43,7 +43,6 @@ from efat.retraining.manifest import (
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
-    write_manifest,
 )
 from efat.setup import Loaded, Setup, check_network_named
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
@@ -125,7 +124,7 @@ def retrain(
             data changed.
         VerificationError: chips do not what they must.
     """
-    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     lot = Path(plan.lot.path if lot is None else lot)
     table = table_of(Path(plan.resilience.path if resilience is None else resilience))
     _check(plan, lot, table, cycle_images, network)
@@ -274,14 +273,14 @@ class _Run:
 
     def run(self) -> Manifest:
         put(self._folder / TABLE, self._table.read_bytes())
-        write_plan(self._folder / PLAN, self._plan)
+        self._plan.save(self._folder / PLAN)
         self._required = self._measure_required()
         as_is, groups = self._verify_as_is()
         kept, split = self._retrain(groups)
         self._verify(kept)
         groups = ([as_is] if as_is is not None else []) + kept
         manifest = self._manifest(groups, split)
-        write_manifest(self._folder / FILE_NAME, manifest)
+        manifest.save(self._folder / FILE_NAME)
         return manifest
 
     def _measure_required(self) -> int:

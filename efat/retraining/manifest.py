@@ -20,7 +20,7 @@ from efat.confidence import at_least, bound_text
 from efat.display import Shown, Table
 from efat.planning.plan import AS_IS, FileOf
 from efat.planning.selection import Constraint
-from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, load, save
+from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different
 from efat.setup import Setup
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
@@ -40,8 +40,6 @@ __all__ = [
     "check_files",
     "read_chip_deployment",
     "read_group_weights",
-    "read_manifest",
-    "write_manifest",
 ]
 
 FILE_NAME = "manifest.json"
@@ -318,26 +316,6 @@ class Manifest(Shown, Document, frozen=True, dict=True):
             ["group", "chips", "planned", "iterations", "when tuned", "worst chip", "at least", "pass"],
             rows,
         )
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write it in one piece; the same content gives the same bytes.
-
-    Raises:
-        InputError: `read_manifest` would refuse it.
-        OSError: it cannot be written.
-    """
-    save(path, manifest)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. The files that it names are not looked at: see `check_files`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is no manifest, is damaged, or is of another version.
-    """
-    return load(Manifest, path)
 
 
 def _check_most(name: str, found: int, most: int) -> None:

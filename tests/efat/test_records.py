@@ -23,9 +23,7 @@ from efat.records import (
     check,
     check_different,
     digest_of,
-    load,
     replace,
-    save,
 )
 from simulator.errors import InputError
 from tests.support.damaged_json import (
@@ -94,17 +92,17 @@ WHOLE = Whole(
 
 
 def read(path: Path) -> Whole:
-    return load(Whole, path)
+    return Whole.load(path)
 
 
 def test_what_was_written_is_read_and_written_again(tmp_path: Path) -> None:
     for whole in (WHOLE, replace(WHOLE, place=None, bounds=None, counts={})):
         path, again = tmp_path / "a.json", tmp_path / "b.json"
-        save(path, whole)
+        whole.save(path)
         found = read(path)
         assert found == whole
         assert found.place == whole.place
-        save(again, found)
+        found.save(again)
         assert again.read_bytes() == path.read_bytes()
         assert json.loads(path.read_text()) == json.loads(canonical_json(whole.as_dict()))
 
@@ -162,7 +160,7 @@ def test_every_field_is_needed_whatever_its_default(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_with_anything_anywhere_it_is_read_or_refused(data: st.DataObject) -> None:
-    assert_read_or_refused(read, save, WHOLE.as_dict(), data)
+    assert_read_or_refused(read, WHOLE.as_dict(), data)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_a_file_that_is_missing_too_large_or_no_text_is_refused(
 def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "whole.json"
     with pytest.raises(InputError, match="total is 3: expected an integer from 10"):
-        save(path, replace(WHOLE, total=3))
+        replace(WHOLE, total=3).save(path)
     with pytest.raises(InputError, match=r"parts\[0\]: amount is 0"):
-        save(path, replace(WHOLE, parts=(Part("one", 0, 1.0),)))
+        replace(WHOLE, parts=(Part("one", 0, 1.0),)).save(path)
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,6 @@ from efat.retraining.manifest import (
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
-    write_manifest,
 )
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, sample_faults
@@ -131,7 +130,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         totals=ManifestTotals(0, 0, 0, 120, 0, 1.5),
         versions={"python": platform.python_version()},
     )
-    write_manifest(out / FILE_NAME, manifest)
+    manifest.save(out / FILE_NAME)
     return manifest
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
 from efat.image_split import SplitRequest
-from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, read_plan
+from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost
 from efat.planning.selection import Constraint
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable, write_table
@@ -192,4 +192,4 @@ def chips_of(folder: Path) -> dict[str, Chip]:
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     workers = processes(int(sys.argv[2])) if int(sys.argv[2]) else in_line
-    carried_out(where, read_plan(where / PLAN), executor=workers)
+    carried_out(where, Plan.load(where / PLAN), executor=workers)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.confidence import at_least
-from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost, write_plan
+from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.table import ResilienceTable, write_table
 from efat.resilience.units import fault_model_dict
@@ -22,7 +22,6 @@ from efat.retraining.manifest import (
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
-    write_manifest,
 )
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel
@@ -186,7 +185,7 @@ def write_retrained_lot(
             _cost("efat", len(planned), len(planned), int(0.8 * iterations), 0, aligned=True),
         ),
     )
-    write_plan(folder / "plan.json", plan)
+    plan.save(folder / "plan.json")
     manifest = Manifest(
         strategy="efat",
         aligned=aligned,
@@ -213,7 +212,7 @@ def write_retrained_lot(
         ),
         versions={"efat": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
     )
-    write_manifest(folder / "manifest.json", manifest)
+    manifest.save(folder / "manifest.json")
     return manifest
 
 

@@ -134,12 +134,11 @@ def plan(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
-        from efat.planning import planner
-        from efat.planning.plan import write_plan
+        import efat
 
     try:
         with stages_bar() as progress:
-            made = planner.plan(
+            made = efat.plan(
                 resilience,
                 lot,
                 accuracy=accuracy,
@@ -160,7 +159,7 @@ def plan(
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
-    write_plan(output, made)
+    made.save(output)
     show_plan(made, console())
     own = own_network(str(made.setup.network))
     following = command_text("retrain", plan=output, network=own, output="retrained/")

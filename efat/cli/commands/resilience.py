@@ -145,11 +145,10 @@ def resilience(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading and checking"):
+        import efat
         from efat.campaigns.workers import WorkerDiedError
         from efat.confidence import Accuracy
-        from efat.resilience.measurement import measure_resilience
-        from efat.resilience.units import HardeningPlan
-        from efat.setup import Setup, augmentation_of
+        from efat.setup import augmentation_of
 
         executor, ran = workers.executor(), 0
 
@@ -159,7 +158,7 @@ def resilience(
                 ran += 1
                 yield done
 
-        setup = Setup(
+        setup = efat.Setup(
             network=subject.name,
             weights=subject.weights,
             data=subject.data,
@@ -174,7 +173,7 @@ def resilience(
         loaded = setup.load()
     try:
         with stages_bar() as progress:
-            table = measure_resilience(
+            table = efat.measure_resilience(
                 output,
                 setup,
                 config,
@@ -183,7 +182,9 @@ def resilience(
                 levels=sorted({0, *levels}),
                 faults=faults,
                 seed=seed,
-                hardening=None if harden is None else HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
+                hardening=None
+                if harden is None
+                else efat.HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
                 workers=counted,
                 progress=lambda done, of: progress("retrainings", done, of),
                 notes=note,

@@ -74,11 +74,11 @@ def retrain(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
-        from efat.planning.plan import read_plan
+        from efat.planning.plan import Plan
         from efat.retraining.lot import retrain as carry_out
         from efat.retraining.manifest import FILE_NAME
 
-        plan = read_plan(plan_path)
+        plan = Plan.load(plan_path)
     try:
         with stages_bar() as progress:
             manifest = carry_out(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from efat.confidence import at_least, bound_text
-from efat.planning.plan import AS_IS, Plan, read_plan
+from efat.planning.plan import AS_IS, Plan
 from efat.planning.selection import Constraint
 from efat.records import replace
 from simulator import ArrayConfig, FaultMap
@@ -44,7 +44,7 @@ def inputs(folder: Path, made: Path) -> Path:
 
 
 def written() -> Plan:
-    return read_plan(Path(PLAN))
+    return Plan.load(Path(PLAN))
 
 
 def rows(shown: str) -> dict[str, list[str]]:
@@ -85,11 +85,11 @@ def test_what_is_shown_is_in_the_plan(inputs: Path) -> None:
     assert shown.splitlines()[-1] == f"Wrote {PLAN}. Carry it out: efat retrain --plan {PLAN} -o retrained/"
     assert (plan.lot.path, plan.resilience.path) == (LOT, "res/resilience.h5")
     # The same again is the same, but for the command line.
-    before = read_plan(Path(PLAN))
+    before = Plan.load(Path(PLAN))
     assert before.commands[-1] == ("efat", *BASE, *HERE, "--predictor", "faulty_pes")
     assert f"{PLAN} is there already: choose another name, or replace it with --force" in refused(*BASE)
     assert done(*BASE, *HERE, "--predictor", "faulty_pes", "--force").output == shown
-    again = read_plan(Path(PLAN))
+    again = Plan.load(Path(PLAN))
     assert again.commands[-1] == (*before.commands[-1], "--force")
     assert replace(again, commands=before.commands).as_dict() == before.as_dict()
 

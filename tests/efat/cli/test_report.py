@@ -9,7 +9,6 @@ import pytest
 
 from efat.campaigns.campaign import Campaign
 from efat.campaigns.command import running
-from efat.planning.plan import write_plan
 from efat.records import replace
 from efat.reports.lot import LotReport, lot_findings, read_lot_report
 from tests.support.command import done, refused
@@ -64,7 +63,7 @@ def test_the_commands_are_those_that_were_run(retrained: LotReport) -> None:
         assert f"No command line of efat {name} was kept: it was called from Python, or by an older" in page.text
     table = ("efat", "resilience", "--network", "my net", "--rates", "0.1,0.2", "-o", "res")
     made = ("efat", "plan", "--resilience", "res", "--max-drop", "<1%>", "-o", "plan.json")
-    write_plan(Path("retrained/plan.json"), replace(retrained.plan, commands=(table, made)))
+    replace(retrained.plan, commands=(table, made)).save(Path("retrained/plan.json"))
     token = running.set(("efat", "retrain", "--plan", "plan.json"))
     Campaign(Path("retrained"), "retraining of a lot", {}, among_others=True)
     running.reset(token)

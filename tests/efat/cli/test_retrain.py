@@ -16,9 +16,8 @@ from efat import records
 from efat.campaigns.command import kept_in
 from efat.cli import render
 from efat.confidence import bound_text
-from efat.planning.plan import write_plan
 from efat.planning.planner import plan
-from efat.retraining.manifest import AS_IS, Manifest, check_files, read_manifest
+from efat.retraining.manifest import AS_IS, Manifest, check_files
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
@@ -37,7 +36,7 @@ def write_inputs(folder: Path, chips: list[Chip]) -> None:
     given = {"predictor": "faulty_pes", "step": 2, "budget": 8, "tried": False}
     made = plan(folder / "res/resilience.h5", folder / LOT, accuracy=0.7, **given)  # type: ignore[arg-type]
     lot, table = records.replace(made.lot, path=LOT), records.replace(made.resilience, path="res/resilience.h5")
-    write_plan(folder / PLAN, records.replace(made, lot=lot, resilience=table))
+    records.replace(made, lot=lot, resilience=table).save(folder / PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def inputs(folder: Path, made: Path) -> Path:
 
 
 def written() -> Manifest:
-    return read_manifest(Path("out/manifest.json"))
+    return Manifest.load(Path("out/manifest.json"))
 
 
 def rows(shown: str) -> dict[str, list[str]]:

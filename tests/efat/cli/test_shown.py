@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from efat.cli import main, render
 from efat.cli.render import ResultsTable, results_table
 from efat.propagation.tables import read_propagation
-from efat.retraining.manifest import read_manifest
+from efat.retraining.manifest import Manifest
 from simulator import FaultModel, sample_faults
 from simulator.lots.chips import Chip, write_lot
 from tests.support.html_page import read_page
@@ -322,6 +322,6 @@ def test_what_a_page_says_how_to_do_again_can_be_done(
         results = [read_propagation(path / folder / "propagation.h5") for path in (made, tmp_path)]
         assert np.array_equal(results[0].faults, results[1].faults)
     else:
-        manifests = [read_manifest(path / folder / "manifest.json") for path in (made, tmp_path)]
+        manifests = [Manifest.load(path / folder / "manifest.json") for path in (made, tmp_path)]
         assert manifests[0].groups == manifests[1].groups
         assert manifests[0].chips == manifests[1].chips

@@ -21,15 +21,7 @@ from efat.inference import simulation
 from efat.inference.simulation import simulate
 from efat.inference.waveforms import layer_gemm
 from efat.planning.selection import Constraint
-from efat.retraining.manifest import (
-    AS_IS,
-    Manifest,
-    ManifestChip,
-    read_chip_deployment,
-    read_group_weights,
-    read_manifest,
-    write_manifest,
-)
+from efat.retraining.manifest import AS_IS, Manifest, ManifestChip, read_chip_deployment, read_group_weights
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot
@@ -60,7 +52,7 @@ def lot(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest
     """A copy of it, which is the current folder."""
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    return read_manifest(Path("out/manifest.json"))
+    return Manifest.load(Path("out/manifest.json"))
 
 
 def simulated(*arguments: str) -> tuple[dict[str, Any], str]:
@@ -118,7 +110,7 @@ def test_it_shows_what_it_writes(lot: Manifest, above: int) -> None:
     constraint = Constraint(accuracy=(required - 0.5) / IMAGES)
     least = constraint.required_to_end(lot.tuning.images, lot.tuning.fault_free_correct)
     changes = {"tuning": records.replace(lot.tuning, required=least), "constraint": constraint}
-    write_manifest(Path("out/manifest.json"), records.replace(lot, required=required, chips=chips, **changes))
+    records.replace(lot, required=required, chips=chips, **changes).save(Path("out/manifest.json"))
     written, shown = simulated(*QUICK)
     assert "Weights of out/manifest.json: 4 chips in 3 groups, planned by efat." in shown
     assert f"digits-cnn on {written['data']}, {IMAGES} images; 16x12 array, emulation engine" in shown
@@ -161,7 +153,7 @@ def test_chips_that_do_otherwise_than_at_the_retraining_are_named(lot: Manifest)
         chips[number] = records.replace(
             chips[number], correct=other, at_least=at_least(other, IMAGES), passes=other >= lot.required
         )
-    write_manifest(Path("out/manifest.json"), records.replace(lot, chips=tuple(chips)))
+    records.replace(lot, chips=tuple(chips)).save(Path("out/manifest.json"))
     written, shown = simulated(*QUICK)
     assert shown.splitlines()[-1] == "Not as at the retraining: chip 3, chip 1."
     measured = {chip["chip"]: chip["correct"] - chip["correct_at_retraining"] for chip in written["chips"]}
@@ -261,7 +253,7 @@ def test_a_network_of_ones_own_is_named_by_the_user(lot: Manifest, monkeypatch: 
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
     setup = records.replace(lot.setup, network="my_own:network", data=Path("digits"))
-    write_manifest(Path("out/manifest.json"), records.replace(lot, setup=setup))
+    records.replace(lot, setup=setup).save(Path("out/manifest.json"))
     message = refused(*QUICK, "--chip", "chip 1")
     assert "if it is your own, say so with --network my_own:network, as it is code that will run" in message
     assert not Path("ran").exists()
@@ -316,7 +308,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_runs(lot: Manifest) -
     chips = tuple(
         records.replace(each, sha256=digest_of_file(file)) if each.id == chip.id else each for each in lot.chips
     )
-    write_manifest(path, records.replace(lot, chips=chips))
+    records.replace(lot, chips=chips).save(path)
     assert "chip chip 1 has other steps of activations than its group group-0001" in refused(*QUICK, "--chip", "chip 1")
     file.write_bytes(whole)
     group = lot.group_named["group-0001"]
@@ -324,7 +316,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_runs(lot: Manifest) -
     _, start = read_group_weights(Path("out"), group)
     write_deployed(file, {"linear1.weight": torch.zeros(3, 2)}, start, {})
     groups = tuple(records.replace(each, sha256=digest_of_file(file)) if each == group else each for each in lot.groups)
-    write_manifest(path, records.replace(lot, groups=groups))
+    records.replace(lot, groups=groups).save(path)
     message = refused(*QUICK, "--chip", "chip 1")
     assert f"{file} does not fit digits-cnn" in message
     for change, message in (

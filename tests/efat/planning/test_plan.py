@@ -12,18 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efat.confidence import at_least
-from efat.planning.plan import (
-    AS_IS,
-    MOST_TOP_UPS,
-    FileOf,
-    LotOf,
-    Plan,
-    PlannedGroup,
-    StrategyCost,
-    TriedChip,
-    read_plan,
-    write_plan,
-)
+from efat.planning.plan import AS_IS, MOST_TOP_UPS, FileOf, LotOf, Plan, PlannedGroup, StrategyCost, TriedChip
 from efat.planning.selection import Constraint
 from efat.records import replace
 from efat.resilience.severity import PREDICTORS
@@ -131,11 +120,11 @@ def plans(draw: st.DrawFn) -> Plan:
 def test_plans_are_read_as_they_were_written(plan: Plan) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, again = Path(folder) / "plan.json", Path(folder) / "again.json"
-        write_plan(path, plan)
-        found = read_plan(path)
+        plan.save(path)
+        found = Plan.load(path)
         assert found.as_dict() == plan.as_dict()
         assert (found.groups, found.comparison) == (plan.groups, plan.comparison)
-        write_plan(again, found)
+        found.save(again)
         assert again.read_bytes() == path.read_bytes()
 
 
@@ -237,20 +226,20 @@ DAMAGES: list[tuple[Damage, str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
 def test_a_damaged_plan_is_refused_in_a_line_that_names_it(tmp_path: Path, damage: Damage, message: str) -> None:
-    assert_refused(read_plan, tmp_path / "plan.json", small().as_dict(), damage, message)
+    assert_refused(Plan.load, tmp_path / "plan.json", small().as_dict(), damage, message)
 
 
 def test_the_version_before_had_no_commands(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan = replace(small(), commands=(("efat", "plan", "-o", "plan.json"),))
-    write_plan(path, plan)
-    assert read_plan(path).as_dict() == plan.as_dict()
+    plan.save(path)
+    assert Plan.load(path).as_dict() == plan.as_dict()
     content = {**plan.as_dict(), "version": 2}
     del content["commands"]
     path.write_text(json.dumps(content))
-    assert read_plan(path).as_dict() == small().as_dict()
+    assert Plan.load(path).as_dict() == small().as_dict()
     # A folder that was begun with it goes on.
-    assert read_plan(path).digest_without_paths == plan.digest_without_paths
+    assert Plan.load(path).digest_without_paths == plan.digest_without_paths
 
 
 def test_every_field_is_needed(tmp_path: Path) -> None:
@@ -262,22 +251,22 @@ def test_every_field_is_needed(tmp_path: Path) -> None:
         ("resilience",),
         ("constraint",),
     ]
-    assert_every_field_is_needed(read_plan, tmp_path / "plan.json", small().as_dict(), places)
+    assert_every_field_is_needed(Plan.load, tmp_path / "plan.json", small().as_dict(), places)
 
 
 @given(st.data())
 def test_a_plan_with_anything_anywhere_is_read_or_refused(data: st.DataObject) -> None:
-    assert_read_or_refused(read_plan, write_plan, small().as_dict(), data)
+    assert_read_or_refused(Plan.load, small().as_dict(), data)
 
 
 def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     for wrong in (replace(small(), required=11), replace(small(), groups=small().groups[:2])):
         with pytest.raises(InputError, match=re.escape(str(path))):
-            write_plan(path, wrong)
+            wrong.save(path)
     assert not path.exists()
     with pytest.raises(FileNotFoundError, match="efat plan writes it"):
-        read_plan(path)
+        Plan.load(path)
     path.write_text('{"format": "efat-plan", "version": 1, "step": NaN}')
     with pytest.raises(InputError, match=r"is no JSON .NaN is no finite number"):
-        read_plan(path)
+        Plan.load(path)

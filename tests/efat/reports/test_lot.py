@@ -26,7 +26,7 @@ from efat.reports import lot as lot_report
 from efat.reports.lot import LotReport, lot_findings, lot_page, read_lot_report
 from efat.reports.report import Report
 from efat.reports.text import accuracy, duration, named, short_percent
-from efat.retraining.manifest import AS_IS, ManifestChip, write_manifest
+from efat.retraining.manifest import AS_IS, ManifestChip
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from tests.support.html_page import Element, read_page
@@ -279,7 +279,9 @@ def test_ten_thousand_chips_that_fail_fit_into_five_megabytes(tmp_path: Path, se
     chips = tuple(another(number) for number in range(10_000))
     group = data.manifest.groups[0]
     groups = tuple(
-        records.replace(group, name=f"group-{number}", chips=(chip.id,), severity=number / 10_000, iterations=number)
+        records.replace(
+            group, name=f"group-{number}", chips=(chip.id,), severity=number / 10_000, iterations=number, top_ups=0
+        )
         for number, chip in enumerate(chips)
     )
     manifest = records.replace(data.manifest, chips=chips, groups=groups)
@@ -371,7 +373,7 @@ def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
     for other, expected in ((mask | 1, "bypasses 256 PEs"), (mask[:-1], r"\[15, 16\]"), (None, "no deployment")):
         path.write_bytes(save({"efat.bypass" if other is not None else "other": mask if other is None else other}))
         chip = records.replace(manifest.chips[0], sha256=digest_of_file(path))
-        write_manifest(tmp_path / "retrained" / "manifest.json", records.replace(manifest, chips=(chip,)))
+        records.replace(manifest, chips=(chip,)).save(tmp_path / "retrained" / "manifest.json")
         with pytest.raises(InputError, match=expected):
             read_lot_report(tmp_path / "retrained")
 

@@ -14,7 +14,7 @@ from efat.campaigns.campaign import Campaign
 from efat.image_split import SplitRequest
 from efat.inference import simulation
 from efat.inference.classified import measure_accuracy
-from efat.records import as_json, content_of, load, replace
+from efat.records import as_json, content_of, replace
 from efat.retraining.chip import ChipRetraining, PreparedChip, Retrained, retrain_chip
 from efat.retraining.metrics import Metrics
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
@@ -152,7 +152,7 @@ def test_what_is_measured(lot: Path) -> None:
     assert metrics["chip"]["bypassed_by_fuses"] == 1
     path = Path("metrics.json")
     path.write_bytes(content_of(retrained.metrics, "metrics.json"))
-    assert as_json(load(Metrics, path)) == as_json(retrained.metrics)
+    assert as_json(Metrics.load(path)) == as_json(retrained.metrics)
     assert retrained.metrics.weights_sha256 == digest_of_file(written(retrained))
     genuine = path.read_text()
     damaged = genuine.replace('"reached_target": false', '"reached_target": true')
@@ -162,7 +162,7 @@ def test_what_is_measured(lot: Path) -> None:
     with pytest.raises(
         InputError, match=r"metrics.json: sha256 is '\w+': expected \w+, so it was edited or is damaged"
     ):
-        load(Metrics, path)
+        Metrics.load(path)
     with pytest.raises(InputError, match=r"verified: after: correct is 41: expected an integer of 0\.\.40"):
         content_of(replace(impossible, sha256=impossible.digest), "metrics.json")
     weights, deployment = read_deployed(written(retrained))
@@ -310,7 +310,7 @@ def test_files_of_somebody_else_are_kept_unless_forced(lot: Path, name: str) -> 
     assert sorted(path.name for path in out.iterdir()) == [
         "campaign.json", "curve.png", "metrics.json", "notes.txt", "units", "weights.safetensors",
     ]  # fmt: skip
-    assert load(Metrics, out / "metrics.json").weights_sha256 == digest_of_file(out / "weights.safetensors")
+    assert Metrics.load(out / "metrics.json").weights_sha256 == digest_of_file(out / "weights.safetensors")
     # What is not of this at all is never deleted.
     (out / "campaign.json").unlink()
     Campaign(out, "something else", {}, among_others=True)

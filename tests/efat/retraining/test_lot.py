@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from efat import records
 from efat.confidence import at_least
-from efat.planning.plan import read_plan
+from efat.planning.plan import Plan
 from efat.planning.selection import Constraint
 from efat.retraining.lot import measure_fault_free
 from efat.retraining.lot import retrain as retrain_lot
-from efat.retraining.manifest import AS_IS, ManifestTuning, ManifestWork, check_files, read_manifest
+from efat.retraining.manifest import AS_IS, Manifest, ManifestTuning, ManifestWork, check_files
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.errors import InputError
@@ -146,8 +146,8 @@ def test_groups_are_topped_up_and_split_until_they_do(folder: Path, seed: int, r
     # By hand: 6x6 outputs of 1x9x4, 3x3 of two groups 8x3, and 54x3.
     assert manifest.work == ManifestWork(36 * 36 + 9 * 2 * 24 + 162, 0)
     assert unit(folder, AS_IS)["iterations"] == 0
-    assert read_manifest(folder / OUT / "manifest.json") == manifest
-    assert read_plan(folder / OUT / "plan.json").as_dict() == plan.as_dict()
+    assert Manifest.load(folder / OUT / "manifest.json") == manifest
+    assert Plan.load(folder / OUT / "plan.json").as_dict() == plan.as_dict()
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_network_and_data_that_are_objects_give_the_same(folder: Path) -> None
     assert [chip.correct for chip in found.chips] == [chip.correct for chip in expected.chips]
     assert str(found).splitlines()[2].split()[:4] == ["as-is", "1", "0", "0"]
     assert found._repr_html_().count("<tr>") == 1 + len(found.groups)
-    again = read_manifest(folder / "objects" / "manifest.json")
+    again = Manifest.load(folder / "objects" / "manifest.json")
     assert again.table() == found.table()
     with pytest.raises(InputError, match="was given as an object in Python, which no file holds"):
         retrain_lot(folder / "objects" / "plan.json", folder / "objects", lot=folder / LOT, resilience=folder / TABLE)

@@ -20,11 +20,10 @@ import pytest
 from efat import records
 from efat.campaigns.campaign import Elapsed, Outcome
 from efat.image_split import SplitRequest
-from efat.planning.plan import Plan, write_plan
-from efat.records import load
+from efat.planning.plan import Plan
 from efat.retraining import lot as retraining
 from efat.retraining.lot import VerificationError
-from efat.retraining.manifest import AS_IS, Manifest, read_manifest
+from efat.retraining.manifest import AS_IS, Manifest
 from simulator.errors import InputError
 from simulator.lots.chips import write_lot
 from tests.support import lot_retraining
@@ -83,7 +82,7 @@ def test_interrupted_after_any_unit_it_ends_as_if_undisturbed(folder: Path, seed
     with pytest.raises(Interrupted):
         carried_out(folder, plan, progress=interrupt)
     assert not (folder / OUT / "manifest.json").exists()
-    spent = load(Elapsed, folder / OUT / "elapsed.json").seconds
+    spent = Elapsed.load(folder / OUT / "elapsed.json").seconds
     manifest = carried_out(folder, plan)
     assert timeless(manifest) == timeless(undisturbed)
     assert results(folder / OUT) == results(folder / "undisturbed")
@@ -92,7 +91,7 @@ def test_interrupted_after_any_unit_it_ends_as_if_undisturbed(folder: Path, seed
 
 def test_killed_at_a_random_moment_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     plan = lot_plan(folder, seed)
-    write_plan(folder / PLAN, plan)
+    plan.save(folder / PLAN)
     undisturbed = carried_out(folder, plan, "undisturbed")
     driver = started(PROGRAM, folder, 0)
     while driver.poll() is None and not (folder / OUT / "campaign.json").exists():
@@ -108,7 +107,7 @@ def test_killed_at_a_random_moment_it_ends_as_if_undisturbed(folder: Path, seed:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
 def test_with_drivers_and_workers_killed_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     plan = lot_plan(folder, seed, 6)
-    write_plan(folder / PLAN, plan)
+    plan.save(folder / PLAN)
     undisturbed = carried_out(folder, plan, "undisturbed")
     chance = random.Random(seed)
     for kill in (*["driver"] * 4, *["worker"] * 2, None):
@@ -122,7 +121,7 @@ def test_with_drivers_and_workers_killed_it_ends_as_if_undisturbed(folder: Path,
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
         assert driver.wait(300) in ((0, -signal.SIGKILL) if kill == "driver" else (0,))
-    assert timeless(read_manifest(folder / OUT / "manifest.json")) == timeless(undisturbed)
+    assert timeless(Manifest.load(folder / OUT / "manifest.json")) == timeless(undisturbed)
     assert results(folder / OUT) == results(folder / "undisturbed")
 
 

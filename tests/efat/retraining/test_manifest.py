@@ -27,8 +27,6 @@ from efat.retraining.manifest import (
     check_files,
     read_chip_deployment,
     read_group_weights,
-    read_manifest,
-    write_manifest,
 )
 from efat.setup import Setup
 from simulator import ArrayConfig
@@ -143,9 +141,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
 def test_what_is_written_is_read_again(manifest: Manifest) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, again = Path(folder) / "manifest.json", Path(folder) / "again.json"
-        write_manifest(path, manifest)
-        found = read_manifest(path)
-        write_manifest(again, found)
+        manifest.save(path)
+        found = Manifest.load(path)
+        found.save(again)
         assert path.read_bytes() == again.read_bytes()
     assert found == manifest
     assert found.passing == sum(chip.correct >= found.required for chip in found.chips)
@@ -247,12 +245,12 @@ DAMAGES: list[tuple[Damage, str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
 def test_a_damaged_manifest_is_refused_in_a_line_that_names_it(tmp_path: Path, damage: Damage, message: str) -> None:
-    assert_refused(read_manifest, tmp_path / "manifest.json", small().as_dict(), damage, message)
+    assert_refused(Manifest.load, tmp_path / "manifest.json", small().as_dict(), damage, message)
 
 
 def test_every_field_is_needed(tmp_path: Path) -> None:
     places: list[tuple[str | int, ...]] = [(), ("groups", 0), ("chips", 1), ("totals",), ("lot",), ("array",)]
-    assert_every_field_is_needed(read_manifest, tmp_path / "manifest.json", small().as_dict(), places)
+    assert_every_field_is_needed(Manifest.load, tmp_path / "manifest.json", small().as_dict(), places)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +262,12 @@ def test_what_is_no_manifest_at_all_is_refused(tmp_path: Path, content: str) -> 
     path = tmp_path / "manifest.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=r"is no (JSON|efat-manifest)"):
-        read_manifest(path)
+        Manifest.load(path)
 
 
 @given(st.data())
 def test_a_manifest_with_anything_anywhere_is_read_or_refused(data: st.DataObject) -> None:
-    assert_read_or_refused(read_manifest, write_manifest, small().as_dict(), data)
+    assert_read_or_refused(Manifest.load, small().as_dict(), data)
 
 
 def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:
@@ -280,10 +278,10 @@ def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:
         replace(small(), groups=(replace(small().groups[0], weights="../first"), small().groups[1])),
     ):
         with pytest.raises(InputError, match=re.escape(str(path))):
-            write_manifest(path, wrong)
+            wrong.save(path)
     assert not path.exists()
     with pytest.raises(FileNotFoundError, match="efat retrain writes it"):
-        read_manifest(path)
+        Manifest.load(path)
 
 
 def with_files(folder: Path, random: np.random.Generator) -> Manifest:
