@@ -140,7 +140,8 @@ def amounts_chart(
         enough = np.isfinite(measured[1])
         dots(axes, np.maximum(measured[0][enough], low).tolist(), measured[1][enough].tolist(), 4, "bar")
         if finite:
-            axes.plot(steps, [finite[0], *finite], color=color("ink"), linewidth=2, drawstyle="steps-pre", zorder=2.8)
+            (line,) = axes.plot(steps, [finite[0], *finite], color=color("ink"), linewidth=2, zorder=2.8)
+            line.set(drawstyle="steps-pre", clip_on=False)
         places = np.unique(np.maximum(chips, low)).tolist()
         mark(axes, places, [0] * len(places), color=color("ink"), marker=2, markersize=7, markeredgewidth=1)
         other = [group for group in groups if group.planned != group.iterations]
