@@ -38,7 +38,7 @@ from training.data.workloads import WORKLOADS
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.layers.trainable import move, trainable
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.hardening import Hardening
 from training.learning.recipe import Recipe
 from training.learning.retrain import retrain
@@ -201,7 +201,7 @@ def hardening(study: Study) -> None:
     versions: list[tuple[str, nn.Module]] = [("", found.network)]
     for name, mitigations in (("plain", ()), ("hardened", (Hardening(0.0, 0.2),))):
         path = study.folder / f"{study.key}-{size}-{iterations}-{name}.safetensors"
-        network = _retrained(found, fault_free, Strategy(mitigations), recipe, iterations, path)
+        network = _retrained(found, fault_free, Mitigations(mitigations), recipe, iterations, path)
         versions.append((f"-{name}{iterations}", network))
     for rate in study.arguments.rates:
         cells = [f"{rate:.0%}"]
@@ -218,7 +218,7 @@ def hardening(study: Study) -> None:
 
 
 def _retrained(
-    found: Subject, chip: Chip, strategy: Strategy, recipe: Recipe, iterations: int, path: Path
+    found: Subject, chip: Chip, strategy: Mitigations, recipe: Recipe, iterations: int, path: Path
 ) -> nn.Module:
     import copy
 
@@ -226,7 +226,7 @@ def _retrained(
 
     network = copy.deepcopy(found.network)
     if not path.exists():
-        result = retrain(found.network, chip, found.data, iterations, strategy=strategy, recipe=recipe)
+        result = retrain(found.network, chip, found.data, iterations, mitigations=strategy, recipe=recipe)
         save_file(result.weights, path)
     network.load_state_dict(load_file(path))
     return network

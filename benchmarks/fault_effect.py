@@ -20,7 +20,7 @@ from efat.inference.classified import run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
 from training.data.classification import classify
 from training.data.workloads import load_workload
-from training.layers.convert import convert, place
+from training.layers.convert import convert, put_on_chip
 from training.layers.quantized import Accelerator
 
 SIZE = 32
@@ -33,7 +33,7 @@ def accuracies(images: int, maps: int) -> dict[bool, npt.NDArray[np.float64]]:
     config = ArrayConfig(SIZE, SIZE)
     network = convert(workload.network, config, workload.calibration)
     pictures, labels = workload.test.images[:images], workload.test.labels[:images]
-    place(network, Accelerator(config, engine="exact"))
+    put_on_chip(network, Accelerator(config, engine="exact"))
     fault_free = classify(network, pictures, images)
     found = {bypass: np.zeros((len(RATES), maps)) for bypass in (False, True)}
     for i, rate in track(list(enumerate(RATES)), description="chips"):

@@ -30,9 +30,9 @@ from efat.propagation.population import LayerUse, Population
 from efat.propagation.subject import Subject
 from efat.propagation.units import MOST_ENTRIES, trial_of
 from simulator import ArrayConfig, FaultMap, Kind, Site
-from training.injection.replay import Carried, Replay, Trial
+from training.injection.replay import Injected, Propagated, Replay
 from training.layers.accelerator import Accelerator, Engine
-from training.layers.convert import place, quantized_layers
+from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import QuantizedLayer
 
 SITES = [site for site in Site if site is not Site.MULTIPLIER]
@@ -47,25 +47,25 @@ def population_of(replay: Replay, config: ArrayConfig, kinds: Sequence[Kind]) ->
     return Population(config, shapes, strata, len(replay)), Collapse(config, uses, strata)
 
 
-def replayed(replay: Replay, trials: Sequence[Trial]) -> tuple[list[Carried], float]:
+def replayed(replay: Replay, trials: Sequence[Injected]) -> tuple[list[Propagated], float]:
     """Follow faults, as many at a time as in a campaign; and the seconds it takes."""
     begun = time.perf_counter()
     each = max(1, MOST_ENTRIES // max((len(trial.images) for trial in trials), default=1))
-    found = [replay.carry(trials[first : first + each]) for first in range(0, len(trials), each)]
+    found = [replay.propagate(trials[first : first + each]) for first in range(0, len(trials), each)]
     return found, time.perf_counter() - begun
 
 
-def in_full(network: torch.nn.Module, images: torch.Tensor, trial: Trial, engine: Engine) -> npt.NDArray[np.int64]:
+def in_full(network: torch.nn.Module, images: torch.Tensor, trial: Injected, engine: Engine) -> npt.NDArray[np.int64]:
     """Classes by a run of the whole network with a fault."""
     layers = _calls(network, images[:1])
     faulty = Accelerator(layers[0].config, FaultMap.from_faults(layers[0].config, [trial.fault]), engine=engine)
     if trial.layer is None:
-        place(network, faulty)
+        put_on_chip(network, faulty)
     else:
         layers[trial.layer].accelerator = faulty
     with torch.no_grad():
         found: npt.NDArray[np.int64] = network(images[torch.from_numpy(trial.images)]).argmax(1).numpy()
-    place(network, Accelerator.fault_free(layers[0].config))
+    put_on_chip(network, Accelerator.fault_free(layers[0].config))
     return found
 
 
@@ -75,7 +75,7 @@ def _calls(network: torch.nn.Module, image: torch.Tensor) -> list[QuantizedLayer
 
 
 def measured(
-    replay: Replay, network: torch.nn.Module, images: torch.Tensor, trials: Sequence[Trial], full: int
+    replay: Replay, network: torch.nn.Module, images: torch.Tensor, trials: Sequence[Injected], full: int
 ) -> tuple[float, float, npt.NDArray[np.bool_]]:
     """Seconds for a fault, followed and by full emulation, and which faults nothing is left of after their layer."""
     found, seconds = replayed(replay, trials)
@@ -108,9 +108,9 @@ def rows(
     chosen = np.random.default_rng(arguments.seed)
     each = 1 if what.endswith("one image") else len(replay)
 
-    def trial(fault: npt.NDArray[np.void]) -> Trial:
+    def trial(fault: npt.NDArray[np.void]) -> Injected:
         made = trial_of(fault, 0, len(replay))
-        return made if flips or each > 1 else Trial(made.fault, chosen.integers(len(replay), size=1))
+        return made if flips or each > 1 else Injected(made.fault, chosen.integers(len(replay), size=1))
 
     trials = [trial(fault) for fault in sample]
     acting = [made for made, rule in zip(trials, rules, strict=True) if rule in (0, 3)]
@@ -164,7 +164,7 @@ def main() -> None:
     console.print(table)
     population, _collapse = population_of(replay, config, [Kind.STUCK_AT_0, Kind.STUCK_AT_1])
     for fault in population.faults(population.sample(arguments.cycle_engine, arguments.seed)):
-        one = Trial(trial_of(fault, 0, 1).fault, np.zeros(1, np.int64))
+        one = Injected(trial_of(fault, 0, 1).fault, np.zeros(1, np.int64))
         begun = time.perf_counter()
         classes = in_full(loaded.network, loaded.images, one, "cycle")
         seconds = time.perf_counter() - begun

@@ -27,7 +27,7 @@ from training.layers.deployment import Deployment
 from training.layers.quantized_already import check_float_network
 from training.layers.trainable import check_trainable
 from training.layers.user_code import copied, failure
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.gradual import Gradual
 from training.learning.recipe import DEFAULT_OPTIONS, Recipe
 from training.learning.retrain import TrainingData, digest_of_network
@@ -138,7 +138,7 @@ class Setup(Record, frozen=True):
             retrained already sit on their chip is not taken over.
         data: what `training.data.datasets.load_data` reads; None for what comes with the network. Or a pair of training
             and test images, as for `OwnData`.
-        mitigation: name of a strategy that bypasses, and prunes and retrains what is left: see `Strategy.named`.
+        mitigation: name of mitigations that bypass, and prune and retrain what is left: see `Mitigations.named`.
         recipe: how it learns; at a constant learning rate, so that fewer iterations are the beginning of more. SGD with
             momentum, and the network's own augmentation, if none is given.
         calibration: how the activations' scales are chosen.
@@ -193,8 +193,8 @@ class Setup(Record, frozen=True):
             )
 
     def _check_mitigation(self) -> None:
-        strategy = self.strategy
-        if not strategy.retrains:
+        mitigations = self.mitigations
+        if not mitigations.retrains:
             raise InputError(
                 f"mitigation {self.mitigation} does not retrain: add +t, as in {self.mitigation.split('+')[0]}+t"
             )
@@ -203,7 +203,7 @@ class Setup(Record, frozen=True):
                 f"mitigation {self.mitigation} leaves faults to act, so that no chip can use another one's weights: "
                 "choose one that bypasses them, such as fap+t"
             )
-        if any(isinstance(mitigation, Gradual) for mitigation in strategy.mitigations):
+        if any(isinstance(mitigation, Gradual) for mitigation in mitigations.in_turn):
             raise InputError(
                 f"mitigation {self.mitigation} injects faults in steps, so that fewer iterations are not the beginning "
                 "of more: leave out +gradual"
@@ -213,9 +213,9 @@ class Setup(Record, frozen=True):
         structs.force_setattr(self, name, value)
 
     @property
-    def strategy(self) -> Strategy:
+    def mitigations(self) -> Mitigations:
         """What is done about broken PEs."""
-        return Strategy.named(self.mitigation)
+        return Mitigations.named(self.mitigation)
 
     @property
     def parsed_normalization(self) -> Normalization | None:
@@ -278,7 +278,7 @@ class Setup(Record, frozen=True):
             "training images": data.train.digest,
             "tuning images": data.held_out.digest,
             "calibration": self.calibration,
-            "strategy": repr(self.strategy),
+            "strategy": self.mitigations.text,
             "recipe": json.dumps({**self.recipe.as_dict(), "learn_scales": self.learn_scales}, sort_keys=True),
             **({} if self.hardened is None else {"original network": digest_of_network(self.original.load().network)}),
         }

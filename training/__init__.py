@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from training.emulation.operator import FaultyGemm
     from training.emulation.program import Program, lower
     from training.layers.accelerator import Accelerator
-    from training.layers.convert import convert, place, quantized_layers
+    from training.layers.convert import convert, put_on_chip, quantized_layers
     from training.layers.deployment import Deployment
     from training.layers.quantized import GemmRun, QuantizedConv2d, QuantizedLayer, QuantizedLinear
-    from training.learning.mitigations import Hardening, Mitigation, Strategy
+    from training.learning.mitigations import Hardening, Mitigation, Mitigations
     from training.learning.recipe import Recipe
     from training.learning.retrain import RetrainDivergedError, RetrainResult, TrainingData, retrain
 
@@ -35,6 +35,7 @@ __all__ = [
     "Hardening",
     "LoadedWorkload",
     "Mitigation",
+    "Mitigations",
     "Program",
     "QuantizedConv2d",
     "QuantizedLayer",
@@ -42,7 +43,6 @@ __all__ = [
     "Recipe",
     "RetrainDivergedError",
     "RetrainResult",
-    "Strategy",
     "TrainingData",
     "Workload",
     "convert",
@@ -50,7 +50,7 @@ __all__ = [
     "load_data",
     "load_workload",
     "lower",
-    "place",
+    "put_on_chip",
     "quantized_layers",
     "retrain",
     "run",
@@ -74,7 +74,7 @@ _MODULES = {
     "Recipe": "learning.recipe",
     "RetrainDivergedError": "learning.retrain",
     "RetrainResult": "learning.retrain",
-    "Strategy": "learning.mitigations",
+    "Mitigations": "learning.mitigations",
     "TrainingData": "learning.retrain",
     "WORKLOADS": "data.workloads",
     "Workload": "data.workloads",
@@ -83,7 +83,7 @@ _MODULES = {
     "load_data": "data.datasets",
     "load_workload": "data.workloads",
     "lower": "emulation.program",
-    "place": "layers.convert",
+    "put_on_chip": "layers.convert",
     "quantized_layers": "layers.convert",
     "retrain": "learning.retrain",
     "run": "emulation.gemm",

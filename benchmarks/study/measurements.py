@@ -14,7 +14,7 @@ from efat.campaigns.workers import with_all_threads
 from simulator import ArrayConfig, FaultModel, Kind, Site, sample_faults
 from simulator.lots.chips import Chip
 from study.networks import Subject
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe
 from training.learning.retrain import retrain
 
@@ -30,7 +30,7 @@ class Case:
         size: rows and columns of the array.
         rate: fraction of PEs that are faulty.
         number: which of the random chips of that rate.
-        strategy: see `Strategy.named`.
+        strategy: see `Mitigations.named`.
         sites: the faults' sites, by name.
         kind: the only kind of fault, by name; None for both stuck values.
         bit: the only bit of the faults' nets; None for any.
@@ -89,7 +89,7 @@ def measure(subject: Subject, key: str, case: Case, recipe: Recipe, kept: Campai
             case.chip(),
             subject.data,
             case.iterations,
-            strategy=Strategy.named(case.strategy),
+            mitigations=Mitigations.named(case.strategy),
             recipe=replace(recipe, seed=case.number),
             evaluate_at=case.evaluate_at,
         )

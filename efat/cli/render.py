@@ -28,7 +28,7 @@ from rich.text import Text
 from efat.cli.printing import json_is_alone, printable
 
 if TYPE_CHECKING:
-    from training.learning.fit import Moment
+    from training.learning.fit import TrainingProgress
 
 _Thing = TypeVar("_Thing")
 
@@ -278,7 +278,7 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def training_bar(beginning: str) -> Iterator[Callable[[int, int, Moment | None], None]]:
+def training_bar(beginning: str) -> Iterator[Callable[[int, int, TrainingProgress | None], None]]:
     """Show a bar with loss and accuracy on standard error; yields a function that takes how far a training is.
 
     It takes the iterations that are done, and that there will be, and the last moment if there was one.
@@ -297,7 +297,7 @@ def training_bar(beginning: str) -> Iterator[Callable[[int, int, Moment | None],
         task = progress.add_task(beginning, total=None, state="")
         smoothed: float | None = None
 
-        def show(done: int, of: int, moment: Moment | None) -> None:
+        def show(done: int, of: int, moment: TrainingProgress | None) -> None:
             nonlocal smoothed
             state = ""
             if moment is not None:

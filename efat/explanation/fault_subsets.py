@@ -15,7 +15,7 @@ from simulator.config import ArrayConfig
 from simulator.faults import BoolArray, Fault, FaultMap, Site
 from training.data.classification import Progress, classify
 from training.layers.accelerator import Accelerator
-from training.layers.convert import place, quantized_layers
+from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 
 Hidden = Literal["bypassed", "unused column"]
@@ -111,11 +111,11 @@ class FaultSubsets:
 
     def classify(self, subset: Iterable[int], images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
         """Predict the class of each image with the faults of a subset; see `training.data.classification.classify`."""
-        return classify(place(self.network, self.accelerator(subset)), images, batch, progress)
+        return classify(put_on_chip(self.network, self.accelerator(subset)), images, batch, progress)
 
     def classify_fault_free(self, images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
         """The same without any fault, and with nothing bypassed."""
-        return classify(place(self.network, Accelerator.fault_free(self.config)), images, batch, progress)
+        return classify(put_on_chip(self.network, Accelerator.fault_free(self.config)), images, batch, progress)
 
     def scores_with(
         self, in_use: Iterable[tuple[int, int]], images: Tensor, batch: int, progress: Progress | None = None
@@ -134,7 +134,7 @@ class FaultSubsets:
         bypass = np.zeros((self.config.rows, self.config.cols), np.bool_) if self.bypass is None else self.bypass.copy()
         for place_of_pe in in_use:
             bypass[place_of_pe] = False
-        place(self.network, Accelerator(self.config, self._map, bypass))
+        put_on_chip(self.network, Accelerator(self.config, self._map, bypass))
         scores = []
         with torch.inference_mode():
             for part in torch.split(images, batch):
@@ -150,7 +150,7 @@ class FaultSubsets:
             subset: the faults.
             image: float32 [1, c, h, w].
         """
-        place(self.network, self.accelerator(subset))
+        put_on_chip(self.network, self.accelerator(subset))
         calls: list[tuple[str, list[GemmRun]]] = []
 
         def observe(run: GemmRun) -> None:

@@ -18,7 +18,7 @@ from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment
 from training.layers.weights import put_weights
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.retrain import mitigated
 
 
@@ -102,7 +102,7 @@ class MitigatedNetworks(ChipNetworks):
     """
 
     def __init__(
-        self, network: nn.Module, quantised: nn.Module, strategy: Strategy, batches: Batches | None = None
+        self, network: nn.Module, quantised: nn.Module, strategy: Mitigations, batches: Batches | None = None
     ) -> None:
         self._network = network
         self._quantised = quantised

@@ -15,7 +15,7 @@ from efat.confidence import Accuracy
 from simulator.config import ArrayConfig
 from simulator.engine.timing import gemm_timing
 from training.data.classification import Progress, bits_of, classify
-from training.layers.convert import place, quantized_layers
+from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import Accelerator, Engine, GemmRun, Observer
 
 
@@ -136,7 +136,7 @@ def run_chip(
         batch: images per GEMM.
         progress: called after each batch.
     """
-    place(network, accelerator)
+    put_on_chip(network, accelerator)
     with _observed(network, accelerator.config) as layers:
         predictions = classify(network, images, batch, progress)
     return ChipReport(
@@ -176,7 +176,7 @@ def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> l
     def observe(run: GemmRun) -> None:
         found.append((f"outputs of layer {run.layer}", run.outputs))
 
-    place(network, accelerator)
+    put_on_chip(network, accelerator)
     with _observing(network, observe), torch.inference_mode():
         logits = network(images)
     return [*found, ("logits", bits_of(logits))]

@@ -47,12 +47,12 @@ from training.data.classification import Progress, classify
 from training.data.datasets import Dataset, Normalization
 from training.data.workloads import LoadedWorkload, load_workload
 from training.layers.array_share import ArrayShare, array_share
-from training.layers.convert import convert, place
+from training.layers.convert import convert, put_on_chip
 from training.layers.deployment import Deployment
 from training.layers.quantized import Accelerator, Engine
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe
 
 _Data = Path | tuple[Dataset, Dataset] | None
@@ -176,7 +176,7 @@ class Simulation(Shown):
                 network = self.networks.compared_with(chip)
                 # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
                 # bypassed: weights that were retrained for bypassed PEs are zero there.
-                place(network, Accelerator.fault_free(self.config))
+                put_on_chip(network, Accelerator.fault_free(self.config))
                 if self.share is None:
                     self.share = array_share(network, self.images[:1])
                 fault_free = classify(network, self.images, self.batch)
@@ -195,7 +195,7 @@ class Simulation(Shown):
             return None
         before = self._mask_before(chip)
         if (self._bypass_mask(chip) & ~before).any():
-            network = place(self.networks.compared_with(chip), Accelerator(self.config, chip.faults, before))
+            network = put_on_chip(self.networks.compared_with(chip), Accelerator(self.config, chip.faults, before))
             return measure_accuracy(classify(network, self.images, self.batch, progress), self.labels)
         if progress is not None:
             progress(len(self.images))
@@ -408,7 +408,7 @@ def simulate(
         batch: images per GEMM.
         bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
         mitigation: what is done about the faults of each chip without retraining, such as `fam`: see
-            `Strategy.named`; None for nothing beside `bypass`.
+            `Mitigations.named`; None for nothing beside `bypass`.
         calibration: how the activations' scales are chosen, for weights that do not bring theirs; None for `max`.
         threads: threads of the cycle engine; None for one per core.
         progress: called with the number of images just classified.
@@ -495,7 +495,7 @@ def _prepared(
     threads: int | None,
 ) -> Simulation:
     strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
-    measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.mitigations)
+    measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.in_turn)
     needs_training_images = measures or split is not None
     config, chosen = _read_chips(lot, chips)
     workload = load_workload(
@@ -542,9 +542,9 @@ def _prepared(
     )
 
 
-def _without_retraining(mitigation: str, *, bypass: bool) -> Strategy:
+def _without_retraining(mitigation: str, *, bypass: bool) -> Mitigations:
     """The strategy of a name, which does not retrain."""
-    strategy = Strategy.named(mitigation)
+    strategy = Mitigations.named(mitigation)
     if bypass:
         raise InputError(f"mitigation {mitigation} and bypass both say what is bypassed: leave out one of them")
     if strategy.retrains:
@@ -555,9 +555,9 @@ def _without_retraining(mitigation: str, *, bypass: bool) -> Strategy:
     return strategy
 
 
-def _check_columns(chips: Sequence[Chip], strategy: Strategy) -> None:
+def _check_columns(chips: Sequence[Chip], strategy: Mitigations) -> None:
     """Refuse chips that a strategy that bypasses can put no output on, before any of them runs."""
-    if any(isinstance(mitigation, Bypass) for mitigation in strategy.mitigations):
+    if any(isinstance(mitigation, Bypass) for mitigation in strategy.in_turn):
         for chip in chips:
             if len(chip.faults.unusable_columns()) == chip.faults.config.cols:
                 raise InputError(

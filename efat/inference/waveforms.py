@@ -14,7 +14,7 @@ from efat.inference.simulation import Simulation
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from simulator.suggestions import did_you_mean
-from training.layers.convert import place, quantized_layers
+from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 
 
@@ -65,7 +65,7 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
             f"no layer {layer!r} in {simulation.network_name}: expected 0..{len(layers) - 1} or one of "
             f"{', '.join(layers)}{did_you_mean(layer, layers)}"
         )
-    place(network, simulation.accelerator(chip))
+    put_on_chip(network, simulation.accelerator(chip))
     with _stopped_at(layers, layer, group) as found, torch.inference_mode():
         network(simulation.images[: simulation.batch])
     if found:

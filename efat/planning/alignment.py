@@ -26,7 +26,7 @@ from training.layers.convert import convert
 from training.layers.placement import Placement
 from training.layers.trainable import trainable, trainable_layers
 from training.learning.mitigations.assignment import assign_positions
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.permutation import Permutation
 from training.learning.retrain import Pruned
 
@@ -76,8 +76,8 @@ class Aligner:
             of zero gives there depends on which PEs are bypassed.
     """
 
-    def __init__(self, model: nn.Module, config: ArrayConfig, strategy: Strategy, predictor: str) -> None:
-        permutations = [found for found in strategy.mitigations if isinstance(found, Permutation)]
+    def __init__(self, model: nn.Module, config: ArrayConfig, strategy: Mitigations, predictor: str) -> None:
+        permutations = [found for found in strategy.in_turn if isinstance(found, Permutation)]
         if not permutations:
             raise InputError(
                 "the mitigation permutes nothing, so chips cannot be aligned: measure resilience with fam+t, or use no "

@@ -148,8 +148,8 @@ class Planner:
         self._model = model_of(loaded, config)
         layers = trainable_layers(self._model).values()
         self._per_pe = weights_per_pe([layer.gemm_shape for layer in layers], config)
-        self._permutes = any(isinstance(found, Permutation) for found in setup.strategy.mitigations)
-        self._settles = BatchNormStatistics() in setup.strategy.mitigations
+        self._permutes = any(isinstance(found, Permutation) for found in setup.mitigations.in_turn)
+        self._settles = BatchNormStatistics() in setup.mitigations.in_turn
         self._errors: dict[str, float | None] = {}
         self._maps: dict[str, ResilienceMap] = {}
         self._alone: dict[str, list[_Sharing]] = {}
@@ -364,7 +364,7 @@ class Planner:
         return known
 
     def _aligner(self, predictor: str) -> Aligner:
-        return Aligner(self._model, self._config, self._setup.strategy, predictor)
+        return Aligner(self._model, self._config, self._setup.mitigations, predictor)
 
     @property
     def _placed(self) -> list[Chip]:

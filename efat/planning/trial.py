@@ -23,7 +23,7 @@ from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment
 from training.layers.trainable import trainable
 from training.learning.mitigations.batch_norm import BatchNormStatistics
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.retrain import PreparedRetraining, deploy
 
 KIND = "trial of a lot"
@@ -127,11 +127,11 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     chip: Chip = arguments["chip"]
     check_unchanged(setup.identity(), arguments["identity"])
     loaded = setup.load()
-    network, strategy = loaded.network, setup.strategy
-    if BatchNormStatistics() in strategy.mitigations:
+    network, strategy = loaded.network, setup.mitigations
+    if BatchNormStatistics() in strategy.in_turn:
         # The network is another one on each chip.
         prepared = PreparedRetraining(
-            network, chip, loaded.data, 0, strategy=strategy, recipe=setup.recipe, calibration=setup.calibration
+            network, chip, loaded.data, 0, mitigations=strategy, recipe=setup.recipe, calibration=setup.calibration
         )
         deployment, correct = prepared.deployment, prepared.run().evaluations[0].correct
     else:
@@ -142,7 +142,7 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     return Outcome(Trial(chip.digest(), correct, predictors_of(network, deployment, chip)).as_dict())
 
 
-def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, strategy: Strategy) -> Deployment:
+def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, strategy: Mitigations) -> Deployment:
     """How weights that are nobody's in particular sit on a chip. They are quantised whole, whatever is bypassed.
 
     Args:

@@ -15,7 +15,7 @@ from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYP
 from efat.propagation.subject import Subject
 from simulator import Fault, Kind, Site
 from simulator.errors import check_unchanged
-from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Carried, Replay, Trial
+from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Injected, Propagated, Replay
 
 SEEN = "seen.npz"
 FAULTS, LAYERS, OPERATIONS = "faults.npy", "layers.npy", "operations.npy"
@@ -133,7 +133,7 @@ class _Tally:
             first: the first of the images among all.
             labels: int64 [images of the replay].
         """
-        carried = replay.carry([trial_of(self.faults[number], first, len(replay)) for number in numbers])
+        carried = replay.propagate([trial_of(self.faults[number], first, len(replay)) for number in numbers])
         fault = np.array(numbers)[carried.trial]
         _add_at(self.rows["images"], fault, 1)
         for code, name in enumerate(OUTCOMES):
@@ -170,7 +170,7 @@ class _Tally:
             parts.append(rows)
         return np.concatenate(parts)
 
-    def _add_layers(self, numbers: npt.NDArray[np.int64], carried: Carried) -> None:
+    def _add_layers(self, numbers: npt.NDArray[np.int64], carried: Propagated) -> None:
         if self._layers is None:
             self._layers = np.zeros((len(self.faults), *carried.layers.shape[1:]), np.int64)
         largest = LAYER_COUNTS.index("largest_error")
@@ -184,7 +184,7 @@ class _Tally:
         self.rows["last_layer"][numbers] = np.where(any_layer, last, -1)
 
 
-def trial_of(fault: npt.NDArray[np.void], first: int, images: int) -> Trial:
+def trial_of(fault: npt.NDArray[np.void], first: int, images: int) -> Injected:
     """A fault on some of the images.
 
     Args:
@@ -194,7 +194,7 @@ def trial_of(fault: npt.NDArray[np.void], first: int, images: int) -> Trial:
     """
     kind = Kind(int(fault["kind"]))
     transient = kind is Kind.FLIP
-    return Trial(
+    return Injected(
         Fault(
             int(fault["row"]),
             int(fault["col"]),

@@ -32,7 +32,7 @@ from training.layers.convert import convert
 from training.layers.user_code import copied
 from training.learning.fit import TrainingState, state_bytes, state_from
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.hardening import OWN_PE_SITES, Hardening
 from training.learning.retrain import PreparedRetraining, RetrainDivergedError, TrainingData, digest_of_network, retrain
 
@@ -346,14 +346,14 @@ def _hardened(resilience: Resilience) -> Outcome:
     network, data, *_ = setup.load()
     # Broken PEs lie as on the chips to come, and each costs itself alone: what more it costs differs from chip to chip.
     own_pe = replace(model, sites=dict.fromkeys(OWN_PE_SITES, 1.0), bits={})
-    strategy = Strategy((Bypass(), Hardening(plan.lowest, plan.highest, own_pe)), retrains=True)
+    strategy = Mitigations((Bypass(), Hardening(plan.lowest, plan.highest, own_pe)), retrains=True)
     try:
         result = retrain(
             network,
             Chip("fault-free", FaultMap(config)),
             data,
             plan.iterations,
-            strategy=strategy,
+            mitigations=strategy,
             recipe=setup.recipe,
             calibration=setup.calibration,
         )
@@ -377,7 +377,7 @@ def _on_chip(resilience: Resilience, place: tuple[int, int], levels: Sequence[in
         chip,
         data,
         levels[-1],
-        strategy=setup.strategy,
+        mitigations=setup.mitigations,
         recipe=replace(setup.recipe, seed=resilience.recipe_seed(*place)),
         evaluate_at=levels,
         calibration=setup.calibration,

@@ -44,8 +44,8 @@ from training.data.datasets import Normalization
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import deployed_bytes
-from training.learning.fit import Moment, read_state
-from training.learning.mitigations.combination import Strategy
+from training.learning.fit import TrainingProgress, read_state
+from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe
 from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult
 
@@ -62,7 +62,7 @@ _FILES = (WEIGHTS, METRICS, CURVE, _STATE)
 
 _PACKAGES = ("efat", "torch", "numpy")
 
-Progress = Callable[[int, int, Moment | None], None]
+Progress = Callable[[int, int, TrainingProgress | None], None]
 """Called with the iterations that are done, and that there are at most, before the first and after each."""
 
 
@@ -74,7 +74,7 @@ class ChipRetraining:
         network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a `torch.nn.Module`.
         lot: HDF5 file of chips.
         chip: id of the chip in it.
-        mitigation: what is done about its broken PEs: see `Strategy.named`.
+        mitigation: what is done about its broken PEs: see `Mitigations.named`.
         weights: file of the weights to start from; None for those that come with the network. How weights that were
             retrained already sit on their chip is not taken over.
         data: what `training.data.datasets.load_data` reads; None for what comes with the network. Or a pair of training
@@ -127,7 +127,7 @@ class ChipRetraining:
             FileNotFoundError: a file is not there.
             InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
         """
-        strategy = Strategy.named(self.mitigation)
+        strategy = Mitigations.named(self.mitigation)
         self._check_length(strategy)
         recipe = replace(self.recipe, augmentation=augmentation_of(str(self.network), self.augment))
         with ChipLot(Path(self.lot)) as opened:
@@ -151,7 +151,7 @@ class ChipRetraining:
             chip,
             loaded.data,
             iterations,
-            strategy=strategy,
+            mitigations=strategy,
             recipe=recipe,
             evaluate_at=self.evaluate_at,
             target_accuracy=self.target_accuracy,
@@ -160,7 +160,7 @@ class ChipRetraining:
         )
         return PreparedChip(self, chip, recipe, batches.per_epoch, split, loaded, prepared)
 
-    def _check_length(self, strategy: Strategy) -> None:
+    def _check_length(self, strategy: Mitigations) -> None:
         iterations, epochs = self.iterations, self.epochs
         if iterations is not None and epochs is not None:
             raise InputError(f"{iterations} iterations and {epochs:g} epochs are both asked for: choose one")
@@ -169,7 +169,7 @@ class ChipRetraining:
         if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
             raise InputError(f"epochs is {epochs}: expected a finite number above 0")
 
-    def _split(self, strategy: Strategy) -> SplitRequest | None:
+    def _split(self, strategy: Mitigations) -> SplitRequest | None:
         """Which images decide when it ends; None if none do."""
         if strategy.retrains and self.target_accuracy is not None:
             if self.images is not None:

@@ -60,7 +60,7 @@ from training.layers.trainable import trainable_layers
 from training.layers.user_code import copied
 from training.layers.weights import put_weights
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.permutation import Permutation
 from training.learning.retrain import PreparedRetraining, Pruned, RetrainDivergedError
 
@@ -618,7 +618,7 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     files = {}
     if deployment is None:
         assert group is not None
-        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.plan.setup.strategy)
+        deployment = deployed_as_is(network, group.activation_scales, task.chip, task.plan.setup.mitigations)
         files[DEPLOYMENT] = deployed_bytes({}, deployment, {"chip": task.chip.id})
     on_chip = network_on_chip(network, deployment, task.chip, "emulation")
     tuning, verification = loaded.data.held_out, loaded.verification
@@ -671,7 +671,7 @@ def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str
     Raises:
         InputError: chips cannot be aligned; see `Aligner`.
     """
-    return Aligner(model_of(loaded, config), config, setup.strategy, predictor)
+    return Aligner(model_of(loaded, config), config, setup.mitigations, predictor)
 
 
 def _load(plan: Plan) -> Loaded:
@@ -684,21 +684,21 @@ def _prepared(
 ) -> tuple[PreparedRetraining, list[Placements] | None, dict[str, BoolArray] | None]:
     """The retraining, and if chips are aligned the places of each and what they lose together."""
     setup, config = task.plan.setup, task.config
-    strategy = setup.strategy
+    strategy = setup.mitigations
     placements: list[Placements] | None = None
     lost: dict[str, BoolArray] | None = None
     chip = fused_chip(task.name, config, task.chips)
     if task.plan.aligned and task.chips:
         placements, lost = aligner_of(setup, loaded, config, task.plan.predictor).place_together(task.chips)
-        others = tuple(part for part in strategy.mitigations if not isinstance(part, Bypass | Permutation))
-        chip, strategy = Chip(task.name, FaultMap(config)), Strategy(others)
+        others = tuple(part for part in strategy.in_turn if not isinstance(part, Bypass | Permutation))
+        chip, strategy = Chip(task.name, FaultMap(config)), Mitigations(others)
     images = len(loaded.data.held_out)
     prepared = PreparedRetraining(
         loaded.network,
         chip,
         loaded.data,
         task.budget,
-        strategy=strategy,
+        mitigations=strategy,
         recipe=setup.recipe,
         evaluate_at=range(task.amount, task.budget, task.plan.step),
         target_accuracy=task.plan.required / images,

@@ -13,7 +13,7 @@ from efat.validation import DEFAULT_IMAGES
 from simulator.lots.chips import Chip
 from training.data.classification import bits_of
 from training.data.datasets import Normalization
-from training.layers.convert import place
+from training.layers.convert import put_on_chip
 from training.layers.quantized import Engine
 
 BATCH = 64
@@ -87,7 +87,7 @@ class NetworkValidation:
         for chip in simulation.chips:
             logits = {}
             for engine in engines:
-                network = place(simulation.networks.network(chip), simulation.accelerator(chip, engine))
+                network = put_on_chip(simulation.networks.network(chip), simulation.accelerator(chip, engine))
                 with torch.inference_mode():
                     parts = [network(batch) for batch in torch.split(simulation.images, BATCH)]
                 logits[engine] = bits_of(torch.cat(parts))

@@ -16,7 +16,7 @@ from simulator import ArrayConfig, simulate_gemm
 from simulator.cycles.counts import count_network
 from simulator.cycles.scalesim import GemmLayer
 from simulator.errors import InputError
-from training import place
+from training import put_on_chip
 from training.data.workloads import WORKLOADS, Workload, own_network
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
@@ -30,7 +30,7 @@ def test_gemms_are_those_that_run(name: str) -> None:
     network = workload.build(workload.input_shape[0], workload.input_shape[1], workload.classes).eval()
     config = ArrayConfig(8, 8)
     network = convert(network, config, (images,))
-    place(network, Accelerator(config))
+    put_on_chip(network, Accelerator(config))
     runs: list[GemmLayer] = []
 
     def observe(run: GemmRun) -> None:

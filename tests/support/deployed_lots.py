@@ -30,11 +30,11 @@ from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, write_lot
 from training.data.classification import count_correct
 from training.data.datasets import Dataset
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.deployment import Deployment, write_deployed
 from training.layers.quantized import Accelerator
 from training.layers.trainable import trainable
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe
 
 CONFIG = ArrayConfig(16, 12)
@@ -72,7 +72,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         (AS_IS, "fam-columns", [chips[2]]),
     ):
         shared = start.with_bypass(np.logical_or.reduce([chip.faults.required_bypass() for chip in members]))
-        for step in Strategy.named(mitigation).mitigations:
+        for step in Mitigations.named(mitigation).in_turn:
             shared = step.deploy(shared, members[0], trainable(network, converted))
         pruned = network if name == AS_IS else without_bypassed(network, converted, shared)
         weights = out / "weights" / f"{name}.safetensors"
@@ -152,5 +152,5 @@ def correct_on_chip(network: nn.Module, deployment: Deployment, chip: Chip | Non
     quantised = convert(network, CONFIG, (), activation_scales=deployment.activation_scales)
     deployment.put(quantised, Accelerator(CONFIG))
     if chip is not None:
-        place(quantised, deployment.accelerator(CONFIG, chip.faults))
+        put_on_chip(quantised, deployment.accelerator(CONFIG, chip.faults))
     return count_correct(quantised, data)

@@ -16,9 +16,9 @@ from tests.support.tiny_networks import tiny_images, tiny_network
 from training.data.batches import Batches
 from training.layers.accelerator import Engine
 from training.layers.convert import convert, quantized_layers
-from training.learning.fit import Moment, fit
+from training.learning.fit import TrainingProgress, fit
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.hardening import Hardening
 from training.learning.recipe import Recipe
 from training.learning.retrain import RetrainResult, TrainingData, retrain
@@ -26,7 +26,7 @@ from training.learning.retrain import RetrainResult, TrainingData, retrain
 TRAIN, HELD_OUT = tiny_images(90, 1), tiny_images(30, 2)
 DATA = TrainingData(TRAIN, HELD_OUT, TRAIN.images[:20])
 RECIPE = Recipe(batch=10, learning_rate=0.05)
-HARDENED = Strategy((Bypass(), Hardening(0.0, 0.4)), retrains=True)
+HARDENED = Mitigations((Bypass(), Hardening(0.0, 0.4)), retrains=True)
 
 
 @cache
@@ -59,11 +59,11 @@ def deep_network() -> nn.Sequential:
     )
 
 
-def run(chip: Chip, iterations: int, strategy: Strategy | str = "fap+t", **arguments: Any) -> RetrainResult:
+def run(chip: Chip, iterations: int, strategy: Mitigations | str = "fap+t", **arguments: Any) -> RetrainResult:
     """Retrain the tiny network, if no other is named, with the recipe above, if no other is given."""
     model = arguments.pop("network", None)
     arguments = {"recipe": RECIPE, **arguments}
-    return retrain(network() if model is None else model, chip, DATA, iterations, strategy=strategy, **arguments)
+    return retrain(network() if model is None else model, chip, DATA, iterations, mitigations=strategy, **arguments)
 
 
 def rebuilt(
@@ -105,7 +105,7 @@ def pruned(result: RetrainResult, weights: Mapping[str, Tensor]) -> list[Tensor]
     return found
 
 
-def named(strategy: Strategy | str) -> str:
+def named(strategy: Mitigations | str) -> str:
     """For reports."""
     return strategy if isinstance(strategy, str) else "hardened"
 
@@ -114,10 +114,10 @@ class Interrupted(Exception):  # noqa: N818
     """Stands for everything that can end a program."""
 
 
-def interrupt_after(iterations: int) -> Callable[[Moment], None]:
+def interrupt_after(iterations: int) -> Callable[[TrainingProgress], None]:
     """Progress that ends the retraining."""
 
-    def progress(moment: Moment) -> None:
+    def progress(moment: TrainingProgress) -> None:
         if moment.iteration == iterations:
             raise Interrupted
 

@@ -22,7 +22,7 @@ Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 
-class Masks(NamedTuple):
+class StuckBits(NamedTuple):
     """A value v of a net becomes `(v & keep) | force`; both are numbers of the net, sign-extended."""
 
     keep: Int32Array
@@ -57,12 +57,12 @@ class ChipFaults:
 
     faults: FaultMap
     bypass: BoolArray
-    weight: Masks
-    activation: Masks
-    activation_here: Masks
-    product: Masks
-    psum: Masks
-    accumulator: Masks
+    weight: StuckBits
+    activation: StuckBits
+    activation_here: StuckBits
+    product: StuckBits
+    psum: StuckBits
+    accumulator: StuckBits
 
     @property
     def config(self) -> ArrayConfig:
@@ -143,11 +143,11 @@ def _chip_faults(faults: FaultMap, packed_bypass: bytes) -> ChipFaults:
         activation_here=here,
         product=_stuck(faults, Site.PRODUCT),
         psum=_stuck(faults, Site.PSUM),
-        accumulator=Masks(column_end.keep[0], column_end.force[0]),
+        accumulator=StuckBits(column_end.keep[0], column_end.force[0]),
     )
 
 
-def _stuck(faults: FaultMap, site: Site) -> Masks:
+def _stuck(faults: FaultMap, site: Site) -> StuckBits:
     """The masks of each net of one site by itself, int32 [rows, cols]."""
     config = faults.config
     signed = config.act_signed if site is Site.ACTIVATION else True
@@ -159,22 +159,22 @@ def _stuck(faults: FaultMap, site: Site) -> Masks:
         # The sign bit of a net stands for all bits above it.
         sign = signed & (bit == site.bits(config) - 1)
         np.bitwise_or.at(pattern, (chosen["row"], chosen["col"]), np.where(sign, -1 << bit, 1 << bit))
-    return Masks((~stuck[Kind.STUCK_AT_0]).astype(np.int32), stuck[Kind.STUCK_AT_1].astype(np.int32))
+    return StuckBits((~stuck[Kind.STUCK_AT_0]).astype(np.int32), stuck[Kind.STUCK_AT_1].astype(np.int32))
 
 
-def _then(first: Masks, second: Masks) -> Masks:
-    return Masks(first.keep & second.keep, (first.force & second.keep) | second.force)
+def _then(first: StuckBits, second: StuckBits) -> StuckBits:
+    return StuckBits(first.keep & second.keep, (first.force & second.keep) | second.force)
 
 
-def _along(masks: Masks, axis: int) -> Masks:
+def _along(masks: StuckBits, axis: int) -> StuckBits:
     """Compose each net's masks with all before it on an axis, in steps that double."""
     keep, force = (np.moveaxis(mask, axis, 0).copy() for mask in masks)
     step = 1
     while step < len(keep):
-        after = _then(Masks(keep[:-step], force[:-step]), Masks(keep[step:], force[step:]))
+        after = _then(StuckBits(keep[:-step], force[:-step]), StuckBits(keep[step:], force[step:]))
         keep[step:], force[step:] = after.keep, after.force
         step *= 2
-    return Masks(*(np.ascontiguousarray(np.moveaxis(mask, 0, axis)) for mask in (keep, force)))
+    return StuckBits(*(np.ascontiguousarray(np.moveaxis(mask, 0, axis)) for mask in (keep, force)))
 
 
 LANE_BITS = 16

@@ -38,7 +38,7 @@ from training.injection.fault_effect_kernel import (
     Rows,
     effect_of_fault,
 )
-from training.injection.layer_gemm import LayerGemm, Memory
+from training.injection.layer_gemm import GemmInMemory, Memory
 
 Int16Array = npt.NDArray[np.int16]
 Int32Array = npt.NDArray[np.int32]
@@ -81,15 +81,15 @@ class _Where(NamedTuple):
 
 
 def fault_effect(
-    gemm: LayerGemm, fault: Fault, memory: Memory, accumulated: Int32Array, group: int | None = None
+    gemm: GemmInMemory, fault: Fault, memory: Memory, accumulated: Int32Array, group: int | None = None
 ) -> FaultEffect | None:
     """Work out what one fault does to one layer, on an array where nothing else is broken.
 
     Args:
         gemm: the layer.
         fault: a permanent one acts in all folds; a FLIP in its cycle of each image's GEMM, as if each were run alone.
-        memory: [S, image_size], from `LayerGemm.memory`.
-        accumulated: int32 [S, outputs, M], from `LayerGemm.accumulate` of this memory.
+        memory: [S, image_size], from `GemmInMemory.memory`.
+        accumulated: int32 [S, outputs, M], from `GemmInMemory.accumulate` of this memory.
         group: the only GEMM that the fault acts in; None for all.
 
     Returns:
@@ -149,7 +149,7 @@ def add(accumulated: Int32Array, effect: FaultEffect, acc_bits: int) -> Int32Arr
     return faulty
 
 
-def _where(gemm: LayerGemm, fault: Fault) -> _Where | None:
+def _where(gemm: GemmInMemory, fault: Fault) -> _Where | None:
     """Where the fault acts, or None if it is a FLIP in a cycle in which its net carries nothing that is kept."""
     config = gemm.config
     rows, depth, m = config.rows, -(-gemm.k // config.rows), gemm.m
@@ -173,7 +173,7 @@ def _where(gemm: LayerGemm, fault: Fault) -> _Where | None:
     return _Where(n_fold, fold, fold + 1, row, row + 1, max(0, met), stop_m)
 
 
-def _fold_of(gemm: LayerGemm, cycle: int) -> tuple[int, int, int]:
+def _fold_of(gemm: GemmInMemory, cycle: int) -> tuple[int, int, int]:
     """N-fold, k-fold and cycle within the fold."""
     config = gemm.config
     depth = -(-gemm.k // config.rows)
@@ -187,7 +187,7 @@ def _fold_of(gemm: LayerGemm, cycle: int) -> tuple[int, int, int]:
     return *divmod(fold, depth), in_fold
 
 
-def _rows(gemm: LayerGemm, where: _Where) -> Rows:
+def _rows(gemm: GemmInMemory, where: _Where) -> Rows:
     """The rows of X that count: a single one, or whole lines from that of the first one on."""
     line, in_line = divmod(where.first_m, gemm.across)
     start = line * gemm.step_down
@@ -225,7 +225,7 @@ def _read_only(array: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return view
 
 
-def _check(gemm: LayerGemm, fault: Fault, memory: Memory, accumulated: Int32Array, group: int | None) -> None:
+def _check(gemm: GemmInMemory, fault: Fault, memory: Memory, accumulated: Int32Array, group: int | None) -> None:
     config = gemm.config
     inside = 0 <= fault.row < config.rows and 0 <= fault.col < config.cols
     if not inside or (fault.site == Site.ACCUMULATOR and fault.row):

@@ -73,7 +73,7 @@ class Terms(NamedTuple):
     """int32 [lines, 2**act_bits], products by the activation's bit pattern; without lines products are exact."""
 
 
-class Touched(NamedTuple):
+class TouchedPes(NamedTuple):
     """PEs of a column that a fault touches: rows of the array in k-folds."""
 
     first_fold: int
@@ -82,7 +82,7 @@ class Touched(NamedTuple):
     stop_row: int
 
 
-class Layer(NamedTuple):
+class GemmArrays(NamedTuple):
     """A layer's GEMMs on some images, the outputs that a fault can reach, and what it adds to them."""
 
     memory: Any
@@ -319,7 +319,7 @@ def effect_of_fault(
             each; else all products; without lines if PEs multiply exactly.
         state: uint8 [2**weight_bits], what is known of the table's lines if products are looked up; `UNKNOWN` ones are
             made `WANTED` if they are needed.
-        numbers: int64 [16]: the fields of `Rows`, `Touched` and `Change`, the array's rows, width of an accumulator,
+        numbers: int64 [16]: the fields of `Rows`, `TouchedPes` and `Change`, the array's rows, width of an accumulator,
             and what the fault changes.
         delta: int32 [S, A, M], written for the rows of X that count.
 
@@ -327,10 +327,10 @@ def effect_of_fault(
         `NO_CHANGE`, `CHANGES` or `INCOMPLETE`.
     """
     rows = Rows(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5])
-    touched = Touched(numbers[6], numbers[7], numbers[8], numbers[9])
+    touched = TouchedPes(numbers[6], numbers[7], numbers[8], numbers[9])
     change = Change(numbers[10], numbers[11], numbers[12])
     size = len(memory) // max(1, len(delta))
-    layer = Layer(memory, size, weights, offset, numbers[13], numbers[14], outputs, delta)
+    layer = GemmArrays(memory, size, weights, offset, numbers[13], numbers[14], outputs, delta)
     kind = numbers[15]
     if kind in (OF_WEIGHTS, LOOKED_UP):
         if kind == LOOKED_UP and not _known(layer, touched, state):
@@ -354,7 +354,7 @@ def _changed(value: int, change: Change) -> int:
 
 
 @_kernel
-def _finish(layer: Layer, sums: Int32Array, image: int, a: int, rows: Rows) -> bool:
+def _finish(layer: GemmArrays, sums: Int32Array, image: int, a: int, rows: Rows) -> bool:
     """Wrap and write what is added to one output; whether any is not 0."""
     into = layer.delta[image, a, rows.place : rows.place + len(sums)]
     unused = 32 - layer.acc_bits
@@ -367,7 +367,7 @@ def _finish(layer: Layer, sums: Int32Array, image: int, a: int, rows: Rows) -> b
 
 
 @inlined
-def _known(layer: Layer, touched: Touched, state: Uint8Array) -> bool:
+def _known(layer: GemmArrays, touched: TouchedPes, state: Uint8Array) -> bool:
     """Whether the lines of all weights that the fault meets are there; they are wanted now."""
     _, n_of_group, k_of_group = layer.weights.shape
     known = True
@@ -386,7 +386,7 @@ def _known(layer: Layer, touched: Touched, state: Uint8Array) -> bool:
 
 @inlined
 def _of_weights(
-    layer: Layer, rows: Rows, touched: Touched, change: Change, state: Uint8Array, table: Int32Array
+    layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change, state: Uint8Array, table: Int32Array
 ) -> bool:
     """Weights where PEs multiply exactly; or anything that is looked up."""
     _, n_of_group, k_of_group = layer.weights.shape
@@ -423,7 +423,7 @@ def _of_weights(
 
 
 @inlined
-def _of_products(layer: Layer, rows: Rows, touched: Touched, change: Change) -> bool:
+def _of_products(layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change) -> bool:
     """Products of one PE that multiplies exactly."""
     _, n_of_group, k_of_group = layer.weights.shape
     sums = np.empty(rows.down * rows.across, np.int32)
@@ -447,7 +447,7 @@ def _of_products(layer: Layer, rows: Rows, touched: Touched, change: Change) -> 
 
 
 @inlined
-def _of_activations(layer: Layer, rows: Rows, touched: Touched, change: Change) -> bool:
+def _of_activations(layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change) -> bool:
     """Activations of one row of the array, for PEs that multiply exactly."""
     _, n_of_group, k_of_group = layer.weights.shape
     count = rows.down * rows.across
@@ -478,7 +478,7 @@ def _of_activations(layer: Layer, rows: Rows, touched: Touched, change: Change) 
 
 
 @_kernel
-def _append(layer: Layer, group: int, n: int, first: int, stop: int, terms: Terms, found: int) -> int:
+def _append(layer: GemmArrays, group: int, n: int, first: int, stop: int, terms: Terms, found: int) -> int:
     """Append products of reduction indices `first` to `stop`, without those that are 0; how many terms there are."""
     for k in range(first, stop):
         weight = np.int32(layer.weights[group, n, k])
@@ -491,7 +491,7 @@ def _append(layer: Layer, group: int, n: int, first: int, stop: int, terms: Term
 
 @inlined
 def _of_adders(
-    layer: Layer, rows: Rows, touched: Touched, change: Change, accumulated: Int32Array, products: Int32Array
+    layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change, accumulated: Int32Array, products: Int32Array
 ) -> bool:
     """Sums behind one row of the array."""
     _, n_of_group, k_of_group = layer.weights.shape
@@ -546,7 +546,7 @@ def _of_adders(
 
 @inlined
 def _of_accumulators(
-    layer: Layer, rows: Rows, touched: Touched, change: Change, accumulated: Int32Array, products: Int32Array
+    layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change, accumulated: Int32Array, products: Int32Array
 ) -> bool:
     """Sums that are stored after some k-folds."""
     _, n_of_group, k_of_group = layer.weights.shape

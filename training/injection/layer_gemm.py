@@ -35,7 +35,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class LayerGemm:
+class GemmInMemory:
     """A quantised layer's GEMMs on images that lie in memory one after another.
 
     `X[m, k]` of an image is `memory[start(m) + offset[group, k]]`, and `start(m)` is
@@ -67,7 +67,7 @@ class LayerGemm:
     image_size: int
 
     @classmethod
-    def of(cls, layer: QuantizedLayer, input_shape: tuple[int, ...]) -> LayerGemm:
+    def of(cls, layer: QuantizedLayer, input_shape: tuple[int, ...]) -> GemmInMemory:
         """The GEMMs of a layer on inputs of one shape, to be made anew when the layer's parameters change.
 
         Args:

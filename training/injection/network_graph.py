@@ -29,7 +29,7 @@ _RELU_NAMES = frozenset({"relu", "relu6", "relu_", "hardtanh", "clamp", "clamp_m
 
 
 @dataclass(frozen=True)
-class Operation:
+class GraphOperation:
     """What a difference has to pass.
 
     Args:
@@ -44,7 +44,7 @@ class Operation:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class GraphStep:
     """One operation of the graph that gives a tensor with one entry for each image.
 
     Attributes:
@@ -91,8 +91,8 @@ class NetworkGraph:
         self._modules = dict(self._root.named_modules())
         self._constants: dict[fx.Node, Any] = {}
         self.layers: list[QuantizedLayer] = []
-        self.operations: list[Operation] = []
-        self.steps: list[Step] = []
+        self.operations: list[GraphOperation] = []
+        self.steps: list[GraphStep] = []
         self.values: dict[fx.Node, Tensor] = {}
         self._dependent: set[fx.Node] = set()
         with torch.no_grad():
@@ -116,7 +116,7 @@ class NetworkGraph:
         kwargs = fx.node.map_arg(node.kwargs, value)
         return self._call(node, args, kwargs)
 
-    def layer_input(self, step: Step, fetch: Callable[[fx.Node], Any]) -> Tensor:
+    def layer_input(self, step: GraphStep, fetch: Callable[[fx.Node], Any]) -> Tensor:
         """What a quantised layer is called with; as `evaluate`."""
         node = step.node
         argument = node.args[0] if node.args else next(iter(node.kwargs.values()))
@@ -161,7 +161,7 @@ class NetworkGraph:
                     )
                 if isinstance(found, Tensor):
                     layer, operation = self._note(node, found, len(images))
-                    self.steps.append(Step(node, sources[node], layer, operation, ()))
+                    self.steps.append(GraphStep(node, sources[node], layer, operation, ()))
                     sources[node] = (node,)
         self._find_last_uses()
 
@@ -179,12 +179,12 @@ class NetworkGraph:
             layer = len(self.layers)
             self.layers.append(module)
             self.operations += [
-                Operation(module.name, "quantise", layer - 1),
-                Operation(module.name, "multiply", layer),
+                GraphOperation(module.name, "quantise", layer - 1),
+                GraphOperation(module.name, "multiply", layer),
             ]
         else:
             name = str(node.target) if node.op == "call_module" else node.name
-            self.operations.append(Operation(name, _kind(node, module), len(self.layers) - 1))
+            self.operations.append(GraphOperation(name, _kind(node, module), len(self.layers) - 1))
         return layer, place
 
     def _end(self, node: fx.Node) -> None:
@@ -205,7 +205,7 @@ class NetworkGraph:
         for node, number in last.items():
             of_step.setdefault(number, []).append(node)
         self.steps = [
-            Step(step.node, step.sources, step.layer, step.operation, tuple(of_step.get(number, ())))
+            GraphStep(step.node, step.sources, step.layer, step.operation, tuple(of_step.get(number, ())))
             for number, step in enumerate(self.steps)
         ]
 

@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from simulator import Fault
 from simulator.bits import wrap
 from training.injection.fault_effect import FaultEffect, fault_effect
-from training.injection.layer_gemm import LayerGemm
-from training.injection.network_graph import NetworkGraph, Operation, Step
+from training.injection.layer_gemm import GemmInMemory
+from training.injection.network_graph import GraphOperation, GraphStep, NetworkGraph
 from training.injection.replay_kernel import add_changes, compare, count_changed, mark_seen, quantise
 from training.layers.quantized import QuantizedConv2d
 from training.numbers import activation_limits
@@ -38,7 +38,7 @@ PATTERNS = ("single", "column", "row", "block", "all")
 """Which outputs [M, N] of a layer changed: one; several of one output channel; several of one row of X; others; all."""
 
 LAYER_COUNTS = ("images_in", "images_acted", "images_out", "outputs_changed", *PATTERNS, "largest_error", "error_sum")
-"""What is counted at each layer: see `Carried.layers`."""
+"""What is counted at each layer: see `Propagated.layers`."""
 
 OPERATION_COUNTS = (
     "images_in",
@@ -49,7 +49,7 @@ OPERATION_COUNTS = (
     "rounded",
     "saturated",
 )
-"""What is counted at each operation: see `Carried.operations`."""
+"""What is counted at each operation: see `Propagated.operations`."""
 
 _BEST = 5
 _LARGEST = LAYER_COUNTS.index("largest_error")
@@ -63,7 +63,7 @@ _MOST_WINDOWS = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Injected:
     """One fault, and the images it is there for.
 
     Args:
@@ -79,7 +79,7 @@ class Trial:
     group: int | None = None
 
 
-class Carried(NamedTuple):
+class Propagated(NamedTuple):
     """What became of trials. An entry is a trial on one of its images, in the order of trials and images.
 
     Attributes:
@@ -106,7 +106,7 @@ class Carried(NamedTuple):
     operations: Int64Array
 
 
-class Rounded(NamedTuple):
+class ChangedInputs(NamedTuple):
     """What has become of inputs when they were quantised; int64 [entries] each.
 
     Attributes:
@@ -125,12 +125,12 @@ class Rounded(NamedTuple):
     memory: Any
     places: Int32Array
 
-    def of(self, chosen: npt.NDArray[np.bool_]) -> Rounded:
+    def of(self, chosen: npt.NDArray[np.bool_]) -> ChangedInputs:
         """Those of some entries, bool [entries]."""
-        return Rounded(*(np.asarray(part)[chosen] for part in self))
+        return ChangedInputs(*(np.asarray(part)[chosen] for part in self))
 
 
-class Compared(NamedTuple):
+class ChangedSums(NamedTuple):
     """How accumulators differ; int64 [entries] each.
 
     Attributes:
@@ -149,7 +149,7 @@ class Compared(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class KeptLayer:
+class FaultFreeLayer:
     """A layer in a run without faults.
 
     Attributes:
@@ -163,7 +163,7 @@ class KeptLayer:
             channel to the next and from one line to the next, and the first element; None if padding is not of zeros.
     """
 
-    gemm: LayerGemm
+    gemm: GemmInMemory
     inputs: npt.NDArray[np.float32]
     memory: Any
     sums: Int32Array
@@ -172,7 +172,7 @@ class KeptLayer:
     lines: tuple[int, int, int, int, int] | None
 
     @classmethod
-    def of(cls, gemm: LayerGemm, x: Tensor) -> KeptLayer:
+    def of(cls, gemm: GemmInMemory, x: Tensor) -> FaultFreeLayer:
         """Run a layer.
 
         Args:
@@ -218,7 +218,7 @@ class KeptLayer:
         each = listed / gemm.image_size * (gemm.n + _OVERHEAD) * _DENSE_RATE
         return int(listed * gemm.n / each)
 
-    def quantised(self, x: Tensor, image: Int64Array) -> Rounded:
+    def quantised(self, x: Tensor, image: Int64Array) -> ChangedInputs:
         """Quantise inputs.
 
         Args:
@@ -234,9 +234,9 @@ class KeptLayer:
         written = memory[:0] if self.lines is None else memory
         lines = self.lines or (1, 1, 0, 0, 0)
         quantise(values, self.inputs, image, scale, low, high, lines, self.few, written, places, counts)
-        return Rounded(counts[0], counts[1], counts[2], counts[3], memory, places)
+        return ChangedInputs(counts[0], counts[1], counts[2], counts[3], memory, places)
 
-    def accumulated(self, inputs: Rounded, image: Int64Array) -> Int32Array:
+    def accumulated(self, inputs: ChangedInputs, image: Int64Array) -> Int32Array:
         """The accumulators for inputs that differ.
 
         Args:
@@ -268,7 +268,7 @@ class KeptLayer:
         )
         return sums
 
-    def results(self, sums: Int32Array, image: Int64Array) -> tuple[Compared, Tensor]:
+    def results(self, sums: Int32Array, image: Int64Array) -> tuple[ChangedSums, Tensor]:
         """The layer's results for accumulators that differ, and how these do.
 
         Args:
@@ -287,10 +287,10 @@ class KeptLayer:
         result = torch.from_numpy(values)
         if not isinstance(layer, QuantizedConv2d):
             result = result.transpose(1, 2).contiguous()
-        return Compared(*found), result.view(len(sums), *gemm.output_shape)
+        return ChangedSums(*found), result.view(len(sums), *gemm.output_shape)
 
 
-def _lines(gemm: LayerGemm) -> tuple[int, int, int, int, int] | None:
+def _lines(gemm: GemmInMemory) -> tuple[int, int, int, int, int] | None:
     layer = gemm.layer
     if not isinstance(layer, QuantizedConv2d):
         return 1, gemm.image_size, gemm.image_size, gemm.image_size, 0
@@ -322,11 +322,11 @@ class Replay:
     def __init__(self, network: nn.Module, images: Tensor) -> None:
 
         self.graph = graph = NetworkGraph(network, images)
-        self.layers: list[KeptLayer] = []
+        self.layers: list[FaultFreeLayer] = []
         for step in graph.steps:
             if step.layer is not None:
                 x = graph.layer_input(step, graph.values.__getitem__)
-                self.layers.append(KeptLayer.of(LayerGemm.of(graph.layers[step.layer], tuple(x.shape[1:])), x))
+                self.layers.append(FaultFreeLayer.of(GemmInMemory.of(graph.layers[step.layer], tuple(x.shape[1:])), x))
         self.scores = graph.values[graph.scores]
         self.predicted: Int64Array = self.scores.argmax(1).numpy()
         best = np.argsort(-self.scores.numpy(), axis=1, kind="stable")[:, :_BEST]
@@ -337,7 +337,7 @@ class Replay:
         return len(self.scores)
 
     @property
-    def operations(self) -> Sequence[Operation]:
+    def operations(self) -> Sequence[GraphOperation]:
         """What a difference passes, in the order in which it runs."""
         return self.graph.operations
 
@@ -362,7 +362,7 @@ class Replay:
         mark_seen(kept.memory, gemm.start, gemm.offset, patterns - 1, found)
         return found
 
-    def carry(self, trials: Sequence[Trial]) -> Carried:
+    def propagate(self, trials: Sequence[Injected]) -> Propagated:
         """Follow faults through the network, each by itself.
 
         Memory is needed for one copy of the values of each entry that differs, so a call should have no more than some
@@ -412,7 +412,7 @@ class ReplayRun:
     differs; for all others it is what it is without a fault.
     """
 
-    def __init__(self, replay: Replay, trials: Sequence[Trial]) -> None:
+    def __init__(self, replay: Replay, trials: Sequence[Injected]) -> None:
         self._replay, self._graph, self._trials = replay, replay.graph, trials
         sizes = [len(trial.images) for trial in trials]
         self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -427,7 +427,7 @@ class ReplayRun:
         for number, trial in enumerate(trials):
             self._acting.setdefault(trial.layer, []).append(number)
 
-    def done(self) -> Carried:
+    def done(self) -> Propagated:
         """Go through the network.
 
         Raises:
@@ -453,7 +453,9 @@ class ReplayRun:
         layers = self._by_trial(self._layers)
         if len(self._trials):
             layers[:, :, _LARGEST] = np.maximum.reduceat(self._layers[:, :, _LARGEST], self._first[:-1])
-        return Carried(self._trial, self._image, outcome, scores, predicted, layers, self._by_trial(self._operations))
+        return Propagated(
+            self._trial, self._image, outcome, scores, predicted, layers, self._by_trial(self._operations)
+        )
 
     def _by_trial(self, counts: Int64Array) -> Int64Array:
         if not len(self._trials):
@@ -461,7 +463,7 @@ class ReplayRun:
         found: Int64Array = np.add.reduceat(counts, self._first[:-1])
         return found
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: GraphStep) -> None:
         """Do an operation again for the entries whose input differs."""
         entries = self._arriving(step)
         if not len(entries):
@@ -476,7 +478,7 @@ class ReplayRun:
         elif differ.any():
             self._differing[step.node] = _Differing(entries[differ], values[torch.from_numpy(differ)], changed[differ])
 
-    def _multiply(self, step: Step, layer: int) -> None:
+    def _multiply(self, step: GraphStep, layer: int) -> None:
         """Do a layer again where its input differs, or a fault acts."""
         kept = self._replay.layers[layer]
         entries, inputs = self._quantised(step, layer, kept)
@@ -513,7 +515,7 @@ class ReplayRun:
         self,
         number: int,
         layer: int,
-        kept: KeptLayer,
+        kept: FaultFreeLayer,
         entries: Int64Array,
         parts: list[tuple[Int64Array, npt.NDArray[np.int32]]],
     ) -> None:
@@ -530,7 +532,7 @@ class ReplayRun:
             self._layers[entries[acts], layer, 1] = 1
             parts.append((entries[acts], _added(sums[acts], FaultEffect(effect.outputs, effect.delta[acts]), kept)))
 
-    def _quantised(self, step: Step, layer: int, kept: KeptLayer) -> tuple[Int64Array, Rounded | None]:
+    def _quantised(self, step: GraphStep, layer: int, kept: FaultFreeLayer) -> tuple[Int64Array, ChangedInputs | None]:
         """The entries whose quantised input differs, and that input."""
         entries = self._arriving(step)
         if not len(entries):
@@ -551,12 +553,12 @@ class ReplayRun:
 
     def _compare(
         self,
-        step: Step,
+        step: GraphStep,
         layer: int,
-        kept: KeptLayer,
+        kept: FaultFreeLayer,
         entries: Int64Array,
         sums: npt.NDArray[np.int32],
-        inputs: Rounded | None,
+        inputs: ChangedInputs | None,
     ) -> None:
         """Count which accumulators differ, and keep the results of those entries.
 
@@ -590,7 +592,7 @@ class ReplayRun:
             results = found.results
         self._differing[step.node] = _Differing(entries, values, results)
 
-    def _arriving(self, step: Step) -> Int64Array:
+    def _arriving(self, step: GraphStep) -> Int64Array:
         """Entries for which something differs that a step is made from, ascending."""
         found = [self._differing[node].entries for node in step.sources if node in self._differing]
         if not found:
@@ -626,7 +628,7 @@ class ReplayRun:
         counts[entries, 4] = left
 
 
-def _effect(kept: KeptLayer, trial: Trial, memory: Any, sums: npt.NDArray[np.int32]) -> FaultEffect | None:
+def _effect(kept: FaultFreeLayer, trial: Injected, memory: Any, sums: npt.NDArray[np.int32]) -> FaultEffect | None:
     return fault_effect(kept.gemm, trial.fault, memory, sums, trial.group)
 
 
@@ -636,7 +638,7 @@ def _acts(effect: FaultEffect) -> npt.NDArray[np.bool_]:
     return np.asarray(found, np.bool_)
 
 
-def _added(sums: npt.NDArray[np.int32], effect: FaultEffect, kept: KeptLayer) -> npt.NDArray[np.int32]:
+def _added(sums: npt.NDArray[np.int32], effect: FaultEffect, kept: FaultFreeLayer) -> npt.NDArray[np.int32]:
     """Accumulators with a fault, in place where `sums` is a copy or belongs to the run."""
     bits = kept.gemm.config.acc_bits
     changed = sums[:, effect.outputs] + effect.delta

@@ -62,11 +62,11 @@ def quantise(
         scale: the value of one step.
         low: the least quantised value.
         high: the greatest.
-        lines: where elements lie in memory: see `KeptLayer.lines`.
+        lines: where elements lie in memory: see `FaultFreeLayer.lines`.
         most: places are listed of an entry with at most so many integers that differ.
         memory: int8 or uint8 [entries, image_size], written but for the padding; of no entries if it is not wanted.
         places: int32 [entries, most], written: where integers that differ lie in memory.
-        counts: int64 [4, entries], written: see `Rounded`.
+        counts: int64 [4, entries], written: see `ChangedInputs`.
     """
     height, width, channel_step, line_step, origin = lines
     elements = values.shape[1]
@@ -132,7 +132,7 @@ def add_changes(
         reference: the same of the images, without a fault.
         image: int64 [all entries], the image of each entry.
         weights: int16 [groups * K, N].
-        windows: which windows an activation is in: see `KeptLayer.windows`.
+        windows: which windows an activation is in: see `FaultFreeLayer.windows`.
         unused_bits: those that an accumulator has less than 32.
         clean: int32 [images, outputs, M], accumulators without a fault.
         sums: int32 [all entries, outputs, M], written for `entries`.
@@ -197,7 +197,7 @@ def compare(
         scale: float32 [outputs], the value of one step.
         clean_values: float32 [images, outputs, M], the results without a fault.
         values: float32 [entries, outputs, M], written.
-        found: int64 [5, entries], written: see `Compared`.
+        found: int64 [5, entries], written: see `ChangedSums`.
     """
     outputs, rows = sums.shape[1:]
     for entry in range(len(sums)):

@@ -88,7 +88,7 @@ _FIX = "call layers, and use no more of them than weight, bias and sizes"
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class FloatRun:
     """What a network does with some inputs.
 
     Attributes:
@@ -104,7 +104,7 @@ class Run:
         self.calls.append((name, x.detach().clone()))
 
 
-def run_in_float(network: nn.Module, inputs: Tensor) -> Run:
+def run_in_float(network: nn.Module, inputs: Tensor) -> FloatRun:
     """What a float network does, whenever it runs.
 
     Args:
@@ -115,7 +115,7 @@ def run_in_float(network: nn.Module, inputs: Tensor) -> Run:
         ConversionError: it does something else each time.
     """
     # The first time some networks make what they then keep.
-    _, first, second = runs = Run(), Run(), Run()
+    _, first, second = runs = FloatRun(), FloatRun(), FloatRun()
     for run in runs:
         with seen_calls(dict(float_layers(network)), run.see):
             run.outputs.extend(_outputs(network, inputs))
@@ -131,7 +131,7 @@ def check_conversion(
     converted: nn.Module,
     layers: Mapping[FloatLayer, QuantizedLayer],
     inputs: Tensor,
-    expected: Run,
+    expected: FloatRun,
 ) -> None:
     """Check that a converted network does what the float network does, but for the rounding of its layers.
 
@@ -144,7 +144,7 @@ def check_conversion(
     Raises:
         ConversionError: it does something else; the first layer that shows it is named.
     """
-    found = Run()
+    found = FloatRun()
     in_float = {quantized: seen_forward(quantized.name, layer, found.see) for layer, quantized in layers.items()}
     with other_forwards(in_float):
         found.outputs.extend(_outputs_of_converted(converted, inputs))
@@ -189,7 +189,7 @@ def _tensors(returned: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _first_difference(expected: Run, found: Run) -> str | None:
+def _first_difference(expected: FloatRun, found: FloatRun) -> str | None:
     """The first call of another layer or with another input, or else another output, in words; None if all is equal.
 
     Nothing is quantised in either run.
@@ -254,7 +254,7 @@ def _check_result(layer: FloatLayer, quantized: QuantizedLayer, x: Tensor, resul
             return convolved.double()
         return functional.linear(x, weight, bias).double()
 
-    rounded = quantized.whole_input(x.detach()) * quantized.activation_scale
+    rounded = quantized.input_as_float32(x.detach()) * quantized.activation_scale
     column = quantized.weight_scale.view(-1, *[1] * (quantized.weight.ndim - 1))
     weight, bias = quantized.weight, quantized.bias
     magnitude = product(rounded.abs(), weight.abs() + column, None if bias is None else bias.abs())
@@ -271,7 +271,7 @@ def _check_result(layer: FloatLayer, quantized: QuantizedLayer, x: Tensor, resul
         )
 
 
-__all__ = ["ConversionError", "check_convertible", "convert", "place", "quantized_layers"]
+__all__ = ["ConversionError", "check_convertible", "convert", "put_on_chip", "quantized_layers"]
 
 Calibration = Tensor | Iterable[Any]
 """One batch, or batches; a batch is the input tensor or a tuple or list that starts with it, as loaders give."""
@@ -376,7 +376,7 @@ def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
     return {layer.name: layer for layer in module.modules() if isinstance(layer, QuantizedLayer)}
 
 
-def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+def put_on_chip(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """Put all quantised layers of a converted network on another chip, in place.
 
     Args:
@@ -423,7 +423,9 @@ def check_convertible(module: nn.Module) -> None:
                     f"layer {name!r} is a {kind}, which cannot be converted: {fix}; docs/networks.md shows how"
                 )
         if isinstance(layer, QuantizedLayer):
-            raise ConversionError(f"layer {name!r} is quantised already: convert the float network, or use place()")
+            raise ConversionError(
+                f"layer {name!r} is quantised already: convert the float network, or use put_on_chip()"
+            )
     layers = list(float_layers(module))
     if not layers:
         raise ConversionError(f"{type(module).__name__} has no Conv2d or Linear layer: there is nothing to convert")
@@ -512,7 +514,7 @@ def _run(network: nn.Module, batch: Tensor, count: int) -> None:
         raise _failed(network, error, batch, count) from error
 
 
-def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, Run]:
+def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, FloatRun]:
     """Some inputs of a batch, or all if the network takes no fewer, and what the network does with them."""
     some = batch[:CHECKED_INPUTS]
     try:

@@ -27,7 +27,7 @@ from simulator.errors import InputError, first_line
 from simulator.faults import BoolArray
 from simulator.files import replaced
 from training.layers.accelerator import Accelerator, Engine
-from training.layers.convert import place, quantized_layers
+from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.placement import Placement
 from training.layers.weights import read_weights
 
@@ -112,7 +112,7 @@ class Deployment:
                     f"the weights place layer {name!r} at rows and columns up to {extents}, over all folds: "
                     f"the array has no use for more than {largest}"
                 )
-        place(network, accelerator)
+        put_on_chip(network, accelerator)
         for name, layer in layers.items():
             layer.placement = self.placements.get(name)
 

@@ -30,7 +30,7 @@ from training.numbers import (
     weight_scales,
 )
 
-LARGEST_WHOLE = 1 << 24
+LARGEST_EXACT_FLOAT = 1 << 24
 """float32 holds every whole number up to this magnitude."""
 
 
@@ -265,7 +265,7 @@ class QuantizedLayer(nn.Module, ABC):
             bias: float32 [outputs], added to the product; or None.
         """
 
-    def whole_weights(self) -> Tensor | None:
+    def weights_as_float32(self) -> Tensor | None:
         """The weights that act, as whole numbers in float32, where float32 products of such are what the chip gives.
 
         So they are if the chip computes exact sums and no sum can reach 2^24, in whatever order it is made, nor wrap.
@@ -282,9 +282,9 @@ class QuantizedLayer(nn.Module, ABC):
         bound = weights.flatten(1).abs().sum(1) * max(map(abs, activation_limits(self.config)))
         if self.bias_int is not None:
             bound += self.bias_int.abs()
-        return weights if float(bound.max()) < min(LARGEST_WHOLE, 1 << (self.config.acc_bits - 1)) else None
+        return weights if float(bound.max()) < min(LARGEST_EXACT_FLOAT, 1 << (self.config.acc_bits - 1)) else None
 
-    def whole_input(self, x: Tensor) -> Tensor:
+    def input_as_float32(self, x: Tensor) -> Tensor:
         """The input quantised, as `quantize_input` does, but whole numbers in float32; not checked.
 
         Args:
@@ -293,8 +293,8 @@ class QuantizedLayer(nn.Module, ABC):
         whole = x / self.activation_scale
         return whole.round_().clamp_(*activation_limits(self.config))
 
-    def whole_product(self, x: Tensor, w: Tensor) -> Tensor:
-        """From `whole_input` and `whole_weights` the layer's result, float32: bit for bit what the chip gives."""
+    def product_in_float32(self, x: Tensor, w: Tensor) -> Tensor:
+        """From `input_as_float32` and `weights_as_float32` the result, float32: bit for bit what the chip gives."""
         product = self.multiply(x, w, None if self.bias_int is None else self.bias_int.to(torch.float32))
         scale = self.output_scale
         return product.mul_(scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
@@ -432,9 +432,9 @@ class QuantizedLinear(QuantizedLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of an input that was checked."""
-        weights = self.whole_weights()
+        weights = self.weights_as_float32()
         if weights is not None and self.observer is None:
-            return self.whole_product(self.whole_input(x), weights)
+            return self.product_in_float32(self.input_as_float32(x), weights)
         rows = self.quantize_input(x).reshape(x.shape[:-1].numel(), self.in_features)
         outputs = dequantize(self._gemm(rows, self.weight_int.t()), self.bias_int, self.output_scale)
         return outputs.reshape(*x.shape[:-1], self.out_features)
@@ -491,9 +491,9 @@ class QuantizedConv2d(QuantizedLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """What the chip makes of images that were checked and went through `pad`."""
-        weights = self.whole_weights() if self.multiplies_plainly(x) else None
+        weights = self.weights_as_float32() if self.multiplies_plainly(x) else None
         if weights is not None and self.observer is None:
-            return self.whole_product(self.whole_input(x), weights)
+            return self.product_in_float32(self.input_as_float32(x), weights)
         down, across = self.product_padding
         images = functional.pad(self.quantize_input(x), [across, across, down, down])
         if self._is_emulated(images):

@@ -119,10 +119,10 @@ class _OnChip(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, _weight: Tensor, _bias: Tensor | None, _scale: Tensor, layer: QuantizedLayer
     ) -> Tensor:
-        whole = layer.whole_input(x)
-        weights = layer.whole_weights() if layer.multiplies_plainly(x) else None
+        whole = layer.input_as_float32(x)
+        weights = layer.weights_as_float32() if layer.multiplies_plainly(x) else None
         if weights is not None:
-            outputs = layer.whole_product(whole, weights)
+            outputs = layer.product_in_float32(whole, weights)
         else:
             weights = _effective_weights(layer)
             outputs = layer.compute(x)

@@ -146,7 +146,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """What a running training reports.
 
     Args:
@@ -230,7 +230,7 @@ def fit(
     hooks: Hooks | None = None,
     checkpoint: Path | None = None,
     identity: Mapping[str, str] | None = None,
-    progress: Callable[[Moment], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
     start: TrainingState | None = None,
     on_end: Callable[[TrainingState], None] | None = None,
 ) -> Trained:
@@ -315,7 +315,7 @@ def fit(
             if trained.iterations in stops:
                 evaluate()
             if progress is not None:
-                progress(Moment(trained.iterations, iterations, loss, trained.evaluations[-1]))
+                progress(TrainingProgress(trained.iterations, iterations, loss, trained.evaluations[-1]))
             if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 write_state(checkpoint, state())
                 saved = time.monotonic()

@@ -23,9 +23,9 @@ from training.layers.accelerator import Accelerator
 from training.layers.convert import Calibration, convert
 from training.layers.deployment import Deployment
 from training.layers.trainable import TrainableLayer, deployed, move, trainable, trainable_layers
-from training.learning.fit import DivergedError, Evaluation, Hooks, Moment, Trained, TrainingState, fit
-from training.learning.mitigations.combination import Strategy
-from training.learning.mitigations.mitigation import Step
+from training.learning.fit import DivergedError, Evaluation, Hooks, Trained, TrainingProgress, TrainingState, fit
+from training.learning.mitigations.combination import Mitigations
+from training.learning.mitigations.mitigation import TrainingStep
 from training.learning.recipe import Recipe
 
 Pruned = Mapping[str, BoolArray]
@@ -33,7 +33,7 @@ Pruned = Mapping[str, BoolArray]
 `training.layers.placement.Placement.at_weights` gives them."""
 
 
-class OnChip(Hooks):
+class ChipHooks(Hooks):
     """Puts each step on the chip it is for, and holds the weights at bypassed PEs at zero."""
 
     def __init__(
@@ -41,8 +41,8 @@ class OnChip(Hooks):
         model: nn.Module,
         chip: Accelerator,
         deployment: Deployment,
-        strategy: Strategy,
-        budget: Step,
+        mitigations: Mitigations,
+        budget: TrainingStep,
         always_kept: Mapping[str, Tensor],
     ) -> None:
         """Put the model on its chip and prune it.
@@ -51,7 +51,7 @@ class OnChip(Hooks):
             model: from `trainable`.
             chip: the chip as deployed.
             deployment: what is bypassed, and where operands sit.
-            strategy: says which chip a step is for.
+            mitigations: say which chip a step is for.
             budget: the first step.
             always_kept: weights that are not pruned on any chip, by layer, bool of the shape of its weights; layers
                 that are not named keep all of theirs.
@@ -59,7 +59,7 @@ class OnChip(Hooks):
         self._model = model
         self._chip = chip
         self._deployment = deployment
-        self._mitigations = strategy.mitigations
+        self._mitigations = mitigations.in_turn
         self._budget = budget
         self._always_kept = always_kept
         self._present: Accelerator | None = None
@@ -233,7 +233,7 @@ def retrain(
     data: TrainingData,
     iterations: int,
     *,
-    strategy: Strategy | str = "fap+t",
+    mitigations: Mitigations | str = "fap+t",
     recipe: Recipe | None = None,
     evaluate_at: Sequence[int] = (),
     target_accuracy: float | None = None,
@@ -242,7 +242,7 @@ def retrain(
     learn_scales: bool = False,
     pruned: Pruned | None = None,
     checkpoint: Path | None = None,
-    progress: Callable[[Moment], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> RetrainResult:
     """Retrain a network for a chip, quantisation-aware, and measure it on the exact emulation of the chip.
 
@@ -250,8 +250,8 @@ def retrain(
         network: float32 and trained; it is not changed. It computes on the device it is on.
         chip: the chip, with permanent faults only.
         data: images.
-        iterations: mini-batches to learn from; a strategy that does not retrain uses none of them.
-        strategy: what is done about the broken PEs, or its name; see `Strategy.named`.
+        iterations: mini-batches to learn from; mitigations that do not retrain use none of them.
+        mitigations: what is done about the broken PEs, or its name; see `Mitigations.named`.
         recipe: how it learns; None for a `Recipe()` of defaults.
         evaluate_at: iterations after which accuracy is measured, beside before the first and after the last.
         target_accuracy: retraining ends at the first evaluation that reaches it; None for never.
@@ -276,7 +276,7 @@ def retrain(
         chip,
         data,
         iterations,
-        strategy=strategy,
+        mitigations=mitigations,
         recipe=recipe,
         evaluate_at=evaluate_at,
         target_accuracy=target_accuracy,
@@ -292,7 +292,7 @@ class PreparedRetraining:
     """A network on its chip, checked and ready to learn: the first half of `retrain`, whose arguments it takes.
 
     Attributes:
-        iterations: mini-batches to learn from, at most; 0 if the strategy does not retrain.
+        iterations: mini-batches to learn from, at most; 0 if the mitigations do not retrain.
         deployment: how the network sits on the chip, with the scales before it learns.
         identity: what decides the result, as digests and texts by name; the name says what it is of. Where all of them
             are the same, so is the result, on the same machine with the same number of threads.
@@ -305,7 +305,7 @@ class PreparedRetraining:
         data: TrainingData,
         iterations: int,
         *,
-        strategy: Strategy | str = "fap+t",
+        mitigations: Mitigations | str = "fap+t",
         recipe: Recipe | None = None,
         evaluate_at: Sequence[int] = (),
         target_accuracy: float | None = None,
@@ -319,27 +319,27 @@ class PreparedRetraining:
         Raises:
             InputError: as `retrain`, but for `checkpoint`.
         """
-        strategy = Strategy.named(strategy) if isinstance(strategy, str) else strategy
+        mitigations = Mitigations.named(mitigations) if isinstance(mitigations, str) else mitigations
         recipe = Recipe() if recipe is None else recipe
         _check(chip, iterations, evaluate_at, target_accuracy)
         config = chip.faults.config
-        self.iterations = iterations if strategy.retrains else 0
+        self.iterations = iterations if mitigations.retrains else 0
         self._data = data
         self._recipe = recipe
-        self._mitigations = strategy.mitigations
+        self._mitigations = mitigations.in_turn
         self._evaluate_at = [stop for stop in sorted(set(evaluate_at)) if 0 < stop < self.iterations]
         self._target_accuracy = target_accuracy
         self._least_iterations = least_iterations
         self._batches = Batches(data.train, recipe.batch, recipe.seed, recipe.augmentation)
         converted = convert(network, config, data.calibration, method=calibration)
         self._model = trainable(network, converted, learn_scales=learn_scales)
-        self.deployment = deploy(self._model, chip, strategy)
-        self._hooks = OnChip(
+        self.deployment = deploy(self._model, chip, mitigations)
+        self._hooks = ChipHooks(
             self._model,
             self.deployment.accelerator(config, chip.faults),
             self.deployment,
-            strategy,
-            Step(0, self.iterations, recipe.seed),
+            mitigations,
+            TrainingStep(0, self.iterations, recipe.seed),
             kept_weights(self._model, pruned or {}),
         )
         self.identity = {
@@ -348,7 +348,7 @@ class PreparedRetraining:
             "training images": data.train.digest,
             "held-out images": data.held_out.digest,
             "activation scales": _digest(repr(self.deployment.activation_scales).encode()),
-            "strategy": repr(strategy),
+            "strategy": mitigations.text,
             "recipe": json.dumps({**recipe.as_dict(), "learn_scales": learn_scales}, sort_keys=True),
             "budget": json.dumps([self.iterations, self._evaluate_at, target_accuracy, least_iterations]),
             "pruned weights": digest_of_pruned(pruned or {}),
@@ -362,7 +362,7 @@ class PreparedRetraining:
     def run(
         self,
         checkpoint: Path | None = None,
-        progress: Callable[[Moment], None] | None = None,
+        progress: Callable[[TrainingProgress], None] | None = None,
         *,
         start: TrainingState | None = None,
         on_end: Callable[[TrainingState], None] | None = None,
@@ -452,13 +452,13 @@ def _check(chip: Chip, iterations: int, evaluate_at: Sequence[int], target_accur
         raise InputError(f"target accuracy is {target_accuracy}: expected a fraction, 0..1")
 
 
-def deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
+def deploy(model: nn.Module, chip: Chip, mitigations: Mitigations) -> Deployment:
     """Decide how a network sits on a chip.
 
     Args:
         model: from `training.layers.trainable`; it is not changed.
         chip: the chip.
-        strategy: what is done about its broken PEs.
+        mitigations: what is done about its broken PEs.
 
     Raises:
         InputError: none of its columns can be used.
@@ -467,7 +467,7 @@ def deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
     bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass.copy()
     scales = {name: float(layer.activation_scale.detach()) for name, layer in trainable_layers(model).items()}
     deployment = Deployment(config.as_dict(), bypass, scales, {})
-    for mitigation in strategy.mitigations:
+    for mitigation in mitigations.in_turn:
         deployment = mitigation.deploy(deployment, chip, model)
     return deployment
 
@@ -475,18 +475,18 @@ def deploy(model: nn.Module, chip: Chip, strategy: Strategy) -> Deployment:
 def mitigated(
     network: nn.Module,
     chip: Chip,
-    strategy: Strategy,
+    mitigations: Mitigations,
     activation_scales: Mapping[str, float],
     batches: Batches | None = None,
 ) -> tuple[nn.Module, Deployment]:
-    """A network on a chip with all that a strategy does about its broken PEs but retraining; as `retrain` gives it.
+    """A network on a chip with all that mitigations do about its broken PEs but retraining; as `retrain` gives it.
 
     Args:
         network: float32 and trained; it is not changed.
         chip: the chip, with permanent faults only.
-        strategy: what is done.
+        mitigations: what is done.
         activation_scales: the value of one step of each layer's input, by the layer's name.
-        batches: of training images, which a strategy that measures batch normalisation needs.
+        batches: of training images, which are needed to measure batch normalisation.
 
     Returns:
         The network, quantised, on the chip, in evaluation mode; and how it sits there.
@@ -496,10 +496,10 @@ def mitigated(
     """
     config = chip.faults.config
     model = trainable(network, convert(network, config, (), activation_scales=activation_scales))
-    deployment = deploy(model, chip, strategy)
+    deployment = deploy(model, chip, mitigations)
     accelerator = deployment.accelerator(config, chip.faults)
-    OnChip(model, accelerator, deployment, strategy, Step(0, 0, 0), {}).before_evaluation()
+    ChipHooks(model, accelerator, deployment, mitigations, TrainingStep(0, 0, 0), {}).before_evaluation()
     if batches is not None:
-        for mitigation in strategy.mitigations:
+        for mitigation in mitigations.in_turn:
             mitigation.settle(model, batches)
     return deployed(model), deployment

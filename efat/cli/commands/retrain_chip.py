@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from efat.retraining.metrics import Metrics
-    from training.learning.fit import Moment
+    from training.learning.fit import TrainingProgress
 
 
 @click.command(
@@ -157,7 +157,7 @@ def retrain_chip(
         )
     began = None
 
-    def told(done: int, most: int, moment: Moment | None) -> None:
+    def told(done: int, most: int, moment: TrainingProgress | None) -> None:
         nonlocal began
         if began is None and done:
             say(f"Going on after iteration {done} of {most}, from {output / CHECKPOINT}.", err=True)

@@ -38,7 +38,7 @@ from tests.support.command import done, refused, run
 from training.data.batches import Augmentation
 from training.layers.deployment import read_deployed
 from training.learning import fit
-from training.learning.fit import Moment
+from training.learning.fit import TrainingProgress
 from training.learning.recipe import DEFAULT_OPTIONS, Recipe
 
 CONFIG = ArrayConfig(16, 16)
@@ -222,10 +222,10 @@ def test_a_checkpoint_that_is_damaged_is_begun_again(lot: Path, monkeypatch: pyt
 
 
 @contextmanager
-def interrupting_bar(beginning: str) -> Iterator[Callable[[int, int, Moment | None], None]]:
+def interrupting_bar(beginning: str) -> Iterator[Callable[[int, int, TrainingProgress | None], None]]:
     """A bar that is interrupted after two iterations."""
 
-    def show(done: int, of: int, moment: Moment | None) -> None:
+    def show(done: int, of: int, moment: TrainingProgress | None) -> None:
         if done > 2:
             raise KeyboardInterrupt
 

@@ -19,7 +19,7 @@ from simulator.lots.chips import Chip, write_lot
 from tests.support.command import refused, run
 from tests.support.vcd_file import read_vcd
 from training.data.workloads import load_workload
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.quantized import Accelerator, GemmRun
 
 CONFIG = ArrayConfig(16, 12)
@@ -38,7 +38,7 @@ def lot(folder: Path) -> Path:
 def operands(layer: str, accelerator: Accelerator) -> GemmRun:
     """What the layer multiplies for the first test image on a chip."""
     workload = load_workload("digits-cnn")
-    network = place(convert(workload.network, CONFIG, workload.calibration), accelerator)
+    network = put_on_chip(convert(workload.network, CONFIG, workload.calibration), accelerator)
     runs: list[GemmRun] = []
     quantized_layers(network)[layer].observer = runs.append
     with torch.inference_mode():

@@ -19,7 +19,7 @@ from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.gates import designs
 from simulator.lots.chips import Chip, write_lot
 from training.data.workloads import WORKLOADS
-from training.learning.mitigations.combination import NAMES, Strategy
+from training.learning.mitigations.combination import NAMES, Mitigations
 
 HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
@@ -189,7 +189,7 @@ def test_what_completion_knows_is_what_there_is() -> None:
     assert tuple(WORKLOADS) == NETWORK_NAMES
     assert NAMES == MITIGATION_NAMES
     for name in NAMES:
-        Strategy.named(name)
+        Mitigations.named(name)
 
 
 def test_errors_are_one_line_that_a_terminal_does_not_obey(folder: Path) -> None:

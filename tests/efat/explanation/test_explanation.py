@@ -30,7 +30,7 @@ from tests.support.tiny_networks import ARRAY, faulty_chip
 from training.data.classification import classify
 from training.emulation.gemm import faulty_gemm
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.placement import Placement
 from training.layers.quantized import GemmRun
 
@@ -217,7 +217,7 @@ def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, plac
         for pe in in_use:
             fewer[pe] = False
         with torch.inference_mode():
-            return place(explained.subsets.network, Accelerator(ARRAY, chip.faults, fewer, engine="cycle"))(
+            return put_on_chip(explained.subsets.network, Accelerator(ARRAY, chip.faults, fewer, engine="cycle"))(
                 explained.simulation.images[:10]
             )
 
@@ -254,7 +254,7 @@ def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, plac
 def predictions(found: Explanation, table: npt.NDArray[np.void], images: Tensor) -> list[int]:
     """What the cycle engine predicts for a chip with these faults, plainly run."""
     chip = Accelerator(ARRAY, FaultMap(ARRAY, table), found.subsets.bypass, engine="cycle")
-    return classify(place(found.subsets.network, chip), images, 8).tolist()
+    return classify(put_on_chip(found.subsets.network, chip), images, 8).tolist()
 
 
 @pytest.mark.parametrize("bypassing", [0.0, 0.3])
@@ -296,7 +296,7 @@ def observed(found: Explanation, table: npt.NDArray[np.void], image: Tensor) -> 
     """The GEMMs of one image on the cycle engine."""
     chip = Accelerator(ARRAY, FaultMap(ARRAY, table), found.subsets.bypass, engine="cycle")
     runs: list[GemmRun] = []
-    place(found.subsets.network, chip)
+    put_on_chip(found.subsets.network, chip)
     for layer in quantized_layers(found.subsets.network).values():
         layer.observer = runs.append
     with torch.inference_mode():

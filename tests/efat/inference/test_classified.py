@@ -15,7 +15,7 @@ from efat.inference.classified import measure_accuracy, run_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from training.data.classification import classify
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.quantized import Accelerator
 
 CONFIG = ArrayConfig(8, 4)
@@ -65,7 +65,7 @@ def test_measure_accuracy_counts() -> None:
 
 def test_fault_free_chip_changes_nothing(network: nn.Module, images: torch.Tensor) -> None:
     labels = torch.zeros(10, dtype=torch.int64)
-    expected = classify(place(network, FAULT_FREE), images, 10)
+    expected = classify(put_on_chip(network, FAULT_FREE), images, 10)
     report = run_chip(network, Accelerator(CONFIG), images, labels, expected, batch=10)
     assert report.changed_predictions == 0
     assert torch.equal(report.predictions, expected)
@@ -79,7 +79,7 @@ def test_changes_are_counted_against_the_fault_free_array_with_its_multipliers(i
     config = ArrayConfig(8, 4, multiplier=Multiplier.from_tables("coarse", table, [faulty]))
     torch.manual_seed(2)
     network = convert(nn.Sequential(nn.Flatten(), nn.Linear(72, 5)), config, images)
-    expected = classify(place(network, Accelerator.fault_free(config)), images, 10)
+    expected = classify(put_on_chip(network, Accelerator.fault_free(config)), images, 10)
     labels = torch.zeros(10, dtype=torch.int64)
     report = run_chip(network, Accelerator(config), images, labels, expected, batch=10)
     assert (report.changed_predictions, report.layers[0].outputs_changed) == (0, 0)

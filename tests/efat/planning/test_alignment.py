@@ -35,17 +35,17 @@ from tests.support.tiny_networks import (
     with_broken_accumulators,
 )
 from training.layers.accelerator import Accelerator, Engine
-from training.layers.convert import convert, place
+from training.layers.convert import convert, put_on_chip
 from training.layers.deployment import Deployment
 from training.layers.placement import Placement
 from training.layers.trainable import trainable, trainable_layers
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.permutation import Permutation
 from training.learning.retrain import Pruned
 
 ANY_SITE = {site: 1.0 for site in Site if site not in (Site.ACCUMULATOR, Site.MULTIPLIER)}
-FAM = Strategy.named("fam+t")
+FAM = Mitigations.named("fam+t")
 AMOUNTS = AmountMap(np.arange(1, 10) / 20, np.array([0, 1, 2, 4, 4, 8, 8, 16, np.inf]))
 IMAGES = tiny_images(5, 3).images
 
@@ -95,7 +95,7 @@ def on_chip(network: nn.Module, chip: Chip, deployment: Deployment, engine: Engi
 def assert_same_on_all(network: nn.Module, chips: Sequence[Chip], deployments: Sequence[Deployment]) -> None:
     config = chips[0].faults.config
     converted = convert(network, config, (), activation_scales=deployments[0].activation_scales)
-    expected = place(converted, Accelerator.fault_free(config))(IMAGES)
+    expected = put_on_chip(converted, Accelerator.fault_free(config))(IMAGES)
     for chip, deployment in zip(chips, deployments, strict=True):
         assert torch.equal(on_chip(network, chip, deployment, "emulation"), expected)
         assert torch.equal(on_chip(network, chip, deployment, "cycle"), expected[:2])
@@ -117,7 +117,7 @@ def test_all_members_of_an_aligned_group_compute_the_same(seed: int, config: Arr
     network = network_of(seed)
     model = on_fault_free(network, config)
     chips = random_chips(random, config, 3)
-    aligner = Aligner(model, config, Strategy.named(mitigation), "saliency")
+    aligner = Aligner(model, config, Mitigations.named(mitigation), "saliency")
     placements, lost = aligner.place_together(chips)
     for chip, places in zip(chips, placements, strict=True):
         for name, mask in aligner.lost(chip, places).items():
@@ -140,7 +140,7 @@ def test_all_members_of_a_fused_group_compute_the_same(seed: int, config: ArrayC
     fused = fused_chip("both", config, chips)
     if len(fused.faults.unusable_columns()) == config.cols:
         return
-    deployment = deploy(model, fused, *Strategy.named(mitigation).mitigations)
+    deployment = deploy(model, fused, *Mitigations.named(mitigation).in_turn)
     assert_same_on_all(without(network, lost_by(model, deployment)), chips, [deployment, deployment])
 
 
@@ -212,7 +212,7 @@ def check_group(
 
 def test_what_is_lost_already_is_lost_again(seed: int) -> None:
     random = np.random.default_rng(seed)
-    aligner = Aligner(on_fault_free(network_of(seed)), ARRAY, Strategy.named("fam-columns+t"), "pruned")
+    aligner = Aligner(on_fault_free(network_of(seed)), ARRAY, Mitigations.named("fam-columns+t"), "pruned")
     row = int(random.integers(5))
     # With rows in order no columns are better than those that are found.
     faults = [Fault(row, column, Site.PRODUCT, 3, Kind.STUCK_AT_1) for column in range(4)]
@@ -228,7 +228,7 @@ def test_what_is_lost_already_is_lost_again(seed: int) -> None:
 
 
 def test_what_is_lost_already_does_not_count(seed: int) -> None:
-    aligner = Aligner(on_fault_free(network_of(seed)), ARRAY, Strategy.named("fam-columns+t"), "saliency")
+    aligner = Aligner(on_fault_free(network_of(seed)), ARRAY, Mitigations.named("fam-columns+t"), "saliency")
     chips = [faulty_chip(chip, 0.25) for chip in range(seed, seed + 8)]
     weights = {name: np.abs(values).astype(np.float64) for name, values in weights_of(network_of(seed)).items()}
     lost = aligner.lost(chips[0], aligner.place(chips[0]))
@@ -303,7 +303,7 @@ def test_a_chip_alone_sits_as_the_mitigation_has_it(seed: int) -> None:
     chip = with_broken_accumulators(replace(faulty_chip(seed), bypass=np.eye(5, 4, dtype=np.bool_)), 1)
     for columns, rows in ((True, True), (True, False), (False, True)):
         permutation = Permutation(columns, rows)
-        aligner = Aligner(model, ARRAY, Strategy((Bypass(), permutation)), "saliency")
+        aligner = Aligner(model, ARRAY, Mitigations((Bypass(), permutation)), "saliency")
         expected = deploy(model, chip, Bypass(), permutation).placements
         found = {name: places for name, places in aligner.place(chip).items() if not places.is_in_order}
         assert sorted(found) == sorted(expected)
@@ -336,7 +336,7 @@ def test_a_network_that_is_one_layer() -> None:
 def test_what_cannot_be_aligned_is_refused(seed: int) -> None:
     model = on_fault_free(network_of(seed))
     with pytest.raises(InputError, match="the mitigation permutes nothing, so chips cannot be aligned"):
-        Aligner(model, ARRAY, Strategy.named("fap+t"), "pruned")
+        Aligner(model, ARRAY, Mitigations.named("fap+t"), "pruned")
     with pytest.raises(InputError, match=r"predictor 'weights' is of masks, .* expected one of pruned, saliency"):
         Aligner(model, ARRAY, FAM, "weights")
     random = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ from tests.support.tiny_networks import ARRAY
 from training.calibration import Method
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place
+from training.layers.convert import convert, put_on_chip
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def untouched(folder: Path, chip: Chip) -> int:
     network = small_network()
     network.load_state_dict(trained_weights())
     quantised = convert(network.eval(), ARRAY, data.calibration)
-    place(quantised, Accelerator(ARRAY, chip.faults, chip.faults.required_bypass(), engine="cycle"))
+    put_on_chip(quantised, Accelerator(ARRAY, chip.faults, chip.faults.required_bypass(), engine="cycle"))
     return count_correct(quantised, data.held_out)
 
 

@@ -36,7 +36,7 @@ from tests.support.processes import children, contents
 from tests.support.propagation_runs import ARRAY, small_request, small_subject
 from tests.support.resilience_runs import OUT
 from training.layers.accelerator import Accelerator
-from training.layers.convert import place
+from training.layers.convert import put_on_chip
 
 PROGRAM = Path(propagation_runs.__file__)
 
@@ -66,10 +66,10 @@ def on_faulty_chip(request: Request, row: np.void) -> list[tuple[bool, int]]:
     config = request.subject.config
     before = loaded.network(loaded.images)
     try:
-        place(loaded.network, Accelerator(config, FaultMap.from_faults(config, [fault])))
+        put_on_chip(loaded.network, Accelerator(config, FaultMap.from_faults(config, [fault])))
         after = loaded.network(loaded.images)
     finally:
-        place(loaded.network, Accelerator.fault_free(config))
+        put_on_chip(loaded.network, Accelerator.fault_free(config))
     return list(zip((before != after).any(1).tolist(), after.argmax(1).tolist(), strict=True))
 
 

@@ -19,7 +19,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
 from simulator.errors import InputError
 from training.injection import replay
 from training.layers.accelerator import Accelerator
-from training.layers.convert import place
+from training.layers.convert import put_on_chip
 
 CONFIG = ArrayConfig(20, 12)
 IMAGES = 7
@@ -106,10 +106,10 @@ def test_permanent_faults_are_counted(seed: int) -> None:
         broken = Fault(
             int(fault["row"]), int(fault["col"]), Site(fault["site"]), int(fault["bit"]), Kind(fault["kind"])
         )
-        place(loaded.network, Accelerator(CONFIG, FaultMap.from_faults(CONFIG, [broken])))
+        put_on_chip(loaded.network, Accelerator(CONFIG, FaultMap.from_faults(CONFIG, [broken])))
         with torch.no_grad():
             scores = loaded.network(loaded.images)
-        place(loaded.network, Accelerator.fault_free(CONFIG))
+        put_on_chip(loaded.network, Accelerator.fault_free(CONFIG))
         before, after = clean.argmax(1).numpy(), scores.argmax(1).numpy()
         assert row["images"] == IMAGES
         assert row["inactive"] + row["masked"] == int((clean == scores).all(1).sum())

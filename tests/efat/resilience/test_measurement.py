@@ -46,7 +46,7 @@ from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.hardening import Hardening
 from training.learning.retrain import retrain
 
@@ -87,7 +87,7 @@ def of_chips(found: Resilience, network: nn.Module, strategy: str) -> list[list[
                     found.chip(rate, repeat),
                     data,
                     level,
-                    strategy=strategy,
+                    mitigations=strategy,
                     recipe=replace(RECIPE, seed=found.recipe_seed(rate, repeat)),
                 )
                 .evaluations[-1]
@@ -153,8 +153,8 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     table = measured(folder, found)
     weights = folder / OUT / "units" / "hardened.safetensors"
     network, data, *_ = found.setup.load()
-    strategy = Strategy((Bypass(), Hardening(0.1, 0.3)), retrains=True)
-    expected = retrain(network, Chip("none", FaultMap(ARRAY)), data, 4, strategy=strategy, recipe=RECIPE).weights
+    strategy = Mitigations((Bypass(), Hardening(0.1, 0.3)), retrains=True)
+    expected = retrain(network, Chip("none", FaultMap(ARRAY)), data, 4, mitigations=strategy, recipe=RECIPE).weights
     hardened = load_file(weights)
     assert list(hardened) == sorted(network.state_dict())
     assert all(torch.equal(value, expected[name]) for name, value in hardened.items())

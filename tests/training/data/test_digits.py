@@ -11,7 +11,7 @@ from training.data.datasets import load_data
 from training.data.digits import accuracy, main, train_digits
 from training.data.workloads import WORKLOADS, load_workload
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 
 CONFIG = ArrayConfig(32, 32)
 
@@ -46,7 +46,7 @@ def test_all_held_out_digits_are_the_same_on_the_cycle_engine(loaded):
         on_chip = converted(loaded.test.images)
         cycles = sum(gemm_timing(CONFIG, *run.x.shape, run.w.shape[1]).serial for run in runs)
         assert cycles * CONFIG.pe_count < 1e9
-        place(converted, Accelerator(CONFIG, engine="exact"))
+        put_on_chip(converted, Accelerator(CONFIG, engine="exact"))
         assert torch.equal(on_chip, converted(loaded.test.images))
 
 

@@ -17,7 +17,7 @@ from tests.support.layer_strategies import convolutions, linear_layers
 from tests.support.strategies import configs, random_tables
 from training import faulty_gemm
 from training.injection.fault_effect import FaultEffect, add, fault_effect
-from training.injection.layer_gemm import Int32Array, LayerGemm, Memory
+from training.injection.layer_gemm import GemmInMemory, Int32Array, Memory
 from training.layers.accelerator import Accelerator
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 
@@ -31,7 +31,7 @@ pytestmark = [
 class EffectCase:
     """A layer, images in memory, and a fault."""
 
-    gemm: LayerGemm
+    gemm: GemmInMemory
     memory: Memory
     fault: Fault
     group: int | None
@@ -57,7 +57,7 @@ def effect_cases(draw: st.DrawFn, site: Site | None = None) -> EffectCase:
     config = draw(configs())
     layer, x = draw(linear_layers() | convolutions())
     shape = tuple(x.shape[-3:]) if isinstance(layer, nn.Conv2d) else tuple(x.shape[-draw(st.integers(1, x.ndim)) :])
-    gemm = LayerGemm.of(quantized(layer, config), shape)
+    gemm = GemmInMemory.of(quantized(layer, config), shape)
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     memory = gemm.memory(torch.from_numpy(random.normal(size=(draw(st.integers(1, 3)), *shape)).astype(np.float32)))
     if draw(st.booleans()):
@@ -83,7 +83,7 @@ def effect_cases(draw: st.DrawFn, site: Site | None = None) -> EffectCase:
     return EffectCase(gemm, memory, fault, draw(st.none() | st.integers(0, gemm.groups - 1)))
 
 
-def busy_cycle(gemm: LayerGemm, fault: Fault, fold: int, m: int) -> int:
+def busy_cycle(gemm: GemmInMemory, fault: Fault, fold: int, m: int) -> int:
     """A cycle of a fold in which the net of a fault carries what is kept, for row `m` of X if it has to do with one."""
     config = gemm.config
     start = fold * gemm_timing(config, gemm.m, gemm.k, gemm.n).cycles_per_fold
@@ -92,7 +92,7 @@ def busy_cycle(gemm: LayerGemm, fault: Fault, fold: int, m: int) -> int:
     return start + config.rows + m + fault.col + (config.rows - 1 if fault.site == Site.ACCUMULATOR else fault.row)
 
 
-def operands(gemm: LayerGemm, image: Memory, group: int) -> tuple[Memory, Memory]:
+def operands(gemm: GemmInMemory, image: Memory, group: int) -> tuple[Memory, Memory]:
     """X [M, K] of one image and one group, and W [K, N]."""
     return image[gemm.start[:, None] + gemm.offset[group]], gemm.weights[group].T
 
@@ -165,7 +165,7 @@ def test_every_kind_of_fault_acts_on_layers_that_share_an_array(exact: bool, see
     signed = bool(random.integers(2))
     multiplier = "dadda" if exact else random_tables(random, 8, 8, act_signed=signed)
     config = ArrayConfig(13, 6, act_signed=signed, acc_bits=int(random.integers(16, 33)), multiplier=multiplier)
-    gemms = [LayerGemm.of(quantized(layer, config), shape) for layer, shape in LAYERS]
+    gemms = [GemmInMemory.of(quantized(layer, config), shape) for layer, shape in LAYERS]
     dtype = np.int8 if signed else np.uint8
     for site in Site:
         for kind in Kind:
@@ -192,7 +192,7 @@ def test_products_of_idle_rows_count(k: int, seed: int) -> None:
     tables[:, 0, 0] = random.integers(1, 1 << 7)
     multiplier = Multiplier.from_tables("idle", tables[0], [tables[1]])
     config = ArrayConfig(6, 2, weight_bits=4, act_bits=4, acc_bits=9, multiplier=multiplier)
-    gemm = LayerGemm.of(quantized(nn.Linear(k, 3), config), (40, k))
+    gemm = GemmInMemory.of(quantized(nn.Linear(k, 3), config), (40, k))
     memory = random.integers(*config.act_range, (1, gemm.image_size), endpoint=True).astype(np.int8)
     for row in range(config.rows):
         for kind in (Kind.STUCK_AT_0, Kind.STUCK_AT_1):
@@ -201,10 +201,10 @@ def test_products_of_idle_rows_count(k: int, seed: int) -> None:
     assert check(EffectCase(gemm, memory, Fault(0, 0, Site.ACCUMULATOR, 2, Kind.STUCK_AT_1), None), cycles=True)
 
 
-def simple_gemm() -> tuple[LayerGemm, Memory, Int32Array]:
+def simple_gemm() -> tuple[GemmInMemory, Memory, Int32Array]:
     """Two groups of three outputs each on an array of 4x5, four rows of X, and two images."""
     config = ArrayConfig(4, 5)
-    gemm = LayerGemm.of(quantized(nn.Conv2d(2, 6, 2, groups=2), config), (2, 3, 3))
+    gemm = GemmInMemory.of(quantized(nn.Conv2d(2, 6, 2, groups=2), config), (2, 3, 3))
     memory = gemm.memory(torch.randn(2, 2, 3, 3))
     return gemm, memory, gemm.accumulate(memory)
 

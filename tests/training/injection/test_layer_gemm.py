@@ -13,7 +13,7 @@ from simulator import ArrayConfig, Kind
 from simulator.errors import InputError
 from tests.support.layer_strategies import convolutions, linear_layers
 from tests.support.strategies import configs, fault_maps
-from training.injection.layer_gemm import LayerGemm
+from training.injection.layer_gemm import GemmInMemory
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, image_to_columns
@@ -62,7 +62,7 @@ def test_gemms_are_those_of_an_array_without_faults(
     torch.manual_seed(seed)
     x = torch.randn(images, *shape)
     quantized, healthy = on_chip(layer, chip), on_chip(layer, Accelerator.fault_free(chip.config))
-    gemm = LayerGemm.of(quantized, shape)
+    gemm = GemmInMemory.of(quantized, shape)
     assert (gemm.groups, gemm.k, gemm.n) == quantized.gemm_shape
     memory = gemm.memory(x)
     assert memory.dtype == (np.int8 if chip.config.act_signed else np.uint8)
@@ -89,7 +89,7 @@ def test_gemms_are_those_of_an_array_without_faults(
 def test_whole_rows_of_x_begin_where_it_says(seed: int) -> None:
     torch.manual_seed(seed)
     layer = on_chip(nn.Conv2d(2, 3, 3, stride=(2, 1), padding=1), Accelerator(ArrayConfig(4, 4)))
-    gemm = LayerGemm.of(layer, (2, 5, 6))
+    gemm = GemmInMemory.of(layer, (2, 5, 6))
     assert (gemm.down, gemm.across, gemm.step_down, gemm.step_across) == (3, 6, 16, 1)
     assert gemm.image_size == 2 * 7 * 8
     assert gemm.start.tolist() == [down * 16 + across for down in range(3) for across in range(6)]
@@ -104,12 +104,12 @@ def test_what_has_no_such_gemm_is_refused() -> None:
     chip = Accelerator(ArrayConfig(4, 4))
     convolution = on_chip(nn.Conv2d(2, 3, 3), chip)
     with pytest.raises(InputError, match=r"input of one image has shape \[3, 3\]: expected \[2, height, width\]"):
-        LayerGemm.of(convolution, (3, 3))
+        GemmInMemory.of(convolution, (3, 3))
     with pytest.raises(InputError, match="smaller than the kernel"):
-        LayerGemm.of(convolution, (2, 2, 3))
+        GemmInMemory.of(convolution, (2, 2, 3))
     linear = on_chip(nn.Linear(2, 3), chip)
     with pytest.raises(InputError, match=r"expected \[\.\.\., 2\]"):
-        LayerGemm.of(linear, (3,))
+        GemmInMemory.of(linear, (3,))
     linear.placement = Placement.in_order(1, 2, 3)
     with pytest.raises(InputError, match="placed elsewhere on the array: expected them in order"):
-        LayerGemm.of(linear, (2,))
+        GemmInMemory.of(linear, (2,))

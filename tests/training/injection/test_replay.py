@@ -16,7 +16,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, sim
 from simulator.errors import InputError
 from tests.support.tiny_networks import tiny_images, tiny_network
 from training import faulty_gemm
-from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, PATTERNS, Carried, Replay, Trial
+from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, PATTERNS, Injected, Propagated, Replay
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.quantized import GemmRun
@@ -129,7 +129,13 @@ def pattern(changed: npt.NDArray[np.bool_]) -> str:
 
 
 def check(
-    replay: Replay, carried: Carried, number: int, whole: WholeRun, clean: WholeRun, scores: Tensor, labels: list[int]
+    replay: Replay,
+    carried: Propagated,
+    number: int,
+    whole: WholeRun,
+    clean: WholeRun,
+    scores: Tensor,
+    labels: list[int],
 ) -> None:
     """A trial did what a whole run on its images did."""
     entries = carried.trial == number
@@ -172,7 +178,7 @@ def test_permanent_faults_are_as_in_whole_runs(name: str, engine: str, count: in
     assert torch.equal(replay.scores, clean.scores(images, None))
     faults = [random_fault(config, random, PERMANENT[int(random.integers(2))]) for _ in range(count)]
     chosen = [np.sort(random.permutation(IMAGES)[: random.integers(1, IMAGES + 1)]) for _ in faults]
-    carried = replay.carry([Trial(fault, which) for fault, which in zip(faults, chosen, strict=True)])
+    carried = replay.propagate([Injected(fault, which) for fault, which in zip(faults, chosen, strict=True)])
     for number, (fault, which) in enumerate(zip(faults, chosen, strict=True)):
         whole, clean = WholeRun(network, config, engine), WholeRun(network, config)
         clean.scores(images[which], None)
@@ -191,8 +197,8 @@ def test_upsets_are_as_in_whole_runs(name: str, engine: str, count: int, seed: i
         layer = int(random.integers(len(replay.layers)))
         gemm = replay.layers[layer].gemm
         fault = random_fault(config, random, Kind.FLIP, gemm_timing(config, gemm.m, gemm.k, gemm.n).serial)
-        trials.append(Trial(fault, random.integers(IMAGES, size=1), layer, int(random.integers(gemm.groups))))
-    carried = replay.carry(trials)
+        trials.append(Injected(fault, random.integers(IMAGES, size=1), layer, int(random.integers(gemm.groups))))
+    carried = replay.propagate(trials)
     first = np.cumsum([0, *(gemm.groups for gemm in (kept.gemm for kept in replay.layers))])
     for number, trial in enumerate(trials):
         assert trial.layer is not None
@@ -211,7 +217,7 @@ def test_what_operations_pass_and_stop(seed: int) -> None:
     network = convert(tiny_network(), config, images, accelerator=Accelerator.fault_free(config))
     replay = Replay(network, images)
     faults = [random_fault(config, random, PERMANENT[int(random.integers(2))]) for _ in range(30)]
-    found = replay.carry([Trial(fault, np.arange(IMAGES)) for fault in faults]).operations
+    found = replay.propagate([Injected(fault, np.arange(IMAGES)) for fault in faults]).operations
     count = {name: found[:, :, place] for place, name in enumerate(OPERATION_COUNTS)}
     kinds = np.array([operation.kind for operation in replay.operations])
     acts = kinds == "multiply"
@@ -238,7 +244,7 @@ def test_what_stops_differences_by_hand() -> None:
     replay = Replay(quantized, images)
     # Bit 3 of the sum is forced to 1: 127 stays, -381 is ...10000011 and becomes -373, 16129 becomes 16137, 254 stays.
     fault = Fault(0, 0, Site.PSUM, 3, Kind.STUCK_AT_1)
-    carried = replay.carry([Trial(fault, np.arange(4), None)])
+    carried = replay.propagate([Injected(fault, np.arange(4), None)])
     assert carried.layers[0, 0].tolist() == [0, 2, 2, 2, 2, 0, 0, 0, 0, 8, 16]
     names = [(operation.name, operation.kind) for operation in replay.operations]
     assert names == [("0", "quantise"), ("0", "multiply"), ("1", "relu"), ("2", "quantise"), ("2", "multiply")]
@@ -248,7 +254,7 @@ def test_what_stops_differences_by_hand() -> None:
     assert of["1", "relu"]["images_masked"] == 1
     assert (of["2", "quantise"]["images_in"], of["2", "quantise"]["rounded"]) == (1, 1)
     # Bit 14 takes 16129 to 32513, which is 256 steps of the next input and clamped to 127.
-    carried = replay.carry([Trial(Fault(0, 0, Site.PSUM, 14, Kind.STUCK_AT_1), np.array([2]), None)])
+    carried = replay.propagate([Injected(Fault(0, 0, Site.PSUM, 14, Kind.STUCK_AT_1), np.array([2]), None)])
     assert carried.operations[0, 3].tolist() == [1, 1, 0, 1, 0, 0, 1]
 
 
@@ -305,7 +311,7 @@ def test_a_network_that_is_one_layer(seed: int) -> None:
     images = tiny_images(3, seed).images.flatten(1)
     network = convert(nn.Linear(images.shape[1], 3), config, images, accelerator=Accelerator.fault_free(config))
     replay = Replay(network, images)
-    carried = replay.carry([Trial(Fault(0, 0, Site.PSUM, 31, Kind.STUCK_AT_1), np.arange(3))])
+    carried = replay.propagate([Injected(Fault(0, 0, Site.PSUM, 31, Kind.STUCK_AT_1), np.arange(3))])
     whole = WholeRun(network, config)
     fault = FaultMap.from_faults(config, [Fault(0, 0, Site.PSUM, 31, Kind.STUCK_AT_1)])
     assert torch.equal(carried.scores, whole.scores(images, fault))
@@ -330,6 +336,6 @@ def test_nothing_to_follow() -> None:
     replay = Replay(convert(tiny_network(), config, images), images)
     assert len(replay) == 2
     assert replay.kept_bytes > 0
-    carried = replay.carry([])
+    carried = replay.propagate([])
     assert [len(part) for part in carried] == [0] * 7
     assert operator.index(carried.layers.shape[1]) == 3

@@ -9,7 +9,7 @@ from torch.nn import functional
 from tests.support.tiny_networks import ARRAY, tiny_images, tiny_network
 from training.layers.accelerator import Accelerator
 from training.layers.array_share import ArrayShare, array_share
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 
 
 class Scores(nn.Module):
@@ -45,7 +45,7 @@ class Mixed(nn.Module):
 def test_all_of_a_plain_network_runs_on_the_array() -> None:
     images = tiny_images(3, 1).images
     network = convert(tiny_network(), ARRAY, images)
-    place(network, Accelerator.fault_free(ARRAY))
+    put_on_chip(network, Accelerator.fault_free(ARRAY))
     share = array_share(network, images[:1])
     # Convolutions of 4 outputs over 2x3x3, and of 6 outputs over 2x2x2 in each of two groups; 3 outputs of 24.
     assert share == ArrayShare(4 * 16 * 18 + 6 * 4 * 8 + 3 * 24, {})

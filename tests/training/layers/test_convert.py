@@ -13,7 +13,7 @@ from torch.nn import functional
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import ConversionError, InputError
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.quantized import QuantizedConv2d, QuantizedLinear
 
 CONFIG = ArrayConfig(8, 6)
@@ -77,7 +77,7 @@ def test_the_cycle_engine_without_faults_is_exact_on_a_whole_network(rows, cols,
     images = torch.randn(3, 3, 5, 4).repeat(1, 1, 1, 1)
     converted = convert(network, config, images)
     on_cycle = converted(images)
-    place(converted, Accelerator(config, engine="exact"))
+    put_on_chip(converted, Accelerator(config, engine="exact"))
     assert torch.equal(on_cycle, converted(images))
 
 
@@ -117,10 +117,10 @@ def test_place_puts_every_layer_on_the_chip():
     images = torch.randn(4, 3, 6, 6)
     faults = FaultMap.from_faults(CONFIG, [Fault(0, 0, Site.PSUM, 14, Kind.STUCK_AT_1)])
     clean = converted(images)
-    assert place(converted, Accelerator(CONFIG, faults)) is converted
+    assert put_on_chip(converted, Accelerator(CONFIG, faults)) is converted
     assert not torch.equal(converted(images), clean)
     other = Accelerator(ArrayConfig(3, 2, acc_bits=30), engine="exact")
-    place(converted, other)
+    put_on_chip(converted, other)
     assert all(layer.accelerator is other for layer in quantized_layers(converted).values())
     assert torch.equal(converted(images), clean)
 
@@ -129,10 +129,10 @@ def test_place_keeps_all_layers_where_they_are_when_one_does_not_fit():
     converted = convert(Branches(), CONFIG, torch.randn(4, 3, 6, 6), accelerator=EXACT)
     for widths in ({"weight_bits": 4}, {"act_bits": 7}, {"act_signed": False}):
         with pytest.raises(ValueError, match=f"{next(iter(widths))}=.*: convert the network anew"):
-            place(converted, Accelerator(ArrayConfig(8, 6, **widths)))
+            put_on_chip(converted, Accelerator(ArrayConfig(8, 6, **widths)))
     assert all(layer.accelerator is EXACT for layer in quantized_layers(converted).values())
     with pytest.raises(ConversionError, match="no quantised layers"):
-        place(nn.ReLU(), EXACT)
+        put_on_chip(nn.ReLU(), EXACT)
 
 
 def test_scales_that_are_given_need_no_calibration():

@@ -17,7 +17,7 @@ from tests.support.layer_strategies import CHIP_KINDS, LayerCase, layer_cases
 from tests.support.strategies import random_tables
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
-from training.layers.quantized import LARGEST_WHOLE, QuantizedConv2d, QuantizedLinear
+from training.layers.quantized import LARGEST_EXACT_FLOAT, QuantizedConv2d, QuantizedLinear
 from training.numbers import activation_limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,13 +34,13 @@ def test_layers_compute_as_the_array_on_chips_that_hide_their_faults(narrow: boo
         layer = case.quantized()
         assert layer.computes_exactly
         assert torch.equal(layer(case.x), case.quantized("cycle")(case.x))
-        weights = layer.whole_weights()
+        weights = layer.weights_as_float32()
         seen[weights is None] += 1
         if weights is None:
             return
         kept = layer.kept_weights()
         assert torch.equal(weights, layer.weight_int * (1 if kept is None else kept))
-        whole = layer.whole_input(case.x)
+        whole = layer.input_as_float32(case.x)
         assert torch.equal(whole, layer.quantize_input(case.x).float())
         # Observed, the layer runs GEMMs, and gives the same.
         layer.observer = lambda run: None
@@ -70,10 +70,10 @@ def fault(site: Site, row: int = 0, col: int = 1, kind: Kind = Kind.STUCK_AT_1) 
 def test_a_fault_that_acts_is_emulated_and_one_that_is_hidden_is_not(site: Site) -> None:
     faults = fault(site)
     assert not linear(Accelerator(CONFIG, faults)).computes_exactly
-    assert linear(Accelerator(CONFIG, faults)).whole_weights() is None
+    assert linear(Accelerator(CONFIG, faults)).weights_as_float32() is None
     required = faults.required_bypass()
     assert linear(Accelerator(CONFIG, faults, required)).computes_exactly
-    assert linear(Accelerator(CONFIG, faults, required)).whole_weights() is not None
+    assert linear(Accelerator(CONFIG, faults, required)).weights_as_float32() is not None
     # One PE too few.
     row, col = np.argwhere(required)[-1]
     required[row, col] = False
@@ -91,7 +91,7 @@ def test_broken_accumulators_matter_under_columns_in_use(column: int, outputs: i
     faults = fault(Site.ACCUMULATOR, col=column)
     layer = linear(Accelerator(CONFIG, faults), outputs)
     assert layer.computes_exactly == exact
-    assert (layer.whole_weights() is not None) == exact
+    assert (layer.weights_as_float32() is not None) == exact
     # The same outputs on other columns, of other folds.
     moved = (np.arange(outputs) * CONFIG.cols + (column + 1) % CONFIG.cols)[None]
     layer.placement = Placement(np.array([[0, 1]]), moved)
@@ -145,9 +145,9 @@ def test_sums_that_could_round_or_wrap_are_left_to_the_emulation(
 ) -> None:
     # Rows enough for a few folds at most.
     config = ArrayConfig(400, 1, act_signed=signed, acc_bits=acc_bits)
-    limit = min(LARGEST_WHOLE, 1 << (acc_bits - 1))
+    limit = min(LARGEST_EXACT_FLOAT, 1 << (acc_bits - 1))
     layer, x = data.draw(whole_layers(limit + beyond, config))
-    assert (layer.whole_weights() is None) == (beyond >= 0)
+    assert (layer.weights_as_float32() is None) == (beyond >= 0)
     found = layer(x)
     layer.accelerator = replace(layer.accelerator, engine="cycle")
     assert torch.equal(found, layer(x))
@@ -159,10 +159,10 @@ def test_weights_at_bypassed_pes_do_not_count_towards_the_largest_sum() -> None:
     layer.weight.data.fill_(127.0)
     quantized = QuantizedLinear(layer, 1.0, Accelerator(config))
     assert quantized.kept_weights() is None
-    assert quantized.whole_weights() is None
+    assert quantized.weights_as_float32() is None
     # 0 and 2 of the three are in row 0 of the array.
     quantized.accelerator = Accelerator(config, bypass=np.array([[False], [True]]))
-    kept, whole = quantized.kept_weights(), quantized.whole_weights()
+    kept, whole = quantized.kept_weights(), quantized.weights_as_float32()
     assert kept is not None
     assert kept.tolist() == [[True, False, True]]
     assert whole is not None
@@ -175,13 +175,13 @@ def test_float_convolutions_are_trusted_where_they_are_plain_sums(monkeypatch: p
     layer = QuantizedConv2d(nn.Conv2d(2, 3, 3), 0.02, Accelerator(CONFIG))
     images = torch.randn(2, 2, 5, 5)
     calls: list[int] = []
-    whole_product = QuantizedConv2d.whole_product
+    product_in_float32 = QuantizedConv2d.product_in_float32
 
     def counted(self: QuantizedConv2d, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return whole_product(self, x, w)
+        return product_in_float32(self, x, w)
 
-    monkeypatch.setattr(QuantizedConv2d, "whole_product", counted)
+    monkeypatch.setattr(QuantizedConv2d, "product_in_float32", counted)
     expected = layer(images)
     assert calls == [1]
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)

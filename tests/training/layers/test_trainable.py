@@ -18,7 +18,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from tests.support.layer_strategies import CHIP_KINDS, LayerCase, layer_cases
 from tests.support.oracle import Net
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.placement import Placement
 from training.layers.quantized import QuantizedLayer, QuantizedLinear
 from training.layers.trainable import TrainableLayer, deployed, move, trainable, trainable_layers
@@ -81,7 +81,7 @@ def test_what_is_learned_on_is_what_is_deployed_and_what_the_array_computes() ->
         assert torch.equal(outputs, on_emulation(case.x))
         assert torch.equal(outputs, on_cycle(case.x))
         assert torch.equal(layer.eval()(case.x), outputs)
-        seen["float" if layer.quantized.whole_weights() is not None else "integers"] += 1
+        seen["float" if layer.quantized.weights_as_float32() is not None else "integers"] += 1
 
     for kind in CHIP_KINDS:
         for narrow in (False, True):
@@ -191,7 +191,7 @@ CONFIG = ArrayConfig(5, 3)
 def converted(network: nn.Module, faulty: bool = False) -> nn.Module:
     """The network on a chip."""
     quantized = convert(network, CONFIG, IMAGES)
-    return place(quantized, Accelerator(CONFIG, visible(quantized))) if faulty else quantized
+    return put_on_chip(quantized, Accelerator(CONFIG, visible(quantized))) if faulty else quantized
 
 
 @pytest.mark.parametrize("learn_scales", [False, True])
@@ -234,7 +234,7 @@ def test_deployed_has_the_present_weights_and_leaves_the_network_as_it_is() -> N
     model.eval()
     outputs = quantized(IMAGES)
     assert torch.equal(model(IMAGES), outputs)
-    on_cycle = place(deployed(model), Accelerator(CONFIG, visible(quantized), engine="cycle"))
+    on_cycle = put_on_chip(deployed(model), Accelerator(CONFIG, visible(quantized), engine="cycle"))
     assert torch.equal(on_cycle(IMAGES), outputs)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -251,7 +251,7 @@ def test_a_layer_that_is_used_twice_learns_from_both(faulty: bool, seed: int) ->
     x = torch.randn(4, 5)
     quantized = convert(network, CONFIG, x)
     if faulty:
-        place(quantized, Accelerator(CONFIG, visible(quantized)))
+        put_on_chip(quantized, Accelerator(CONFIG, visible(quantized)))
     model = trainable(network, quantized).train()
     assert model[0] is model[2]
     # Two layers of equal weights and steps in its place.
@@ -292,10 +292,10 @@ def test_moving_puts_all_layers_on_another_chip_and_elsewhere_on_it() -> None:
 def test_inputs_that_are_no_numbers_show_in_the_outputs(layer: nn.Conv2d | nn.Linear, faulty: bool) -> None:
     quantized = convert(layer, CONFIG, torch.rand(2, 2, 4, 4))
     if faulty:
-        place(quantized, Accelerator(CONFIG, visible(quantized)))
+        put_on_chip(quantized, Accelerator(CONFIG, visible(quantized)))
     model = trainable(layer, quantized).train()
     assert isinstance(model, TrainableLayer)
-    assert (model.quantized.whole_weights() is None) == faulty
+    assert (model.quantized.weights_as_float32() is None) == faulty
     x = torch.rand(2, 2, 4, 4)
     x[1, :, 1, 2] = math.nan
     assert model(x)[1].isnan().any()
@@ -314,7 +314,7 @@ def test_parameters_that_are_no_numbers_show_in_the_outputs(value: float, broken
     layer = nn.Linear(4, 3)
     quantized = convert(layer, CONFIG, torch.rand(5, 4))
     if faulty:
-        place(quantized, Accelerator(CONFIG, visible(quantized)))
+        put_on_chip(quantized, Accelerator(CONFIG, visible(quantized)))
     model = trainable(layer, quantized, learn_scales=True).train()
     assert isinstance(model, TrainableLayer)
     assert model.bias is not None
@@ -336,7 +336,7 @@ def test_convolutions_that_may_round_are_emulated(monkeypatch: pytest.MonkeyPatc
     model = trainable(layer, convert(layer, CONFIG, IMAGES)).train()
     assert isinstance(model, TrainableLayer)
     expected = model(IMAGES)
-    monkeypatch.setattr(type(model.quantized), "whole_product", lambda *_: torch.zeros_like(expected))
+    monkeypatch.setattr(type(model.quantized), "product_in_float32", lambda *_: torch.zeros_like(expected))
     assert not model(IMAGES).any()
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     assert torch.equal(model(IMAGES), expected)

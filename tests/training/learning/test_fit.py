@@ -18,7 +18,7 @@ from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
 from training.data.datasets import Dataset
 from training.learning import fit as fit_module
-from training.learning.fit import DivergedError, Evaluation, Hooks, Moment, Trained, fit
+from training.learning.fit import DivergedError, Evaluation, Hooks, Trained, TrainingProgress, fit
 from training.learning.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,7 +133,7 @@ def test_nothing_to_do() -> None:
 
 
 def test_progress_is_told_after_each_iteration(seed: int) -> None:
-    told: list[Moment] = []
+    told: list[TrainingProgress] = []
     trained = run(network(seed), 5, Recipe(batch=4, seed=seed), evaluate_at=[2, 4], progress=told.append)
     assert [moment.iteration for moment in told] == [1, 2, 3, 4, 5]
     assert {moment.iterations for moment in told} == {5}
@@ -224,10 +224,10 @@ class Interrupted(Exception):  # noqa: N818
     """Stands for everything that can end a program."""
 
 
-def interrupt_after(iterations: int) -> Callable[[Moment], None]:
+def interrupt_after(iterations: int) -> Callable[[TrainingProgress], None]:
     """Progress that ends the training."""
 
-    def progress(moment: Moment) -> None:
+    def progress(moment: TrainingProgress) -> None:
         if moment.iteration == iterations:
             raise Interrupted
 
@@ -259,7 +259,7 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
     for stop in (1, 5, 8):
         with pytest.raises(Interrupted):
             run(network(3), 9, recipe, evaluate_at=[4, 6], checkpoint=checkpoint, progress=interrupt_after(stop))
-    told: list[Moment] = []
+    told: list[TrainingProgress] = []
     model = network(3)
     trained = run(model, 9, recipe, evaluate_at=[4, 6], checkpoint=checkpoint, progress=told.append)
     assert [moment.iteration for moment in told] == [8, 9]
@@ -280,7 +280,7 @@ def test_checkpoints_are_written_every_few_seconds_and_not_at_all_without_a_file
     now, kept = [0.0], []
     monkeypatch.setattr(fit_module.time, "monotonic", lambda: now[0])
 
-    def ticking(moment: Moment) -> None:
+    def ticking(moment: TrainingProgress) -> None:
         now[0] += 6
         if checkpoint.exists():
             kept.append(moment.iteration)

@@ -35,16 +35,16 @@ from tests.support.retraining_runs import (
 from tests.support.tiny_networks import ARRAY, faulty_chip, tiny_images, with_broken_accumulators
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, place, quantized_layers
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.deployment import read_deployed, write_deployed
 from training.layers.placement import Placement
 from training.layers.trainable import TrainableLayer, trainable_layers
 from training.learning.fit import Evaluation
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.gradual import Gradual
-from training.learning.mitigations.mitigation import Step
+from training.learning.mitigations.mitigation import TrainingStep
 from training.learning.recipe import Recipe
-from training.learning.retrain import OnChip, retrain
+from training.learning.retrain import ChipHooks, retrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,12 +54,12 @@ STRATEGIES = ["none", "none+t", "none+t+gradual", "fap", "fap+t", "fam", "fam+t"
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=named)
 @pytest.mark.parametrize("broken", [(), (2,)])
 def test_the_accuracy_is_that_of_the_cycle_engine_with_the_weights_on_the_chip(
-    strategy: Strategy | str, broken: tuple[int, ...], seed: int, tmp_path: Path
+    strategy: Mitigations | str, broken: tuple[int, ...], seed: int, tmp_path: Path
 ) -> None:
     chip = with_broken_accumulators(faulty_chip(seed), *broken)
     base, deep = (network(), False) if seed % 2 else (deep_network(), True)
     result = run(chip, 3, strategy, network=base, evaluate_at=[1], recipe=replace(RECIPE, seed=seed % 99))
-    retrains = isinstance(strategy, Strategy) or "+t" in strategy
+    retrains = isinstance(strategy, Mitigations) or "+t" in strategy
     assert [found.iteration for found in result.evaluations] == ([0, 1, 3] if retrains else [0])
     assert len(result.losses) == (3 if retrains else 0)
     assert not result.network.training
@@ -99,19 +99,19 @@ def test_the_accuracy_is_that_of_the_cycle_engine_with_the_weights_on_the_chip(
     ],
 )
 def test_weights_at_bypassed_pes_are_zero_after_every_step_and_so_is_what_would_move_them(
-    strategy: Strategy | str, optimizer: str, options: dict[str, Any], seed: int, monkeypatch: pytest.MonkeyPatch
+    strategy: Mitigations | str, optimizer: str, options: dict[str, Any], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chip = faulty_chip(seed)
     recipe = Recipe(batch=10, optimizer=optimizer, options=options, learning_rate=0.01, seed=seed % 99)
     steps: list[int] = []
     acting = set()
-    before_step, after_step = OnChip.before_step, OnChip.after_step
+    before_step, after_step = ChipHooks.before_step, ChipHooks.after_step
 
     def kept_weights(model: nn.Module, iteration: int) -> Iterator[tuple[TrainableLayer, Tensor]]:
         bypass: BoolArray | None = chip.faults.required_bypass()
         if "gradual" in named(strategy):
             whole = Accelerator(ARRAY, chip.faults, bypass)
-            bypass = Gradual().chip_for(Step(iteration, 6, recipe.seed), whole).bypass
+            bypass = Gradual().chip_for(TrainingStep(iteration, 6, recipe.seed), whole).bypass
         assert bypass is not None
         for layer in trainable_layers(model).values():
             kept = layer.acting(bypass)
@@ -135,8 +135,8 @@ def test_weights_at_bypassed_pes_are_zero_after_every_step_and_so_is_what_would_
                     assert not value[~kept].any()
                     acting.add(name)
 
-    monkeypatch.setattr(OnChip, "before_step", checked_before)
-    monkeypatch.setattr(OnChip, "after_step", checked)
+    monkeypatch.setattr(ChipHooks, "before_step", checked_before)
+    monkeypatch.setattr(ChipHooks, "after_step", checked)
     result = run(chip, 6, strategy, recipe=recipe, evaluate_at=[2])
     assert steps == list(range(6))
     assert acting or optimizer == "Adafactor"
@@ -171,7 +171,7 @@ def test_retraining_wins_back_what_the_chip_lost() -> None:
     chip, held_out = faulty_chip(1, rate=0.7), tiny_images(200, 9)
     assert count_correct(network(), held_out) > 180
     results = {
-        strategy: retrain(network(), chip, replace(DATA, held_out=held_out), 100, strategy=strategy, recipe=RECIPE)
+        strategy: retrain(network(), chip, replace(DATA, held_out=held_out), 100, mitigations=strategy, recipe=RECIPE)
         for strategy in ("fap+t", "fam+t")
     }
     fap, fam = results["fap+t"], results["fam+t"]
@@ -199,7 +199,7 @@ def test_an_unmitigated_chip_is_emulated_exactly(strategy: str, seed: int) -> No
                     pruned_network.get_submodule(name).weight.data.mul_(kept)
             scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
             converted = convert(pruned_network, ARRAY, [], activation_scales=scales)
-        place(converted, Accelerator(ARRAY, chip.faults, chip.bypass, engine="cycle"))
+        put_on_chip(converted, Accelerator(ARRAY, chip.faults, chip.bypass, engine="cycle"))
         assert result.evaluations[0] == Evaluation(0, count_correct(converted, HELD_OUT), 30)
         assert np.array_equal(result.deployment.bypass, np.zeros((5, 4), bool) if chip.bypass is None else own)
 

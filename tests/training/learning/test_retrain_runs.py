@@ -33,12 +33,12 @@ from tests.support.tiny_networks import faulty_chip, tiny_images, with_broken_ac
 from training.data.classification import count_correct
 from training.layers.trainable import trainable_layers
 from training.learning import fit as fit_module
-from training.learning.fit import Moment
+from training.learning.fit import TrainingProgress
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.gradual import Gradual
 from training.learning.recipe import Recipe
-from training.learning.retrain import OnChip, RetrainDivergedError, RetrainResult, TrainingData, retrain
+from training.learning.retrain import ChipHooks, RetrainDivergedError, RetrainResult, TrainingData, retrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ],
 )
 def test_runs_repeat_and_go_on_from_a_checkpoint_bit_for_bit(
-    strategy: Strategy | str,
+    strategy: Mitigations | str,
     recipe: Recipe,
     learn_scales: bool,
     seed: int,
@@ -91,7 +91,7 @@ def test_runs_repeat_and_go_on_from_a_checkpoint_bit_for_bit(
     for stop in (first, second):
         with pytest.raises(Interrupted):
             again(checkpoint=checkpoint, progress=interrupt_after(stop))
-    told: list[Moment] = []
+    told: list[TrainingProgress] = []
     assert_same_result(again(checkpoint=checkpoint, progress=told.append), undisturbed)
     # The last iteration that was kept is the one before the one that was interrupted.
     assert told[0].iteration == second
@@ -109,7 +109,7 @@ def test_the_checkpoint_of_another_retraining_is_refused(
         "chip": chip,
         "data": DATA,
         "iterations": 4,
-        "strategy": "fap+t",
+        "mitigations": "fap+t",
         "recipe": RECIPE,
         "evaluate_at": [2],
     }
@@ -125,8 +125,8 @@ def test_the_checkpoint_of_another_retraining_is_refused(
         ({"data": replace(DATA, train=tiny_images(89, 1))}, "training images"),
         ({"data": replace(DATA, held_out=tiny_images(30, 3))}, "held-out images"),
         ({"data": narrow}, "activation scales"),
-        ({"strategy": "fap+t+gradual"}, "strategy"),
-        ({"strategy": Strategy((Bypass(), Gradual(stages=3)))}, "strategy"),
+        ({"mitigations": "fap+t+gradual"}, "strategy"),
+        ({"mitigations": Mitigations((Bypass(), Gradual(stages=3)))}, "strategy"),
         ({"recipe": replace(RECIPE, seed=1)}, "recipe"),
         ({"recipe": replace(RECIPE, schedule="LinearLR")}, "recipe"),
         ({"learn_scales": True}, "recipe"),
@@ -151,7 +151,7 @@ def test_the_checkpoint_of_another_retraining_is_refused(
 
 
 @pytest.mark.parametrize("strategy", ["fap+t", "fam+t", "none+t", HARDENED], ids=named)
-def test_a_shorter_run_is_the_beginning_of_a_longer_one(strategy: Strategy | str, seed: int) -> None:
+def test_a_shorter_run_is_the_beginning_of_a_longer_one(strategy: Mitigations | str, seed: int) -> None:
     chip = faulty_chip(seed)
     longer = run(chip, 7, strategy, evaluate_at=[2, 4])
     for iterations in (2, 4):
@@ -191,7 +191,7 @@ def test_a_run_that_diverges_ends_with_the_last_good_state(
     strategy: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chip, steps = faulty_chip(seed), list[int]()
-    after_step = OnChip.after_step
+    after_step = ChipHooks.after_step
 
     def spoiled(self: Any, stepped: torch.optim.Optimizer) -> None:
         after_step(self, stepped)
@@ -200,7 +200,7 @@ def test_a_run_that_diverges_ends_with_the_last_good_state(
             trainable_layers(self._model)["5"].weight.data.mul_(float("inf"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(OnChip, "after_step", spoiled)
+        patched.setattr(ChipHooks, "after_step", spoiled)
         with pytest.raises(RetrainDivergedError, match="the last good state is that of iteration 2 with") as caught:
             run(chip, 8, strategy, evaluate_at=[2])
     result = caught.value.result

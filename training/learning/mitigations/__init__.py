@@ -2,10 +2,10 @@
 
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Strategy
+from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.gradual import Gradual
 from training.learning.mitigations.hardening import Hardening
-from training.learning.mitigations.mitigation import Mitigation, Step
+from training.learning.mitigations.mitigation import Mitigation, TrainingStep
 from training.learning.mitigations.permutation import Permutation
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Gradual",
     "Hardening",
     "Mitigation",
+    "Mitigations",
     "Permutation",
-    "Step",
-    "Strategy",
+    "TrainingStep",
 ]

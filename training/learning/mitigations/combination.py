@@ -28,24 +28,29 @@ RETRAIN, BATCH_NORM, GRADUAL = "t", "bn", "gradual"
 NAMES = tuple(
     f"{name}{after}" for name in DEPLOYMENTS for after in ("", "+t", "+bn", "+bn+t", "+t+gradual", "+bn+t+gradual")
 )
-"""Names of all strategies, each in one order."""
+"""Names of all combinations, each in one order."""
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Mitigations:
     """What is done about a chip's broken PEs.
 
     Args:
-        mitigations: in the order in which they take their turns.
+        in_turn: in the order in which they take their turns.
         retrains: whether the network is retrained on the chip.
     """
 
-    mitigations: tuple[Mitigation, ...] = ()
+    in_turn: tuple[Mitigation, ...] = ()
     retrains: bool = True
 
+    @property
+    def text(self) -> str:
+        """What files say of them, in the words of the first files."""
+        return f"Strategy(mitigations={self.in_turn!r}, retrains={self.retrains!r})"
+
     @classmethod
-    def named(cls, name: str) -> Strategy:
-        """A strategy by its name: what is deployed, and after it, in any order, what else is done.
+    def named(cls, name: str) -> Mitigations:
+        """Mitigations by their name: what is deployed, and after it, in any order, what else is done.
 
         The first word is `none`, `fap`, `fam`, `fam-columns` or `fam-rows`; then may follow `+t` to retrain, `+bn` to
         measure the statistics of batch normalisation on the chip, and, with `+t`, `+gradual` to inject the faults in
@@ -54,8 +59,8 @@ class Strategy:
         Raises:
             InputError: another name.
 
-        >>> Strategy.named("fap+t")
-        Strategy(mitigations=(Bypass(),), retrains=True)
+        >>> Mitigations.named("fap+t")
+        Mitigations(in_turn=(Bypass(),), retrains=True)
         """
         first, *others = name.lower().split("+")
         known = {BATCH_NORM: BatchNormStatistics(), GRADUAL: Gradual()}

@@ -9,7 +9,7 @@ import numpy as np
 from simulator import FaultMap, Site
 from simulator.errors import InputError
 from training.layers.accelerator import Accelerator
-from training.learning.mitigations.mitigation import Mitigation, Step
+from training.learning.mitigations.mitigation import Mitigation, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Gradual(Mitigation):
         if not 0 <= self.until <= 1:
             raise InputError(f"gradual injection ends at {self.until} of the iterations: expected 0..1")
 
-    def stage(self, step: Step) -> int:
+    def stage(self, step: TrainingStep) -> int:
         """The stage that a mini-batch is in, 1..stages."""
         length = self.until * step.iterations / self.stages
         return self.stages if not length else min(self.stages, 1 + int(step.iteration / length))
 
-    def share(self, step: Step) -> float:
+    def share(self, step: TrainingStep) -> float:
         """The share of the faulty PEs that a mini-batch meets, in (0, 1]."""
         return self.stage(step) / self.stages
 
-    def chip_for(self, step: Step, accelerator: Accelerator) -> Accelerator:
+    def chip_for(self, step: TrainingStep, accelerator: Accelerator) -> Accelerator:
         """The chip with the first PEs only: of those that are bypassed, and of those whose faults are not hidden."""
         stage = self.stage(step)
         if stage == self.stages:

@@ -9,7 +9,7 @@ import numpy as np
 from simulator import FaultModel, Site, sample_faults
 from simulator.errors import InputError
 from training.layers.accelerator import Accelerator
-from training.learning.mitigations.mitigation import Mitigation, Step
+from training.learning.mitigations.mitigation import Mitigation, TrainingStep
 
 OWN_PE_SITES = (Site.WEIGHT, Site.PRODUCT, Site.PSUM)
 """Sites whose faults require the bypass of their own PE alone."""
@@ -46,7 +46,7 @@ class Hardening(Mitigation):
                 "the lower one first"
             )
 
-    def chip_for(self, step: Step, accelerator: Accelerator) -> Accelerator:
+    def chip_for(self, step: TrainingStep, accelerator: Accelerator) -> Accelerator:
         """The chip with more PEs bypassed: those of a random fault map that belongs to this mini-batch."""
         rate_seed, fault_seed = np.random.SeedSequence(step.seed, spawn_key=(2, step.iteration)).spawn(2)
         rate = float(np.random.default_rng(rate_seed).uniform(self.lowest, self.highest))

@@ -13,7 +13,7 @@ from training.layers.deployment import Deployment
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """Where a retraining stands.
 
     Args:
@@ -48,7 +48,7 @@ class Mitigation:
             batches: of training images.
         """
 
-    def chip_for(self, step: Step, accelerator: Accelerator) -> Accelerator:
+    def chip_for(self, step: TrainingStep, accelerator: Accelerator) -> Accelerator:
         """The chip that a mini-batch of retraining runs on.
 
         Args:

@@ -17,9 +17,9 @@ from tests.support.tiny_networks import (
 from training.layers.trainable import trainable_layers
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import DEPLOYMENTS, Strategy
+from training.learning.mitigations.combination import DEPLOYMENTS, Mitigations
 from training.learning.mitigations.gradual import Gradual
-from training.learning.mitigations.mitigation import Mitigation, Step
+from training.learning.mitigations.mitigation import Mitigation, TrainingStep
 from training.learning.mitigations.permutation import Permutation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,7 @@ FAM, BY_COLUMNS, BY_ROWS = Permutation(), Permutation(rows=False), Permutation(c
     ],
 )
 def test_names(name: str, mitigations: tuple[Mitigation, ...], retrains: bool) -> None:
-    assert Strategy.named(name) == Strategy(mitigations, retrains)
+    assert Mitigations.named(name) == Mitigations(mitigations, retrains)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_names(name: str, mitigations: tuple[Mitigation, ...], retrains: bool) -
 )
 def test_other_names_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError, match=r"is unknown: expected one of none, fap, fam, .*, then \+t to") as caught:
-        Strategy.named(name)
+        Mitigations.named(name)
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -67,7 +67,7 @@ def test_other_names_are_refused_in_one_line(name: str) -> None:
 def test_what_each_deploys(name: str, seed: int) -> None:
     chip = with_broken_accumulators(faulty_chip(seed), 1)
     model = on_fault_free(tiny_network())
-    deployment = deploy(model, chip, *Strategy.named(name).mitigations)
+    deployment = deploy(model, chip, *Mitigations.named(name).in_turn)
     if name == "none":
         assert not deployment.bypass.any()
         assert not deployment.placements
@@ -89,5 +89,5 @@ def test_what_each_deploys(name: str, seed: int) -> None:
 def test_each_step_runs_on_the_chip_itself(name: str, seed: int) -> None:
     chip = accelerator(faulty_chip(seed), bypass=True)
     for iteration in (0, 3, 9):
-        for mitigation in Strategy.named(name).mitigations:
-            assert mitigation.chip_for(Step(iteration, 10, seed), chip) is chip
+        for mitigation in Mitigations.named(name).in_turn:
+            assert mitigation.chip_for(TrainingStep(iteration, 10, seed), chip) is chip

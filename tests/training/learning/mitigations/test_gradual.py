@@ -17,7 +17,7 @@ from simulator.faults import BoolArray
 from tests.support.tiny_networks import accelerator, faulty_chip, with_broken_accumulators
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.gradual import Gradual
-from training.learning.mitigations.mitigation import Step
+from training.learning.mitigations.mitigation import TrainingStep
 
 CONFIG = ArrayConfig(9, 7)
 
@@ -31,12 +31,12 @@ def affected(chip: Accelerator) -> BoolArray:
 
 def chips(gradual: Gradual, iterations: int, seed: int, chip: Accelerator) -> list[Accelerator]:
     """The chip of each mini-batch."""
-    return [gradual.chip_for(Step(iteration, iterations, seed), chip) for iteration in range(iterations)]
+    return [gradual.chip_for(TrainingStep(iteration, iterations, seed), chip) for iteration in range(iterations)]
 
 
 @given(st.integers(1, 7), st.fractions(0, 1, max_denominator=8), st.integers(0, 60), st.integers(0, 80))
 def test_stages_are_of_equal_length_and_share(stages: int, until: Fraction, iterations: int, iteration: int) -> None:
-    gradual, step = Gradual(stages, float(until)), Step(iteration, iterations, 0)
+    gradual, step = Gradual(stages, float(until)), TrainingStep(iteration, iterations, 0)
     end = until * iterations
     exact = stages if iteration >= end else 1 + math.floor(iteration * stages / end)
     # Where a stage begins with an iteration, rounding may put it off by one.
@@ -46,7 +46,7 @@ def test_stages_are_of_equal_length_and_share(stages: int, until: Fraction, iter
 
 
 def test_four_stages_over_the_first_half() -> None:
-    assert [Gradual().share(Step(iteration, 16, 0)) for iteration in range(16)] == [
+    assert [Gradual().share(TrainingStep(iteration, 16, 0)) for iteration in range(16)] == [
         *[0.25] * 2,
         *[0.5] * 2,
         *[0.75] * 2,
@@ -102,7 +102,7 @@ def test_hidden_faults_stay_hidden(sites: tuple[Site, ...], seed: int) -> None:
 def test_the_order_belongs_to_the_seed(seed: int) -> None:
     whole = accelerator(faulty_chip(seed, 0.5, CONFIG), bypass=True)
     first, again, other = (
-        Gradual().chip_for(Step(iteration, iterations, chosen), whole).bypass
+        Gradual().chip_for(TrainingStep(iteration, iterations, chosen), whole).bypass
         for iteration, iterations, chosen in ((0, 8, seed), (1, 20, seed), (0, 8, seed + 1))
     )
     assert np.array_equal(first, again)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_the_order_belongs_to_the_seed(seed: int) -> None:
 @pytest.mark.parametrize("bypass", [None, np.zeros((9, 7), np.bool_)])
 @pytest.mark.parametrize("faults", [None, FaultMap(CONFIG)])
 def test_a_chip_without_faults_stays_one(faults: FaultMap | None, bypass: BoolArray | None) -> None:
-    found = Gradual().chip_for(Step(0, 8, 0), Accelerator(CONFIG, faults, bypass))
+    found = Gradual().chip_for(TrainingStep(0, 8, 0), Accelerator(CONFIG, faults, bypass))
     assert not found.faults
     assert found.bypass is not None
     assert not found.bypass.any()
