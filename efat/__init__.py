@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from efat.confidence import Accuracy
+    from efat.explanation.explanation import Explanation, explain
     from efat.image_split import SplitRequest
     from efat.inference.classified import EngineMismatchError
     from efat.inference.simulation import Simulation, simulate
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
     from efat.retraining.manifest import Manifest
     from efat.retraining.metrics import Metrics
     from efat.setup import Setup
+    from efat.validation.campaign import Validation, validate
     from simulator.errors import InputError
 
 _MODULES = {
+    "Accuracy": "efat.confidence",
     "ChipRetraining": "efat.retraining.chip",
     "Constraint": "efat.planning.selection",
     "EngineMismatchError": "efat.inference.classified",
+    "Explanation": "efat.explanation.explanation",
     "HardeningPlan": "efat.resilience.units",
     "InputError": "simulator.errors",
     "Lot": "efat.lot",
@@ -48,20 +53,25 @@ _MODULES = {
     "Simulation": "efat.inference.simulation",
     "SplitRequest": "efat.image_split",
     "Statistic": "efat.planning.selection",
+    "Validation": "efat.validation.campaign",
     "count_cycles": "efat.network_gemms",
+    "explain": "efat.explanation.explanation",
     "measure_resilience": "efat.resilience.measurement",
     "plan": "efat.planning.planner",
     "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
     "simulate": "efat.inference.simulation",
+    "validate": "efat.validation.campaign",
 }
 """What is exported, and the module that has it."""
 
 __all__ = [
+    "Accuracy",
     "ChipRetraining",
     "Constraint",
     "EngineMismatchError",
+    "Explanation",
     "HardeningPlan",
     "InputError",
     "Lot",
@@ -75,13 +85,16 @@ __all__ = [
     "Simulation",
     "SplitRequest",
     "Statistic",
+    "Validation",
     "count_cycles",
+    "explain",
     "measure_resilience",
     "plan",
     "report",
     "retrain",
     "retrain_chip",
     "simulate",
+    "validate",
 ]
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
+from efat.display import Shown, Table
 from efat.explanation.bypass_costs import BypassCosts
 from efat.explanation.delta_debugging import minimal_subset
 from efat.explanation.error_travel import Travel, travel
 from efat.explanation.fault_subsets import FaultSubsets, Inference
 from efat.explanation.first_action import FirstAction, first_action
 from efat.inference.classified import Comparison
-from efat.inference.simulation import Simulation
+from efat.inference.simulation import Simulation, simulate
+from efat.setup import Setup
 from simulator.errors import InputError
 from simulator.faults import Fault
+from training.calibration import Method
 from training.data.classification import Progress
+from training.data.datasets import Normalization
 
 DEFAULT_IMAGES = 100
 """Images on which faults are left out, if there are so many and nothing else is asked for."""
@@ -85,7 +91,7 @@ class ImageExplanation:
     actions: tuple[Action, ...] = ()
 
 
-class Explanation:
+class Explanation(Shown):
     """Everything that `efat explain` finds out about one chip.
 
     Attributes:
@@ -246,6 +252,26 @@ class Explanation:
         )
         return Action(index, first, travelled)
 
+    def table(self) -> Table:
+        """What each fault costs, the one first without which most images are gained."""
+        rows = []
+        for cost in self.ranked:
+            fault = self.faults[cost.index]
+            site = f"{fault.site.name.lower()} bit {fault.bit} {fault.kind.name.lower()}"
+            rows.append((site, f"{fault.row}, {fault.col}", cost.left_out.gained, cost.left_out.lost, cost.alone.lost))
+        why = {"none": "as without faults", "bypass": "because of bypassed PEs", "faults": "because of faults"}
+        images = [
+            f"image {found.image}: class {found.on_chip} instead of {found.fault_free}, {why[found.cause]}"
+            + "".join(f", {self.faults[index]}" for index in found.faults)
+            for found in self.explained
+        ]
+        return Table(
+            f"{self.chip_id}: what each fault costs on {self.images:,} images",
+            ("fault", "row, column", "gained without it", "lost without it", "lost with it alone"),
+            rows,
+            images,
+        )
+
     def as_dict(self, *, complete: bool) -> dict[str, Any]:
         """Everything found, as JSON takes it; `complete` says whether it is all that was asked for."""
         simulation, subsets = self.simulation, self.subsets
@@ -279,3 +305,61 @@ class Explanation:
             "left_out": None if cost is None else cost.left_out.as_dict(),
             "alone": None if cost is None else cost.alone.as_dict(),
         }
+
+
+def explain(
+    network: Setup | str | nn.Module | None,
+    lot: str | PathLike[str],
+    chip: str,
+    *,
+    image: int | Sequence[int] = (),
+    images: int | None = None,
+    manifest: str | Path | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | tuple[object, object] | None = None,
+    normalization: str | Normalization | None = None,
+    bypass: bool = False,
+    calibration: Method | None = None,
+) -> Explanation:
+    """Find out which faults of a chip cause what it does wrong.
+
+    Args:
+        network: as for `efat.simulate`.
+        lot: an `efat.Lot`, or a file of chips.
+        chip: id of the chip.
+        image: places of images, from 0, to explain.
+        images: leave out each fault on so many images, the first ones; None for `DEFAULT_IMAGES`, or for none if
+            images to explain are named.
+        manifest: as for `efat.simulate`.
+        weights: as for `efat.simulate`.
+        data: as for `efat.simulate`.
+        normalization: as for `efat.simulate`.
+        bypass: as for `efat.simulate`.
+        calibration: as for `efat.simulate`.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
+    """
+    simulation = simulate(
+        network,
+        lot,
+        manifest=manifest,
+        weights=weights,
+        data=data,
+        normalization=normalization,
+        chips=[chip],
+        bypass=bypass,
+        calibration=calibration,
+        run=False,
+    )
+    found = Explanation(simulation, images)
+    chosen = [image] if isinstance(image, int) else list(dict.fromkeys(image))
+    for number in chosen:
+        found.check_image(number)
+    if images is not None or not chosen:
+        found.measure()
+        found.bypass.measure()
+    for number in chosen:
+        found.explain(number)
+    return found

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from efat.display import Shown, Table
+from efat.validation import DEFAULT_CASES, DEFAULT_RTL_CASES
 from efat.validation.cases import Case, config_pool, random_case
 from efat.validation.shrinking import shrink
-from simulator import Site, simulate_gemm
-from simulator.rtl import rtl_gemm
+from simulator import ArrayConfig, InputError, Site, simulate_gemm
+from simulator.rtl import rtl_gemm, unavailable
 from training import faulty_gemm
 
 _WARM_UP_CASES = 10
@@ -104,8 +107,8 @@ def differ(case: Case, engines: Mapping[str, Engine] = ENGINES) -> bool:
     return any((other.outputs, other.error) != (reference.outputs, reference.error) for other in others)
 
 
-@dataclass
-class Validation:
+@dataclass(repr=False)
+class Validation(Shown):
     """A campaign of random cases.
 
     Attributes:
@@ -178,6 +181,19 @@ class Validation:
             count.outputs += size
             count.mismatches += found
 
+    def table(self) -> Table:
+        """A row for each net that was faulty."""
+        rows = [
+            ("no fault" if site is None else site.name.lower(), found.cases, found.outputs, found.mismatches)
+            for site, found in sorted(self.counts.items(), key=lambda item: -1 if item[0] is None else int(item[0]))
+        ]
+        end = "" if self.mismatch is None else f"; case {self.mismatch.number} differs:\n{self.mismatch.case}"
+        return Table(
+            f"{' against '.join(self.engines)}: {self.cases:,} cases of seed {self.seed}{end}",
+            ("faults in", "cases", "outputs", "mismatches"),
+            rows,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Everything counted, as JSON takes it."""
         named = {"none" if site is None else site.name: asdict(count) for site, count in self.counts.items()}
@@ -192,3 +208,64 @@ class Validation:
             "by_site": named,
             "mismatching_case": None if self.mismatch is None else self.mismatch.number,
         }
+
+
+def validate(
+    cases: int | None = None,
+    *,
+    minutes: float | None = None,
+    seed: int | None = None,
+    array: tuple[int, int] | None = None,
+    sites: Sequence[Site] = tuple(Site),
+    against: Literal["cycle", "rtl"] = "cycle",
+    progress: Callable[[int], None] | None = None,
+) -> Validation:
+    """Compare the implementations of the array on random faulty GEMMs, bit for bit, until one differs.
+
+    Args:
+        cases: how many; None for `DEFAULT_CASES` (`DEFAULT_RTL_CASES` with the RTL), or for as long as `minutes` says.
+        minutes: go on for so long instead.
+        seed: of the cases; None for a fresh one.
+        array: rows and columns of the arrays; None for many sizes.
+        sites: nets that may be faulty.
+        against: `cycle` compares the emulation with the cycle engine, `rtl` both with the RTL, too.
+        progress: called after each case with the number done.
+
+    Returns:
+        What was counted; a case that differs is its `mismatch`, made small.
+
+    Raises:
+        InputError: both a number of cases and a time, an array that cannot be, or the RTL cannot be run.
+    """
+    if cases is not None and minutes is not None:
+        raise InputError("cases and minutes are both given: choose one")
+    engines = engines_against(against)
+    if array is not None:
+        try:
+            ArrayConfig(*array)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    if cases is None and minutes is None:
+        cases = DEFAULT_CASES if against == "cycle" else DEFAULT_RTL_CASES
+    found = Validation(secrets.randbelow(1 << 32) if seed is None else seed, array, sites, engines)
+    found.run(cases=cases, seconds=None if minutes is None else 60 * minutes, progress=progress)
+    return found
+
+
+def engines_against(against: Literal["cycle", "rtl"]) -> Mapping[str, Engine]:
+    """What is compared, the reference first.
+
+    Args:
+        against: as for `validate`.
+
+    Raises:
+        InputError: the RTL cannot be run here, or there is no such engine.
+    """
+    if against == "cycle":
+        return ENGINES
+    if against != "rtl":
+        raise InputError(f"against is {against!r}: expected cycle or rtl")
+    reason = unavailable()
+    if reason is not None:
+        raise InputError(f"against rtl: {reason}")
+    return RTL_ENGINES

@@ -136,6 +136,31 @@ def test_measures_and_plans_for_a_module_of_ones_own_and_shows_both(tmp_path: Pa
         efat.plan(tmp_path / "res", lot, max_drop=0.9, setup=other)
 
 
+def test_explains_a_chip(lot: efat.Lot) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    images, labels = torch.rand(30, 1, 4, 4), torch.arange(30) % 3
+    found = efat.explain(network, lot, "chip-0001", data=((images, labels), (images, labels)), images=20, image=3)
+    assert len(found.costs) == len(found.subsets.acting)
+    assert [each.image for each in found.explained] == [3]
+    assert str(found).startswith("chip-0001: what each fault costs on 20 images\n")
+    only = efat.explain(network, lot, "chip-0001", data=((images, labels), (images, labels)), image=[3])
+    assert not only.costs
+    assert only.explained == found.explained
+
+
+def test_validates() -> None:
+    found = efat.validate(20, seed=3, array=(4, 4))
+    assert (found.cases, found.mismatch) == (20, None)
+    assert "cycle against emulation: 20 cases of seed 3" in str(found)
+    with pytest.raises(InputError, match="cases and minutes are both given: choose one"):
+        efat.validate(20, minutes=1)
+    with pytest.raises(InputError, match="rows is 0: expected"):
+        efat.validate(20, array=(0, 4))
+    with pytest.raises(InputError, match="against is 'gates': expected cycle or rtl"):
+        efat.validate(20, against="gates")  # type: ignore[arg-type]
+
+
 FLOW = """
 import efat
 from simulator import ArrayConfig, FaultModel, Site
