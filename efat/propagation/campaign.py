@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, Unit, warned
-from efat.json_fields import Fields
 from efat.propagation.collapsing.collapse import Collapse, LayerUse
 from efat.propagation.columns import OPERATIONS_DTYPE, STRATA_DTYPE, LayerShape, Operation, Rule
 from efat.propagation.injection import COUNTED, Found, Round
@@ -28,6 +27,7 @@ from efat.propagation.rounds import draw_rounds
 from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, Propagation, joined, read_propagation, same, write_propagation
 from efat.propagation.units import SEEN, fault_free, inject
+from efat.records import typed
 from simulator import ArrayConfig
 from simulator.errors import InputError
 from simulator.files import replaced
@@ -183,8 +183,11 @@ def _uses(campaign: Campaign, network: _Network, config: ArrayConfig) -> list[La
 
 def _fault_free(campaign: Campaign, images: int) -> int:
     """Images that are classified correctly without faults."""
-    path = campaign.path(FAULT_FREE, "json")
-    return Fields(dict(campaign.values(FAULT_FREE)), str(path)).count("correct", most=images)
+    where = f"{campaign.path(FAULT_FREE, 'json')}: correct"
+    correct = typed(int, campaign.values(FAULT_FREE).get("correct"), where)
+    if not 0 <= correct <= images:
+        raise InputError(f"{where} is {correct}: expected an integer of 0..{images}")
+    return correct
 
 
 def _rows(operations: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:

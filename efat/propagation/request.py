@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from efat.json_fields import LARGEST_COUNT
 from efat.propagation.population import Stratum
 from efat.propagation.subject import Subject
 from efat.propagation.tables import MOST_FAULTS
+from efat.records import LARGEST_COUNT
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
 

@@ -288,3 +288,10 @@ def test_results_are_json(folder: Path) -> None:
 def test_no_workers_are_refused() -> None:
     with pytest.raises(InputError, match="workers is 0: expected 1 or more"):
         processes(0)
+
+
+def test_where_units_run_is_said_in_one_word() -> None:
+    assert workers.executor_of(0) is in_line
+    assert workers.executor_of(in_line) is in_line
+    with pytest.raises(InputError, match="workers is -1: expected"):
+        workers.executor_of(-1)

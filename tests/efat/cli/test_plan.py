@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import efat
+from efat.cli.commands.plan import plan
 from efat.confidence import at_least, bound_text
 from efat.planning.plan import AS_IS, Plan
 from efat.planning.selection import Constraint
 from efat.records import replace
+from efat.resilience.severity import PREDICTORS
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused
@@ -214,3 +218,11 @@ def test_a_chip_that_is_out_of_reach_is_told_of(inputs: Path) -> None:
     text = " ".join(done(*BASE, *HERE).output.split())
     assert "Note: 1 chip is out of reach as far as was measured: there are 8 iterations for each such group" in text
     assert "0 of 1 chips need no retraining, as tried on 30 tuning images; the others share 1 retraining of 8" in text
+
+
+def test_options_are_those_of_the_library() -> None:
+    parameters = inspect.signature(efat.plan).parameters
+    options = {option.name: option for option in plan.params}
+    assert tuple(options["predictor"].type.choices) == PREDICTORS  # type: ignore[attr-defined]
+    for name in ("margin", "strategy", "statistic", "tried"):
+        assert options[name].default == parameters[name].default
