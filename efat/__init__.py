@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from efat.campaigns.workers import WorkerDiedError
     from efat.confidence import Accuracy
-    from efat.explanation.explanation import Explanation, explain
+    from efat.explanation.explanation import Explanation, FaultCost, ImageExplanation, explain
     from efat.image_split import SplitRequest
-    from efat.inference.classified import EngineMismatchError
-    from efat.inference.simulation import Simulation, simulate
+    from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
+    from efat.inference.simulation import RetrainedLot, Simulation, simulate
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
@@ -31,29 +32,40 @@ if TYPE_CHECKING:
     from efat.retraining.manifest import Manifest
     from efat.retraining.metrics import Metrics
     from efat.setup import Setup
-    from efat.validation.campaign import Validation, validate
+    from efat.validation.campaign import Mismatch, Validation, validate
+    from efat.validation.networks import ChipComparison, NetworkValidation
     from simulator.errors import InputError
 
 _MODULES = {
     "Accuracy": "efat.confidence",
+    "ChipComparison": "efat.validation.networks",
+    "ChipReport": "efat.inference.classified",
     "ChipRetraining": "efat.retraining.chip",
+    "Comparison": "efat.inference.classified",
     "Constraint": "efat.planning.selection",
     "EngineMismatchError": "efat.inference.classified",
     "Explanation": "efat.explanation.explanation",
+    "FaultCost": "efat.explanation.explanation",
     "HardeningPlan": "efat.resilience.units",
+    "ImageExplanation": "efat.explanation.explanation",
     "InputError": "simulator.errors",
+    "LayerReport": "efat.inference.classified",
     "Lot": "efat.lot",
     "Manifest": "efat.retraining.manifest",
     "Metrics": "efat.retraining.metrics",
+    "Mismatch": "efat.validation.campaign",
     "NetworkCycles": "efat.network_gemms",
+    "NetworkValidation": "efat.validation.networks",
     "Plan": "efat.planning.plan",
     "Report": "efat.reports.report",
     "ResilienceTable": "efat.resilience.table",
+    "RetrainedLot": "efat.inference.simulation",
     "Setup": "efat.setup",
     "Simulation": "efat.inference.simulation",
     "SplitRequest": "efat.image_split",
     "Statistic": "efat.planning.selection",
     "Validation": "efat.validation.campaign",
+    "WorkerDiedError": "efat.campaigns.workers",
     "count_cycles": "efat.network_gemms",
     "explain": "efat.explanation.explanation",
     "measure_resilience": "efat.resilience.measurement",
@@ -68,24 +80,34 @@ _MODULES = {
 
 __all__ = [
     "Accuracy",
+    "ChipComparison",
+    "ChipReport",
     "ChipRetraining",
+    "Comparison",
     "Constraint",
     "EngineMismatchError",
     "Explanation",
+    "FaultCost",
     "HardeningPlan",
+    "ImageExplanation",
     "InputError",
+    "LayerReport",
     "Lot",
     "Manifest",
     "Metrics",
+    "Mismatch",
     "NetworkCycles",
+    "NetworkValidation",
     "Plan",
     "Report",
     "ResilienceTable",
+    "RetrainedLot",
     "Setup",
     "Simulation",
     "SplitRequest",
     "Statistic",
     "Validation",
+    "WorkerDiedError",
     "count_cycles",
     "explain",
     "measure_resilience",

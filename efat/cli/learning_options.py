@@ -12,8 +12,8 @@ from efat.cli.options import calibration_option, fail, gathered
 from efat.cli.parameters import INPUT_FILE, OF_NETWORK, AugmentationText, Fraction, NamedValue, PlaceRange
 
 if TYPE_CHECKING:
+    from efat import SplitRequest
     from efat.campaigns.campaign import Executor
-    from efat.image_split import SplitRequest
     from training.calibration import Method
     from training.data.batches import Augmentation
     from training.learning.recipe import Recipe
@@ -214,7 +214,7 @@ class SplitOptions:
         Raises:
             InputError: both `verify_images` and `verify_data`.
         """
-        from efat.image_split import SplitRequest
+        from efat import SplitRequest
 
         return SplitRequest(self.tune_images, self.verify_images, self.verify_data)
 

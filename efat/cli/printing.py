@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from efat.confidence import Accuracy
+    from efat import Accuracy
 
 _WORDS = "efat.words"
 _JSON_STREAM = "efat.json_stream"

@@ -15,7 +15,7 @@ from efat.cli.parameters import INPUT_FILE, ByteSize, CycleWindow, PePosition
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from efat.inference.simulation import Simulation
+    from efat import Simulation
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

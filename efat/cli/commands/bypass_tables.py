@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from efat import Comparison
 from efat.cli.render import ResultsTable, results_table
 from efat.explanation.bypass_costs import BypassCosts
-from efat.inference.classified import Comparison
 
 MOST_PES_SHOWN = 20
 

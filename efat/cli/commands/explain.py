@@ -22,8 +22,7 @@ from efat.cli.parameters import complete_chips
 from efat.cli.printing import say, warn_of_guessing
 
 if TYPE_CHECKING:
-    from efat.explanation.explanation import Explanation
-    from efat.inference.simulation import Simulation
+    from efat import Explanation, Simulation
     from training.calibration import Method
 
 
@@ -96,9 +95,9 @@ def explain(
     from efat.cli.render import console, working
 
     with working("Loading, quantising and calibrating"):
+        from efat import Explanation
         from efat.cli.commands.explain_tables import show_explanation
         from efat.cli.commands.simulate import deployment_line
-        from efat.explanation.explanation import Explanation
 
         simulation = _prepared(subject, manifest, lot, chip, bypass, calibration)
         explanation = Explanation(simulation, images)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from efat import Comparison, Explanation, FaultCost, ImageExplanation
 from efat.cli.commands.bypass_tables import show_bypass
 from efat.cli.printing import this_command
 from efat.cli.render import ResultsTable, results_table
-from efat.explanation.explanation import Explanation, FaultCost, ImageExplanation
 from efat.explanation.first_action import FirstAction
-from efat.inference.classified import Comparison
 from simulator.faults import Fault, Kind, Site
 
 SURE = 0.05

@@ -16,7 +16,7 @@ from efat.cli.printing import command_text, note, own_network, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from efat.planning.plan import Plan
+    from efat import Plan
 
 
 @click.command(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from efat import ResilienceTable
     from efat.campaigns.campaign import Outcome, Unit, Work
-    from efat.resilience.table import ResilienceTable
     from efat.setup import Loaded
     from simulator import ArrayConfig
 
@@ -146,8 +146,7 @@ def resilience(
 
     with working("Loading and checking"):
         import efat
-        from efat.campaigns.workers import WorkerDiedError
-        from efat.confidence import Accuracy
+        from efat import Accuracy, WorkerDiedError
         from efat.setup import augmentation_of
 
         executor, ran = workers.executor(), 0

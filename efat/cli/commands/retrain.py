@@ -16,8 +16,7 @@ from efat.confidence import bound_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from efat.planning.plan import Plan
-    from efat.retraining.manifest import Manifest
+    from efat import Manifest, Plan
 
 MOST_GROUPS_SHOWN = 20
 MOST_FAILING_SHOWN = 5
@@ -74,8 +73,8 @@ def retrain(
     from efat.cli.render import console, stages_bar, working
 
     with working("Loading"):
-        from efat.planning.plan import Plan
-        from efat.retraining.lot import retrain as carry_out
+        from efat import Plan
+        from efat import retrain as carry_out
         from efat.retraining.manifest import FILE_NAME
 
         plan = Plan.load(plan_path)

@@ -16,7 +16,7 @@ from efat.cli.printing import command_text, note, say, warn_of_guessing
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from efat.retraining.metrics import Metrics
+    from efat import Metrics
     from training.learning.fit import TrainingProgress
 
 
@@ -131,8 +131,9 @@ def retrain_chip(
     with working("Loading"):
         import torch
 
-        from efat.retraining.chip import CHECKPOINT, METRICS, WEIGHTS, ChipRetraining
-        from efat.retraining.chip import retrain_chip as run_retraining
+        from efat import ChipRetraining
+        from efat import retrain_chip as run_retraining
+        from efat.retraining.chip import CHECKPOINT, METRICS, WEIGHTS
 
         if threads is not None:
             torch.set_num_threads(threads)

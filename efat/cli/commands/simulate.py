@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from efat import Accuracy, LayerReport, RetrainedLot, Simulation
     from efat.cli.render import ResultsTable
-    from efat.confidence import Accuracy
-    from efat.inference.classified import LayerReport
-    from efat.inference.simulation import RetrainedLot, Simulation
     from simulator.lots.chips import Chip
     from training.calibration import Method
     from training.layers.quantized import Engine
@@ -188,7 +186,7 @@ def simulate(
         subject.warn()
 
     with working("Loading, quantising and calibrating"):
-        from efat.inference.classified import EngineMismatchError
+        from efat import EngineMismatchError
 
         simulation = efat.simulate(
             subject.network,

@@ -16,8 +16,8 @@ from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from efat.validation.campaign import Engine, Mismatch, Validation
-    from efat.validation.networks import ChipComparison
+    from efat import ChipComparison, Mismatch, Validation
+    from efat.validation.campaign import Engine
 
 
 @click.command(
@@ -139,8 +139,8 @@ def _compare_cases(
     from efat.cli.render import console, rate_bar, working
 
     with working("Loading"):
+        from efat import Validation
         from efat.cli.commands.validate_tables import show_cases
-        from efat.validation.campaign import Validation
         from simulator import ArrayConfig, Site
 
         if array is not None:
@@ -217,9 +217,9 @@ def _compare_networks(
 
     network = subject.name
     with working("Loading, quantising and calibrating"):
+        from efat import NetworkValidation
         from efat.cli.commands.simulate import deployment_line
         from efat.cli.commands.validate_tables import show_chips
-        from efat.validation.networks import NetworkValidation
 
         validation = NetworkValidation(network, lot, subject.weights, subject.data, images, subject.normalization)
     line = deployment_line(validation.simulation)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from efat import ChipComparison, Validation
 from efat.cli.render import results_table
-from efat.validation.campaign import Validation
-from efat.validation.networks import ChipComparison
 
 
 def show_cases(validation: Validation, console: Console) -> None:
