@@ -102,25 +102,6 @@ def in_order_on_usable_columns(
     return Placement(np.tile(np.arange(k), (groups, 1)), np.tile(positions, (groups, 1)))
 
 
-def lost_saliency(saliency: Float64Array, placement: Placement, bypass: BoolArray, config: ArrayConfig) -> float:
-    """The saliency of all weights that are placed at bypassed PEs.
-
-    Args:
-        saliency: float64 [groups, N, K], what is lost if a weight is pruned.
-        placement: of the same layer.
-        bypass: bool [R, C], the PEs that are bypassed.
-        config: the array.
-
-    Raises:
-        ValueError: shapes that do not fit, or saliency that is negative or not finite.
-    """
-    _check_saliency(saliency, bypass, config)
-    expected = (placement.groups, placement.columns.shape[1], placement.rows.shape[1])
-    if saliency.shape != expected:
-        raise ValueError(f"saliency has shape {saliency.shape}: expected {expected}, [groups, N, K] of the placement")
-    return float(saliency[placement.at_weights(bypass, config).reshape(expected)].sum())
-
-
 def _costs(saliency: Float64Array, others: Int64Array, bypass: BoolArray) -> Float64Array:
     """What each item loses at each place, [items, places].
 

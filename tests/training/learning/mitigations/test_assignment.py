@@ -19,7 +19,7 @@ from simulator import ArrayConfig, simulate_gemm
 from simulator.errors import InputError
 from training.layers.placement import Placement
 from training.learning.mitigations import assignment
-from training.learning.mitigations.assignment import assign_positions, in_order_on_usable_columns, lost_saliency
+from training.learning.mitigations.assignment import assign_positions, in_order_on_usable_columns
 from training.learning.mitigations.assignment_kernel import cheapest_places
 
 NONE = np.empty(0, np.int64)
@@ -40,7 +40,8 @@ class Case:
 
     def lost(self, placement: Placement) -> float:
         """What it loses."""
-        return lost_saliency(self.saliency, placement, self.bypass, self.config)
+        fallen = placement.at_weights(self.bypass, self.config).reshape(self.saliency.shape)
+        return float(self.saliency[fallen].sum())
 
     def slowly_lost(self, row: Iterable[int], column: Iterable[int], group: int = 0) -> float:
         """What positions of one group lose, weight by weight."""
@@ -229,11 +230,6 @@ def test_what_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         assign_positions(saliency, np.zeros(bypass_shape, np.bool_), np.array(unusable, np.int64), ArrayConfig(2, 3))
-
-
-def test_saliency_of_another_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"saliency has shape \(1, 3, 4\): expected \(1, 4, 3\)"):
-        lost_saliency(np.ones((1, 3, 4)), Placement.in_order(1, 3, 4), np.ones((2, 2), np.bool_), ArrayConfig(2, 2))
 
 
 @given(st.data())
