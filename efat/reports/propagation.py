@@ -70,18 +70,6 @@ class _Used(Record, frozen=True):
     confidence: Annotated[float, Meta(ge=1e-9, le=1 - 1e-9)]
 
 
-class _EffectRow(NamedTuple):
-    """What faults of a net do, as text; of all of them without a name, and of upsets without accuracy lost."""
-
-    name: str
-    faults: int
-    population: int
-    critical: Shown
-    avf: Shown
-    scores: Shown
-    lost: Shown
-
-
 class _FateBar(NamedTuple):
     """What becomes of differences that leave a layer: of each part its class, beginning and width, of 1000."""
 
@@ -217,43 +205,12 @@ def propagation_findings(report: PropagationReport) -> tuple[Finding, ...]:
     return tuple(finding for finding in found if finding is not None)
 
 
-def _effect_rows(report: PropagationReport) -> list[_EffectRow]:
-    """By net, and of all."""
-    rows = [(net(Site[row["site"]]), row) for row in report.summary["by_site"]]
-    return [_effect(name, row) for name, row in [*rows, ("", report.summary["overall"])]]
-
-
-def _pattern_rows(report: PropagationReport) -> list[tuple[str, Shown, list[str], str]]:
-    """Of each layer its name, the share of images with other outputs, which outputs, and the share of outputs."""
-    return [
-        (
-            layer["layer"],
-            interval_text(layer["reached"]),
-            [_share(layer["pattern_shares"][name]) for name in PATTERNS],
-            _share(layer["outputs_share"]),
-        )
-        for layer in report.summary["layers"]
-    ]
-
-
 def _collapse_rows(report: PropagationReport) -> list[tuple[str, str, int, str]]:
     """Why a fault need not be injected, what its outcome is, and how many there are; empty if that was not counted."""
     rules = report.summary["population"]["rules"]
     if rules is None:
         return []
-    return [(*_RULES[name], rules[name]["faults"], _share(rules[name]["share"])) for name in _RULES]
-
-
-def _effect(name: str, row: Mapping[str, Any]) -> _EffectRow:
-    return _EffectRow(
-        name=name,
-        faults=row["faults"],
-        population=row["population"],
-        critical=interval_text(row["critical"]),
-        avf=interval_text(row["avf"]),
-        scores=interval_text(row["scores_changed"]),
-        lost=interval_text(row["accuracy_lost"], _points),
-    )
+    return [(*_RULES[name], rules[name]["faults"], short_percent(rules[name]["share"])) for name in _RULES]
 
 
 def _critical(report: PropagationReport) -> Finding:
@@ -377,10 +334,6 @@ def _points(share: float) -> str:
     return f"{'-' if share < 0 else ''}{short_percent(abs(share)).removesuffix('%')}"
 
 
-def _share(share: float | None) -> str:
-    return "" if share is None else short_percent(share)
-
-
 def propagation_page(report: PropagationReport) -> str:
     """The report as HTML that needs nothing else: no network, no script.
 
@@ -421,14 +374,14 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
     bits = bit_shares(report.estimates, MOST_PLACES)
     nets = list(dict.fromkeys(share.site for share in bits))
     top = 1.06 * max((share.avf.high for share in bits), default=1.0)
-    maps = heat_maps(report.estimates)
+    maps, overview = heat_maps(report.estimates), report.summary
     return {
         "heading": heading,
         "findings": propagation_findings(report),
         "images": report.propagation.images,
         "sampled": _sampled(report),
         "confidence": f"{100 * report.confidence:g}%",
-        "effects": _effect_rows(report),
+        "effects": [*((net(Site[row["site"]]), row) for row in overview["by_site"]), ("", overview["overall"])],
         "transient": report.transient,
         "bits_charts": [_bits_chart([share for share in bits if share.site is site], top) for site in nets],
         "kinds": [KINDS[kind] for kind in KINDS if any(share.kind is kind for share in bits)],
@@ -438,13 +391,14 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
         "fates": list(map(_bar, report.fates)),
         "endings": FATES,
         "patterns": PATTERNS,
-        "pattern_rows": _pattern_rows(report),
+        "layers": overview["layers"],
         "collapse": _collapse_rows(report),
         "strata": report.strata[:MOST_ROWS],
         "strata_left_out": _strata_left_out(report),
         "net": net,
         "manner": manner,
         "interval": interval_text,
+        "points": _points,
     }
 
 
