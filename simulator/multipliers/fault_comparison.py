@@ -11,7 +11,7 @@ from simulator.multipliers.fault_classes import FaultClass
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ProductBitComparison:
     """What all faults of a multiplier's gates do, next to the model of a stuck product bit. Classes count alike.
 
     Attributes:
@@ -40,11 +40,11 @@ class Comparison:
     bits: tuple[float, float, float]
 
 
-def compare(classes: Sequence[FaultClass]) -> Comparison:
+def compare(classes: Sequence[FaultClass]) -> ProductBitComparison:
     """Sum up the classes of `simulator.multipliers.fault_classes.fault_classes`."""
     seen = [one for one in classes if one.detectable]
     equal = [one for one in seen if one.nearest.differs == 0]
-    return Comparison(
+    return ProductBitComparison(
         faults=sum(len(one.faults) for one in classes),
         classes=len(classes),
         undetectable=sum(len(one.faults) for one in classes if not one.detectable),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulator.gates.files import NetlistFile
     from simulator.gates.netlist import Netlist
     from simulator.multipliers.fault_classes import FaultClass, GateFault
-    from simulator.multipliers.fault_comparison import Comparison
+    from simulator.multipliers.fault_comparison import ProductBitComparison
     from simulator.multipliers.product_tables import ProductTable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -342,7 +342,7 @@ def netlist_dict(netlist: Netlist) -> dict[str, Any]:
     }
 
 
-def comparison_dict(comparison: Comparison) -> dict[str, Any]:
+def comparison_dict(comparison: ProductBitComparison) -> dict[str, Any]:
     """A comparison with the product-bit model, as JSON takes it."""
     from dataclasses import asdict
 
@@ -366,7 +366,7 @@ def show_designs(netlists: Mapping[str, Netlist], console: Console) -> None:
     console.print(table)
 
 
-def show_comparisons(comparisons: Mapping[str, Comparison], console: Console) -> None:
+def show_comparisons(comparisons: Mapping[str, ProductBitComparison], console: Console) -> None:
     """Print what all faults of some multipliers do, next to the product-bit model, a column for each multiplier."""
     from efat.cli.render import results_table
 
@@ -375,7 +375,7 @@ def show_comparisons(comparisons: Mapping[str, Comparison], console: Console) ->
         left=["faults with the same products are one class"],
         right=list(comparisons),
     )
-    rows: list[tuple[str, Callable[[Comparison], str]]] = [
+    rows: list[tuple[str, Callable[[ProductBitComparison], str]]] = [
         ("faults", lambda one: str(one.faults)),
         ("  that change no product", lambda one: str(one.undetectable)),
         ("classes", lambda one: str(one.classes)),
