@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from simulator.errors import InputError
 from simulator.gates.designs import DESIGNS
 from simulator.multipliers.multiplier import Multiplier, built_in
 from simulator.suggestions import did_you_mean
@@ -35,7 +36,7 @@ class ArrayConfig:
 
     Raises:
         TypeError: a size or width is not an integer, `act_signed` is not a bool, or `multiplier` is something else.
-        ValueError: a size or width is out of its range, an unknown design, or a multiplier of other widths.
+        InputError: a size or width is out of its range, an unknown design, or a multiplier of other widths.
     """
 
     rows: int
@@ -70,21 +71,21 @@ class ArrayConfig:
         value = getattr(self, name)
         if not low <= value <= high:
             because = " (weight_bits + act_bits is the least)" if name == "acc_bits" else ""
-            raise ValueError(f"{name} is {value}: expected {low}..{high}{because}")
+            raise InputError(f"{name} is {value}: expected {low}..{high}{because}")
 
     def _check_multiplier(self) -> None:
         multiplier = self.multiplier
         if isinstance(multiplier, str):
             if multiplier not in DESIGNS:
                 hint = did_you_mean(multiplier, DESIGNS)
-                raise ValueError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
+                raise InputError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
             return
         if not isinstance(multiplier, Multiplier):
             raise TypeError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")
         found = (multiplier.weight_bits, multiplier.act_bits, multiplier.act_signed)
         expected = (self.weight_bits, self.act_bits, self.act_signed)
         if found != expected:
-            raise ValueError(
+            raise InputError(
                 f"multiplier {multiplier.name} has (weight_bits, act_bits, act_signed) = {found}: expected {expected}, "
                 "those of the array"
             )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
+from simulator.errors import InputError
 
 BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
@@ -104,11 +105,11 @@ class FaultMap:
             table: structured array [faults] of `FAULT_DTYPE`, in any order; None for no faults.
 
         Raises:
-            ValueError: a fault lies outside the array or its net, or contradicts another.
+            InputError: a fault lies outside the array or its net, or contradicts another.
         """
         rows = np.empty(0, FAULT_DTYPE) if table is None else np.asarray(table)
         if rows.dtype != FAULT_DTYPE or rows.ndim != 1:
-            raise ValueError(f"fault table has dtype {rows.dtype}: expected one dimension of {FAULT_DTYPE}")
+            raise InputError(f"fault table has dtype {rows.dtype}: expected one dimension of {FAULT_DTYPE}")
         _check(config, rows)
         rows = _canonical(rows)
         _check_no_contradiction(rows)
@@ -122,7 +123,7 @@ class FaultMap:
 
         Raises:
             TypeError: a field has the wrong type.
-            ValueError: a fault lies outside the array or its net, has a cycle it must not have (or lacks one),
+            InputError: a fault lies outside the array or its net, has a cycle it must not have (or lacks one),
                 or contradicts another.
         """
         listed = list(faults)
@@ -131,7 +132,7 @@ class FaultMap:
                 expected = (
                     "FLIP needs the clock cycle it happens in" if fault.cycle is None else "only FLIP has a cycle"
                 )
-                raise ValueError(f"{fault}: {expected}")
+                raise InputError(f"{fault}: {expected}")
         return cls.from_arrays(
             config,
             row=[operator.index(fault.row) for fault in listed],
@@ -158,7 +159,7 @@ class FaultMap:
 
         Raises:
             TypeError: an array does not hold integers.
-            ValueError: arrays of unequal length, or values as in `FaultMap`.
+            InputError: arrays of unequal length, or values as in `FaultMap`.
         """
         columns = {"row": row, "col": col, "site": site, "bit": bit, "kind": kind}
         count = len(np.atleast_1d(np.asarray(row)))
@@ -169,11 +170,11 @@ class FaultMap:
             if array.size and not np.issubdtype(array.dtype, np.integer):
                 raise TypeError(f"fault field {name!r} holds {array.dtype}: expected integers")
             if array.shape != (count,):
-                raise ValueError(f"fault field {name!r} has shape {array.shape}: expected ({count},) like 'row'")
+                raise InputError(f"fault field {name!r} has shape {array.shape}: expected ({count},) like 'row'")
             limits = np.iinfo(FAULT_DTYPE[name])
             outside = (array < limits.min) | (array > limits.max)
             if outside.any():
-                raise ValueError(f"fault field {name!r} holds {array[outside][0]}: expected {limits.min}..{limits.max}")
+                raise InputError(f"fault field {name!r} holds {array[outside][0]}: expected {limits.min}..{limits.max}")
             table[name] = array
         return cls(config, table)
 
@@ -209,19 +210,19 @@ class FaultMap:
         """Fuse: all faults of both maps.
 
         Raises:
-            ValueError: the maps are of different arrays, or one has a bit stuck at 0 that the other has stuck at 1.
+            InputError: the maps are of different arrays, or one has a bit stuck at 0 that the other has stuck at 1.
         """
         if not isinstance(other, FaultMap):
             return NotImplemented
         if self._config != other._config:
-            raise ValueError(f"cannot fuse fault maps of different arrays: {self._config} and {other._config}")
+            raise InputError(f"cannot fuse fault maps of different arrays: {self._config} and {other._config}")
         return FaultMap(self._config, np.concatenate([self._table, other._table]))
 
     def permute_rows(self, order: Sequence[int] | npt.NDArray[np.integer]) -> FaultMap:
         """The map whose row i is row `order[i]` of this one; column accumulators stay where they are.
 
         Raises:
-            ValueError: `order` is not a permutation of 0..rows-1.
+            InputError: `order` is not a permutation of 0..rows-1.
         """
         table = self._table.copy()
         in_array = table["site"] != Site.ACCUMULATOR
@@ -232,7 +233,7 @@ class FaultMap:
         """The map whose column i is column `order[i]` of this one.
 
         Raises:
-            ValueError: `order` is not a permutation of 0..cols-1.
+            InputError: `order` is not a permutation of 0..cols-1.
         """
         table = self._table.copy()
         table["col"] = _new_positions(order, self._config.cols, "column")[table["col"]]
@@ -308,7 +309,7 @@ def _new_positions(order: Sequence[int] | npt.NDArray[np.integer], size: int, ax
     """Where each old position went, int64 [size]."""
     array = np.asarray(order)
     if array.shape != (size,) or not np.array_equal(np.sort(array), np.arange(size)):
-        raise ValueError(f"{axis} order is not a permutation: expected each of 0..{size - 1} exactly once")
+        raise InputError(f"{axis} order is not a permutation: expected each of 0..{size - 1} exactly once")
     positions = np.empty(size, np.int64)
     positions[array] = np.arange(size)
     return positions
@@ -323,7 +324,7 @@ def _describe(fault: npt.NDArray[np.void] | np.void) -> str:
 def _reject(table: npt.NDArray[np.void], wrong: BoolArray, expected: str) -> None:
     if wrong.any():
         position = int(np.argmax(wrong))
-        raise ValueError(f"fault {position} ({_describe(table[position])}): {expected}")
+        raise InputError(f"fault {position} ({_describe(table[position])}): {expected}")
 
 
 def _check(config: ArrayConfig, table: npt.NDArray[np.void]) -> None:
@@ -380,4 +381,4 @@ def _check_no_contradiction(table: npt.NDArray[np.void]) -> None:
         same &= stuck[name][1:] == stuck[name][:-1]
     if same.any():
         fault = stuck[int(np.argmax(same))]
-        raise ValueError(f"fault ({_describe(fault)}): the same bit is stuck at 0 and at 1; keep one of the two")
+        raise InputError(f"fault ({_describe(fault)}): the same bit is stuck at 0 and at 1; keep one of the two")

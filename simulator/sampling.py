@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 
 Pattern = Literal["uniform", "clustered", "lines"]
@@ -51,7 +52,7 @@ class FaultModel:
         cycles: number of clock cycles that FLIP faults are drawn from; required when `kinds` has FLIP.
 
     Raises:
-        ValueError: a rate outside 0..1, weights that are negative or all zero, too many bit weights, and so on.
+        InputError: a rate outside 0..1, weights that are negative or all zero, too many bit weights, and so on.
     """
 
     rate: float | tuple[float, float]
@@ -66,21 +67,21 @@ class FaultModel:
     def __post_init__(self) -> None:
         low, high = self.rates
         if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(
+            raise InputError(
                 f"fault rate is {self.rate}: expected a fraction of PEs, 0..1, or a range of them, low and high"
             )
         if self.pattern not in PATTERNS:
-            raise ValueError(f"pattern is {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
+            raise InputError(f"pattern is {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
         _check_weights("sites", list(self.sites.values()))
         _check_weights("kinds", list(self.kinds.values()))
         for site, weights in self.bits.items():
             _check_weights(f"bits of {Site(site).name}", weights)
         if not (self.cluster_alpha > 0 and np.isfinite(self.cluster_alpha)):
-            raise ValueError(f"cluster_alpha is {self.cluster_alpha}: expected a finite number above 0")
+            raise InputError(f"cluster_alpha is {self.cluster_alpha}: expected a finite number above 0")
         if self.cluster_side < 1:
-            raise ValueError(f"cluster_side is {self.cluster_side}: expected at least 1 PE")
+            raise InputError(f"cluster_side is {self.cluster_side}: expected at least 1 PE")
         if self.kinds.get(Kind.FLIP, 0) > 0 and (self.cycles is None or self.cycles < 1):
-            raise ValueError(f"cycles is {self.cycles}: FLIP faults need the number of clock cycles to draw from")
+            raise InputError(f"cycles is {self.cycles}: FLIP faults need the number of clock cycles to draw from")
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -100,12 +101,12 @@ def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.
         A map with `round(rate * rows * cols)` faulty PEs, one fault each.
 
     Raises:
-        ValueError: `model.bits` has more weights than a net has bits, the array's multiplier has no location that
+        InputError: `model.bits` has more weights than a net has bits, the array's multiplier has no location that
             could be faulty, or the rate is a range.
     """
     rate, high = model.rates
     if rate != high:
-        raise ValueError(f"fault rate is {rate}..{high}: expected one rate; generate_chips draws chips of a range")
+        raise InputError(f"fault rate is {rate}..{high}: expected one rate; generate_chips draws chips of a range")
     random = np.random.default_rng(seed)
     pe_sites: dict[Site, float] = {
         site: weight for site, weight in model.sites.items() if site is not Site.ACCUMULATOR and weight > 0
@@ -124,7 +125,7 @@ def sample_faults(config: ArrayConfig, model: FaultModel, seed: int | np.random.
 def _check_weights(name: str, weights: Sequence[float]) -> None:
     values = np.asarray(weights, float)
     if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
-        raise ValueError(f"weights of {name} are {list(weights)}: expected numbers >= 0, at least one above 0")
+        raise InputError(f"weights of {name} are {list(weights)}: expected numbers >= 0, at least one above 0")
 
 
 def _place(
@@ -183,14 +184,14 @@ def _draw_faults(
     for one_site in sites:
         width = one_site.bits(config)
         if not width:
-            raise ValueError(
+            raise InputError(
                 f"multiplier {config.pe_multiplier.name} has no location for MULTIPLIER faults: "
                 "expected gates, or a table for faulty PEs"
             )
         weights = np.zeros(width)
         given = model.bits.get(one_site, [1.0] * width)
         if len(given) > width:
-            raise ValueError(f"{len(given)} bit weights for {one_site.name}: its net has {width} bits")
+            raise InputError(f"{len(given)} bit weights for {one_site.name}: its net has {width} bits")
         weights[: len(given)] = given
         chosen = site == one_site
         bit[chosen] = _draw(range(width), weights, int(chosen.sum()), random)

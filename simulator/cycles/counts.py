@@ -10,6 +10,7 @@ from simulator.config import ArrayConfig
 from simulator.cycles.scalesim import GemmLayer
 from simulator.cycles.traffic import SramTraffic, Traffic, gemm_traffic
 from simulator.engine.timing import Timing, gemm_timing
+from simulator.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ def count_network(config: ArrayConfig, layers: Sequence[GemmLayer]) -> NetworkCo
         layers: the layers, at least one.
 
     Raises:
-        ValueError: there are no layers.
+        InputError: there are no layers.
     """
     if not layers:
-        raise ValueError("no layers: expected at least one")
+        raise InputError("no layers: expected at least one")
     counts = tuple(_count_layer(config, layer) for layer in layers)
     work = sum(layer.m * layer.k * layer.n * layer.groups for layer in layers)
     serial = sum(count.timing.serial for count in counts)

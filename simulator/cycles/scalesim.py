@@ -69,7 +69,7 @@ class ScaleSimConfig:
             there are none. Stalls are not modelled here.
 
     Raises:
-        ValueError: a size is out of its range.
+        InputError: a size is out of its range.
     """
 
     rows: int
@@ -80,7 +80,7 @@ class ScaleSimConfig:
     def __post_init__(self) -> None:
         for name in ("rows", "cols"):
             if not 1 <= getattr(self, name) <= LARGEST_SIDE:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected 1..{LARGEST_SIDE}")
+                raise InputError(f"{name} is {getattr(self, name)}: expected 1..{LARGEST_SIDE}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class GemmLayer:
         groups: number of GEMMs, >= 1: one for each group of a convolution.
 
     Raises:
-        ValueError: a size is not positive.
+        InputError: a size is not positive.
     """
 
     name: str
@@ -123,7 +123,7 @@ class ConvLayer:
         stride: step between neighbouring outputs in both directions.
 
     Raises:
-        ValueError: a size is not positive, or a filter is larger than the input.
+        InputError: a size is not positive, or a filter is larger than the input.
     """
 
     name: str
@@ -140,7 +140,7 @@ class ConvLayer:
         for side in ("height", "width"):
             size, limit = getattr(self, f"filter_{side}"), getattr(self, f"ifmap_{side}")
             if size > limit:
-                raise ValueError(
+                raise InputError(
                     f"filter {side} is {size}: expected at most the ifmap's {limit}, to which padding must be added"
                 )
 
@@ -268,7 +268,7 @@ def _check_positive(layer: GemmLayer | ConvLayer) -> None:
     for field in fields(layer):
         value = getattr(layer, field.name)
         if field.name != "name" and value < 1:
-            raise ValueError(f"{field.name.replace('_', ' ')} is {value}: expected at least 1")
+            raise InputError(f"{field.name.replace('_', ' ')} is {value}: expected at least 1")
 
 
 def _array_side(path: Path, parser: configparser.ConfigParser, key: str) -> int:

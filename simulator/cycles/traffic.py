@@ -68,7 +68,7 @@ def gemm_traffic(config: ArrayConfig, m: int, k: int, n: int) -> Traffic:
         n: outputs, >= 1.
 
     Raises:
-        ValueError: a size is out of its range.
+        InputError: a size is out of its range.
 
     >>> traffic = gemm_traffic(ArrayConfig(32, 32), 196, 384, 192)
     >>> traffic.ifmap.reads, traffic.filter.reads, traffic.ofmap.writes  # as SCALE-Sim 3.0.0 counts them

@@ -46,7 +46,7 @@ class FoldWindow:
 
     Raises:
         WindowError: the GEMM has no such fold, or the fold no such cycles.
-        ValueError: `m`, `k` or `n` is out of its range.
+        InputError: `m`, `k` or `n` is out of its range.
     """
 
     config: ArrayConfig
@@ -85,11 +85,11 @@ class FoldWindow:
 
         Raises:
             WindowError: the GEMM has no such fold, or the fold no such cycles.
-            ValueError: `x` and `w` are not matrices that can be multiplied, K = 0 or N = 0.
+            InputError: `x` and `w` are not matrices that can be multiplied, K = 0 or N = 0.
         """
         shapes = np.shape(x), np.shape(w)
         if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][0]:
-            raise ValueError(f"x is {shapes[0]} and w is {shapes[1]}: expected x [M, K] and w [K, N] with the same K")
+            raise InputError(f"x is {shapes[0]} and w is {shapes[1]}: expected x [M, K] and w [K, N] with the same K")
         (m, k), n = shapes[0], shapes[1][1]
         if stop is None:
             stop = gemm_timing(config, m, k, n).cycles_per_fold
@@ -140,12 +140,12 @@ def record_fold(
 
     Raises:
         TypeError: as `simulate_gemm`.
-        ValueError: `x` and `w` are not of the window's GEMM, a PE is not in the array, or as `simulate_gemm`.
+        InputError: `x` and `w` are not of the window's GEMM, a PE is not in the array, or as `simulate_gemm`.
     """
     acts, weights = np.asarray(x), np.asarray(w)
     expected = (window.m, window.k), (window.k, window.n)
     if (acts.shape, weights.shape) != expected:
-        raise ValueError(
+        raise InputError(
             f"x is {acts.shape} and w is {weights.shape}: expected {expected[0]} and {expected[1]}, the window's GEMM"
         )
     config = window.config
@@ -154,7 +154,7 @@ def record_fold(
     length = max(1, piece_bytes // (config.pe_count * _BYTES_PER_PE))
     bypassed = np.zeros((config.rows, config.cols), np.bool_) if bypass is None else np.asarray(bypass)
     if bypassed.shape != (config.rows, config.cols):
-        raise ValueError(f"bypass has shape {bypassed.shape}: expected {(config.rows, config.cols)}, one entry per PE")
+        raise InputError(f"bypass has shape {bypassed.shape}: expected {(config.rows, config.cols)}, one entry per PE")
     return _pieces(acts, weights, window, FaultMap(config) if faults is None else faults, bypassed, corner, length)
 
 

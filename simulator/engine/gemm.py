@@ -20,6 +20,7 @@ from simulator.engine.masks import Flips, Int16Array, PeMasks, pe_masks, stuck_m
 from simulator.engine.operands import check_gemm
 from simulator.engine.timing import Timing, gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace, check_window
+from simulator.errors import InputError
 from simulator.faults import FaultMap, Site
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def simulate_gemm(
 
     Raises:
         TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
-        ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
+        InputError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
             cycle that the GEMM does not have, or an impossible `record` window.
     """
     acts, weights, faults, bypassed = check_gemm(x, w, config, faults, bypass)
@@ -226,7 +227,7 @@ def _worker_count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:
-        raise ValueError(f"threads is {threads}: expected at least 1")
+        raise InputError(f"threads is {threads}: expected at least 1")
     return threads
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ def fold_count(config: ArrayConfig, m: int, k: int, n: int) -> int:
     """Number of folds of `X[m, k] @ W[k, n]`.
 
     Raises:
-        ValueError: `m` is negative, or `k` or `n` is not positive.
+        InputError: `m` is negative, or `k` or `n` is not positive.
     """
     if m < 0 or k < 1 or n < 1:
-        raise ValueError(f"GEMM is M={m}, K={k}, N={n}: expected M >= 0, K >= 1 and N >= 1")
+        raise InputError(f"GEMM is M={m}, K={k}, N={n}: expected M >= 0, K >= 1 and N >= 1")
     return -(-k // config.rows) * -(-n // config.cols)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from simulator.bits import Int32Array, Int64Array, as_number
 from simulator.config import ArrayConfig
 from simulator.engine.timing import load_cycles
+from simulator.errors import InputError
 from simulator.faults import BoolArray, FaultMap, Kind, Site
 
 Int16Array = npt.NDArray[np.int16]
@@ -134,7 +135,7 @@ class Flips:
         total_cycles: clock cycles of the GEMM.
 
     Raises:
-        ValueError: a FLIP lies in a cycle that the GEMM does not have.
+        InputError: a FLIP lies in a cycle that the GEMM does not have.
     """
 
     def __init__(self, faults: FaultMap, cycles_per_fold: int, total_cycles: int) -> None:
@@ -144,7 +145,7 @@ class Flips:
         outside = table["cycle"] >= total_cycles
         if outside.any():
             cycle = int(table["cycle"][outside][0])
-            raise ValueError(
+            raise InputError(
                 f"a FLIP is in cycle {cycle}, outside this GEMM of {total_cycles} cycles: "
                 f"expected a cycle in 0..{total_cycles - 1}"
             )

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray, FaultMap
 
 
@@ -41,25 +42,25 @@ def check_gemm(
 
     Raises:
         TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
-        ValueError: shapes that do not fit, values out of range, or faults of another array.
+        InputError: shapes that do not fit, values out of range, or faults of another array.
     """
     acts = _operand("x", x, config.act_range, "M, K")
     weights = _operand("w", w, config.weight_range, "K, N")
     if acts.shape[1] != weights.shape[0]:
-        raise ValueError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
+        raise InputError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
     return CheckedGemm(acts, weights, *check_chip(config, faults, bypass))
 
 
 def _operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
     array = np.asarray(values)
     if array.ndim != 2:
-        raise ValueError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
+        raise InputError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name} holds {array.dtype}: expected integers; quantise it first")
     low, high = limits
     if array.size and not (array.min() >= low and array.max() <= high):
         outside = array[(array < low) | (array > high)][0]
-        raise ValueError(f"{name} holds {outside}: expected {low}..{high} for this array's widths")
+        raise InputError(f"{name} holds {outside}: expected {low}..{high} for this array's widths")
     return array
 
 
@@ -75,15 +76,15 @@ def check_chip(
 
     Raises:
         TypeError: `bypass` is not boolean.
-        ValueError: faults of another array, or a bypass of another shape.
+        InputError: faults of another array, or a bypass of another shape.
     """
     faults = FaultMap(config) if faults is None else faults
     if faults.config != config:
-        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {config}")
+        raise InputError(f"faults are of another array: they are of {faults.config}, expected {config}")
     shape = (config.rows, config.cols)
     mask = np.zeros(shape, np.bool_) if bypass is None else np.asarray(bypass)
     if mask.dtype != np.bool_:
         raise TypeError(f"bypass holds {mask.dtype}: expected bool")
     if mask.shape != shape:
-        raise ValueError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
+        raise InputError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
     return faults, mask

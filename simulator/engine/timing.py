@@ -56,7 +56,7 @@ def gemm_timing(config: ArrayConfig, m: int, k: int, n: int) -> Timing:
         n: outputs, >= 1.
 
     Raises:
-        ValueError: a size is out of its range.
+        InputError: a size is out of its range.
 
     >>> timing = gemm_timing(ArrayConfig(32, 32), 196, 384, 192)
     >>> timing.serial, timing.scalesim
@@ -96,7 +96,7 @@ def output_cycles(config: ArrayConfig, m: int, k: int, n: int, *, double_buffere
         int64 [k-folds, m, n]; the last k-fold's are the cycles in which the outputs are complete.
 
     Raises:
-        ValueError: a size is out of its range.
+        InputError: a size is out of its range.
 
     >>> output_cycles(ArrayConfig(2, 2), m=1, k=4, n=2).tolist()  # Two folds of 5 cycles.
     [[[3, 4]], [[8, 9]]]

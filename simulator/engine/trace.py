@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 
 LARGEST_TRACE_BYTES = 2 << 30
 _ARRAYS = 5
@@ -43,13 +44,13 @@ def check_window(config: ArrayConfig, window: tuple[int, int], total_cycles: int
     """Check a window of clock cycles (first, one past the last) against a GEMM and the memory its trace takes.
 
     Raises:
-        ValueError: the window is empty, outside the GEMM, or its trace would take more than 2 GiB.
+        InputError: the window is empty, outside the GEMM, or its trace would take more than 2 GiB.
     """
     first, stop = window
     if not 0 <= first < stop <= total_cycles:
-        raise ValueError(f"record={window}: expected (first, stop) with 0 <= first < stop <= {total_cycles} cycles")
+        raise InputError(f"record={window}: expected (first, stop) with 0 <= first < stop <= {total_cycles} cycles")
     size = (stop - first) * config.pe_count * 4 * _ARRAYS
     if size > LARGEST_TRACE_BYTES:
         cycles = LARGEST_TRACE_BYTES // (config.pe_count * 4 * _ARRAYS)
-        raise ValueError(f"record={window} takes {size >> 20} MiB: record at most {cycles} cycles at a time")
+        raise InputError(f"record={window} takes {size >> 20} MiB: record at most {cycles} cycles at a time")
     return first, stop

@@ -28,6 +28,7 @@ from simulator.engine.vcd_signals import (
     shown_values,
 )
 from simulator.engine.vcd_size import size_text, vcd_size_bound
+from simulator.errors import InputError
 from simulator.faults import FaultMap
 from simulator.files import replaced
 
@@ -138,10 +139,10 @@ def write_gemm_vcd(
 
     Raises:
         WaveformTooLargeError: the file might be larger than `limit`.
-        WaveformError, ValueError, TypeError, ModuleNotFoundError, OSError: as `write_vcd` and `simulate_gemm`.
+        WaveformError, InputError, TypeError, ModuleNotFoundError, OSError: as `write_vcd` and `simulate_gemm`.
     """
     if window.config != faults.config:
-        raise ValueError(f"faults are of another array: they are of {faults.config}, expected {window.config}")
+        raise InputError(f"faults are of another array: they are of {faults.config}, expected {window.config}")
     bound = vcd_size_bound(faults, window.gemm_cycles, window.cycles_per_fold, pes, clock_mhz, comment)
     if limit is not None and bound > limit:
         raise WaveformTooLargeError(

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from simulator.errors import InputError
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 from simulator.suggestions import did_you_mean
 
@@ -193,7 +194,7 @@ def build(
         A netlist that multiplies exactly.
 
     Raises:
-        ValueError: an unknown design, or a width out of range.
+        InputError: an unknown design, or a width out of range.
 
     >>> netlist = build("dadda", 8, 8)
     >>> len(netlist.gates), netlist.locations
@@ -201,9 +202,9 @@ def build(
     """
     if design not in _REDUCTIONS:
         hint = did_you_mean(design, DESIGNS)
-        raise ValueError(f"multiplier {design!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
+        raise InputError(f"multiplier {design!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
     if not (1 <= weight_bits <= 8 and 1 <= act_bits <= 8):
-        raise ValueError(f"multiplier of {weight_bits}x{act_bits} bits: expected 1..8 bits each")
+        raise InputError(f"multiplier of {weight_bits}x{act_bits} bits: expected 1..8 bits each")
     builder = _Builder(weight_bits, act_bits)
     rows = _partial_products(builder, weight_bits, act_bits, weight_signed, act_signed)
     product = _REDUCTIONS[design](builder, rows)

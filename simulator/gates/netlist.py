@@ -192,10 +192,10 @@ class Netlist:
         """A location for people: `gate 17 XOR output`, or `gate 17 XOR pin 0 (w[0])`.
 
         Raises:
-            ValueError: there is no such location.
+            InputError: there is no such location.
         """
         if not 0 <= location < self.locations:
-            raise ValueError(f"location {location}: expected 0..{self.locations - 1}")
+            raise InputError(f"location {location}: expected 0..{self.locations - 1}")
         gate = location
         if location >= len(self.gates):
             gate = int(np.searchsorted(self.first_pin, location, side="right")) - 1

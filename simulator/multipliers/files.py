@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from simulator.errors import InputError
 from simulator.gates.files import read_netlist_file
 from simulator.multipliers.multiplier import DESIGNS, Multiplier, built_in
 from simulator.multipliers.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
@@ -108,7 +109,7 @@ def read_multiplier(
 
     Raises:
         FileNotFoundError: there is neither such a design nor such a file.
-        ValueError: the file holds no multiplier, or one for other operands.
+        InputError: the file holds no multiplier, or one for other operands.
     """
     if name in DESIGNS:
         return built_in(name, weight_bits, act_bits, act_signed=act_signed)
@@ -119,7 +120,7 @@ def read_multiplier(
     if path.suffix.lower() in NETLIST_SUFFIXES:
         netlist = read_netlist_file(path, act_signed=act_signed).netlist
         if (netlist.weight_bits, netlist.act_bits) != (weight_bits, act_bits):
-            raise ValueError(
+            raise InputError(
                 f"{path} multiplies {netlist.weight_bits}-bit weights by {netlist.act_bits}-bit activations: expected "
                 f"{weight_bits} and {act_bits} bits, as the array has"
             )

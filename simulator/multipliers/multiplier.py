@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.errors import InputError
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import MOST_LOCATIONS, Netlist
@@ -49,7 +50,7 @@ class Multiplier:
         act_signed: whether activations are two's complement.
 
     Raises:
-        ValueError: both or neither of gates and tables, tables of a wrong shape or type, products that
+        InputError: both or neither of gates and tables, tables of a wrong shape or type, products that
             `weight_bits + act_bits` bits do not hold, or gates of other operands than signed weights.
     """
 
@@ -60,10 +61,10 @@ class Multiplier:
 
     def __post_init__(self) -> None:
         if (self.netlist is None) == (self.tables is None):
-            raise ValueError(f"multiplier {self.name}: expected either gates or tables")
+            raise InputError(f"multiplier {self.name}: expected either gates or tables")
         if self.netlist is not None:
             if not self.netlist.weight_signed or self.netlist.act_signed != self.act_signed:
-                raise ValueError(
+                raise InputError(
                     f"multiplier {self.name} is for weights signed={self.netlist.weight_signed} and activations "
                     f"signed={self.netlist.act_signed}: expected signed weights and act_signed={self.act_signed}"
                 )
@@ -77,14 +78,14 @@ class Multiplier:
             or not all(2 <= side <= 8 for side in sides)
             or tables.shape[1:] != tuple(1 << side for side in sides)
         ):
-            raise ValueError(
+            raise InputError(
                 f"multiplier {self.name}: tables are {tables.dtype} {tables.shape}: "
                 "expected int16 [tables, 2**weight_bits, 2**act_bits], with 2 to 8 bits each"
             )
         half = 1 << (sum(sides) - 1)
         if tables.min() < -half or tables.max() >= half:
             outside = tables[(tables < -half) | (tables >= half)][0]
-            raise ValueError(
+            raise InputError(
                 f"multiplier {self.name}: a table holds {outside}: expected {-half}..{half - 1}, "
                 f"the numbers of {sum(sides)} bits"
             )
@@ -104,11 +105,11 @@ class Multiplier:
             act_signed: whether activations are two's complement.
 
         Raises:
-            ValueError: as for the class, or there is no table at all.
+            InputError: as for the class, or there is no table at all.
         """
         if normal is None:
             if not faulty:
-                raise ValueError(f"multiplier {name}: no table is given: expected the normal one or faulty ones")
+                raise InputError(f"multiplier {name}: no table is given: expected the normal one or faulty ones")
             bits = [side.bit_length() - 1 for side in faulty[0].shape]
             normal = exact_products(bits[0], bits[1], act_signed=act_signed)
         return cls(name, tables=np.stack([np.asarray(normal), *faulty]), act_signed=act_signed)
@@ -154,12 +155,12 @@ class Multiplier:
         """A location for people.
 
         Raises:
-            ValueError: there is no such location.
+            InputError: there is no such location.
         """
         if self.netlist is not None:
             return self.netlist.location_name(location)
         if not 0 <= location < self.locations:
-            raise ValueError(f"location {location}: multiplier {self.name} has {self.locations}")
+            raise InputError(f"location {location}: multiplier {self.name} has {self.locations}")
         return f"table {location + 1}"
 
     @cached_property
@@ -194,7 +195,7 @@ def built_in(design: str, weight_bits: int, act_bits: int, *, act_signed: bool =
         act_signed: whether activations are signed.
 
     Raises:
-        ValueError: an unknown design.
+        InputError: an unknown design.
     """
     netlist = build(design, weight_bits, act_bits, act_signed=act_signed)
     return Multiplier(design, netlist, act_signed=act_signed)

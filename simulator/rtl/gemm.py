@@ -15,6 +15,7 @@ from simulator.engine.masks import Flips, is_signed
 from simulator.engine.operands import check_gemm
 from simulator.engine.timing import gemm_timing
 from simulator.engine.trace import Trace, check_window
+from simulator.errors import InputError
 from simulator.faults import FaultMap, Kind, Site
 from simulator.rtl import sources
 from simulator.rtl.bit_vectors import Bits, from_bits, from_text, to_text
@@ -71,7 +72,7 @@ def rtl_gemm(
 
     Raises:
         TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
-        ValueError: as of `simulate_gemm`; or FLIPs, whose cycles are counted in serial timing, in another timing.
+        InputError: as of `simulate_gemm`; or FLIPs, whose cycles are counted in serial timing, in another timing.
         RtlUnavailableError: Icarus Verilog or cocotb is missing.
         CosimulationError: the simulator failed, or took too long.
     """
@@ -83,10 +84,10 @@ def rtl_gemm(
         schedule = serial_schedule(config, acts, weights)
     elif timing == "double_buffered":
         if faults.has_flips:
-            raise ValueError("FLIPs in double_buffered timing: their cycles are counted in serial timing, use that")
+            raise InputError("FLIPs in double_buffered timing: their cycles are counted in serial timing, use that")
         schedule = double_buffered_schedule(config, acts, weights)
     else:
-        raise ValueError(f"timing is {timing!r}: expected 'serial' or 'double_buffered'")
+        raise InputError(f"timing is {timing!r}: expected 'serial' or 'double_buffered'")
     cycles = len(schedule.reset)
     if record:
         check_window(config, (0, cycles), cycles)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from simulator.config import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import FaultMap, Site
 
 FOLDER = Path(__file__).parent
@@ -50,7 +51,7 @@ def table_multiplier(config: ArrayConfig) -> dict[str, str]:
     """A multiplier made of product tables: any fault at location i, and the highest one counts, selects table i + 1."""
     tables = config.pe_multiplier.tables
     if tables is None:
-        raise ValueError(f"multiplier {config.multiplier} is made of gates: expected tables")
+        raise InputError(f"multiplier {config.multiplier} is made of gates: expected tables")
     weight_bits, act_bits, bits = config.weight_bits, config.act_bits, config.product_bits
     locations = max(1, len(tables) - 1)
     source = f"""// Products of {weight_bits}x{act_bits} bits by weight and activation, from {len(tables)} tables.
