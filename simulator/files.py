@@ -1,14 +1,52 @@
-"""Writing files so that a reader never meets half of one."""
+"""Files: written so that a reader never meets half of one, and told apart by their beginnings."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
+
+_BEGINNING = 1 << 16
+
+_MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x7fELF": "a program",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF document",
+    b"\x93NUMPY": "a NumPy array",
+}
+
+FAULT_LIST = "a list of faults (CSV)"
+VERILOG = "a netlist in Verilog"
+BLIF = "a netlist in BLIF"
+YOSYS_JSON = "a netlist in JSON"
+NUMPY = "a NumPy array"
+SCALESIM_CONFIG = "a SCALE-Sim configuration"
+
+_TEXTS = (
+    (
+        FAULT_LIST,
+        re.compile(r"\A(?=[^\n]*\bchip\b)(?=[^\n]*\bsite\b)(?=[^\n]*\bkind\b)[a-z ,]+\r?\n", re.IGNORECASE),
+    ),
+    (YOSYS_JSON, re.compile(r'\A\s*\{\s*"creator":\s*"Yosys')),
+    ("JSON", re.compile(r'\A\s*(\{\s*["}]|\[\s*[\[{"\d\]-])')),
+    (VERILOG, re.compile(r"^[ \t]*(\(\*[^\n]*\*\)[ \t]*)?module[ \t]+[\w\\$]+\s*[(;#]", re.MULTILINE)),
+    # Not a pin of that name.
+    (BLIF, re.compile(r"^[ \t]*\.model\b(?![ \t]*\()", re.MULTILINE)),
+    (SCALESIM_CONFIG, re.compile(r"^[ \t]*\[architecture_presets\]", re.MULTILINE)),
+)
+"""Kinds of text and how they begin; the first that fits is taken."""
+
+_HINTS = {YOSYS_JSON: "have Yosys write it with write_verilog -noattr or write_blif"}
 
 
 @contextmanager
@@ -59,6 +97,45 @@ def digest_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_kind(path: Path) -> str | None:
+    """What a file is, such as "a PNG picture", or None if it cannot be told.
+
+    Args:
+        path: of something that exists. Only regular files are looked into: a pipe can be read once only.
+    """
+    if path.is_dir():
+        return "a folder"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    if not beginning:
+        return "an empty file"
+    for magic, kind in _MAGIC.items():
+        if beginning.startswith(magic):
+            return kind
+    text = beginning.decode("utf-8-sig", errors="replace")
+    return next((kind for kind, begins in _TEXTS if begins.search(text)), None)
+
+
+def other_kind(
+    path: Path, expected: str, own: Collection[str] = (), hints: Mapping[str, str] = MappingProxyType({})
+) -> str | None:
+    """One line that says what a file is instead of what is expected; None if it may be the latter.
+
+    Args:
+        path: of something that exists.
+        expected: what the reader reads.
+        own: kinds that the reader takes.
+        hints: for some kinds, what to do with them.
+    """
+    kind = file_kind(path)
+    if kind is None or kind in own:
+        return None
+    hint = hints.get(kind, _HINTS.get(kind))
+    return f"{path} is {kind}: expected {expected}{'; ' + hint if hint else ''}"
 
 
 def _umask() -> int:

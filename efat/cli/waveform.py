@@ -113,10 +113,8 @@ def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: 
     """Make the waveform, and say what is in the file."""
     from efat.cli.render import progress_bar, working
     from efat.inference.waveforms import layer_gemm, only_chip
-    from simulator.engine.fold_trace import FoldWindow, WindowError
-    from simulator.engine.vcd import WaveformTooLargeError, write_gemm_vcd
-    from simulator.engine.vcd_signals import WaveformError, check_pes
-    from simulator.engine.vcd_size import size_text
+    from simulator.engine.fold_trace import FoldWindow, WaveformError, WindowError, check_pes
+    from simulator.engine.vcd import WaveformTooLargeError, size_text, write_gemm_vcd
 
     chip = only_chip(simulation)
     config = simulation.config

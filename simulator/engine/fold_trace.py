@@ -15,7 +15,6 @@ from simulator.engine.gemm import simulate_gemm
 from simulator.engine.mapping import folds
 from simulator.engine.timing import gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace
-from simulator.engine.vcd_signals import check_pes
 from simulator.errors import InputError
 from simulator.faults import BoolArray, FaultMap
 
@@ -29,6 +28,10 @@ _BYTES_PER_PE = 5 * 4
 
 class WindowError(InputError):
     """A fold or a window of cycles that the GEMM does not have."""
+
+
+class WaveformError(InputError):
+    """A waveform that cannot be made of this GEMM."""
 
 
 @dataclass(frozen=True)
@@ -245,3 +248,22 @@ def _rows_in_flight(config: ArrayConfig, m: int, first: int, stop: int) -> slice
     """
     begin = max(0, first - load_cycles(config) - (config.rows + config.cols - 2))
     return slice(begin, min(m, max(begin, stop - load_cycles(config))))
+
+
+def check_pes(config: ArrayConfig, pes: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
+    """The chosen PEs (row, col) in order and each once; all of the array for None.
+
+    Raises:
+        WaveformError: a PE is not in the array, or none is chosen.
+    """
+    if pes is None:
+        return [(row, col) for row in range(config.rows) for col in range(config.cols)]
+    for row, col in pes:
+        if not (0 <= row < config.rows and 0 <= col < config.cols):
+            raise WaveformError(
+                f"PE {row},{col} is not in the {config.rows}x{config.cols} array: "
+                f"expected row 0..{config.rows - 1} and column 0..{config.cols - 1}"
+            )
+    if not pes:
+        raise WaveformError("no PEs are chosen: expected at least one")
+    return sorted(set(pes))

@@ -1,11 +1,28 @@
 """Waveforms: what a GEMM's PEs hold, cycle by cycle, as a value change dump (VCD, IEEE 1364) for GTKWave and the like.
 
-`simulator.engine.vcd_signals` says which signals there are and when they change.
+Clock cycle t of the GEMM (serial timing, from 0) lasts from the rising edge of `clock` at t periods to the next one;
+the falling edge is half-way between. From rising edge to rising edge all signals show entry t of the trace. In
+streaming cycles these are the nets of that cycle, that is, what the PE's registers take over with the edge that ends
+the cycle: at any one time `product` is `activation` times `weight_used`, and `psum` is the `psum` of the northern
+neighbour one cycle before plus `product`, faults applied. In load cycles the datapath is not clocked and shows 0.
+Signals are two's complement, `activation` only if activations are signed.
+
+Scope `array` has `clock`, `load` (1 in load cycles), `fold` (index of the fold), `cycle` (t, as `Fault.cycle` counts)
+and `fold_cycle` (counted within the fold), and a scope `pe_R_C` for each PE, with
+
+- `weight_load`: what stands in the load chain's shift register with the end of the cycle;
+- `weight`: likewise the stationary weight register, before the stuck bits on its output, FLIPs included;
+- `weight_used`: the multiplier's weight operand, the stuck bits of the register's output applied;
+- `activation`: the multiplier's activation operand, which goes on east;
+- `product`: what the multiplier gives;
+- `psum`: what the PE hands on south (a bypassed PE: what came from the north);
+- the same with `_fault_free` at the end of the name: without faults and without bypass;
+- `differs`: 1 where any of the values is not the fault-free one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +32,25 @@ import numpy.typing as npt
 
 from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
-from simulator.engine.fold_trace import FoldWindow, record_fold
+from simulator.engine.fold_trace import FoldWindow, WaveformError, check_pes, record_fold
+from simulator.engine.masks import stuck_masks
 from simulator.engine.timing import load_cycles
 from simulator.engine.trace import Trace
-from simulator.engine.vcd_signals import (
-    ARRAY_SIGNALS,
-    DEFAULT_CLOCK_MHZ,
-    WaveformError,
-    check_pes,
-    half_period,
-    pe_signals,
-    shown_values,
-)
-from simulator.engine.vcd_size import size_text, vcd_size_bound
 from simulator.errors import InputError
-from simulator.faults import FaultMap
+from simulator.faults import FaultMap, Kind, Site
 from simulator.files import replaced
 
 if TYPE_CHECKING:
     from vcd.writer import Variable, VCDWriter
+
+DEFAULT_CLOCK_MHZ = 700.0
+
+ARRAY_SIGNALS = (("clock", 1), ("load", 1), ("fold", 32), ("cycle", 64), ("fold_cycle", 32))
+"""Name and width of the signals of the whole array; all are wires."""
+
+_FAULT_FREE = "_fault_free"
+_BLOCK_VALUES = 1 << 18
+"""Values dealt with at a time, of all signals and some cycles."""
 
 DEFAULT_LIMIT_BYTES = 256_000_000
 
@@ -68,7 +85,7 @@ def write_vcd(
     comment: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Waveform:
-    """Write recorded registers as a value change dump; `simulator.engine.vcd_signals` says which value stands when.
+    """Write recorded registers as a value change dump; the head of this module says which value stands when.
 
     Args:
         path: the file to write; it appears whole or not at all.
@@ -242,3 +259,158 @@ class _Dump:
 def _plain(comment: str) -> str:
     """A text of one line that cannot end the comment it stands in, as `$end` would."""
     return "".join(mark if mark.isascii() and mark.isprintable() and mark != "$" else "?" for mark in comment)
+
+
+def pe_signals(config: ArrayConfig) -> list[tuple[str, str, int]]:
+    """Name, type and width of a PE's signals, in the order of `shown_values`."""
+    signals = (
+        ("weight_load", "reg", config.weight_bits),
+        ("weight", "reg", config.weight_bits),
+        ("weight_used", "wire", config.weight_bits),
+        ("activation", "wire", config.act_bits),
+        ("product", "wire", config.product_bits),
+        ("psum", "wire", config.acc_bits),
+    )
+    pairs = [(name + suffix, kind, bits) for name, kind, bits in signals for suffix in ("", _FAULT_FREE)]
+    return [*pairs, ("differs", "wire", 1)]
+
+
+def shown_values(
+    traces: Iterable[tuple[Trace, Trace]], faults: FaultMap, pes: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, Int32Array]]:
+    """What PEs show, some cycles at a time: the first of them, and int32 [cycles, PEs * signals], each PE's together.
+
+    Args:
+        traces: (faulty, fault-free) traces of the same cycles.
+        faults: the faults of the faulty run.
+        pes: the PEs (row, col).
+
+    Raises:
+        WaveformError: traces of different arrays or cycles.
+    """
+    config = faults.config
+    rows, cols = (np.array(axis, np.int64) for axis in zip(*pes, strict=True))
+    keep, force = (masks[rows, cols].astype(np.int32) for masks in stuck_masks(faults, Site.WEIGHT, np.int16))
+    signals = len(pe_signals(config))
+    step = max(1, _BLOCK_VALUES // (len(pes) * signals))
+    for pair in traces:
+        _check_pair(config, *pair)
+        for start in range(0, len(pair[0]), step):
+            part = slice(start, min(start + step, len(pair[0])))
+            block = np.empty((part.stop - start, len(pes), signals), np.int32)
+            for place, trace in enumerate(pair):
+                weight = trace.weight[part, rows, cols]
+                used = weight if place else (weight & keep) | force
+                nets = (net[part, rows, cols] for net in (trace.east, trace.product, trace.south))
+                for signal, values in enumerate((trace.shift[part, rows, cols], weight, used, *nets)):
+                    block[:, :, 2 * signal + place] = values
+            block[:, :, -1] = (block[:, :, 0:-1:2] != block[:, :, 1:-1:2]).any(axis=2)
+            yield pair[0].first_cycle + start, block.reshape(len(block), -1)
+
+
+def _check_pair(config: ArrayConfig, faulty: Trace, fault_free: Trace) -> None:
+    expected = (len(faulty), config.rows, config.cols)
+    for trace in (faulty, fault_free):
+        if trace.south.shape != expected:
+            raise WaveformError(
+                f"a trace has shape {trace.south.shape}: expected {expected}, "
+                "its partner's cycles and the array of the faults"
+            )
+    if faulty.first_cycle != fault_free.first_cycle:
+        raise WaveformError(
+            f"the faulty trace begins in cycle {faulty.first_cycle} and the fault-free one in cycle "
+            f"{fault_free.first_cycle}: expected the same cycles"
+        )
+
+
+def half_period(clock_mhz: float, stop: int) -> int:
+    """Half a clock period in femtoseconds, checked for timestamps up to the beginning of cycle `stop`."""
+    half = round(5e8 / clock_mhz) if clock_mhz > 0 else 0
+    if half < 1 or stop * 2 * half >= 1 << 63:
+        raise WaveformError(
+            f"clock of {clock_mhz:g} MHz: expected a half period of at least a femtosecond, and cycle {stop} "
+            "within 2^63 femtoseconds"
+        )
+    return half
+
+
+def vcd_size_bound(
+    faults: FaultMap,
+    window: tuple[int, int],
+    cycles_per_fold: int,
+    pes: Sequence[tuple[int, int]] | None = None,
+    clock_mhz: float = DEFAULT_CLOCK_MHZ,
+    comment: str = "",
+) -> int:
+    """Most bytes that `write_vcd` writes: every net of the datapath changes in every streaming cycle, in all its bits.
+
+    Args:
+        faults: what is broken in the array.
+        window: clock cycles of the GEMM (first, one past the last).
+        cycles_per_fold: clock cycles of one fold in serial timing.
+        pes: the PEs (row, col); None for all.
+        clock_mhz: clock frequency.
+        comment: text in the head of the file.
+
+    Raises:
+        WaveformError: as `write_vcd`.
+    """
+    config = faults.config
+    chosen = check_pes(config, pes)
+    first, stop = window
+    cycles = stop - first
+    end_of_time = stop * 2 * half_period(clock_mhz, stop)
+    first_fold, last_fold = first // cycles_per_fold, (stop - 1) // cycles_per_fold
+    touched = last_fold - first_fold + 1
+    # Load cycles before a cycle t: `rows` of each whole fold, and those of the fold begun.
+    before = [t // cycles_per_fold * config.rows + min(t % cycles_per_fold, config.rows) for t in window]
+    loading = before[1] - before[0]
+
+    signals = pe_signals(config)
+    ident = _identifier_length(len(ARRAY_SIGNALS) + len(chosen) * len(signals))
+    head = len("$comment \n$end\n$timescale 1 fs $end\n$enddefinitions $end\n$dumpvars\n$end\n") + len(comment)
+    head += sum(len(f"$var wire {bits} {name}  $end\n") + ident for name, bits in ARRAY_SIGNALS)
+    head += len("$scope module array $end\n$upscope $end\n")
+    of_pe = sum(len(f"$var {kind} {bits} {name}  $end\n") + ident for name, kind, bits in signals)
+    head += sum(len(f"$scope module pe_{row}_{col} $end\n$upscope $end\n") + of_pe for row, col in chosen)
+
+    def vector(bits: int) -> int:
+        return len("b \n") + bits + ident
+
+    scalar = len("0\n") + ident
+    counters = vector(stop.bit_length()) + vector(cycles_per_fold.bit_length())
+    rare = (2 * touched + 1) * scalar + touched * vector(last_fold.bit_length() or 1)
+    shared = cycles * (2 * (len("#\n") + len(str(end_of_time))) + 2 * scalar + counters) + rare
+    shared += len("#\n") + len(str(end_of_time))
+
+    # At the start of a fold all registers become 0; a weight stands from the end of loading on.
+    streaming = cycles - loading + touched + 1
+    weight_load, weight = loading + 1, 2 * touched + 1
+    per_pe = 2 * weight_load * vector(config.weight_bits) + 4 * weight * vector(config.weight_bits)
+    per_pe += 2 * streaming * sum(vector(bits) for bits in (config.act_bits, config.product_bits, config.acc_bits))
+    per_pe += cycles * scalar
+    upsets = int(((faults.table["site"] == Site.WEIGHT) & (faults.table["kind"] == Kind.FLIP)).sum())
+    return head + shared + len(chosen) * per_pe + upsets * 2 * vector(config.weight_bits)
+
+
+def size_text(size: int) -> str:
+    """A size in bytes for a person, in decimal units, rounded up so that it never looks smaller than it is.
+
+    >>> size_text(999), size_text(1000), size_text(256_000_000), size_text(256_000_001)
+    ('999 bytes', '1.0 kB', '256.0 MB', '256.1 MB')
+    """
+    if size < 1000:
+        return f"{size} bytes"
+    unit, name = next((unit, name) for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")) if size >= unit)
+    return f"{-(-size * 10 // unit) / 10:,.1f} {name}"
+
+
+def _identifier_length(signals: int) -> int:
+    """Characters of the longest identifier: they count up over 94 printable characters."""
+    length = 1
+    reach = total = 94
+    while total < signals:
+        reach *= 94
+        total += reach
+        length += 1
+    return length

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from simulator.file_kinds import BLIF, VERILOG, other_kind
+from simulator.files import BLIF, VERILOG, other_kind
 from simulator.gates.blif import parse_blif
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Netlist, NetlistError

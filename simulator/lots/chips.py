@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, BoolArray, FaultMap
-from simulator.file_kinds import FAULT_LIST, other_kind
-from simulator.files import replaced
+from simulator.files import FAULT_LIST, other_kind, replaced
 from simulator.lots.array import LotError, own_dataset, read_array, text_attribute, write_array
 from simulator.suggestions import did_you_mean
 

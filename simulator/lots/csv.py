@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from simulator.config import ArrayConfig
 from simulator.faults import FAULT_DTYPE, PERMANENT, BoolArray, FaultMap, Kind, Site
-from simulator.file_kinds import FAULT_LIST, other_kind
-from simulator.files import replaced
+from simulator.files import FAULT_LIST, other_kind, replaced
 from simulator.lots.chips import Chip, LotError
 
 BYPASS = "BYPASS"

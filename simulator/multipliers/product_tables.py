@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.errors import InputError
-from simulator.file_kinds import BLIF, NUMPY, VERILOG, file_kind, other_kind
+from simulator.files import BLIF, NUMPY, VERILOG, file_kind, other_kind
 from simulator.multipliers.multiplier import TableErrors, table_errors
 from simulator.multipliers.signs import (
     Int64Array,

@@ -18,9 +18,8 @@ from simulator.engine.trace import Trace, check_window
 from simulator.errors import InputError
 from simulator.faults import FaultMap, Kind, Site
 from simulator.rtl import sources
-from simulator.rtl.bit_vectors import Bits, from_bits, from_text, to_text
 from simulator.rtl.cosimulation import CHUNK_CYCLES, CosimulationError, pool
-from simulator.rtl.schedule import double_buffered_schedule, serial_schedule
+from simulator.rtl.schedule import Bits, double_buffered_schedule, serial_schedule
 
 _SECONDS = 60.0
 _SLOWEST_PE_CYCLES_PER_SECOND = 10_000
@@ -97,14 +96,14 @@ def rtl_gemm(
     row_bits = sources.row_bits(parameters["ACC_DEPTH"])
     stimulus = _after_reset(schedule.packed(config, row_bits))
     vectors = _stuck_vectors(faults, parameters)
-    vectors["bypass"] = to_text(bypassed.astype(np.uint8))
+    vectors["bypass"] = _to_text(bypassed.astype(np.uint8))
     chunks = list(_chunks(stimulus, _flip_vectors(faults, parameters)))
     if seconds is None:
         seconds = _SECONDS + cycles * config.pe_count / _SLOWEST_PE_CYCLES_PER_SECOND
     testbench = {**parameters, "CHUNK": CHUNK_CYCLES, "TRACE": int(record)}
     with pool().simulator(testbench, multiplier) as simulator:
         logs = simulator.run(vectors, chunks, seconds)
-    log = np.concatenate([from_text(text).reshape(CHUNK_CYCLES, -1) for text in logs])[1 : 1 + cycles]
+    log = np.concatenate([_from_text(text).reshape(CHUNK_CYCLES, -1) for text in logs])[1 : 1 + cycles]
     if (log > 1).any():
         raise CosimulationError(f"the RTL gives X or Z in clock cycle {int((log > 1).any(axis=1).argmax())}")
     writes = 1 + row_bits + config.acc_bits
@@ -131,7 +130,7 @@ def _vector(table: npt.NDArray[np.void], site: Site, parameters: dict[str, int],
     units = config.cols if site is Site.ACCUMULATOR else config.pe_count
     bits = np.zeros((units, _width(site, parameters, config)), np.uint8)
     bits[table["row"].astype(np.int64) * config.cols + table["col"], table["bit"]] = 1
-    return to_text(bits)
+    return _to_text(bits)
 
 
 def _vectors_of_kind(
@@ -176,7 +175,7 @@ def _chunks(stimulus: Bits, flips: dict[int, dict[str, str]]) -> Iterator[dict[s
         stop = start + CHUNK_CYCLES
         cuts = sorted({start, *(cycle for cycle in changes if start <= cycle < stop)})
         runs = [[end - begin, changes.get(begin, {})] for begin, end in zip(cuts, [*cuts[1:], stop], strict=True)]
-        yield {"stimulus": to_text(stimulus[start:stop]), "runs": runs}
+        yield {"stimulus": _to_text(stimulus[start:stop]), "runs": runs}
 
 
 def _collected(config: ArrayConfig, log: Bits, m: int, k: int, n: int) -> tuple[Int32Array, Int64Array]:
@@ -195,10 +194,10 @@ def _collected(config: ArrayConfig, log: Bits, m: int, k: int, n: int) -> tuple[
     written = np.zeros((k_folds, m, n_folds, config.cols), np.int64)
     for column in range(config.cols):
         (cycle,) = np.nonzero(log[:, column, 0])
-        rows = from_bits(log[cycle, column, 1 : 1 + row_bits])
+        rows = _from_bits(log[cycle, column, 1 : 1 + row_bits])
         if not np.array_equal(rows, np.tile(np.arange(m), n_folds * k_folds)):
             raise CosimulationError(f"the accumulator of column {column} was written in rows {rows.tolist()}")
-        sums = as_number(from_bits(log[cycle, column, 1 + row_bits :]), config.acc_bits, signed=True)
+        sums = as_number(_from_bits(log[cycle, column, 1 + row_bits :]), config.acc_bits, signed=True)
         outputs[:, :, column] = sums.reshape(n_folds, k_folds, m)[:, -1].T
         written[:, :, :, column] = cycle.reshape(n_folds, k_folds, m).transpose(1, 2, 0)
     return (
@@ -220,7 +219,24 @@ def _trace(config: ArrayConfig, log: Bits, streaming: npt.NDArray[np.bool_]) -> 
     values = {}
     for name, (width, signed) in fields.items():
         bits, states = states[..., :width], states[..., width:]
-        values[name] = as_number(from_bits(bits), width, signed=signed).astype(np.int32)
+        values[name] = as_number(_from_bits(bits), width, signed=signed).astype(np.int32)
     # A trace shows the nets of the datapath only while it is clocked.
     values["product"][~streaming] = 0
     return Trace(0, **values)
+
+
+def _from_bits(bits: Bits) -> npt.NDArray[np.int64]:
+    """Numbers of bits [..., width], the least significant bit first, read as unsigned."""
+    numbers: npt.NDArray[np.int64] = (bits.astype(np.int64) << np.arange(bits.shape[-1])).sum(axis=-1)
+    return numbers
+
+
+def _to_text(bits: Bits) -> str:
+    """The string of a vector whose bits, the least significant one first, are those of an array in its order."""
+    return (bits.ravel()[::-1] + ord("0")).tobytes().decode("ascii")
+
+
+def _from_text(text: str) -> Bits:
+    """The bits of a vector, the least significant one first, uint8; values above 1 are X or Z."""
+    bits: Bits = np.frombuffer(text.encode("ascii"), np.uint8)[::-1] - np.uint8(ord("0"))
+    return bits

@@ -11,8 +11,8 @@ from simulator.bits import Int64Array
 from simulator.config import ArrayConfig
 from simulator.engine.mapping import Fold, folds
 from simulator.faults import BoolArray
-from simulator.rtl.bit_vectors import Bits, to_bits
 
+Bits = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.integer]
 
 
@@ -133,3 +133,10 @@ def _stream(schedule: Schedule, config: ArrayConfig, x: Integers, fold: Fold, st
     schedule.write[leaving] = True
     schedule.add[leaving] = fold.k_start > 0
     schedule.write_row[leaving] = np.arange(m)
+
+
+def to_bits(numbers: npt.NDArray[np.integer], width: int) -> Bits:
+    """The low `width` bits of numbers of any shape, uint8 0 or 1 [..., width], the least significant bit first."""
+    shifted = np.asarray(numbers).astype(np.int64)[..., None] >> np.arange(width)
+    bits: Bits = (shifted & 1).astype(np.uint8)
+    return bits

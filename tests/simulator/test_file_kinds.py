@@ -13,7 +13,7 @@ import pytest
 
 from simulator import ArrayConfig, FaultMap
 from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
-from simulator.file_kinds import file_kind
+from simulator.files import file_kind
 from simulator.gates.designs import build
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import NetlistError

@@ -135,7 +135,7 @@ def cycles(
     from efat.cli.render import console, working
     from simulator import ArrayConfig
     from simulator.cycles.counts import count_network
-    from simulator.cycles.scalesim_report import write_compute_report
+    from simulator.cycles.scalesim import write_compute_report
 
     with input_errors():
         described = _described(array, config)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from simulator.gates.files import NetlistFile
     from simulator.gates.netlist import Netlist
-    from simulator.multipliers.fault_classes import FaultClass, GateFault
-    from simulator.multipliers.fault_comparison import ProductBitComparison
+    from simulator.multipliers.fault_classes import FaultClass, GateFault, ProductBitComparison
     from simulator.multipliers.product_tables import ProductTable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -64,8 +63,7 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
     check_json(json_path)
     from efat.cli.render import console, progress_bar
     from simulator.gates.designs import build
-    from simulator.multipliers.fault_classes import fault_classes
-    from simulator.multipliers.fault_comparison import compare
+    from simulator.multipliers.fault_classes import compare, fault_classes
 
     netlists = {design: build(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS}
     comparisons = {}
@@ -131,8 +129,7 @@ def faults(
         _refuse(context, ("top",), "--json - prints all classes and no table")
     from efat.cli.render import console, progress_bar
     from simulator.gates.designs import build
-    from simulator.multipliers.fault_classes import fault_classes
-    from simulator.multipliers.fault_comparison import compare
+    from simulator.multipliers.fault_classes import compare, fault_classes
 
     name = design or DESIGNS[0]
     if netlist_path is None:
@@ -469,7 +466,7 @@ def class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
 
 def fault_dict(name: str, netlist: Netlist, classes: Sequence[FaultClass]) -> dict[str, Any]:
     """All classes, as JSON takes them."""
-    from simulator.multipliers.fault_comparison import compare
+    from simulator.multipliers.fault_classes import compare
 
     return {
         "multiplier": name,

@@ -13,8 +13,7 @@ import pytest
 from simulator import Kind, Site, simulate_gemm
 from simulator.gates.designs import DESIGNS, build
 from simulator.lots.chips import ChipLot
-from simulator.multipliers.fault_classes import fault_classes
-from simulator.multipliers.fault_comparison import compare
+from simulator.multipliers.fault_classes import compare, fault_classes
 from simulator.multipliers.multiplier import exact_products
 from tests.support import netlist_text
 from tests.support.command import refused, run

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulator import ArrayConfig
-from simulator.cycles.scalesim import GemmLayer
-from simulator.cycles.scalesim_report import COLUMNS, compute_report_row, write_compute_report
+from simulator.cycles.scalesim import REPORT_COLUMNS, GemmLayer, compute_report_row, write_compute_report
 
 # COMPUTE_REPORT.csv of SCALE-Sim 3.0.0 (PyPI; NumPy 2.2) on a 32x32 weight-stationary array, InterfaceBandwidth CALC.
 # The last two are ResNet-18's first layer and a 3x3 convolution of one channel and five filters.
@@ -43,7 +42,7 @@ def test_the_file_has_the_columns_of_scalesim(tmp_path: Path) -> None:
     path.write_text("an older one")
     write_compute_report(path, ArrayConfig(32, 32), REPORTED)
     lines = path.read_text().splitlines()
-    assert lines[0] == HEADER == ", ".join(COLUMNS) + ","
+    assert lines[0] == HEADER == ", ".join(REPORT_COLUMNS) + ","
     rows = list(csv.DictReader(lines, skipinitialspace=True))
     assert [int(row["LayerID"]) for row in rows] == list(range(len(REPORTED)))
     assert [int(row["Total Cycles"]) for row in rows] == [cycles for cycles, *_ in REPORTED.values()]

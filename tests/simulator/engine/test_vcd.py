@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, Trace, sample_faults, simulate_gemm
-from simulator.engine.fold_trace import FoldWindow
-from simulator.engine.vcd import WaveformTooLargeError, write_gemm_vcd, write_vcd
-from simulator.engine.vcd_signals import WaveformError
-from simulator.engine.vcd_size import size_text, vcd_size_bound
+from simulator.engine.fold_trace import FoldWindow, WaveformError
+from simulator.engine.vcd import WaveformTooLargeError, size_text, vcd_size_bound, write_gemm_vcd, write_vcd
 from tests.support.oracle import Net, oracle_gemm
 from tests.support.strategies import GemmCase, gemm_cases
 from tests.support.vcd_file import VcdFile, read_vcd
@@ -209,7 +207,7 @@ def test_long_waveforms_are_written_in_blocks(seed: int, folder: Path, monkeypat
     window = FoldWindow.of(x, w, config, fold=3)
     write_gemm_vcd("whole.vcd", x, w, faults, window)
     for values in (1, 1000):
-        monkeypatch.setattr("simulator.engine.vcd_signals._BLOCK_VALUES", values)
+        monkeypatch.setattr("simulator.engine.vcd._BLOCK_VALUES", values)
         write_gemm_vcd("blocks.vcd", x, w, faults, window)
         assert Path("blocks.vcd").read_bytes() == Path("whole.vcd").read_bytes()
 

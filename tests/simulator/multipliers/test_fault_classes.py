@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from simulator import Kind
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
-from simulator.multipliers.fault_classes import FaultClass, GateFault, fault_classes
-from simulator.multipliers.fault_comparison import compare
+from simulator.multipliers.fault_classes import FaultClass, GateFault, compare, fault_classes
 from simulator.multipliers.multiplier import TableErrors
 from tests.support import netlist_oracle
 from tests.support.netlist_strategies import netlists

@@ -1,4 +1,4 @@
-"""The inner loop of `simulator.multipliers.product_bits`: 64 input pairs at once, one in each bit of a word."""
+"""The inner loop of `simulator.multipliers.fault_classes`: 64 input pairs at once, one in each bit of a word."""
 
 from __future__ import annotations
 
