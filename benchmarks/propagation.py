@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from efat.propagation.collapsing.collapse import Collapse
-from efat.propagation.columns import LayerShape
+from efat.propagation.injection import MOST_ENTRIES, trial_of
 from efat.propagation.population import LayerUse, Population
-from efat.propagation.subject import Subject
-from efat.propagation.units import MOST_ENTRIES, trial_of
+from efat.propagation.request import Subject
+from efat.propagation.tables import LayerShape
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from training.injection.replay import Injected, Propagated, Replay
 from training.layers.accelerator import Accelerator, Engine

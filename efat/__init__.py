@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from efat.planning.plan import Plan
     from efat.planning.planner import plan
     from efat.planning.selection import Constraint, Statistic
+    from efat.propagation.campaign import propagate
+    from efat.propagation.tables import Propagation
     from efat.reports.report import Report, report
     from efat.resilience.measurement import measure_resilience
     from efat.resilience.table import ResilienceTable
@@ -57,6 +59,7 @@ _MODULES = {
     "NetworkCycles": "efat.network_gemms",
     "NetworkValidation": "efat.validation.networks",
     "Plan": "efat.planning.plan",
+    "Propagation": "efat.propagation.tables",
     "Report": "efat.reports.report",
     "ResilienceTable": "efat.resilience.table",
     "RetrainedLot": "efat.inference.simulation",
@@ -70,6 +73,7 @@ _MODULES = {
     "explain": "efat.explanation.explanation",
     "measure_resilience": "efat.resilience.measurement",
     "plan": "efat.planning.planner",
+    "propagate": "efat.propagation.campaign",
     "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
@@ -99,6 +103,7 @@ __all__ = [
     "NetworkCycles",
     "NetworkValidation",
     "Plan",
+    "Propagation",
     "Report",
     "ResilienceTable",
     "RetrainedLot",
@@ -112,6 +117,7 @@ __all__ = [
     "explain",
     "measure_resilience",
     "plan",
+    "propagate",
     "report",
     "retrain",
     "retrain_chip",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from efat.display import Shown, Table
 from efat.explanation.bypass_costs import BypassCosts
 from efat.explanation.delta_debugging import minimal_subset
-from efat.explanation.error_travel import Travel, travel
+from efat.explanation.error_propagation import ErrorPropagation, error_propagation
 from efat.explanation.fault_subsets import FaultSubsets, Inference
-from efat.explanation.first_action import FirstAction, first_action
+from efat.explanation.first_divergence import FirstDivergence, first_divergence
 from efat.inference.classified import Comparison
 from efat.inference.simulation import Simulation, simulate
 from efat.setup import Setup
@@ -56,8 +56,8 @@ class Action:
     """
 
     index: int
-    first: FirstAction | None
-    travel: Travel
+    first: FirstDivergence | None
+    travel: ErrorPropagation
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageExplanation:
     cause: Literal["none", "bypass", "faults"]
     faults: tuple[int, ...] = ()
     runs: int = 0
-    travel: Travel | None = None
+    travel: ErrorPropagation | None = None
     actions: tuple[Action, ...] = ()
 
 
@@ -231,7 +231,7 @@ class Explanation(Shown):
             cause="faults",
             faults=kept,
             runs=runs,
-            travel=travel(subsets.infer((), one), with_them),
+            travel=error_propagation(subsets.infer((), one), with_them),
             actions=tuple(self._action(index, kept, one, with_them) for index in kept),
         )
 
@@ -240,9 +240,9 @@ class Explanation(Shown):
         others = [other for other in kept if other != index]
         without = subsets.infer(others, image)
         # Refuses a network whose layers cannot be compared.
-        travelled = travel(without, with_them)
+        travelled = error_propagation(without, with_them)
         bypass = subsets.bypass
-        first = first_action(
+        first = first_divergence(
             subsets.faults[index],
             without,
             with_them,
@@ -320,6 +320,7 @@ def explain(
     normalization: str | Normalization | None = None,
     bypass: bool = False,
     calibration: Method | None = None,
+    run: bool = True,
 ) -> Explanation:
     """Find out which faults of a chip cause what it does wrong.
 
@@ -336,6 +337,7 @@ def explain(
         normalization: as for `efat.simulate`.
         bypass: as for `efat.simulate`.
         calibration: as for `efat.simulate`.
+        run: False to load and check everything only; `measure` and `explain` find out the rest then.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -357,6 +359,8 @@ def explain(
     chosen = [image] if isinstance(image, int) else list(dict.fromkeys(image))
     for number in chosen:
         found.check_image(number)
+    if not run:
+        return found
     if images is not None or not chosen:
         found.measure()
         found.bypass.measure()

@@ -14,9 +14,17 @@ from matplotlib.path import Path as Outline
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from efat.figures.drawing import FONT, Float64Array, color, mark, page_axes, page_figure, png_figure, share_axis
-from efat.propagation.estimates import Estimates
-from efat.propagation.heat import HeatMap, heat_maps
-from efat.propagation.shares import ENDINGS, MOST_PLACES, BitShare, LayerFate, bit_shares, layer_fates
+from efat.propagation.estimates import (
+    ENDINGS,
+    MOST_PLACES,
+    BitShare,
+    Estimates,
+    HeatMap,
+    LayerFate,
+    bit_shares,
+    heat_maps,
+    layer_fates,
+)
 from efat.propagation.tables import Propagation
 from simulator import Kind, Site
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,21 +17,97 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, Unit, warned
+from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Progress, Unit, Work, warned
+from efat.campaigns.workers import executor_of
 from efat.propagation.collapsing.collapse import Collapse, LayerUse
-from efat.propagation.columns import OPERATIONS_DTYPE, STRATA_DTYPE, LayerShape, Operation, Rule
-from efat.propagation.injection import COUNTED, Found, Round
+from efat.propagation.injection import COUNTED, SEEN, Found, Round, fault_free, inject
 from efat.propagation.population import Population
-from efat.propagation.request import Request
-from efat.propagation.rounds import draw_rounds
+from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_KINDS, DEFAULT_MARGIN, DEFAULT_SITES, Request, Subject
+from efat.propagation.statistics import allocate, sample_size
 from efat.propagation.summary import summary
-from efat.propagation.tables import FILE_NAME, Propagation, joined, read_propagation, same, write_propagation
-from efat.propagation.units import SEEN, fault_free, inject
+from efat.propagation.tables import (
+    FILE_NAME,
+    MOST_FAULTS,
+    OPERATIONS_DTYPE,
+    STRATA_DTYPE,
+    LayerShape,
+    Operation,
+    Propagation,
+    Rule,
+    joined,
+    read_propagation,
+    same,
+    write_propagation,
+)
 from efat.records import typed
-from simulator import ArrayConfig
+from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
+from simulator.faults import Int64Array
 from simulator.files import replaced
+from training.calibration import Method
+from training.data.datasets import Normalization
 from training.injection.replay import Replay
+
+FIRST_ROUND = 200
+"""Faults of the first round, if a margin decides how many there are; each further round doubles their number."""
+
+
+def draw_rounds(population: Population, request: Request) -> list[Int64Array]:
+    """Draw all faults that may have to be tried.
+
+    The faults up to the end of any round are a sample by themselves: one from each stratum in proportion to its size,
+    if it is stratified, and a simple one otherwise.
+
+    Args:
+        population: the faults there are.
+        request: how many of them are tried.
+
+    Returns:
+        For each round the places in the population of the faults that are new in it, int64 [faults], ascending. There
+        is one round unless a margin is asked for.
+
+    Raises:
+        InputError: more faults than there are or than can be tried, or fewer than strata.
+    """
+    if request.exhaustive:
+        _check_most(population.size, "the population has {} faults: give a number of samples, or a margin")
+        return [np.arange(population.size, dtype=np.int64)]
+    before, rounds = np.empty(0, np.int64), []
+    for total in _totals(population, request):
+        # More of them take none away.
+        drawn = population.sample(allocate(population.sizes, total) if request.stratify else total, request.seed)
+        rounds.append(np.setdiff1d(drawn, before, assume_unique=True))
+        before = drawn
+    return rounds
+
+
+def _totals(population: Population, request: Request) -> list[int]:
+    """Faults tried at the end of each round, ascending."""
+    strata = len(population.sizes) if request.stratify else 1
+    if request.samples is not None:
+        if request.samples > population.size:
+            raise InputError(
+                f"samples is {request.samples}: the population has {population.size} faults: give fewer, or try all"
+            )
+        if request.samples < strata:
+            raise InputError(
+                f"samples is {request.samples}: the population has {strata} strata, bits of nets and kinds, and each "
+                f"has its part of the sample: give {strata} or more, fewer bits or nets, or --no-stratify"
+            )
+        return [request.samples]
+    assert request.margin is not None
+    most = max(sample_size(population.size, request.margin, request.confidence), strata)
+    _check_most(most, f"margin is {request.margin:g}, which may take {{}} faults: give a wider one")
+    totals = [min(most, max(FIRST_ROUND, 2 * strata))]
+    while totals[-1] < most:
+        totals.append(min(most, 2 * totals[-1]))
+    return totals
+
+
+def _check_most(faults: int, message: str) -> None:
+    if faults > MOST_FAULTS:
+        raise InputError(f"{message.format(faults)}; at most {MOST_FAULTS} are tried")
+
 
 KIND = "propagation"
 FAULT_FREE = "fault-free"
@@ -49,6 +125,93 @@ class _Network(NamedTuple):
     shapes: list[LayerShape]
     graph: list[Operation]
     weights: list[npt.NDArray[np.int8]]
+
+
+def propagate(
+    folder: str | Path,
+    network: str,
+    array: ArrayConfig,
+    *,
+    weights: Path | None = None,
+    data: Path | None = None,
+    normalization: Normalization | None = None,
+    images: int | None = None,
+    calibration: Method = "max",
+    sites: Sequence[Site] = DEFAULT_SITES,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    bits: Mapping[Site, Sequence[int]] | None = None,
+    samples: int | None = None,
+    exhaustive: bool = False,
+    margin: float | None = None,
+    confidence: float = DEFAULT_CONFIDENCE,
+    stratify: bool = True,
+    seed: int = 0,
+    workers: int | str | Executor | None = 0,
+    progress: Progress | None = None,
+    estimated: Callable[[Mapping[str, Any]], None] | None = None,
+    notes: Notes = warned,
+) -> Propagation:
+    """Inject single faults into an array, and follow what they do to a network.
+
+    A folder goes on where it was interrupted; results do not depend on the workers, bit for bit.
+
+    Args:
+        folder: where tables, summary and pictures are kept, and a file for each unit of work; made if it is not there.
+        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        array: the array.
+        weights: file of weights; None for those that come with the network.
+        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
+        normalization: as for `training.data.workloads.load_workload`.
+        images: test images, the first ones; None for `DEFAULT_IMAGES`, or all if there are fewer.
+        calibration: how the activations' steps are chosen; weights that were retrained for a chip bring theirs.
+        sites: nets that can be faulty.
+        kinds: how; FLIP only by itself.
+        bits: of some of the nets those that can be faulty; None for all bits of all nets.
+        samples: faults to try, drawn at random.
+        exhaustive: try all faults.
+        margin: try as many as it takes to know the share of critical ones to within it. Of these three at most one;
+            without any the margin is `DEFAULT_MARGIN`.
+        confidence: of intervals.
+        stratify: whether each stratum has its part of the sample; otherwise chance decides.
+        seed: of the sample, from 0.
+        workers: see `efat.campaigns.workers.executor_of`.
+        progress: called at the beginning and after each unit with those that are done and those of all rounds so far.
+        estimated: called after each round with the summary of what was found so far.
+        notes: told of what is in the folder and does not fit; it is done again.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        InputError: network and data do not fit, the network cannot be followed, there are not so many faults, the
+            folder is another campaign's, or something in it changes meanwhile.
+    """
+    from efat.figures.propagation import PICTURES, draw_pictures
+
+    if samples is None and not exhaustive and margin is None:
+        margin = DEFAULT_MARGIN
+    request = Request(
+        Subject(network, weights, data, images, array, calibration, normalization),
+        sites=sites,
+        kinds=kinds,
+        bits={} if bits is None else bits,
+        samples=samples,
+        exhaustive=exhaustive,
+        margin=margin,
+        confidence=confidence,
+        stratify=stratify,
+        seed=seed,
+    )
+    folder, executor, ran = Path(folder), executor_of(workers), False
+
+    def watched(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+        nonlocal ran
+        for done in executor(work, units):
+            ran = True
+            yield done
+
+    propagation = run_propagation(folder, request, watched, progress, estimated, notes)
+    if ran or not all((folder / name).exists() for name in PICTURES):
+        draw_pictures(folder, propagation, confidence)
+    return propagation
 
 
 def run_propagation(

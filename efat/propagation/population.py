@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.columns import LayerShape
+from efat.propagation.tables import LayerShape
 from simulator import ArrayConfig, Kind, Site, gemm_timing
 from simulator.errors import InputError
 from simulator.faults import PERMANENT, Int64Array

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.columns import OPERATION_KINDS, OPERATIONS_DTYPE, OUTCOMES, PATTERNS, Rule
 from efat.propagation.estimates import Domain, Estimates
 from efat.propagation.statistics import Interval
-from efat.propagation.tables import Propagation
+from efat.propagation.tables import OPERATION_KINDS, OPERATIONS_DTYPE, OUTCOMES, PATTERNS, Propagation, Rule
 from simulator import Kind, Site
 from simulator.faults import BoolArray, Int64Array
 

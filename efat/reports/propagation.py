@@ -14,23 +14,23 @@ from msgspec import Meta
 
 from efat.campaigns.command import Command, kept, kept_in, shell_text
 from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
-from efat.propagation.columns import PATTERNS
-from efat.propagation.estimates import Estimates
-from efat.propagation.heat import HeatMap, heat_maps
-from efat.propagation.shares import (
+from efat.propagation.estimates import (
     ENDINGS,
     LEAST_TRIED,
     MOST_PLACES,
     BitShare,
+    Estimates,
+    HeatMap,
     LayerFate,
     Worst,
     bit_shares,
+    heat_maps,
     layer_fates,
     worst_bit,
 )
 from efat.propagation.statistics import Interval
 from efat.propagation.summary import summary
-from efat.propagation.tables import FILE_NAME, Propagation, read_propagation
+from efat.propagation.tables import FILE_NAME, PATTERNS, Propagation, read_propagation
 from efat.records import Record, typed
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import counted, named, short_percent

@@ -8,8 +8,7 @@ from typing import Any
 
 from efat.campaigns.workers import in_line, processes
 from efat.propagation.campaign import run_propagation
-from efat.propagation.request import Request
-from efat.propagation.subject import Subject
+from efat.propagation.request import Request, Subject
 from simulator import ArrayConfig, Site
 from tests.support.resilience_runs import INPUTS, OUT, small_setup
 

@@ -14,7 +14,9 @@ from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
 
     from efat import ChipComparison, Mismatch, Validation
     from efat.validation.campaign import Engine
@@ -140,7 +142,6 @@ def _compare_cases(
 
     with working("Loading"):
         from efat import Validation
-        from efat.cli.commands.validate_tables import show_cases
         from simulator import ArrayConfig, Site
 
         if array is not None:
@@ -219,7 +220,6 @@ def _compare_networks(
     with working("Loading, quantising and calibrating"):
         from efat import NetworkValidation
         from efat.cli.commands.simulate import deployment_line
-        from efat.cli.commands.validate_tables import show_chips
 
         validation = NetworkValidation(network, lot, subject.weights, subject.data, images, subject.normalization)
     line = deployment_line(validation.simulation)
@@ -247,3 +247,41 @@ def _compare_networks(
         raise SystemExit(1)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def show_cases(validation: Validation, console: Console) -> None:
+    """Cases, outputs and mismatches by site."""
+    from efat.cli.render import results_table
+
+    title = f"{' against '.join(reversed(list(validation.engines)))}: random faulty GEMMs, seed {validation.seed}"
+    table = results_table(title, ["faults at"], ["cases", "outputs", "mismatches"])
+    for site in (*validation.sites, None):
+        count = validation.counts.get(site)
+        if count is not None:
+            name = "no faults" if site is None else site.name.lower()
+            table.add_row(name, f"{count.cases:,}", f"{count.outputs:,}", f"{count.mismatches:,}")
+    console.print(table)
+    found = "1 mismatch" if validation.mismatch else "no mismatch"
+    rate = validation.cases / validation.seconds if validation.seconds else 0.0
+    console.print(
+        f"{validation.cases:,} cases, {validation.outputs:,} outputs compared, {found}; {rate:,.0f} cases/s. "
+        "A case counts for each site it has faults at."
+    )
+
+
+def show_chips(network: str, images: int, comparisons: Sequence[ChipComparison], console: Console) -> None:
+    """Logits and mismatches by chip."""
+    from efat.cli.render import results_table
+
+    title = f"emulation against cycle: {network}, {images} images a chip"
+    table = results_table(title, ["chip"], ["logits", "mismatches"])
+    for comparison in comparisons:
+        table.add_row(comparison.chip, f"{comparison.logits:,}", f"{comparison.mismatches:,}")
+    console.print(table)
+    different = sum(comparison.mismatches > 0 for comparison in comparisons)
+    verdict = "All logits are identical." if not different else f"{_chips(different)} differ{'s' * (different == 1)}."
+    console.print(f"{_chips(len(comparisons))}. {verdict}")
+
+
+def _chips(count: int) -> str:
+    return f"{count} chip" if count == 1 else f"{count} chips"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.columns import Rule
 from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum, stratum_codes
+from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.faults import Int64Array
 

@@ -16,8 +16,8 @@ from efat.propagation.collapsing.kernel import (
     find_quiet_flips,
 )
 from efat.propagation.collapsing.products import UInt64Array, disturbed_products
-from efat.propagation.columns import Rule
 from efat.propagation.population import Stratum
+from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.engine.timing import load_cycles, stream_cycles
 from simulator.faults import BoolArray, Int64Array

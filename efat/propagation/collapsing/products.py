@@ -95,7 +95,7 @@ def alike(config: ArrayConfig, faults: Sequence[Stratum]) -> Alike:
         faults: as for `disturbed_products`.
     """
     # Numba takes 0.4 s to import.
-    from efat.propagation.collapsing.products_kernel import number_rows
+    from efat.propagation.collapsing.kernel import number_rows
 
     blocks, numbers = [], []
     for planes in _inverted(config, faults):

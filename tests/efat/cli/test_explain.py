@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efat.cli.commands.explain_tables import _costliest, fault_name
+from efat.cli.commands.explain import _costliest, fault_name
 from efat.confidence import Accuracy
 from efat.explanation import explanation
 from efat.explanation.explanation import FaultCost

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 
 from efat.cli import render
-from efat.cli.commands.propagate import propagate
-from efat.cli.propagation_options import PropagationRequest
-from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_MARGIN, Request
-from efat.propagation.subject import DEFAULT_IMAGES, Subject
+from efat.cli.commands.propagate import PropagationRequest, propagate
+from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_IMAGES, DEFAULT_MARGIN, Request, Subject
 from efat.propagation.tables import Propagation, read_propagation
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, write_lot
@@ -175,8 +173,8 @@ def test_bad_input_is_refused(folder: Path) -> None:
 
 def test_defaults_are_those_of_the_library() -> None:
     asked = PropagationRequest((), (), (), None, False, None, DEFAULT_CONFIDENCE, True, 0)
-    request = asked.of(Subject("digits-cnn", None, None, None, ArrayConfig(4, 4)))
-    assert request.margin == DEFAULT_MARGIN
+    subject = Subject("digits-cnn", None, None, None, ArrayConfig(4, 4))
+    request = Request(subject, **{**asked.options(), "margin": DEFAULT_MARGIN})
     assert request.strata == Request(request.subject, samples=1).strata
     options: dict[str, Any] = {option.name: option for option in propagate.params}
     assert options["confidence"].default == DEFAULT_CONFIDENCE

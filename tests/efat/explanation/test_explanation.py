@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from efat.explanation.delta_debugging import minimal_subset
-from efat.explanation.error_travel import pattern_of, travel
+from efat.explanation.error_propagation import error_propagation, pattern_of
 from efat.explanation.explanation import Explanation
 from efat.explanation.fault_subsets import FaultSubsets, Inference, LayerRun
-from efat.explanation.first_action import FirstAction, StoredSum, first_action
+from efat.explanation.first_divergence import FirstDivergence, StoredSum, first_divergence
 from efat.inference.chip_networks import OneNetwork
 from efat.inference.simulation import Simulation
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from tests.support.first_actions import TracedGemm
+from tests.support.first_divergences import TracedGemm
 from tests.support.retraining_runs import HELD_OUT, TRAIN, network
 from tests.support.strategies import GemmCase, gemm_cases
 from tests.support.tiny_networks import ARRAY, faulty_chip
@@ -93,7 +93,7 @@ def test_patterns(rows: int, columns: int, data: st.DataObject) -> None:
 
 @settings(max_examples=20)
 @given(gemm_cases(PERMANENT, least_rows_of_x=1))
-def test_first_actions_are_those_of_the_traces(case: GemmCase) -> None:
+def test_first_divergences_are_those_of_the_traces(case: GemmCase) -> None:
     checked = 0
     for fault in case.faults:
         traced, found = traced_and_found(case.x, case.w, case.faults, fault, case.bypass)
@@ -110,7 +110,7 @@ def traced_and_found(
     fault: Fault,
     bypass: npt.NDArray[np.bool_] | None = None,
     placement: Placement | None = None,
-) -> tuple[TracedGemm, FirstAction | None]:
+) -> tuple[TracedGemm, FirstDivergence | None]:
     """A GEMM as the array has it, as the only one of a network: all that it does, and where a fault first acts."""
     config = faults.config
     others = FaultMap.from_faults(config, [other for other in faults if other != fault])
@@ -122,7 +122,7 @@ def traced_and_found(
         outputs = faulty_gemm(*on_array, config, some, bypass=bypassed)
         run = GemmRun("only", 0, *operands, placement.take_out(outputs) if placement else outputs, placement)
         inferences.append(Inference(run.outputs[0].to(torch.float32), (LayerRun("only", (run,)),)))
-    found = first_action(fault, *inferences, others, faults, bypassed)
+    found = first_divergence(fault, *inferences, others, faults, bypassed)
     without, with_fault = (inference.layers[0].outputs for inference in inferences)
     assert (found is None) == bool((without == with_fault).all())
     taken = {n: n for n in range(w.shape[1])} if placement is None else {int(placement.columns[0, 0]): 0}
@@ -421,7 +421,7 @@ def test_layers_that_do_not_always_run_are_not_compared() -> None:
     subsets = FaultSubsets(quantised, Accelerator(ARRAY, broken))
     image = torch.ones(1, 3)
     with pytest.raises(InputError, match="always runs the same"):
-        travel(subsets.infer((), image), subsets.infer((0,), image))
+        error_propagation(subsets.infer((), image), subsets.infer((0,), image))
 
 
 def test_the_bypass_may_be_the_cause(seed: int) -> None:

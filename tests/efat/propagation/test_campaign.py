@@ -19,15 +19,13 @@ import torch
 
 from efat.campaigns.campaign import Executor
 from efat.campaigns.workers import in_line, processes
-from efat.propagation import injection, rounds
-from efat.propagation.campaign import run_propagation
-from efat.propagation.columns import OUTCOMES, Rule
+from efat.propagation import campaign, injection
+from efat.propagation.campaign import draw_rounds, run_propagation
 from efat.propagation.population import Population
 from efat.propagation.request import Request
-from efat.propagation.rounds import draw_rounds
 from efat.propagation.statistics import mean_interval
 from efat.propagation.summary import summary
-from efat.propagation.tables import Propagation, read_propagation, same
+from efat.propagation.tables import OUTCOMES, Propagation, Rule, read_propagation, same
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
 from tests.support import propagation_runs
@@ -191,7 +189,7 @@ def test_the_number_of_units_does_not_matter(folder: Path, seed: int, monkeypatc
 def test_with_a_margin_it_ends_as_soon_as_the_interval_is_narrow_enough(
     folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_ROUND", 10)
+    monkeypatch.setattr(campaign, "FIRST_ROUND", 10)
     bits = {Site.WEIGHT: [4], Site.PSUM: [4, 12]}
     request = small_request(folder, bits=bits, margin=0.1, confidence=0.9, seed=seed)
     propagation = found(folder, request)

@@ -14,9 +14,9 @@ import pytest
 from efat.campaigns.campaign import Campaign, Outcome
 from efat.campaigns.workers import in_line
 from efat.propagation import injection
-from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, LayerShape, Rule
 from efat.propagation.injection import COUNTED, WHERE, Found, Round
 from efat.propagation.population import Population
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, LayerShape, Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
 
@@ -58,7 +58,7 @@ def gave(fault: np.void) -> tuple[dict[str, int], dict[int, list[int]], npt.NDAr
 
 
 def work(arguments: Mapping[str, Any]) -> Outcome:
-    """Stands for `efat.propagation.units.inject`."""
+    """Stands for `efat.propagation.injection.inject`."""
     faults, strata = arguments["faults"], arguments["strata"]
     rows = np.zeros(len(faults), FAULTS_DTYPE)
     layers, operations = [], np.zeros((strata.max() + 1, OPERATIONS, len(COUNTED)), np.int64)

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from efat.figures.propagation import PICTURES, draw_pictures
-from efat.propagation.estimates import Estimates
-from efat.propagation.heat import MOST_CELLS, HeatMap, heat_maps
-from efat.propagation.shares import ENDINGS, bit_shares, layer_fates
+from efat.propagation.estimates import ENDINGS, MOST_CELLS, Estimates, HeatMap, bit_shares, heat_maps, layer_fates
 from efat.propagation.statistics import mean_interval
 from efat.propagation.tables import Propagation
 from simulator import ArrayConfig, Kind, Site

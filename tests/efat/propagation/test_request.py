@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efat.propagation.request import DEFAULT_KINDS, DEFAULT_SITES, Request
-from efat.propagation.subject import Subject
+from efat.propagation.request import DEFAULT_KINDS, DEFAULT_SITES, Request, Subject
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
 from simulator.multipliers.multiplier import Multiplier, exact_products

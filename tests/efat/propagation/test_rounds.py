@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efat.propagation.columns import LayerShape
+from efat.propagation.campaign import FIRST_ROUND, draw_rounds
 from efat.propagation.population import Population
-from efat.propagation.request import Request
-from efat.propagation.rounds import FIRST_ROUND, draw_rounds
+from efat.propagation.request import Request, Subject
 from efat.propagation.statistics import sample_size
-from efat.propagation.subject import Subject
-from efat.propagation.tables import MOST_FAULTS
+from efat.propagation.tables import MOST_FAULTS, LayerShape
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
 

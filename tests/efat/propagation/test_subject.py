@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from efat.propagation.subject import DEFAULT_IMAGES, Subject
+from efat.propagation.request import DEFAULT_IMAGES, Subject
 from simulator.errors import InputError
 from tests.support.propagation_runs import ARRAY, small_subject
 from tests.support.resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights

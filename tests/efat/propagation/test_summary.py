@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from rich.console import Console
 
-from efat.cli.commands.propagate_tables import show_propagation
-from efat.propagation.columns import OUTCOMES, PATTERNS
+from efat.cli.commands.propagate import show_propagation
 from efat.propagation.statistics import wilson
 from efat.propagation.summary import summary
-from efat.propagation.tables import Propagation
+from efat.propagation.tables import OUTCOMES, PATTERNS, Propagation
 from tests.support.propagation_tables import propagations, small_propagation
 
 SMALL = summary(small_propagation(), 0.95)

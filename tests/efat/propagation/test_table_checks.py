@@ -1,4 +1,4 @@
-"""Tables of a propagation campaign that cannot be, or that contradict each other, are refused in one line."""
+"""Tables of a propagation campaign that cannot be are refused in one line."""
 
 from __future__ import annotations
 
@@ -35,13 +35,8 @@ RULES = {"simulated": 9000, "unused": 600, "same_value": 10, "equivalent": 5}
         (0, {"kind": 0}, "faults has site 0, bit 2, kind 0: expected those of a stratum"),
         (0, {"index": -1}, r"index in faults is -1: expected 0\.\.9614"),
         (2, {"index": 9615}, r"index in faults is 9615: expected 0\.\.9614"),
-        (1, {"index": 3}, "index in faults is 3: expected more than the index before"),
         (0, {"row": 4}, r"row in faults is 4: expected 0\.\.3"),
         (0, {"col": 3}, r"col in faults is 3: expected 0\.\.2"),
-        (0, {"cycle": 5}, "cycle of permanent faults is 5: expected -1"),
-        (0, {"image": 0}, "image of permanent faults is 0: expected -1"),
-        (0, {"layer": 0}, "layer of permanent faults is 0: expected -1"),
-        (0, {"group": 0}, "group of permanent faults is 0: expected -1"),
         (2, {"layer": 2}, r"layer of flips is 2: expected 0\.\.1"),
         (2, {"layer": -1}, "layer of flips is -1"),
         (2, {"group": 1}, "group of flips is 1: expected one of the layer"),
@@ -49,23 +44,15 @@ RULES = {"simulated": 9000, "unused": 600, "same_value": 10, "equivalent": 5}
         (2, {"cycle": -1}, "cycle of flips is -1"),
         (2, {"image": 4}, r"image of flips is 4: expected 0\.\.3"),
         (0, {"rule": 4}, r"rule in faults is 4: expected 0\.\.3"),
-        (0, {"same_as": 5}, "same_as of faults that are no equivalents is 5: expected -1"),
         (0, {"rule": 3, "same_as": 9615}, r"same_as in faults is 9615: expected -1\.\.9614"),
-        (0, {"rule": 3, "same_as": 3}, "same_as in faults is 3: expected another fault"),
-        (0, {"images": 3}, "images of permanent faults is 3: expected 4"),
-        (2, {"images": 0}, "images of flips is 0: expected 1"),
+        (0, {"images": 5}, r"images in faults is 5: expected 1\.\.4"),
+        (2, {"images": 0}, r"images in faults is 0: expected 1\.\.4"),
         (0, {"benign": 2}, "images in faults is 4: expected the sum of inactive, masked"),
         (0, {"benign": 2**32 - 1, "masked": 3}, "images in faults is 4: expected the sum"),
         (0, {"correct_lost": 2}, r"correct_lost in faults is 2: expected with correct_gained at most top1 \+ top5"),
         (0, {"correct_lost": 1, "correct_gained": 1}, "correct_lost in faults is 1: expected with correct_gained"),
-        (0, {"rule": 1}, "inactive in faults is 1: expected all images of a fault that never acts"),
-        (1, {"first_layer": 0}, "first_layer of faults that never acted is 0: expected -1"),
-        (1, {"last_layer": 1}, "last_layer of faults that never acted is 1: expected -1"),
-        (0, {"last_layer": 2}, r"last_layer in faults is 2: expected 0\.\.1"),
-        (0, {"first_layer": -1}, "first_layer in faults is -1: expected layer to last_layer"),
-        (2, {"first_layer": 0}, "first_layer in faults is 0: expected layer to last_layer"),
-        (0, {"last_layer": 0}, "last_layer in faults is 0: expected the one that its rows in layers say"),
-        (0, {"first_layer": 1}, "first_layer in faults is 1: expected the one that its rows in layers say"),
+        (0, {"first_layer": -2}, r"first_layer in faults is -2: expected -1\.\.1"),
+        (0, {"last_layer": 2}, r"last_layer in faults is 2: expected -1\.\.1"),
     ],
 )
 def test_faults_that_cannot_be_are_refused(row: int, values: dict[str, int], message: str) -> None:
@@ -77,20 +64,11 @@ def test_faults_that_cannot_be_are_refused(row: int, values: dict[str, int], mes
     [
         (2, {"fault": 3}, r"fault in layers is 3: expected 0\.\.2"),
         (2, {"layer": 2}, r"layer in layers is 2: expected 0\.\.1"),
-        (1, {"layer": 0}, "fault in layers is 0: expected rows by fault and layer, each once"),
-        (0, {"images_in": 5}, "images_in in layers is 5: expected at most the images of the fault"),
-        (2, {"images_acted": 2}, "images_acted in layers is 2: expected at most"),
-        (0, {"images_acted": 0}, "images_in in layers is 0: expected an image that something arrived at"),
-        (0, {"images_acted": 2}, r"images_out in layers is 3: expected at most images_in \+ images_acted"),
+        (2, {"images_out": 2}, "images_out in layers is 2: expected at most the images of the fault"),
         (0, {"row": 1}, "images_out in layers is 3: expected the sum of single, column, row, block, all"),
-        (0, {"outputs_changed": 2}, "outputs_changed in layers is 2: expected one or more of each image"),
-        (0, {"outputs_changed": 25}, "outputs_changed in layers is 25"),
-        (0, {"largest_error": 0}, "largest_error in layers is 0: expected 0 only where no output changed"),
         (0, {"largest_error": -1}, "largest_error in layers is -1"),
         (0, {"error_sum": np.nan}, "error_sum in layers is nan"),
         (0, {"error_sum": np.inf}, "error_sum in layers is inf"),
-        (0, {"error_sum": 5.0}, "error_sum in layers is 5.0: expected as much as outputs_changed and largest_error"),
-        (0, {"error_sum": 25.0}, "error_sum in layers is 25.0: expected as much as"),
     ],
 )
 def test_layers_that_cannot_be_are_refused(row: int, values: dict[str, float], message: str) -> None:
@@ -102,18 +80,7 @@ def test_layers_that_cannot_be_are_refused(row: int, values: dict[str, float], m
     [
         (4, {"stratum": 3}, r"stratum in operations is 3: expected 0\.\.2"),
         (4, {"operation": 5}, r"operation in operations is 5: expected 0\.\.4"),
-        (1, {"operation": 1}, "stratum in operations is 0: expected rows by stratum and operation, each once"),
-        (1, {"images_in": 9}, "images_in in operations is 9: expected at most faults times images of the stratum"),
-        (1, {"images_out": 2**63}, "images_out in operations is -9223372036854775808: expected at most faults times"),
-        (1, {"images_masked": 0}, "images_masked in operations is 0: expected images_in - images_out"),
-        (3, {"images_masked": 3}, "images_masked in operations is 3: expected images_in - images_out"),
-        (3, {"images_out": 0}, "images_masked in operations is 1: expected images_in - images_out"),
-        (1, {"elements_in": 2}, "elements_in in operations is 2: expected one or more of each image of images_in"),
-        (1, {"elements_out": 1}, "elements_out in operations is 1: expected one or more of each image of images_out"),
-        (1, {"rounded": 1}, "rounded in operations is 1: expected 0 but for quantised inputs"),
-        (3, {"saturated": 1}, "saturated in operations is 1: expected 0 but for quantised inputs"),
-        (2, {"rounded": 0}, "rounded in operations is 0: expected with saturated elements_in - elements_out"),
-        (2, {"saturated": 1}, "rounded in operations is 1: expected with saturated elements_in - elements_out"),
+        (1, {"images_out": 2**63}, r"images_out in operations is 9223372036854775808: expected 0\.\."),
     ],
 )
 def test_operations_that_cannot_be_are_refused(row: int, values: dict[str, int], message: str) -> None:
@@ -125,9 +92,8 @@ def test_operations_that_cannot_be_are_refused(row: int, values: dict[str, int],
     [
         ({"images": 0}, r"images is 0: expected 1\.\.10000000"),
         ({"images": True}, "images is True: expected an integer"),
-        ({"images": 3}, "permanent faults is 4: expected 3|image of flips is 3"),
+        ({"images": 3}, r"images in faults is 4: expected 1\.\.3|image of flips is 3"),
         ({"fault_free_correct": 5}, r"fault_free_correct is 5: expected 0\.\.4"),
-        ({"fault_free_correct": 0}, r"correct_lost in faults is 1: expected 0"),
         ({"fault_free_correct": 2.0}, "fault_free_correct is 2.0: expected an integer"),
         ({"faults": np.zeros((1, 1), FAULTS_DTYPE)}, r"expected one dimension of FAULTS_DTYPE"),
         ({"faults": np.zeros(1)}, r"faults is float64 \(1,\): expected one dimension of FAULTS_DTYPE"),
@@ -143,7 +109,6 @@ def test_operations_that_cannot_be_are_refused(row: int, values: dict[str, int],
         ({"population": {"size": 9615, "unused": 1}}, "population has size, unused: expected size"),
         ({"population": {"size": 9615, "luck": 1}}, "population has luck, size: expected size"),
         ({"population": {"size": 9615.0}}, "size of the population is 9615.0: expected an integer"),
-        ({"population": {"size": 9615, **RULES, "unused": 601}}, "the rules are for 9616 faults: expected 9615"),
         ({"population": {"size": 9615, **RULES, "unused": -1}}, "unused of the population is -1"),
         ({"layer_shapes": []}, "there are no layers"),
         ({"graph": []}, "there are no operations"),
@@ -171,14 +136,3 @@ def assert_refused(changes: dict[str, Any], message: str) -> None:
         replace(SMALL, **changes)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-
-
-def test_accumulators_are_in_no_row() -> None:
-    strata = changed("strata", 2, population=3)
-    strata["sampled"] = [1, 1, 1]
-    faults = SMALL.faults.copy()
-    for name, value in {"site": 6, "bit": 0, "kind": 0, "row": 1}.items():
-        faults[name][1] = value
-    assert_refused({"faults": faults, "strata": strata}, "row of ACCUMULATOR in faults is 1: expected 0")
-    faults["row"][1] = 0
-    assert replace(SMALL, faults=faults, strata=strata).faults["site"][1] == 6

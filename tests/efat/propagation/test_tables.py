@@ -196,6 +196,12 @@ def link(name: str, target: Any) -> Change:
     return change
 
 
+def undigested(file: h5py.File) -> None:
+    """As the version before wrote it."""
+    file.attrs["version"] = 1
+    del file.attrs["digest"]
+
+
 HUGE: dict[str, Any] = {"shape": (1 << 40,), "dtype": FAULTS_DTYPE, "chunks": (1 << 10,)}
 LARGE_CHUNK: dict[str, Any] = {"shape": (2,), "maxshape": (None,), "dtype": STRATA_DTYPE, "chunks": (1 << 24,)}
 
@@ -206,7 +212,7 @@ LARGE_CHUNK: dict[str, Any] = {"shape": (2,), "maxshape": (None,), "dtype": STRA
         (text("format", "efat-chips"), "it is of another kind: expected attribute format='efat-propagation'"),
         (attribute("format", None), "it is of another kind"),
         (attribute("version", None), "attribute version is missing"),
-        (attribute("version", 2), "it has format version 2: this program reads 1; update it"),
+        (attribute("version", 3), "it has format version 3: this program reads 2; update it"),
         (attribute("version", "1"), "attribute version is object"),
         (attribute("images", np.array([4])), r"attribute images is int64 \(1,\): expected one int64"),
         (attribute("images", 4.0), "attribute images is float64"),
@@ -241,11 +247,35 @@ LARGE_CHUNK: dict[str, Any] = {"shape": (2,), "maxshape": (None,), "dtype": STRA
 )
 def test_tampered_files_are_refused(path: Path, change: Change, message: str) -> None:
     with h5py.File(path, "r+") as file:
+        undigested(file)
         change(file)
     with pytest.raises(InputError, match=message) as caught:
         read_propagation(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dataset("faults", changed("faults", 0, col=1)),
+        dataset("layers", changed("layers", 0, images_acted=4)),
+        text("request", "{}"),
+        attribute("fault_free_correct", 2),
+        attribute("digest", None),
+    ],
+)
+def test_what_is_not_what_was_written_is_refused(path: Path, change: Change) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(InputError, match="its digest is another one than that of what it holds: make it anew with"):
+        read_propagation(path)
+
+
+def test_files_of_the_version_before_are_read(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        undigested(file)
+    assert same(read_propagation(path), SMALL)
 
 
 def test_an_interrupted_write_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from efat.campaigns.campaign import Outcome
-from efat.propagation import columns, units
-from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
+from efat.propagation import injection, tables
 from efat.propagation.population import POPULATION_DTYPE
-from efat.propagation.subject import Subject
+from efat.propagation.request import Subject
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing
 from simulator.errors import InputError
 from training.injection import replay
@@ -63,14 +63,14 @@ def random_faults(count: int, random: np.random.Generator, layers: list[dict[str
 
 
 def test_words_are_the_same_everywhere() -> None:
-    assert columns.OUTCOMES == replay.OUTCOMES
-    assert columns.PATTERNS == replay.PATTERNS
+    assert tables.OUTCOMES == replay.OUTCOMES
+    assert tables.PATTERNS == replay.PATTERNS
     assert set(replay.LAYER_COUNTS) == set(LAYERS_DTYPE.names or ()) - {"fault", "layer"}
     assert set(replay.OPERATION_COUNTS) == set(OPERATIONS_DTYPE.names or ()) - {"stratum", "operation"}
 
 
 def test_the_run_without_faults() -> None:
-    outcome = units.fault_free(arguments(np.empty(0, POPULATION_DTYPE)))
+    outcome = injection.fault_free(arguments(np.empty(0, POPULATION_DTYPE)))
     loaded = subject().load()
     with torch.no_grad():
         predicted = loaded.network(loaded.images).argmax(1)
@@ -85,7 +85,7 @@ def test_the_run_without_faults() -> None:
         4,
         2,
     )
-    with np.load(io.BytesIO(outcome.files[units.SEEN]), allow_pickle=False) as stored:
+    with np.load(io.BytesIO(outcome.files[injection.SEEN]), allow_pickle=False) as stored:
         assert [stored[name].shape for name in stored] == [(1, k, 32) for _, _, k, _ in sizes]
         first = np.unpackbits(stored["layer_0"], axis=-1)
     # Pixels of digits are 0..16, and zeros are padded.
@@ -96,8 +96,8 @@ def test_the_run_without_faults() -> None:
 def test_permanent_faults_are_counted(seed: int) -> None:
     random = np.random.default_rng(seed)
     faults = random_faults(16, random, [{"m": 1, "k": 1, "n": 1}])[::2]
-    outcome = units.inject(arguments(faults))
-    rows = table(outcome, units.FAULTS)
+    outcome = injection.inject(arguments(faults))
+    rows = table(outcome, injection.FAULTS)
     loaded = subject().load()
     labels = loaded.labels.numpy()
     with torch.no_grad():
@@ -122,36 +122,36 @@ def test_permanent_faults_are_counted(seed: int) -> None:
 def test_how_images_are_shared_out_does_not_matter(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All images at a time, or few, and faults in any order, give the same rows."""
     random = np.random.default_rng(seed)
-    layers = units.fault_free(arguments(np.empty(0, POPULATION_DTYPE))).values["layers"]
+    layers = injection.fault_free(arguments(np.empty(0, POPULATION_DTYPE))).values["layers"]
     faults = random_faults(40, random, layers)
     strata = random.integers(0, 4, len(faults))
-    whole = units.inject(arguments(faults, strata))
-    monkeypatch.setattr(units, "_MOST_IMAGES", 2)
-    monkeypatch.setattr(units, "MOST_ENTRIES", 5)
+    whole = injection.inject(arguments(faults, strata))
+    monkeypatch.setattr(injection, "_MOST_IMAGES", 2)
+    monkeypatch.setattr(injection, "MOST_ENTRIES", 5)
     order = random.permutation(len(faults))
-    parts = units.inject(arguments(faults[order], strata[order]))
-    rows = table(parts, units.FAULTS)
+    parts = injection.inject(arguments(faults[order], strata[order]))
+    rows = table(parts, injection.FAULTS)
     back = np.argsort(order)
-    assert np.array_equal(table(whole, units.FAULTS), rows[back])
-    assert np.array_equal(table(whole, units.OPERATIONS), table(parts, units.OPERATIONS))
-    layer_rows = table(parts, units.LAYERS)
+    assert np.array_equal(table(whole, injection.FAULTS), rows[back])
+    assert np.array_equal(table(whole, injection.OPERATIONS), table(parts, injection.OPERATIONS))
+    layer_rows = table(parts, injection.LAYERS)
     layer_rows["fault"] = order[layer_rows["fault"]]
     layer_rows = layer_rows[np.lexsort((layer_rows["layer"], layer_rows["fault"]))]
-    assert np.array_equal(table(whole, units.LAYERS), layer_rows)
+    assert np.array_equal(table(whole, injection.LAYERS), layer_rows)
 
 
 def test_rows_fit_each_other(seed: int) -> None:
     random = np.random.default_rng(seed)
-    layers = units.fault_free(arguments(np.empty(0, POPULATION_DTYPE))).values["layers"]
+    layers = injection.fault_free(arguments(np.empty(0, POPULATION_DTYPE))).values["layers"]
     faults = random_faults(30, random, layers)
-    outcome = units.inject(arguments(faults))
-    rows, of_layers = table(outcome, units.FAULTS), table(outcome, units.LAYERS)
-    assert (rows.dtype, of_layers.dtype, table(outcome, units.OPERATIONS).dtype) == (
+    outcome = injection.inject(arguments(faults))
+    rows, of_layers = table(outcome, injection.FAULTS), table(outcome, injection.LAYERS)
+    assert (rows.dtype, of_layers.dtype, table(outcome, injection.OPERATIONS).dtype) == (
         FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE,
     )  # fmt: skip
     for name in POPULATION_DTYPE.names or ():
         assert np.array_equal(rows[name], faults[name])
-    assert (sum(rows[name].astype(np.int64) for name in columns.OUTCOMES) == rows["images"]).all()
+    assert (sum(rows[name].astype(np.int64) for name in tables.OUTCOMES) == rows["images"]).all()
     assert np.array_equal(rows["images"], np.where(faults["image"] < 0, IMAGES, 1))
     for number, row in enumerate(rows):
         changed = of_layers[(of_layers["fault"] == number) & (of_layers["images_out"] > 0)]["layer"]
@@ -161,12 +161,16 @@ def test_rows_fit_each_other(seed: int) -> None:
 
 
 def test_nothing_to_inject() -> None:
-    outcome = units.inject(arguments(np.empty(0, POPULATION_DTYPE)))
+    outcome = injection.inject(arguments(np.empty(0, POPULATION_DTYPE)))
     assert outcome.values == {"faults": 0}
-    assert [len(table(outcome, name)) for name in (units.FAULTS, units.LAYERS, units.OPERATIONS)] == [0, 0, 0]
+    assert [len(table(outcome, name)) for name in (injection.FAULTS, injection.LAYERS, injection.OPERATIONS)] == [
+        0,
+        0,
+        0,
+    ]
 
 
-@pytest.mark.parametrize("unit", [units.fault_free, units.inject])
+@pytest.mark.parametrize("unit", [injection.fault_free, injection.inject])
 def test_data_that_changed_meanwhile_are_refused(unit: Any) -> None:
     given = arguments(np.empty(0, POPULATION_DTYPE))
     given["identity"] = {**given["identity"], "images": "other"}

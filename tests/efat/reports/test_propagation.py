@@ -12,11 +12,8 @@ import pytest
 from hypothesis import given, settings
 
 from efat.figures.propagation import bits_chart, heat_chart, shade
-from efat.propagation.columns import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE
-from efat.propagation.estimates import Estimates
-from efat.propagation.heat import HeatMap, heat_maps
-from efat.propagation.shares import bit_shares, worst_bit
-from efat.propagation.tables import Propagation
+from efat.propagation.estimates import Estimates, HeatMap, bit_shares, heat_maps, worst_bit
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE, Propagation
 from efat.reports import propagation as report_propagation
 from efat.reports.pages import Finding
 from efat.reports.propagation import PropagationReport, manner, net, propagation_findings, propagation_page

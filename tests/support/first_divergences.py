@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from efat.explanation.first_action import FirstAction
+from efat.explanation.first_divergence import FirstDivergence
 from simulator import Fault, FaultMap, Kind, Site, Trace, gemm_timing, simulate_gemm
 from simulator.bits import as_number
 from simulator.engine.masks import stuck_masks
@@ -77,7 +77,7 @@ class TracedGemm:
         """Whether any output ends up different."""
         return any(self._spoilt(fold) for fold in range(self.timing.folds))
 
-    def check(self, found: FirstAction, fault: Fault) -> None:
+    def check(self, found: FirstDivergence, fault: Fault) -> None:
         """Hold what was found about the fault against all of this."""
         config = self.faults.config
         fold = next(fold for fold in range(self.timing.folds) if self._spoilt(fold))

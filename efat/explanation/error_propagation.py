@@ -36,7 +36,7 @@ class LayerEffect:
 
 
 @dataclass(frozen=True)
-class Travel:
+class ErrorPropagation:
     """What an error changes in a network on one image.
 
     Attributes:
@@ -54,7 +54,7 @@ class Travel:
     after: int
 
 
-def travel(without: Inference, with_error: Inference) -> Travel:
+def error_propagation(without: Inference, with_error: Inference) -> ErrorPropagation:
     """Compare an inference with one that has an error more.
 
     Args:
@@ -70,7 +70,7 @@ def travel(without: Inference, with_error: Inference) -> Travel:
             "the network runs other layers when faults change its numbers: layers can be compared only in a network "
             "that always runs the same ones"
         )
-    return Travel(
+    return ErrorPropagation(
         layers=tuple(_effect(*pair) for pair in zip(without.layers, with_error.layers, strict=True)),
         scores=len(without.scores),
         scores_changed=int((with_error.scores != without.scores).sum()),

@@ -50,7 +50,7 @@ class StoredSum:
 
 
 @dataclass(frozen=True)
-class FirstAction:
+class FirstDivergence:
     """Where and when a fault first acts. Clock cycles count over the GEMM in serial timing, as `Fault.cycle` does.
 
     Attributes:
@@ -75,9 +75,9 @@ class FirstAction:
     stored: StoredSum
 
 
-def first_action(
+def first_divergence(
     fault: Fault, without: Inference, with_fault: Inference, others: FaultMap, all_faults: FaultMap, bypass: BoolArray
-) -> FirstAction | None:
+) -> FirstDivergence | None:
     """Find out where a fault first acts on an image.
 
     Args:
@@ -95,7 +95,7 @@ def first_action(
         for one, other in zip(before.gemms, after.gemms, strict=True):
             if not torch.equal(one.outputs, other.outputs):
                 # Up to here nothing differs: the operands are the same.
-                return _LocatedGemm(other, others, all_faults, bypass).first_action(fault, position)
+                return _LocatedGemm(other, others, all_faults, bypass).first_divergence(fault, position)
     return None
 
 
@@ -122,7 +122,7 @@ class _LocatedGemm:
         taken = np.arange(self._w.shape[1]) if placement is None else placement.columns[run.group]
         self._output_at[taken] = np.arange(len(taken))
 
-    def first_action(self, fault: Fault, position: int) -> FirstAction:
+    def first_divergence(self, fault: Fault, position: int) -> FirstDivergence:
         """Where the fault first acts in it; the GEMM is of layer number `position`."""
         fold, was, became = self._first_fold()
         row_of_x, column = (int(place) for place in np.argwhere(was != became)[0])
@@ -143,7 +143,7 @@ class _LocatedGemm:
         else:
             in_fold = load_cycles(self._config) + row_of_x + fault.row + fault.col
             cycle, values = start + in_fold, self._carried(fault, self._at(fault, fold.index, in_fold))
-        return FirstAction(
+        return FirstDivergence(
             layer=self._run.layer,
             position=position,
             group=self._run.group,
