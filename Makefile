@@ -25,6 +25,7 @@ test-all: lint types
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mdformat --check README.md CHANGELOG.md docs
 	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.installed-test
