@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError
 from training.emulation.program import Program, lower
 from training.emulation.tensors import run_on_tensors
 from training.emulation.upsets import recompute_touched
@@ -44,14 +45,14 @@ def faulty_gemm(
 
     Raises:
         TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean. `FaultyGemm` takes floats.
-        ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
+        InputError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
             another array, or a FLIP in a cycle that the GEMM does not have.
     """
     check_activations(x, config)
     if x.device != w.device:
-        raise ValueError(f"x is on {x.device} and w is on {w.device}: expected both on the same device")
+        raise InputError(f"x is on {x.device} and w is on {w.device}: expected both on the same device")
     if w.ndim == 2 and x.shape[1] != w.shape[0]:
-        raise ValueError(
+        raise InputError(
             f"x is {tuple(x.shape)} and w is {tuple(w.shape)}: expected x [M, K] and w [K, N] with the same K"
         )
     return _run(lower(w.detach().cpu().numpy(), config, faults, bypass=bypass), x)
@@ -69,11 +70,11 @@ def run(program: Program, x: Tensor) -> Tensor:
 
     Raises:
         TypeError: `x` does not hold integers.
-        ValueError: another K than the program's, values out of range, or a FLIP in a cycle that the GEMM does not have.
+        InputError: another K than the program's, values out of range, or a FLIP in a cycle that the GEMM does not have.
     """
     check_activations(x, program.config)
     if x.shape[1] != program.k:
-        raise ValueError(f"x is {tuple(x.shape)}: expected [M, {program.k}], the K this program was lowered for")
+        raise InputError(f"x is {tuple(x.shape)}: expected [M, {program.k}], the K this program was lowered for")
     return _run(program, x)
 
 
@@ -82,10 +83,10 @@ def check_activations(x: Tensor, config: ArrayConfig) -> None:
 
     Raises:
         TypeError: no integers.
-        ValueError: not two dimensions, or values out of range.
+        InputError: not two dimensions, or values out of range.
     """
     if x.ndim != 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}: expected two dimensions [M, K]")
+        raise InputError(f"x has shape {tuple(x.shape)}: expected two dimensions [M, K]")
     check_values("x", x, config.act_range)
 
 
@@ -94,7 +95,7 @@ def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
 
     Raises:
         TypeError: no integers.
-        ValueError: out of range.
+        InputError: out of range.
     """
     if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool:
         raise TypeError(f"{name} holds {values.dtype}: expected integers; quantise it first")
@@ -103,7 +104,7 @@ def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
     if values.numel() and (limits_of_type.min < low or limits_of_type.max > high):
         least, greatest = (int(value) for value in torch.aminmax(values))
         if least < low or greatest > high:
-            raise ValueError(
+            raise InputError(
                 f"{name} holds {least if least < low else greatest}: expected {low}..{high} for this array's widths"
             )
 
@@ -144,7 +145,7 @@ def run_on_memory(
         place: `start, stride, size`: output n of row m goes to `start + (m // size) * stride + n * size + m % size`.
 
     Raises:
-        ValueError: a FLIP in a cycle that the GEMM does not have.
+        InputError: a FLIP in a cycle that the GEMM does not have.
     """
     # Numba takes 0.4 s to import.
     from training.emulation.gemm_kernel import Apart, Source, Target, emulate

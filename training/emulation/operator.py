@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
+from simulator.errors import InputError
 from simulator.faults import FAULT_DTYPE
 from simulator.gates.designs import DESIGNS
 from simulator.multipliers.multiplier import Multiplier
@@ -35,7 +36,7 @@ class FaultyGemm(nn.Module):
 
     Raises:
         TypeError: `bypass` is not boolean.
-        ValueError: faults of another array, or a bypass of another shape.
+        InputError: faults of another array, or a bypass of another shape.
     """
 
     faults: Tensor
@@ -63,7 +64,7 @@ class FaultyGemm(nn.Module):
 
         Raises:
             TypeError: `x` or `w` holds neither integers nor floats.
-            ValueError: numbers that are not whole, out of range, shapes that do not fit, different devices, or a FLIP
+            InputError: numbers that are not whole, out of range, shapes that do not fit, different devices, or a FLIP
                 in a cycle that the GEMM does not have.
         """
         outputs: Tensor = torch.ops.efat.faulty_gemm(x, w, self.faults, self.bypass, *_numbers(self.config))
@@ -88,7 +89,7 @@ def _config(
 ) -> ArrayConfig:
     known = multiplier if multiplier in DESIGNS else _multipliers.get(multiplier)
     if known is None:
-        raise ValueError(
+        raise InputError(
             f"multiplier {multiplier} is not known in this process: make a FaultyGemm with it first, or use one of "
             f"{', '.join(DESIGNS)}"
         )
@@ -153,11 +154,11 @@ def _whole(name: str, values: Tensor, limits: tuple[int, int]) -> Tensor:
         least, greatest = (float(value) for value in torch.aminmax(values.detach()))
         if not (least >= limits[0] and greatest <= limits[1]):
             outside = greatest if least >= limits[0] else least
-            raise ValueError(f"{name} holds {outside:g}: expected {limits[0]}..{limits[1]} for this array's widths")
+            raise InputError(f"{name} holds {outside:g}: expected {limits[0]}..{limits[1]} for this array's widths")
     whole = values.detach().to(torch.int16)
     broken = whole != values.detach()
     if bool(broken.any()):
-        raise ValueError(
+        raise InputError(
             f"{name} holds {float(values.detach()[broken][0]):g}: expected whole numbers; quantise it first"
         )
     check_values(name, whole, limits)
@@ -166,7 +167,7 @@ def _whole(name: str, values: Tensor, limits: tuple[int, int]) -> Tensor:
 
 def _fault_map(config: ArrayConfig, faults: Tensor) -> FaultMap:
     if faults.dtype != torch.int64 or faults.ndim != 2 or faults.shape[1] != len(_FIELDS):
-        raise ValueError(
+        raise InputError(
             f"faults is {faults.dtype} {list(faults.shape)}: expected int64 [faults, {len(_FIELDS)}], "
             f"a row of {', '.join(_FIELDS)} for each"
         )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.engine.operands import check_chip
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def lower(
 
     Raises:
         TypeError: `w` does not hold integers, or `bypass` is not boolean.
-        ValueError: shapes that do not fit, values out of range, K = 0 or N = 0, or faults of another array.
+        InputError: shapes that do not fit, values out of range, K = 0 or N = 0, or faults of another array.
     """
     weights = _checked_weights(w, config)
     chip = checked_chip(config, faults, bypass)
@@ -360,15 +361,15 @@ def _looked_up(chip: ChipFaults, places: LayoutWeights, pe_weight: Int32Array) -
 def _checked_weights(w: npt.ArrayLike, config: ArrayConfig) -> npt.NDArray[np.integer]:
     weights = np.asarray(w)
     if weights.ndim != 2:
-        raise ValueError(f"w has shape {weights.shape}: expected two dimensions [K, N]")
+        raise InputError(f"w has shape {weights.shape}: expected two dimensions [K, N]")
     if not np.issubdtype(weights.dtype, np.integer):
         raise TypeError(f"w holds {weights.dtype}: expected integers; quantise it first")
     if 0 in weights.shape:
-        raise ValueError(f"w has shape {weights.shape}: expected K >= 1 and N >= 1")
+        raise InputError(f"w has shape {weights.shape}: expected K >= 1 and N >= 1")
     low, high = config.weight_range
     if weights.min() < low or weights.max() > high:
         outside = weights[(weights < low) | (weights > high)][0]
-        raise ValueError(f"w holds {outside}: expected {low}..{high} for this array's widths")
+        raise InputError(f"w holds {outside}: expected {low}..{high} for this array's widths")
     return weights
 
 
@@ -377,7 +378,7 @@ def checked_chip(config: ArrayConfig, faults: FaultMap | None, bypass: npt.Array
 
     Raises:
         TypeError: `bypass` is not boolean.
-        ValueError: faults of another array, or a bypass of another shape.
+        InputError: faults of another array, or a bypass of another shape.
     """
     return chip_faults(*check_chip(config, faults, bypass))
 

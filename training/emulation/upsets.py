@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from simulator import Kind, Site, gemm_timing
+from simulator.errors import InputError
 from training.emulation.program import ChipFaults, Program
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def recompute_touched(program: Program, source: Source, target: Target) -> None:
         target: where outputs are.
 
     Raises:
-        ValueError: a FLIP in a cycle that the GEMM does not have.
+        InputError: a FLIP in a cycle that the GEMM does not have.
     """
     from training.emulation.upsets_kernel import Dense, recompute
 
@@ -81,7 +82,7 @@ def upsets(chip: ChipFaults, m: int, k: int, n: int) -> Iterator[Upset]:
         One entry for each FLIP that can be seen. A stuck bit further on hides it, so an entry ends there.
 
     Raises:
-        ValueError: a FLIP in a cycle that the GEMM does not have.
+        InputError: a FLIP in a cycle that the GEMM does not have.
     """
     config = chip.config
     timing = gemm_timing(config, m, k, n)
@@ -90,7 +91,7 @@ def upsets(chip: ChipFaults, m: int, k: int, n: int) -> Iterator[Upset]:
     for fault in table[table["kind"] == Kind.FLIP]:
         row, col, site, bit, _, cycle = fault.item()
         if cycle >= timing.serial:
-            raise ValueError(
+            raise InputError(
                 f"a FLIP is in cycle {cycle}, outside this GEMM of {timing.serial} cycles: "
                 f"expected a cycle in 0..{timing.serial - 1}"
             )

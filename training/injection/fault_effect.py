@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from simulator import ArrayConfig, Fault, Kind, Site
 from simulator.bits import wrap
+from simulator.errors import InputError
 from simulator.gates.evaluation import circuit_of
 from simulator.gates.netlist import Netlist
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, Circuit, product_rows
@@ -96,7 +97,7 @@ def fault_effect(
         What it adds to `accumulated`; None if that is nothing.
 
     Raises:
-        ValueError: the fault lies outside the array or its net, or in a cycle that the GEMM does not have, there is no
+        InputError: the fault lies outside the array or its net, or in a cycle that the GEMM does not have, there is no
             such group, or arrays have other shapes or types than the layer's.
     """
     _check(gemm, fault, memory, accumulated, group)
@@ -180,7 +181,7 @@ def _fold_of(gemm: GemmInMemory, cycle: int) -> tuple[int, int, int]:
     per_fold = 2 * config.rows + config.cols + gemm.m - 2
     serial = depth * -(-gemm.n // config.cols) * per_fold
     if not 0 <= cycle < serial:
-        raise ValueError(
+        raise InputError(
             f"a FLIP is in cycle {cycle}, outside this GEMM of {serial} cycles: expected a cycle in 0..{serial - 1}"
         )
     fold, in_fold = divmod(cycle, per_fold)
@@ -229,19 +230,19 @@ def _check(gemm: GemmInMemory, fault: Fault, memory: Memory, accumulated: Int32A
     config = gemm.config
     inside = 0 <= fault.row < config.rows and 0 <= fault.col < config.cols
     if not inside or (fault.site == Site.ACCUMULATOR and fault.row):
-        raise ValueError(f"{fault}: expected a PE of {config.rows}x{config.cols}, and row 0 of an accumulator")
+        raise InputError(f"{fault}: expected a PE of {config.rows}x{config.cols}, and row 0 of an accumulator")
     if (fault.kind == Kind.FLIP) != (fault.cycle is not None):
-        raise ValueError(f"{fault}: expected a cycle of a FLIP, and of nothing else")
+        raise InputError(f"{fault}: expected a cycle of a FLIP, and of nothing else")
     if group is not None and not 0 <= group < gemm.groups:
-        raise ValueError(f"group is {group}: expected 0..{gemm.groups - 1}, or None for all")
+        raise InputError(f"group is {group}: expected 0..{gemm.groups - 1}, or None for all")
     dtype = np.int8 if config.act_signed else np.uint8
     if memory.ndim != 2 or memory.shape[1] != gemm.image_size or memory.dtype != dtype:
-        raise ValueError(
+        raise InputError(
             f"memory is {memory.dtype} {memory.shape}: expected {np.dtype(dtype)} [images, {gemm.image_size}]"
         )
     expected = (len(memory), gemm.outputs, gemm.m)
     if accumulated.shape != expected or accumulated.dtype != np.int32:
-        raise ValueError(f"accumulated is {accumulated.dtype} {accumulated.shape}: expected int32 {expected}")
+        raise InputError(f"accumulated is {accumulated.dtype} {accumulated.shape}: expected int32 {expected}")
 
 
 _CODES = {Kind.STUCK_AT_0: CLEAR, Kind.STUCK_AT_1: SET, Kind.FLIP: INVERT}
@@ -317,11 +318,11 @@ def change_of_net(config: ArrayConfig, site: Site, bit: int, kind: Kind) -> Chan
     """What a fault makes of numbers on its net; of a MULTIPLIER's, which is inside, nothing.
 
     Raises:
-        ValueError: the net has no such bit.
+        InputError: the net has no such bit.
     """
     bits = site.bits(config)
     if not 0 <= bit < bits:
-        raise ValueError(f"bit {bit} of {site.name}: expected 0..{bits - 1}")
+        raise InputError(f"bit {bit} of {site.name}: expected 0..{bits - 1}")
     if site == Site.MULTIPLIER:
         return UNCHANGED
     # The sign bit of a net stands for all bits above it.

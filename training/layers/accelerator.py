@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap, simulate_gemm
+from simulator.errors import InputError
 from training.emulation.gemm import check_values, faulty_gemm
 from training.numbers import wrap
 
@@ -37,7 +38,7 @@ class Accelerator:
 
     Raises:
         TypeError: `bypass` is not boolean.
-        ValueError: an unknown engine, faults of another array, a bypass of another shape, fewer than one thread, or
+        InputError: an unknown engine, faults of another array, a bypass of another shape, fewer than one thread, or
             faults, bypass or a multiplier that is not exact with the `exact` engine.
     """
 
@@ -49,27 +50,27 @@ class Accelerator:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            raise ValueError(f"engine {self.engine!r} is unknown: choose one of {', '.join(ENGINES)}")
+            raise InputError(f"engine {self.engine!r} is unknown: choose one of {', '.join(ENGINES)}")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: expected 1 or more, or None for one per core")
+            raise InputError(f"threads is {self.threads}: expected 1 or more, or None for one per core")
         if self.faults is not None and self.faults.config != self.config:
-            raise ValueError(f"the faults are of another array: {self.faults.config}, expected {self.config}")
+            raise InputError(f"the faults are of another array: {self.faults.config}, expected {self.config}")
         if self.bypass is not None:
             bypass = np.array(self.bypass)
             expected = (self.config.rows, self.config.cols)
             if bypass.dtype != np.bool_:
                 raise TypeError(f"bypass holds {bypass.dtype}: expected bool")
             if bypass.shape != expected:
-                raise ValueError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
+                raise InputError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
             bypass.flags.writeable = False
             object.__setattr__(self, "bypass", bypass)
         if self.engine == "exact" and not self.config.multiplies_exactly:
-            raise ValueError(
+            raise InputError(
                 f"engine 'exact' is for exact multipliers, and this array has {self.config.as_dict()['multiplier']}: "
                 "use engine 'emulation' or 'cycle'"
             )
         if self.engine == "exact" and (self.faults or (self.bypass is not None and self.bypass.any())):
-            raise ValueError(
+            raise InputError(
                 "engine 'exact' is without faults and bypass: use engine 'emulation' or 'cycle', or leave them out"
             )
 
@@ -106,10 +107,10 @@ class Accelerator:
 
         Raises:
             TypeError: `x` or `w` does not hold integers.
-            ValueError: shapes that do not fit, K = 0 or N = 0, or values out of range.
+            InputError: shapes that do not fit, K = 0 or N = 0, or values out of range.
         """
         if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in w.shape:
-            raise ValueError(
+            raise InputError(
                 f"GEMM of {list(x.shape)} by {list(w.shape)}: expected [M, K] by [K, N] with K >= 1 and N >= 1"
             )
         check_values("x", x, self.config.act_range)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig
+from simulator.errors import InputError
 from simulator.faults import BoolArray
 
 Int64Array = npt.NDArray[np.int64]
@@ -34,7 +35,7 @@ class Placement:
 
     Raises:
         TypeError: positions that are no integers.
-        ValueError: shapes that do not fit, a negative or huge position, or two at the same position.
+        InputError: shapes that do not fit, a negative or huge position, or two at the same position.
     """
 
     rows: Int64Array
@@ -46,18 +47,18 @@ class Placement:
             if not np.issubdtype(positions.dtype, np.integer):
                 raise TypeError(f"{name} of a placement hold {positions.dtype}: expected integers")
             if positions.ndim != 2 or 0 in positions.shape:
-                raise ValueError(f"{name} of a placement have shape {positions.shape}: expected [groups, positions]")
+                raise InputError(f"{name} of a placement have shape {positions.shape}: expected [groups, positions]")
             if positions.min() < 0 or positions.max() >= LARGEST_POSITION:
                 outside = positions.min() if positions.min() < 0 else positions.max()
-                raise ValueError(f"{name} of a placement hold {outside}: expected 0..{LARGEST_POSITION - 1}")
+                raise InputError(f"{name} of a placement hold {outside}: expected 0..{LARGEST_POSITION - 1}")
             ordered = np.sort(positions, axis=1)
             if (ordered[:, 1:] == ordered[:, :-1]).any():
-                raise ValueError(f"{name} of a placement hold a position twice: expected different ones")
+                raise InputError(f"{name} of a placement hold a position twice: expected different ones")
             positions = positions.astype(np.int64)
             positions.flags.writeable = False
             object.__setattr__(self, name, positions)
         if len(self.rows) != len(self.columns):
-            raise ValueError(f"placement has {len(self.rows)} groups of rows and {len(self.columns)} of columns")
+            raise InputError(f"placement has {len(self.rows)} groups of rows and {len(self.columns)} of columns")
 
     @classmethod
     def in_order(cls, groups: int, k: int, n: int) -> Placement:
@@ -105,10 +106,10 @@ class Placement:
             bool [groups * N, K]: the value at the PE that holds the weight, in the order of a layer's weights.
 
         Raises:
-            ValueError: a mask of another shape.
+            InputError: a mask of another shape.
         """
         if per_pe.shape != (config.rows, config.cols):
-            raise ValueError(f"mask of PEs has shape {per_pe.shape}: expected {(config.rows, config.cols)}")
+            raise InputError(f"mask of PEs has shape {per_pe.shape}: expected {(config.rows, config.cols)}")
         rows, columns = self.rows % config.rows, self.columns % config.cols
         parts = [per_pe[rows[group][None, :], columns[group][:, None]] for group in range(self.groups)]
         return np.concatenate(parts)
