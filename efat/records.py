@@ -284,13 +284,13 @@ class Named:
 
 def _from_text(kind: type, value: str) -> Any:
     if kind is not Path:
-        raise NotImplementedError(f"{kind} in a record")
+        raise TypeError(f"{kind} in a record")
     return Path(value)
 
 
 def _as_text(value: object) -> str:
     if not isinstance(value, Path | Named):
-        raise NotImplementedError(f"{type(value)} in a record")
+        raise TypeError(f"{type(value)} in a record")
     return str(value)
 
 

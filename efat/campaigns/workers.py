@@ -115,6 +115,7 @@ class _Worker:
         except (EOFError, OSError):
             self.end()
             return None
+        # From a process that this one started, over a pipe that nobody else has; no file is read this way.
         outcome, error, trace = pickle.loads(content)
         if error is not None:
             raise error from RuntimeError(f"in a worker:\n{trace}")
