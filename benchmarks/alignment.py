@@ -26,7 +26,7 @@ from efat.resilience.severity import pruned_severity
 from efat.retraining.lot import aligner_of, fused_chip
 from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
-from simulator.faults import BoolArray
+from simulator.dtypes import BoolArray
 from simulator.lots.chips import Chip
 from simulator.sampling import PATTERNS
 from training.layers.placement import Placement

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from efat.records import Positive, Record
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from training.data.datasets import Dataset
 
@@ -135,13 +136,13 @@ def content_keys(data: Dataset) -> Keys:
     return np.array([hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest().encode() for row in pixels])
 
 
-def _outside(keys: Keys, known: Iterable[bytes]) -> npt.NDArray[np.bool_]:
+def _outside(keys: Keys, known: Iterable[bytes]) -> BoolArray:
     """Which of the keys are not known."""
     taken = known if isinstance(known, set) else set(known)
     return np.array([key not in taken for key in keys.tolist()], np.bool_)
 
 
-def _chosen(data: Dataset, chosen: npt.NDArray[np.bool_], what: str) -> Dataset:
+def _chosen(data: Dataset, chosen: BoolArray, what: str) -> Dataset:
     """Some of the images, in their order.
 
     Raises:

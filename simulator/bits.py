@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
+from simulator.dtypes import Int32Array, Int64Array
 
 
 def as_number(pattern: npt.NDArray[np.integer] | int, bits: int, *, signed: bool) -> Int64Array:

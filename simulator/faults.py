@@ -13,11 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import DEFAULT_MULTIPLIER, ArrayConfig
+from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError
-
-BoolArray = npt.NDArray[np.bool_]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 
 class Site(enum.IntEnum):
@@ -269,7 +266,7 @@ class FaultMap:
             | np.logical_or.accumulate(rest_of_column, axis=0)
         )
 
-    def unusable_columns(self) -> npt.NDArray[np.int64]:
+    def unusable_columns(self) -> Int64Array:
         """List the columns, int64 [columns], whose accumulator has a permanent fault; no output may be mapped there."""
         broken = (self._table["site"] == Site.ACCUMULATOR) & (self._table["kind"] != Kind.FLIP)
         return np.unique(self._table["col"][broken]).astype(np.int64)
@@ -305,7 +302,7 @@ class FaultMap:
         return mask
 
 
-def _new_positions(order: Sequence[int] | npt.NDArray[np.integer], size: int, axis: str) -> npt.NDArray[np.int64]:
+def _new_positions(order: Sequence[int] | npt.NDArray[np.integer], size: int, axis: str) -> Int64Array:
     """Where each old position went, int64 [size]."""
     array = np.asarray(order)
     if array.shape != (size,) or not np.array_equal(np.sort(array), np.arange(size)):
@@ -363,7 +360,7 @@ def _canonical(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return ordered[~repeats]
 
 
-def _sort_order(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+def _sort_order(table: npt.NDArray[np.void]) -> Int64Array:
     """Stable order by the fields; one 64-bit key does for all but the cycle, which sorts far faster than a lexsort."""
     key = table["row"].astype(np.uint64)
     for name, bits in (("col", 10), ("site", 3), ("bit", 16), ("kind", 2)):

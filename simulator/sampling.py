@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
+from simulator.dtypes import Float64Array, Int64Array
 from simulator.errors import InputError
 from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 
@@ -130,7 +131,7 @@ def _check_weights(name: str, weights: Sequence[float]) -> None:
 
 def _place(
     config: ArrayConfig, model: FaultModel, count: int, random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Int64Array, Int64Array]:
     """Flat indices of `count` distinct PEs and, for each, the number of the defect it belongs to."""
     if model.pattern == "lines":
         return _place_lines(config, count, random)
@@ -141,9 +142,7 @@ def _place(
     return cells, np.arange(count)
 
 
-def _place_clustered(
-    config: ArrayConfig, model: FaultModel, count: int, random: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _place_clustered(config: ArrayConfig, model: FaultModel, count: int, random: np.random.Generator) -> Int64Array:
     side = model.cluster_side
     shift_rows, shift_cols = random.integers(side, size=2)
     tiles = (config.rows // side + 2, config.cols // side + 2)
@@ -160,9 +159,7 @@ def _place_clustered(
     return np.sort(np.argpartition(score, config.pe_count - count, axis=None)[config.pe_count - count :])
 
 
-def _place_lines(
-    config: ArrayConfig, count: int, random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _place_lines(config: ArrayConfig, count: int, random: np.random.Generator) -> tuple[Int64Array, Int64Array]:
     rank = random.permutation(config.rows + config.cols)
     first_line = np.minimum(rank[: config.rows, None], rank[config.rows :]).ravel()
     cells = np.argsort(first_line, kind="stable")[:count]
@@ -173,8 +170,8 @@ def _draw_faults(
     config: ArrayConfig,
     model: FaultModel,
     sites: Mapping[Site, float],
-    cells: npt.NDArray[np.int64],
-    defect: npt.NDArray[np.int64],
+    cells: Int64Array,
+    defect: Int64Array,
     random: np.random.Generator,
 ) -> npt.NDArray[np.void]:
     """One fault per cell; cells of one defect (numbers 0..) share site, bit, kind and cycle."""
@@ -208,7 +205,7 @@ def _draw_faults(
 
 
 def _draw(
-    values: Sequence[int], weights: Sequence[float] | npt.NDArray[np.float64], count: int, random: np.random.Generator
-) -> npt.NDArray[np.int64]:
+    values: Sequence[int], weights: Sequence[float] | Float64Array, count: int, random: np.random.Generator
+) -> Int64Array:
     probabilities = np.asarray(weights, float) / np.sum(weights)
     return np.asarray(values, np.int64)[random.choice(len(values), count, p=probabilities)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from simulator.dtypes import Float64Array, Int64Array
 from simulator.errors import InputError
 from training.numbers import symmetric_scale
 
@@ -108,6 +108,6 @@ class MagnitudeHistogram:
         return float(thresholds[int(np.argmin(errors))])
 
 
-def _bin_values(bins: npt.NDArray[np.int64], offset: int) -> npt.NDArray[np.float64]:
+def _bin_values(bins: Int64Array, offset: int) -> Float64Array:
     """The float32 numbers that lie `offset` representable steps above the lower edges of bins."""
     return ((bins << _DROPPED_BITS) + offset).astype(np.int32).view(np.float32).astype(np.float64)

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from efat.explanation.fault_subsets import Inference, LayerRun
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 
 Pattern = Literal["none", "single", "all", "column", "row", "block"]
 """Where the changed outputs of a layer's GEMM [M, N] are, groups side by side: nowhere; at one place; everywhere; in

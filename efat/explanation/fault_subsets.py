@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from simulator.config import ArrayConfig
-from simulator.faults import BoolArray, Fault, FaultMap, Site
+from simulator.dtypes import BoolArray, Int32Array
+from simulator.faults import Fault, FaultMap, Site
 from training.data.classification import Progress, classify
 from training.layers.accelerator import Accelerator
 from training.layers.convert import put_on_chip, quantized_layers
@@ -35,7 +35,7 @@ class LayerRun:
     gemms: tuple[GemmRun, ...]
 
     @property
-    def outputs(self) -> npt.NDArray[np.int32]:
+    def outputs(self) -> Int32Array:
         """What was read out of the accumulators, int32 [M, N], groups side by side."""
         return torch.cat([gemm.outputs for gemm in self.gemms], dim=1).cpu().numpy()
 

@@ -14,20 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from efat.explanation.fault_subsets import Inference
+from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.engine.fold_trace import FoldWindow, record_fold
 from simulator.engine.mapping import Fold, folds
 from simulator.engine.masks import stuck_masks
 from simulator.engine.timing import load_cycles
 from simulator.engine.trace import Trace
-from simulator.faults import BoolArray, Fault, FaultMap, Site
+from simulator.faults import Fault, FaultMap, Site
 from training.emulation.gemm import faulty_gemm
 from training.layers.quantized import GemmRun
-
-Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -213,9 +211,7 @@ class _LocatedGemm:
         before, after = (int(trace.shift[0, fault.row, fault.col]) for trace in self._at(fault, fold, in_fold))
         return in_fold, (before, after)
 
-    def _products(
-        self, faults: FaultMap, fold: int, row_of_x: int, rows: npt.NDArray[np.int64], column: int
-    ) -> Int32Array:
+    def _products(self, faults: FaultMap, fold: int, row_of_x: int, rows: Int64Array, column: int) -> Int32Array:
         """What PEs of a column, int64 [rows] from the north, make of a row of X: int32 [rows]."""
         first = load_cycles(self._config) + row_of_x + int(rows[0]) + column
         window = FoldWindow.of(self._x, self._w, self._config, fold, first, first + len(rows))

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,10 +26,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from simulator.faults import BoolArray
+from simulator.dtypes import BoolArray, Float64Array
 from simulator.files import replaced
-
-Float64Array = npt.NDArray[np.float64]
 
 COLORS = {
     "page": ("#ffffff", "#14171a"),

@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 
 from efat.figures.drawing import (
     MOST_MARKS,
-    Float64Array,
     accuracy_limits,
     chart,
     color,
@@ -24,6 +23,7 @@ from efat.figures.drawing import (
     scale,
     share_axis,
 )
+from simulator.dtypes import Float64Array
 
 
 class ChipMark(NamedTuple):

@@ -13,7 +13,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
-from efat.figures.drawing import FONT, Float64Array, color, mark, page_axes, page_figure, png_figure, share_axis
+from efat.figures.drawing import FONT, color, mark, page_axes, page_figure, png_figure, share_axis
 from efat.propagation.estimates import (
     ENDINGS,
     MOST_PLACES,
@@ -27,6 +27,7 @@ from efat.propagation.estimates import (
 )
 from efat.propagation.tables import Propagation
 from simulator import Kind, Site
+from simulator.dtypes import Float64Array
 
 ARRAY, BITS, LAYERS = "array.png", "bits.png", "layers.png"
 PICTURES = (ARRAY, BITS, LAYERS)

@@ -13,7 +13,6 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from efat.figures.drawing import (
     FONT,
-    Float64Array,
     accuracy_limits,
     chart,
     color,
@@ -23,6 +22,7 @@ from efat.figures.drawing import (
     scale,
     share_axis,
 )
+from simulator.dtypes import Float64Array
 
 MOST_LEVELS = 6
 """Levels that can be drawn: as many as there are shades."""

@@ -10,8 +10,8 @@ from torch import nn
 
 from efat.retraining.manifest import Manifest, ManifestGroup, read_chip_deployment, read_group_weights
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from training.data.batches import Batches
 from training.layers.accelerator import Accelerator

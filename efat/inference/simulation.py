@@ -38,8 +38,8 @@ from efat.setup import (
     split_workload,
 )
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
 from training.data.batches import Batches

@@ -19,8 +19,8 @@ from efat.planning.fusion import AmountMap
 from efat.resilience.severity import bypass_of, pruned_severity
 from efat.setup import Loaded
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from training.layers.convert import convert
 from training.layers.placement import Placement

@@ -18,11 +18,8 @@ import torch
 
 from efat.planning.fusion_kernel import Groups, Levels, Masks, Tournament, compare, merge, weights_removed
 from efat.resilience.severity import total_weights
+from simulator.dtypes import BoolArray, Float64Array, Int64Array, UInt8Array, UInt64Array
 from simulator.errors import InputError
-from simulator.faults import BoolArray, Float64Array, Int64Array
-
-UInt8Array = npt.NDArray[np.uint8]
-UInt64Array = npt.NDArray[np.uint64]
 
 Mask = BoolArray | UInt8Array
 """The PEs of a chip that are to be bypassed: bool [R, C], or packed as in lots, uint8 [bytes] (`np.packbits`)."""
@@ -237,7 +234,7 @@ class Group:
     """
 
     members: tuple[int, ...]
-    packed: npt.NDArray[np.uint8]
+    packed: UInt8Array
     shape: tuple[int, int]
     severity: float
     amount: float

@@ -17,13 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Float64Array, Int64Array, UInt64Array
 from simulator.kernels import kernels
-
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
-UInt64Array = npt.NDArray[np.uint64]
 
 GONE = 1 << 62
 """The age of a group that has been merged into another."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from efat import records
 from efat.campaigns.campaign import Executor, Notes, warned
@@ -34,6 +33,7 @@ from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import ResilienceTable, read_table, worsening
 from efat.setup import Setup, check_network_named
 from simulator import ArrayConfig
+from simulator.dtypes import UInt8Array
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot
@@ -54,7 +54,7 @@ how many are pruned on single chips does not foretell that, their squares do (do
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the number of steps that are done, and how many there are at most."""
 
-Packed = npt.NDArray[np.uint8]
+Packed = UInt8Array
 
 
 class HasPath(Protocol):

@@ -23,8 +23,8 @@ from efat.planning.fusion import AmountMap
 from efat.records import Record
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable
+from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError
-from simulator.faults import BoolArray, Float64Array, Int64Array
 
 MOST_PARTS = 200
 """Into which the chips are divided to compare predictors. With no more chips, each is foretold from all others."""

@@ -14,8 +14,8 @@ from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Unit, wa
 from efat.records import Count, Record, Sha256, digest_of, typed
 from efat.resilience.severity import PREDICTORS, Predictors, predictors_of
 from efat.setup import Setup
+from simulator.dtypes import Float64Array, Int64Array
 from simulator.errors import InputError, check_unchanged
-from simulator.faults import Float64Array, Int64Array
 from simulator.lots.chips import Chip
 from training.data.classification import count_correct
 from training.layers.accelerator import Engine

@@ -41,8 +41,8 @@ from efat.propagation.tables import (
 )
 from efat.records import typed
 from simulator import ArrayConfig, Kind, Site
+from simulator.dtypes import Int64Array
 from simulator.errors import InputError
-from simulator.faults import Int64Array
 from simulator.files import replaced
 from training.calibration import Method
 from training.data.datasets import Normalization
@@ -353,7 +353,7 @@ def _fault_free(campaign: Campaign, images: int) -> int:
     return correct
 
 
-def _rows(operations: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+def _rows(operations: Int64Array) -> npt.NDArray[np.void]:
     """From int64 [strata, operations, counts] the rows that are not all zeros."""
     stratum, operation = np.nonzero(operations.any(axis=2))
     rows = np.zeros(len(stratum), OPERATIONS_DTYPE)

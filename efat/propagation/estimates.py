@@ -12,7 +12,7 @@ import numpy.typing as npt
 from efat.propagation.statistics import Interval, mean_interval
 from efat.propagation.tables import Propagation, stratum_places
 from simulator import Kind, Site
-from simulator.faults import BoolArray, Float64Array, Int64Array
+from simulator.dtypes import BoolArray, Float64Array, Int64Array
 
 
 class Domain(NamedTuple):

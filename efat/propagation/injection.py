@@ -18,8 +18,8 @@ from efat.propagation.population import Population
 from efat.propagation.request import Subject
 from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, Rule
 from simulator import Fault, Kind, Site
+from simulator.dtypes import BoolArray, Int64Array, UInt8Array
 from simulator.errors import check_unchanged
-from simulator.faults import Int64Array
 from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, Injected, Propagated, Replay
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fault_free(arguments: Mapping[str, Any]) -> Outcome:
     subject = _subject(arguments)
     labels = subject.load().labels.numpy()
     correct = 0
-    seen: list[npt.NDArray[np.bool_]] = []
+    seen: list[BoolArray] = []
     for first, stop in _blocks(subject):
         replay = _replay(subject, first, stop)
         correct += int((replay.predicted == labels[first:stop]).sum())
@@ -115,7 +115,7 @@ def inject(arguments: Mapping[str, Any]) -> Outcome:
 class _Tally:
     """What is counted of the faults of a unit."""
 
-    def __init__(self, faults: npt.NDArray[np.void], strata: npt.NDArray[np.int64]) -> None:
+    def __init__(self, faults: npt.NDArray[np.void], strata: Int64Array) -> None:
         self.faults = faults
         self.strata = strata
         self.rows = np.zeros(len(faults), FAULTS_DTYPE)
@@ -123,17 +123,17 @@ class _Tally:
             self.rows[name] = faults[name]
         for name in ("index", "same_as", "first_layer", "last_layer"):
             self.rows[name] = -1
-        self._layers: npt.NDArray[np.int64] | None = None
-        self._operations: dict[int, npt.NDArray[np.int64]] = {}
+        self._layers: Int64Array | None = None
+        self._operations: dict[int, Int64Array] = {}
 
-    def acting_on(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+    def acting_on(self, first: int, stop: int) -> Int64Array:
         """Faults that are there for any of the images `first` to `stop`; upsets in the order of their layers."""
         image = self.faults["image"]
         here = np.nonzero((image < 0) | ((image >= first) & (image < stop)))[0]
-        found: npt.NDArray[np.int64] = here[np.argsort(self.faults["layer"][here], kind="stable")]
+        found: Int64Array = here[np.argsort(self.faults["layer"][here], kind="stable")]
         return found
 
-    def add(self, replay: Replay, numbers: list[int], first: int, labels: npt.NDArray[np.int64]) -> None:
+    def add(self, replay: Replay, numbers: list[int], first: int, labels: Int64Array) -> None:
         """Inject some of the faults into the images that a replay is of.
 
         Args:
@@ -179,7 +179,7 @@ class _Tally:
             parts.append(rows)
         return np.concatenate(parts)
 
-    def _add_layers(self, numbers: npt.NDArray[np.int64], carried: Propagated) -> None:
+    def _add_layers(self, numbers: Int64Array, carried: Propagated) -> None:
         if self._layers is None:
             self._layers = np.zeros((len(self.faults), *carried.layers.shape[1:]), np.int64)
         largest = LAYER_COUNTS.index("largest_error")
@@ -243,7 +243,7 @@ def _kept_replay(subject: Subject, _identity: object, first: int, stop: int) -> 
     return Replay(loaded.network, loaded.images[first:stop])
 
 
-def _add_at(totals: npt.NDArray[Any], places: npt.NDArray[np.int64], number: int) -> None:
+def _add_at(totals: npt.NDArray[Any], places: Int64Array, number: int) -> None:
     np.add.at(totals, places, np.array(number, totals.dtype))
 
 
@@ -303,7 +303,7 @@ class Round:
     indices: Int64Array
     faults: Table
     strata: Int64Array
-    rules: npt.NDArray[np.uint8]
+    rules: UInt8Array
     same_as: Int64Array
     injected: Table
     place: Int64Array

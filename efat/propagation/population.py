@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from efat.propagation.tables import LayerShape
 from simulator import ArrayConfig, Kind, Site, gemm_timing
+from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError
-from simulator.faults import PERMANENT, Int64Array
+from simulator.faults import PERMANENT
 
 __all__ = ["POPULATION_DTYPE", "LayerShape", "LayerUse", "Population", "Stratum", "stratum_codes"]
 
@@ -56,7 +57,7 @@ class LayerUse:
     name: str
     m: int
     weights: npt.NDArray[np.int8]
-    seen: npt.NDArray[np.bool_]
+    seen: BoolArray
 
     @property
     def shape(self) -> LayerShape:

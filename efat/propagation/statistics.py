@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.faults import Float64Array
+from simulator.dtypes import Float64Array
 
 
 class Interval(NamedTuple):

@@ -16,7 +16,7 @@ from efat.propagation.estimates import Domain, Estimates
 from efat.propagation.statistics import Interval
 from efat.propagation.tables import OPERATION_KINDS, OPERATIONS_DTYPE, OUTCOMES, PATTERNS, Propagation, Rule
 from simulator import Kind, Site
-from simulator.faults import BoolArray, Int64Array
+from simulator.dtypes import BoolArray, Int64Array
 
 FORMAT = "efat-propagation-summary"
 VERSION = 1

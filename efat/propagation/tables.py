@@ -29,8 +29,8 @@ from efat.hdf5_fields import (
     json_attribute,
 )
 from simulator import ArrayConfig, Kind, Site
+from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray, Int64Array
 from simulator.files import replaced
 from simulator.lots.array import own_dataset, text_attribute
 

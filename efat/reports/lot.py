@@ -10,7 +10,6 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -28,8 +27,8 @@ from efat.reports.text import accuracy, counted, duration, named, on_array, shor
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table, telling_levels
 from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup
+from simulator.dtypes import BoolArray, UInt8Array
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray
 from simulator.files import digest_of_file
 
 PLAN_NAME = "plan.json"
@@ -220,7 +219,7 @@ def _bypassed_by_any(folder: Path, manifest: Manifest, chips: Sequence[str]) -> 
     return np.asarray(np.logical_or.reduce([_bypass(folder, manifest.chip_named[chip], shape) for chip in chips]))
 
 
-def _bypass(folder: Path, chip: ManifestChip, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _bypass(folder: Path, chip: ManifestChip, shape: tuple[int, int]) -> UInt8Array:
     """The PEs that a chip bypasses, uint8 [R, C]; placements, which are most of its file, are not looked at."""
     path = folder / chip.deployment
     if not path.is_file():

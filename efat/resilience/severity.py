@@ -11,8 +11,8 @@ from torch import nn
 
 from efat.records import Fraction, Record
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError
-from simulator.faults import BoolArray, Float64Array, Int64Array
 from simulator.lots.chips import Chip
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import Deployment

@@ -31,8 +31,8 @@ from efat.records import typed
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray, Float64Array, Int64Array
 from simulator.files import replaced
 from simulator.lots.array import own_dataset, text_attribute
 

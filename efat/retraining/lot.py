@@ -46,8 +46,8 @@ from efat.retraining.manifest import (
 )
 from efat.setup import Loaded, Setup, check_network_named
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError, check_unchanged
-from simulator.faults import BoolArray
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot
 from training.data.classification import classify, count_correct

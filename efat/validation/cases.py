@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site, gemm_timing
 from simulator.config import SMALLEST_OPERAND_BITS
-from simulator.faults import PERMANENT, BoolArray
+from simulator.dtypes import BoolArray, Int64Array
+from simulator.faults import PERMANENT
 from simulator.gates.designs import DESIGNS
 
 _SMALL_SIDE, _LARGE_SIDE = 6, 24
@@ -32,8 +32,8 @@ class Case:
     """
 
     config: ArrayConfig
-    x: npt.NDArray[np.int64]
-    w: npt.NDArray[np.int64]
+    x: Int64Array
+    w: Int64Array
     faults: FaultMap
     bypass: BoolArray
 
@@ -106,7 +106,7 @@ def _config(random: np.random.Generator, size: tuple[int, int] | None) -> ArrayC
     return ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits, design)
 
 
-def _numbers(random: np.random.Generator, shape: tuple[int, int], limits: tuple[int, int]) -> npt.NDArray[np.int64]:
+def _numbers(random: np.random.Generator, shape: tuple[int, int], limits: tuple[int, int]) -> Int64Array:
     low, high = limits
     style = random.integers(6)
     if style == 0:

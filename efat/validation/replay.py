@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from efat.validation.cases import Case
 from simulator import ArrayConfig, FaultMap
+from simulator.dtypes import Int64Array
 from simulator.errors import InputError, first_line
 from simulator.faults import FAULT_DTYPE
 from simulator.files import replaced
@@ -79,7 +79,7 @@ def _case(content: dict[str, Any]) -> Case:
     )
 
 
-def _integers(values: Any, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+def _integers(values: Any, shape: tuple[int, int]) -> Int64Array:
     array = np.array(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"it holds {array.dtype} where integers were expected")

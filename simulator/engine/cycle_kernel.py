@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.bits import Int32Array
+from simulator.dtypes import Int16Array, Int32Array
 from simulator.engine import masks
-from simulator.engine.masks import BYPASSED, CLEAN, MASKED, FoldFlips, Int16Array, PeMasks
+from simulator.engine.masks import BYPASSED, CLEAN, MASKED, FoldFlips, PeMasks
 from simulator.faults import Site
 from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels

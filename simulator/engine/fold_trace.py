@@ -9,14 +9,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray, Int32Array
 from simulator.engine.gemm import simulate_gemm
 from simulator.engine.mapping import folds
 from simulator.engine.timing import gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace
 from simulator.errors import InputError
-from simulator.faults import BoolArray, FaultMap
+from simulator.faults import FaultMap
 
 PIECE_BYTES = 256 << 20
 """Most memory that one recorded piece takes, unless a single cycle takes more."""

@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int32Array, Int64Array, as_number
+from simulator.bits import as_number
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt8Array
 from simulator.engine.timing import load_cycles
 from simulator.errors import InputError
-from simulator.faults import BoolArray, FaultMap, Kind, Site
+from simulator.faults import FaultMap, Kind, Site
 
-Int16Array = npt.NDArray[np.int16]
 _Integer = TypeVar("_Integer", np.int16, np.int32)
 
 CLEAN, MASKED, BYPASSED, TABLED = 0, 1, 2, 3
@@ -42,7 +42,7 @@ class PeMasks(NamedTuple):
     """bool [rows, cols]: PEs whose weight operand net has stuck bits."""
     bypass: BoolArray
     """bool [rows, cols]"""
-    role: npt.NDArray[np.uint8]
+    role: UInt8Array
     """uint8 [rows, cols]: CLEAN, MASKED, BYPASSED or TABLED."""
 
 
@@ -116,7 +116,7 @@ class FoldFlips(NamedTuple):
 
     first: Int64Array
     """int64 [rows * cols + 1]: flips of PE i are `first[i]:first[i + 1]`; empty when the fold has none."""
-    site: npt.NDArray[np.uint8]
+    site: UInt8Array
     cycle: Int64Array
     """Clock cycle within the fold; the first `rows` cycles load."""
     mask: Int32Array

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray, FaultMap
+from simulator.faults import FaultMap
 
 
 class CheckedGemm(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.bits import Int64Array
 from simulator.config import ArrayConfig
+from simulator.dtypes import Int64Array
 from simulator.engine.mapping import fold_count
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
+from simulator.dtypes import Int32Array
 from simulator.errors import InputError
 
 LARGEST_TRACE_BYTES = 2 << 30

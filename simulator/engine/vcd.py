@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int32Array
 from simulator.config import ArrayConfig
+from simulator.dtypes import Int32Array
 from simulator.engine.fold_trace import FoldWindow, WaveformError, check_pes, record_fold
 from simulator.engine.masks import stuck_masks
 from simulator.engine.timing import load_cycles

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulator.gates.netlist import Int32Array, Netlist
+from simulator.dtypes import Int32Array
+from simulator.gates.netlist import Netlist
 
 if TYPE_CHECKING:
     from simulator.gates.netlist_kernel import Circuit

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Int32Array, UInt8Array
 from simulator.errors import InputError
 from simulator.multipliers.signs import Signs
-
-Int32Array = npt.NDArray[np.int32]
 
 MOST_PINS = 4
 LARGEST_OPERAND_BITS = 8
@@ -93,7 +91,7 @@ class Netlist:
         NetlistError: arrays that do not fit together, a gate that reads a net listed after it, or too many gates.
     """
 
-    gates: npt.NDArray[np.uint8]
+    gates: UInt8Array
     inputs: Int32Array
     outputs: Int32Array
     weight_bits: int

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from simulator.bits import Int32Array
+from simulator.dtypes import Int16Array, Int32Array, UInt8Array, UInt64Array
 from simulator.gates import netlist
 from simulator.gates.netlist import Gate
 from simulator.kernels import kernels
 
-Int16Array = npt.NDArray[np.int16]
-Uint8Array = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint64]
+Words = UInt64Array
 
 INVERT, CLEAR, SET = 1, 2, 4
 """What a location's faults do, in this order; a code is the sum of those that are there."""
@@ -31,7 +28,7 @@ _MUX, _NMUX, _AOI3, _OAI3, _AOI4 = int(Gate.MUX), int(Gate.NMUX), int(Gate.AOI3)
 class Circuit(NamedTuple):
     """The arrays of a `simulator.netlist.Netlist`."""
 
-    gates: Uint8Array
+    gates: UInt8Array
     inputs: Int32Array
     first_pin: Int32Array
     outputs: Int32Array
@@ -124,7 +121,7 @@ def _gate(kind: int, nets: Words, a: int, b: int, c: int, d: int, out: int) -> N
 
 
 @_kernel
-def evaluate(circuit: Circuit, codes: Uint8Array, nets: Words) -> None:
+def evaluate(circuit: Circuit, codes: UInt8Array, nets: Words) -> None:
     """Drive all nets from the operands' nets.
 
     Args:
@@ -198,7 +195,7 @@ def product_rows(
     circuit: Circuit,
     first: Int32Array,
     location: Int32Array,
-    code: Uint8Array,
+    code: UInt8Array,
     behaviour: Int32Array,
     weight: Int32Array,
     rows: Int16Array,

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
-from simulator.faults import FAULT_DTYPE, BoolArray, FaultMap
+from simulator.dtypes import BoolArray, Int64Array
+from simulator.faults import FAULT_DTYPE, FaultMap
 from simulator.files import FAULT_LIST, other_kind, replaced
 from simulator.lots.array import LotError, own_dataset, read_array, text_attribute, write_array
 from simulator.suggestions import did_you_mean
@@ -329,7 +330,7 @@ def _open(path: Path) -> h5py.File:
 
 def _read_index(
     file: h5py.File, path: Path, config: ArrayConfig
-) -> tuple[h5py.Dataset, h5py.Dataset, npt.NDArray[np.int64], list[str]]:
+) -> tuple[h5py.Dataset, h5py.Dataset, Int64Array, list[str]]:
     """Check how the datasets fit together, without reading the faults."""
     packed = -(-config.pe_count // 8)
     expected = {

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.config import ArrayConfig
-from simulator.faults import FAULT_DTYPE, PERMANENT, BoolArray, FaultMap, Kind, Site
+from simulator.dtypes import BoolArray, Int64Array
+from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 from simulator.files import FAULT_LIST, other_kind, replaced
 from simulator.lots.chips import Chip, LotError
 
@@ -123,7 +124,7 @@ def _csv_rows(chip: Chip) -> Iterator[tuple[Any, ...]]:
             yield chip.id, row, col, BYPASS, "", "", ""
 
 
-def _chosen(columns: dict[str, list[str]], lines: npt.NDArray[np.int64]) -> dict[str, list[str]]:
+def _chosen(columns: dict[str, list[str]], lines: Int64Array) -> dict[str, list[str]]:
     return {name: [cells[i] for i in lines] for name, cells in columns.items()}
 
 
@@ -131,8 +132,8 @@ def _bypass(
     path: Path,
     config: ArrayConfig,
     columns: dict[str, list[str]],
-    lines: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
+    lines: Int64Array,
+    owner: Int64Array,
 ) -> dict[int, BoolArray]:
     """The bypass masks of the chips that have one, from the lines about bypassed PEs."""
     for name in ("bit", "kind", "cycle"):
@@ -212,7 +213,7 @@ def _checked(
     return [line for line, _ in kept], [cells for _, cells in kept]
 
 
-def _codes(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _codes(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int64Array:
     known = _CODES[name]
     codes = {cell: known.get(cell.upper(), -1) for cell in set(cells)}
     values = np.fromiter((codes[cell] for cell in cells), np.int64, len(cells))
@@ -223,7 +224,7 @@ def _codes(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]
     return values
 
 
-def _numbers(path: Path, name: str, cells: list[str], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _numbers(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int64Array:
     if name == "cycle":
         if not any(cells):
             return np.full(len(cells), PERMANENT)
@@ -252,7 +253,7 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def _first_bad_line(config: ArrayConfig, table: npt.NDArray[np.void], lines: npt.NDArray[np.int64]) -> int | None:
+def _first_bad_line(config: ArrayConfig, table: npt.NDArray[np.void], lines: Int64Array) -> int | None:
     """The line of the first fault that is wrong by itself, or None when only several together are."""
     for i in range(len(table)):
         with suppress(ValueError):

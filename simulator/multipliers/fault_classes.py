@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Float64Array, Int32Array, UInt64Array
 from simulator.faults import Kind
 from simulator.gates.evaluation import circuit_of, netlist_products
 from simulator.gates.netlist import Netlist
 from simulator.multipliers.multiplier import TableErrors, table_errors
 
-Words = npt.NDArray[np.uint64]
+Words = UInt64Array
 
 _BLOCK_FAULTS = 128
 
@@ -60,7 +60,7 @@ class FaultClass:
 
     faults: list[GateFault]
     disturbed: float
-    bits: npt.NDArray[np.float64]
+    bits: Float64Array
     patterns: int
     single_bit: bool
     errors: TableErrors
@@ -96,7 +96,7 @@ def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = Non
     set_operands(circuit, 0, nets[:count])
     evaluate(circuit, np.empty(0, np.uint8), nets[:count])
     good = netlist_products(netlist).reshape(-1)
-    found: dict[bytes, tuple[list[GateFault], npt.NDArray[np.uint64]]] = {}
+    found: dict[bytes, tuple[list[GateFault], UInt64Array]] = {}
     for start in range(0, netlist.locations, _BLOCK_FAULTS):
         locations = np.arange(start, min(start + _BLOCK_FAULTS, netlist.locations), dtype=np.int32)
         outputs = np.empty((len(locations), netlist.product_bits, nets.shape[1]), np.uint64)
@@ -120,8 +120,8 @@ def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = Non
 def _fault_class(
     netlist: Netlist,
     faults: list[GateFault],
-    inverted: npt.NDArray[np.uint64],
-    good: npt.NDArray[np.int32],
+    inverted: UInt64Array,
+    good: Int32Array,
     nearest: ProductBitFault,
 ) -> FaultClass:
     product_bits = netlist.product_bits

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Int64Array, UInt64Array
 from simulator.kernels import kernels
 
-Words = npt.NDArray[np.uint64]
+Words = UInt64Array
 
 _kernel = kernels()
 
@@ -26,7 +26,7 @@ def _ones(word: np.uint64) -> int:
 
 
 @_kernel
-def same_products(inverted: Words, good: Words, last: np.uint64, same: npt.NDArray[np.int64]) -> None:
+def same_products(inverted: Words, good: Words, last: np.uint64, same: Int64Array) -> None:
     """Count the pairs for which a fault and each stuck bit of the product give the same product.
 
     Args:

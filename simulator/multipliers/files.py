@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Int16Array
 from simulator.errors import InputError
 from simulator.gates.files import read_netlist_file
 from simulator.multipliers.multiplier import DESIGNS, Multiplier, built_in
@@ -34,9 +34,7 @@ class TableSigns:
     first: Operand | None = None
 
 
-def read_table(
-    path: str | Path, *, weight_bits: int, act_bits: int, act_signed: bool, signs: TableSigns
-) -> npt.NDArray[np.int16]:
+def read_table(path: str | Path, *, weight_bits: int, act_bits: int, act_signed: bool, signs: TableSigns) -> Int16Array:
     """Read a product table for an array with signed weights.
 
     Args:

@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.dtypes import Int16Array
 from simulator.errors import InputError
 from simulator.gates.designs import DESIGNS, build
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import MOST_LOCATIONS, Netlist
 from simulator.multipliers.signs import Signs, signed_products
-
-Int16Array = npt.NDArray[np.int16]
-Uint8Array = npt.NDArray[np.uint8]
 
 __all__ = ["DESIGNS", "Multiplier", "TableErrors", "built_in", "exact_products", "table_errors"]
 

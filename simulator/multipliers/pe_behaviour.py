@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from simulator.dtypes import Int16Array, Int32Array
 from simulator.faults import FaultMap, Kind, Site
 from simulator.gates.evaluation import circuit_of
-from simulator.gates.netlist import Int32Array
 from simulator.gates.netlist_kernel import CLEAR, SET, Circuit, product_rows
 from simulator.multipliers.pe_behaviour_kernel import EXACT, PeProducts
-
-Int16Array = npt.NDArray[np.int16]
-Uint8Array = npt.NDArray[np.uint8]
 
 
 def pe_products(faults: FaultMap) -> PeProducts:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from simulator.bits import Int32Array
+from simulator.dtypes import Int16Array, Int32Array, UInt8Array
 from simulator.gates import netlist, netlist_kernel
 from simulator.gates.netlist_kernel import INVERT, Circuit, gate_value, with_faults
 from simulator.kernels import kernels
-
-Int16Array = npt.NDArray[np.int16]
-Uint8Array = npt.NDArray[np.uint8]
 
 EXACT = -1
 """Behaviour of a PE that multiplies exactly."""
@@ -28,7 +24,7 @@ class PeProducts(NamedTuple):
     """int32 [behaviours + 1]: the faults of behaviour b are `first[b]:first[b + 1]`."""
     location: Int32Array
     """int32 [faults]"""
-    code: Uint8Array
+    code: UInt8Array
     """uint8 [faults]: `CLEAR` or `SET`."""
     circuit: Circuit
     """Without gates if the multiplier is made of tables."""
@@ -46,7 +42,7 @@ _kernel = kernels(netlist, netlist_kernel)
 
 @_kernel
 def single_product(
-    products: PeProducts, behaviour: int, inverted: Int32Array, weight: int, activation: int, codes: Uint8Array
+    products: PeProducts, behaviour: int, inverted: Int32Array, weight: int, activation: int, codes: UInt8Array
 ) -> int:
     """One product of one PE.
 
@@ -82,7 +78,7 @@ def single_product(
 
 
 @_kernel
-def _product_of_gates(circuit: Circuit, codes: Uint8Array, weight: int, activation: int) -> int:
+def _product_of_gates(circuit: Circuit, codes: UInt8Array, weight: int, activation: int) -> int:
     """One pair of operands by itself: the kernels for many pairs would make those that need one slow to compile."""
     operands = circuit.weight_bits + circuit.act_bits
     nets = np.empty(operands + len(circuit.gates), np.uint64)

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Int32Array, Int64Array
 from simulator.errors import InputError
 from simulator.files import BLIF, NUMPY, VERILOG, file_kind, other_kind
 from simulator.multipliers.multiplier import TableErrors, table_errors
 from simulator.multipliers.signs import (
-    Int64Array,
     OtherSignsError,
     SignError,
     Signs,
@@ -56,7 +55,7 @@ class ProductTable:
         first: the operand that the file counts through slowly.
     """
 
-    products: npt.NDArray[np.int32]
+    products: Int32Array
     weight_signed: bool
     act_signed: bool
     form: str

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.dtypes import Int64Array
 from simulator.errors import InputError
-
-Int64Array = npt.NDArray[np.int64]
 
 FAR_SMALLER = 4
 """A mean absolute error is far smaller than another if it is less than this part of it."""

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int32Array, Int64Array, as_number
+from simulator.bits import as_number
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.engine.masks import Flips, is_signed
 from simulator.engine.operands import check_gemm
 from simulator.engine.timing import gemm_timing
@@ -206,7 +207,7 @@ def _collected(config: ArrayConfig, log: Bits, m: int, k: int, n: int) -> tuple[
     )
 
 
-def _trace(config: ArrayConfig, log: Bits, streaming: npt.NDArray[np.bool_]) -> Trace:
+def _trace(config: ArrayConfig, log: Bits, streaming: BoolArray) -> Trace:
     """The registers of all PEs from bits [cycles, ...], in the order of `testbench.sv`."""
     states = log.reshape(len(log), config.rows, config.cols, -1)
     fields = {
@@ -225,9 +226,9 @@ def _trace(config: ArrayConfig, log: Bits, streaming: npt.NDArray[np.bool_]) -> 
     return Trace(0, **values)
 
 
-def _from_bits(bits: Bits) -> npt.NDArray[np.int64]:
+def _from_bits(bits: Bits) -> Int64Array:
     """Numbers of bits [..., width], the least significant bit first, read as unsigned."""
-    numbers: npt.NDArray[np.int64] = (bits.astype(np.int64) << np.arange(bits.shape[-1])).sum(axis=-1)
+    numbers: Int64Array = (bits.astype(np.int64) << np.arange(bits.shape[-1])).sum(axis=-1)
     return numbers
 
 

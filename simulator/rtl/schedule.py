@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from simulator.bits import Int64Array
 from simulator.config import ArrayConfig
+from simulator.dtypes import BoolArray, Int64Array, UInt8Array
 from simulator.engine.mapping import Fold, folds
-from simulator.faults import BoolArray
 
-Bits = npt.NDArray[np.uint8]
+Bits = UInt8Array
 Integers = npt.NDArray[np.integer]
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from efat.propagation.collapsing.collapse import Collapse
 from efat.propagation.population import LayerUse, Population, Stratum
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
+from simulator.dtypes import Int64Array
 from tests.support.strategies import configs
 from training.emulation.gemm import faulty_gemm
 
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.faults import BoolArray
+from simulator.dtypes import BoolArray
 from tests.support.strategies import configs, fault_maps
 from training.layers.accelerator import Accelerator, Engine
 from training.layers.placement import Placement

@@ -12,7 +12,7 @@ import numpy as np
 from efat.cli import main
 from efat.propagation.tables import Propagation
 from simulator import Kind
-from simulator.faults import BoolArray
+from simulator.dtypes import BoolArray
 from tests.support.propagation_tables import fields_of
 
 REQUEST: dict[str, Any] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Int64Array, UInt8Array
 from simulator.errors import InputError, first_line
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -50,7 +50,7 @@ class _Call:
     state: Any = None
 
 
-def read_cifar_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def read_cifar_batch(path: Path) -> tuple[UInt8Array, Int64Array]:
     """Read one CIFAR-10 python batch (Krizhevsky 2009) without unpickling it.
 
     Args:
@@ -225,7 +225,7 @@ def _set_items(machine: _Machine, items: list[Any]) -> None:
     machine.push_pairs(machine.stack[-1], items)
 
 
-def _images(value: Any) -> npt.NDArray[np.uint8]:
+def _images(value: Any) -> UInt8Array:
     """uint8 [n, 3, 32, 32] of a described NumPy array of uint8 [n, 3072] or [n, 3, 32, 32]."""
     shape, kind, content = _array_parts(value)
     if not isinstance(kind, _Call) or kind.name != _DTYPE or not kind.arguments or kind.arguments[0] not in _BYTE_TYPES:
@@ -250,7 +250,7 @@ def _array_parts(value: Any) -> tuple[Any, Any, Any]:
     raise InputError("'data' is not a NumPy array in C order: expected uint8 [n, 3072]")
 
 
-def _labels(value: Any, images: int) -> npt.NDArray[np.int64]:
+def _labels(value: Any, images: int) -> Int64Array:
     if not isinstance(value, list) or any(type(label) is not int or not 0 <= label < CLASSES for label in value):
         raise InputError(f"'labels' is not a list of classes: expected integers 0..{CLASSES - 1}")
     if len(value) != images:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from simulator.dtypes import Int64Array, UInt8Array
 from simulator.errors import InputError, first_line
 from training.data.cifar_batches import read_cifar_batch
 
@@ -236,7 +237,7 @@ def load_data(
     return Dataset(name, images, torch.from_numpy(np.array(labels, np.int64)), classes, black)
 
 
-def evenly_spaced(limit: int, count: int) -> npt.NDArray[np.int64]:
+def evenly_spaced(limit: int, count: int) -> Int64Array:
     """Indices of at most `limit` of `count` images, evenly spaced: int64 [min(limit, count)], ascending."""
     taken = min(limit, count)
     return np.arange(taken) * count // taken
@@ -340,7 +341,7 @@ _LARGEST_GZIP_RATIO = 1100
 """Deflate shrinks data to no less than 1/1032."""
 
 
-def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+def read_idx(path: Path, dimensions: int) -> UInt8Array:
     """Read one IDX file of bytes (LeCun et al., the MNIST database).
 
     Args:
@@ -362,7 +363,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         raise InputError(f"{path} cannot be read ({first_line(error)}): is the file complete?") from None
 
 
-def _read_idx(file: BinaryIO | gzip.GzipFile, path: Path, dimensions: int, most: int) -> npt.NDArray[np.uint8]:
+def _read_idx(file: BinaryIO | gzip.GzipFile, path: Path, dimensions: int, most: int) -> UInt8Array:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, _UINT8, dimensions]):
         raise InputError(f"{path} is not an IDX file of bytes with {dimensions} dimensions: begins with {header[:4]!r}")
@@ -393,7 +394,7 @@ _DAMAGE = (
 """What `zipfile` raises on files that are cut short, overwritten in places, encrypted or packed in another way."""
 
 
-def read_npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+def read_npz(path: Path) -> tuple[npt.NDArray[Any], Int64Array]:
     """Read images and labels; nothing is unpickled.
 
     Args:
@@ -470,7 +471,7 @@ def _channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return images
 
 
-def _as_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _as_labels(labels: npt.NDArray[Any]) -> Int64Array:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"'labels' holds {labels.dtype} of shape {labels.shape}: expected integers [n]")
     return labels.astype(np.int64)

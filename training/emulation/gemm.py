@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap
+from simulator.dtypes import BoolArray, Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
 from training.emulation.program import Program, lower
 from training.emulation.tensors import run_on_tensors
@@ -128,10 +129,10 @@ def _run(program: Program, x: Tensor) -> Tensor:
 
 def run_on_memory(
     program: Program,
-    memory: npt.NDArray[np.int8] | npt.NDArray[np.uint8],
-    pixel: npt.NDArray[np.int64],
-    offset: npt.NDArray[np.int64],
-    outputs: npt.NDArray[np.int32],
+    memory: npt.NDArray[np.int8] | UInt8Array,
+    pixel: Int64Array,
+    offset: Int64Array,
+    outputs: Int32Array,
     place: tuple[int, int, int],
 ) -> None:
     """Run a program on activations wherever they lie: `X[m, k]` is `memory[pixel[m] + offset[k]]`.
@@ -207,7 +208,7 @@ def emulated_convolution(
     weight: Tensor,
     config: ArrayConfig,
     faults: FaultMap | None,
-    bypass: npt.NDArray[np.bool_] | None,
+    bypass: BoolArray | None,
     *,
     stride: tuple[int, int],
     dilation: tuple[int, int],
@@ -247,7 +248,7 @@ def emulated_convolution(
 @lru_cache(maxsize=8)
 def _places(
     images: tuple[int, int, int, int], kernel: tuple[int, int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], tuple[int, int]]:
+) -> tuple[Int64Array, Int64Array, tuple[int, int]]:
     """Where each output's window begins, where each kernel element lies from there, and outputs down and across."""
     batch, channels, height, width = images
     per_group, kernel_rows, kernel_columns = kernel

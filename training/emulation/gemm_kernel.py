@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numba import njit
 
+from simulator.dtypes import Int16Array, Int32Array, Int64Array
 from simulator.kernels import Function, kernels
 from training.emulation import intrinsics
 from training.emulation.intrinsics import (
@@ -27,7 +28,7 @@ from training.emulation.intrinsics import (
     store_wrapped,
     transpose_rows,
 )
-from training.emulation.program import Int16Array, Int32Array, Int64Array, Layout
+from training.emulation.program import Layout
 
 _HALF = 0xFFFF
 

@@ -10,17 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site
+from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array
 from simulator.engine.operands import check_chip
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 
 if TYPE_CHECKING:
     from simulator.multipliers.pe_behaviour_kernel import PeProducts
-
-
-Int16Array = npt.NDArray[np.int16]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
 
 
 class StuckBits(NamedTuple):
@@ -190,7 +185,7 @@ class Layout(NamedTuple):
 
     fold_rows: int
     """Rows of the array that take part, even: those with weights, and those below whose faults still make a product."""
-    in_order: npt.NDArray[np.bool_]
+    in_order: BoolArray
     """bool [N]: adders or the accumulator of the output's column have stuck bits, so its sum is made from the north."""
     first_pe: Int64Array
     """int64 [N * F + 1]: PEs of an entry are `first_pe[entry]:first_pe[entry + 1]`, from the north."""
@@ -444,9 +439,7 @@ def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
     return layout, weights
 
 
-def _pes_apart(
-    chip: ChipFaults, depth: int, last_rows: int, width: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pes_apart(chip: ChipFaults, depth: int, last_rows: int, width: int) -> tuple[Int64Array, Int64Array, Int64Array]:
     """K-fold, row and column of all PEs of one n-fold that are evaluated one by one."""
     in_use = np.arange(chip.config.rows)[:, None] < last_rows
     whole = np.argwhere(chip.apart[:, :width])

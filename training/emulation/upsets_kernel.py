@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import Site
+from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
 from simulator.multipliers import pe_behaviour_kernel as pe_products_kernel
 from simulator.multipliers.pe_behaviour_kernel import PeProducts, single_product
 from training.emulation.gemm_kernel import Source, Target
-from training.emulation.program import Int32Array, Int64Array
 
 _WEIGHT = int(Site.WEIGHT)
 _WEIGHT_LOAD = int(Site.WEIGHT_LOAD)
@@ -33,7 +33,7 @@ class Dense(NamedTuple):
     psum: Int32Array
     accumulator: Int32Array
     """int32 [2, cols]"""
-    bypass: npt.NDArray[np.bool_]
+    bypass: BoolArray
 
 
 _kernel = kernels(netlist, netlist_kernel, pe_products_kernel)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from simulator import ArrayConfig, Fault, Kind, Site
 from simulator.bits import wrap
+from simulator.dtypes import Int16Array, Int32Array, Int64Array
 from simulator.errors import InputError
 from simulator.gates.evaluation import circuit_of
 from simulator.gates.netlist import Netlist
@@ -41,9 +42,6 @@ from training.injection.fault_effect_kernel import (
 )
 from training.injection.layer_gemm import GemmInMemory, Memory
 
-Int16Array = npt.NDArray[np.int16]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
 _Number = TypeVar("_Number", bound=np.generic)
 
 _KINDS = {

@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from simulator.dtypes import Int32Array, Int64Array, UInt8Array
 from simulator.kernels import Function, kernels
-from training.emulation.program import Int32Array, Int64Array
-
-Uint8Array = npt.NDArray[np.uint8]
 
 OF_WEIGHTS, OF_PRODUCTS, OF_ACTIVATIONS, OF_ADDERS, OF_ACCUMULATORS, LOOKED_UP = range(6)
 """Which numbers a fault changes, and whether what it adds to products is looked up."""
@@ -301,7 +299,7 @@ def effect_of_fault(
     outputs: Int64Array,
     accumulated: Int32Array,
     table: Int32Array,
-    state: Uint8Array,
+    state: UInt8Array,
     numbers: Int64Array,
     delta: Int32Array,
 ) -> int:
@@ -367,7 +365,7 @@ def _finish(layer: GemmArrays, sums: Int32Array, image: int, a: int, rows: Rows)
 
 
 @inlined
-def _known(layer: GemmArrays, touched: TouchedPes, state: Uint8Array) -> bool:
+def _known(layer: GemmArrays, touched: TouchedPes, state: UInt8Array) -> bool:
     """Whether the lines of all weights that the fault meets are there; they are wanted now."""
     _, n_of_group, k_of_group = layer.weights.shape
     known = True
@@ -386,7 +384,7 @@ def _known(layer: GemmArrays, touched: TouchedPes, state: Uint8Array) -> bool:
 
 @inlined
 def _of_weights(
-    layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change, state: Uint8Array, table: Int32Array
+    layer: GemmArrays, rows: Rows, touched: TouchedPes, change: Change, state: UInt8Array, table: Int32Array
 ) -> bool:
     """Weights where PEs multiply exactly; or anything that is looked up."""
     _, n_of_group, k_of_group = layer.weights.shape

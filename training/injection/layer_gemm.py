@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simulator import ArrayConfig
+from simulator.dtypes import Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
 from training.emulation.gemm import run_on_memory
 from training.emulation.program import lower
@@ -27,11 +28,8 @@ from training.numbers import dequantize
 if TYPE_CHECKING:
     from training.emulation.program import Program
 
-Memory = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+Memory = npt.NDArray[np.int8] | UInt8Array
 """[S, image_size]: int8, or uint8 if activations are unsigned."""
-
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,21 +13,18 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
 from simulator import Fault
 from simulator.bits import wrap
+from simulator.dtypes import BoolArray, Float32Array, Int16Array, Int32Array, Int64Array, UInt8Array
 from training.injection.fault_effect import FaultEffect, fault_effect
 from training.injection.layer_gemm import GemmInMemory
 from training.injection.network_graph import GraphOperation, GraphStep, NetworkGraph
 from training.injection.replay_kernel import add_changes, compare, count_changed, mark_seen, quantise
 from training.layers.quantized import QuantizedConv2d
 from training.numbers import activation_limits
-
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
 
 OUTCOMES = ("inactive", "masked", "benign", "top1", "top5")
 """What becomes of an image: no accumulator changed; the scores are the same; the class is the same; it is another one
@@ -99,7 +96,7 @@ class Propagated(NamedTuple):
 
     trial: Int64Array
     image: Int64Array
-    outcome: npt.NDArray[np.uint8]
+    outcome: UInt8Array
     scores: Tensor
     predicted: Int64Array
     layers: Int64Array
@@ -125,7 +122,7 @@ class ChangedInputs(NamedTuple):
     memory: Any
     places: Int32Array
 
-    def of(self, chosen: npt.NDArray[np.bool_]) -> ChangedInputs:
+    def of(self, chosen: BoolArray) -> ChangedInputs:
         """Those of some entries, bool [entries]."""
         return ChangedInputs(*(np.asarray(part)[chosen] for part in self))
 
@@ -164,11 +161,11 @@ class FaultFreeLayer:
     """
 
     gemm: GemmInMemory
-    inputs: npt.NDArray[np.float32]
+    inputs: Float32Array
     memory: Any
     sums: Int32Array
-    values: npt.NDArray[np.float32]
-    by_input: npt.NDArray[np.int16]
+    values: Float32Array
+    by_input: Int16Array
     lines: tuple[int, int, int, int, int] | None
 
     @classmethod
@@ -349,7 +346,7 @@ class Replay:
             found += layer.memory.nbytes + layer.sums.nbytes
         return found
 
-    def seen(self, layer: int) -> npt.NDArray[np.bool_]:
+    def seen(self, layer: int) -> BoolArray:
         """Which activations occur at each reduction index of a layer, padding included.
 
         Returns:
@@ -377,7 +374,7 @@ class Replay:
         with torch.no_grad():
             return ReplayRun(self, trials).done()
 
-    def outcomes(self, image: Int64Array, scores: Tensor) -> npt.NDArray[np.uint8]:
+    def outcomes(self, image: Int64Array, scores: Tensor) -> UInt8Array:
         """What scores that differ come to.
 
         Args:
@@ -483,7 +480,7 @@ class ReplayRun:
         kept = self._replay.layers[layer]
         entries, inputs = self._quantised(step, layer, kept)
         sums = None
-        parts: list[tuple[Int64Array, npt.NDArray[np.int32]]] = []
+        parts: list[tuple[Int64Array, Int32Array]] = []
         place = None
         if inputs is not None:
             sums = kept.accumulated(inputs, self._image[entries])
@@ -517,7 +514,7 @@ class ReplayRun:
         layer: int,
         kept: FaultFreeLayer,
         entries: Int64Array,
-        parts: list[tuple[Int64Array, npt.NDArray[np.int32]]],
+        parts: list[tuple[Int64Array, Int32Array]],
     ) -> None:
         """Let a fault act on entries of its trial whose input is that without it."""
         image = self._image[entries]
@@ -557,7 +554,7 @@ class ReplayRun:
         layer: int,
         kept: FaultFreeLayer,
         entries: Int64Array,
-        sums: npt.NDArray[np.int32],
+        sums: Int32Array,
         inputs: ChangedInputs | None,
     ) -> None:
         """Count which accumulators differ, and keep the results of those entries.
@@ -628,17 +625,17 @@ class ReplayRun:
         counts[entries, 4] = left
 
 
-def _effect(kept: FaultFreeLayer, trial: Injected, memory: Any, sums: npt.NDArray[np.int32]) -> FaultEffect | None:
+def _effect(kept: FaultFreeLayer, trial: Injected, memory: Any, sums: Int32Array) -> FaultEffect | None:
     return fault_effect(kept.gemm, trial.fault, memory, sums, trial.group)
 
 
-def _acts(effect: FaultEffect) -> npt.NDArray[np.bool_]:
+def _acts(effect: FaultEffect) -> BoolArray:
     """For which images an effect changes accumulators, bool [images]."""
     found: Any = effect.delta.reshape(len(effect.delta), -1).any(axis=1)
     return np.asarray(found, np.bool_)
 
 
-def _added(sums: npt.NDArray[np.int32], effect: FaultEffect, kept: FaultFreeLayer) -> npt.NDArray[np.int32]:
+def _added(sums: Int32Array, effect: FaultEffect, kept: FaultFreeLayer) -> Int32Array:
     """Accumulators with a fault, in place where `sums` is a copy or belongs to the run."""
     bits = kept.gemm.config.acc_bits
     changed = sums[:, effect.outputs] + effect.delta

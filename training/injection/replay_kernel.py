@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import BoolArray, Float32Array, Int16Array, Int32Array, Int64Array
 from simulator.kernels import kernels
-from training.emulation.program import Int16Array, Int32Array, Int64Array
-
-Float32Array = npt.NDArray[np.float32]
 
 SINGLE, COLUMN, ROW, BLOCK, ALL = range(5)
 """Patterns of changed outputs."""
@@ -244,7 +241,7 @@ def compare(
 
 
 @_kernel
-def mark_seen(memory: Any, start: Int64Array, offset: Int64Array, mask: int, seen: npt.NDArray[np.bool_]) -> None:
+def mark_seen(memory: Any, start: Int64Array, offset: Int64Array, mask: int, seen: BoolArray) -> None:
     """Mark the activations that occur.
 
     Args:

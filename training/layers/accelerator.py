@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap, simulate_gemm
+from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError
 from training.emulation.gemm import check_values, faulty_gemm
 from training.numbers import wrap
@@ -44,7 +44,7 @@ class Accelerator:
 
     config: ArrayConfig
     faults: FaultMap | None = None
-    bypass: npt.NDArray[np.bool_] | None = None
+    bypass: BoolArray | None = None
     engine: Engine = "emulation"
     threads: int | None = None
 
@@ -91,7 +91,7 @@ class Accelerator:
         return hidden and not self.faults.has_flips
 
     @cached_property
-    def unusable_columns(self) -> npt.NDArray[np.int64]:
+    def unusable_columns(self) -> Int64Array:
         """Columns, int64 [columns], whose accumulator is broken, which no bypass hides."""
         return np.empty(0, np.int64) if self.faults is None else self.faults.unusable_columns()
 

@@ -23,8 +23,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError, first_line
-from simulator.faults import BoolArray
 from simulator.files import replaced
 from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import put_on_chip, quantized_layers

@@ -11,15 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError
-from simulator.faults import BoolArray
-
-Int64Array = npt.NDArray[np.int64]
 
 LARGEST_POSITION = 1 << 24
 """Positions are below it; what a layer takes on the array is bounded where a deployment is put on it."""

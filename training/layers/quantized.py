@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray
 from simulator.errors import ConversionError, InputError, NotFiniteError
-from simulator.faults import BoolArray
 from training.emulation.gemm import emulated_convolution
 from training.layers.accelerator import ENGINES, Accelerator, Engine
 from training.layers.placement import Placement

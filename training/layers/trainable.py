@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from training.emulation.program import lower
 from training.layers.accelerator import Accelerator
 from training.layers.convert import float_layers, quantized_layers

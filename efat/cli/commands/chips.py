@@ -12,10 +12,9 @@ from efat.cli.machine_options import ArrayRequest, FaultRequest, array_options, 
 from efat.cli.options import check_json, check_output, fail, force_option, json_option, output_option, write_json
 from efat.cli.parameters import INPUT_FILE, RateRange, complete_chips
 from efat.cli.printing import json_is_alone, printable, say
+from simulator.dtypes import Int64Array
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from rich.console import Console
     from rich.text import Text
 
@@ -329,7 +328,7 @@ def _map_lines(chip: Chip) -> list[Text]:
     across = -(-config.cols // WIDEST_MAP)
     shape = (-(-config.rows // down), -(-config.cols // across))
     table = chip.faults.table[chip.faults.table["site"] != Site.ACCUMULATOR]
-    sites: npt.NDArray[np.int64] = np.zeros(shape, np.int64)
+    sites: Int64Array = np.zeros(shape, np.int64)
     np.bitwise_or.at(
         sites, (table["row"] // down, table["col"] // across), np.int64(1) << table["site"].astype(np.int64)
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum, stratum_codes
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
-from simulator.faults import Int64Array
+from simulator.dtypes import Int64Array, UInt8Array
 
 if TYPE_CHECKING:
     from efat.propagation.collapsing.kernel import Operands
@@ -70,7 +70,7 @@ class Collapse:
         self._stuck = StuckRules(config, operands, self._strata)
         self._flips = FlipRules(config, operands)
 
-    def rules(self, table: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+    def rules(self, table: npt.NDArray[np.void]) -> tuple[UInt8Array, npt.NDArray[np.void]]:
         """Find the rule of each fault.
 
         Args:

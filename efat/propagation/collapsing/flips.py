@@ -15,12 +15,12 @@ from efat.propagation.collapsing.kernel import (
     count_quiet_flips,
     find_quiet_flips,
 )
-from efat.propagation.collapsing.products import UInt64Array, disturbed_products
+from efat.propagation.collapsing.products import disturbed_products
 from efat.propagation.population import Stratum
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
+from simulator.dtypes import BoolArray, Int64Array, UInt8Array, UInt64Array
 from simulator.engine.timing import load_cycles, stream_cycles
-from simulator.faults import BoolArray, Int64Array
 
 _OF_OPERANDS = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.MULTIPLIER)
 """Their FLIPs may leave a product as it is; all others change a sum wherever they touch one."""
@@ -49,7 +49,7 @@ class FlipRules:
         self._operands = operands
         self._disturbed: dict[Site, UInt64Array] = {}
 
-    def rules(self, table: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+    def rules(self, table: npt.NDArray[np.void]) -> UInt8Array:
         """Find the rule of each FLIP.
 
         Args:

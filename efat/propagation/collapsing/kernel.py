@@ -11,14 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt8Array, UInt64Array
 from simulator.kernels import kernels
-
-BoolArray = npt.NDArray[np.bool_]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-UInt64Array = npt.NDArray[np.uint64]
 
 _kernel = kernels()
 
@@ -48,7 +43,7 @@ class Operands(NamedTuple):
     n: Int64Array
     first_weight: Int64Array
     first_seen: Int64Array
-    weights: npt.NDArray[np.uint8]
+    weights: UInt8Array
     seen: UInt64Array
 
 
@@ -332,8 +327,6 @@ def find_quiet_flips(operands: Operands, disturbed: UInt64Array, touched: Touche
                 quiet[flip] = False
                 break
 
-
-Int16Array = npt.NDArray[np.int16]
 
 ALL_ZERO = 64
 """Zeros at the end of a number that is 0."""

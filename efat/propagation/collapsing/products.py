@@ -16,12 +16,8 @@ import numpy.typing as npt
 from efat.propagation.population import Stratum
 from simulator import ArrayConfig, Kind, Site
 from simulator.bits import as_number
-from simulator.faults import Int64Array
+from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt64Array
 from simulator.multipliers.multiplier import exact_products
-
-UInt64Array = npt.NDArray[np.uint64]
-Int16Array = npt.NDArray[np.int16]
-Int32Array = npt.NDArray[np.int32]
 
 _WORD_BITS = 64
 _BLOCK = 1 << 23
@@ -56,7 +52,7 @@ def words_of(config: ArrayConfig) -> int:
     return max(1, (1 << config.act_bits) // _WORD_BITS)
 
 
-def packed(marks: npt.NDArray[np.bool_]) -> UInt64Array:
+def packed(marks: BoolArray) -> UInt64Array:
     """Pack marks of patterns into words.
 
     Args:

@@ -17,18 +17,11 @@ from efat.propagation.collapsing.kernel import (
     find_trailing_zeros,
     stand_ins,
 )
-from efat.propagation.collapsing.products import (
-    Alike,
-    Int16Array,
-    Int32Array,
-    alike,
-    clean_products,
-    disturbed_products,
-)
+from efat.propagation.collapsing.products import Alike, alike, clean_products, disturbed_products
 from efat.propagation.population import Stratum, stratum_codes
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
-from simulator.faults import BoolArray, Int64Array
+from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt8Array
 
 
 class OperandChains(NamedTuple):
@@ -185,7 +178,7 @@ class StuckRules:
         self._locals = sorted(stratum for stratum in self._strata if self._may_be_local(stratum))
         self._place = {stratum: place for place, stratum in enumerate(self._locals)}
 
-    def rules(self, table: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+    def rules(self, table: npt.NDArray[np.void]) -> tuple[UInt8Array, npt.NDArray[np.void]]:
         """Find the rule of each fault.
 
         Args:

@@ -24,7 +24,7 @@ from efat.figures import drawing, lot
 from efat.figures.drawing import COLORS, NARROW, WIDE, bitmap, page_axes, page_figure, scale
 from efat.figures.resilience import spread
 from efat.reports.lot import LotReport, lot_page, read_lot_report
-from simulator.faults import BoolArray
+from simulator.dtypes import BoolArray
 from tests.support.html_page import Element, read_page
 from tests.support.page_figures import has, levels, lines, marks, place, points
 from tests.support.retrained_lots import write_retrained_lot

@@ -21,8 +21,8 @@ from efat.planning.fusion import AmountMap
 from efat.resilience.severity import bypass_of, pruned_severity
 from efat.retraining.lot import fused_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from simulator.multipliers.multiplier import Multiplier
 from tests.support.tiny_networks import (

@@ -24,8 +24,8 @@ from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.severity import severity, weights_per_pe
 from efat.resilience.table import write_table
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip, write_lot
 from tests.support.lot_retraining import LOT, NETWORK, OUT, TABLE, carried_out, random_chips, write_measured
 from tests.support.resilience_runs import small_setup

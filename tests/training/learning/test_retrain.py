@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from simulator import Fault, FaultMap, FaultModel, Kind, Site, sample_faults
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from simulator.lots.chips import Chip
 from tests.support.retraining_runs import (
     DATA,

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from simulator import ArrayConfig
+from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError
-from simulator.faults import BoolArray
-from training.layers.placement import Int64Array, Placement
-from training.learning.mitigations.assignment_kernel import Float64Array, cheapest_places, product
+from training.layers.placement import Placement
+from training.learning.mitigations.assignment_kernel import cheapest_places, product
 
 MOST_ROUNDS = 8
 """How often columns and rows are both assigned anew, at most."""

@@ -9,12 +9,9 @@ with 1 % to 30 % of their PEs bypassed it takes 22 to 78 s, and this 0.3 to 0.6 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.dtypes import Float64Array, Int64Array
 from simulator.kernels import kernels
-
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 _kernel = kernels()
 

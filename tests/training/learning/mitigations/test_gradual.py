@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from tests.support.tiny_networks import accelerator, faulty_chip, with_broken_accumulators
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.gradual import Gradual

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig, FaultMap, FaultModel, Site
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from simulator.faults import BoolArray
 from tests.support.tiny_networks import faulty_chip
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.hardening import Hardening
