@@ -12,13 +12,13 @@ from efat.cli.machine_options import ArrayRequest, FaultRequest, array_options, 
 from efat.cli.options import check_json, check_output, fail, force_option, json_option, output_option, write_json
 from efat.cli.parameters import INPUT_FILE, RateRange, complete_chips
 from efat.cli.printing import json_is_alone, printable, say
-from simulator.dtypes import Int64Array
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
     from efat.cli.render import ResultsTable
+    from simulator.dtypes import Int64Array
     from simulator.lots.chips import Chip, ChipLot
 
 MOST_CHIPS = 1_000_000

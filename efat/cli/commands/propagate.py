@@ -24,7 +24,7 @@ from efat.cli.options import (
     network_options,
     write_json,
 )
-from efat.cli.parameters import INPUT_FILE, KINDS, SITES, Fraction, Named, SiteBits
+from efat.cli.parameters import INPUT_FILE, KINDS, SITES, Fraction, OneOf, SiteBits
 from efat.cli.printing import note, say, warn_of_guessing
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ propagation_options = gathered(
         "--site",
         "sites",
         multiple=True,
-        type=Named("site", SITES),
+        type=OneOf("site", SITES),
         help=f"Net that can be faulty; repeatable: {', '.join(name.lower() for name in SITES)}.  "
         "[default: all but multiplier]",
     ),
@@ -132,7 +132,7 @@ propagation_options = gathered(
         "--kind",
         "kinds",
         multiple=True,
-        type=Named("kind", KINDS),
+        type=OneOf("kind", KINDS),
         help=f"How nets are faulty; repeatable: {', '.join(name.lower() for name in KINDS)}.  "
         "[default: both stuck values]",
     ),

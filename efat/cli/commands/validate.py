@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from efat.cli.options import NetworkRequest, check_json, fail, input_errors, json_option, network_options, write_json
-from efat.cli.parameters import INPUT_FILE, SITES, ArraySize, unknown_name
+from efat.cli.parameters import INPUT_FILE, SITES, ArraySize, SomeOf
 from efat.cli.printing import say
 from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
@@ -33,7 +33,9 @@ Examples:
 """
 )
 @click.option("--array", type=ArraySize(), help="Size of the arrays.  [default: many sizes up to 24x24]")
-@click.option("--sites", metavar="SITE,...", help="Nets that may be faulty.  [default: all]")
+@click.option(
+    "--sites", type=SomeOf("site", SITES), metavar="SITE,...", help="Nets that may be faulty.  [default: all]"
+)
 @click.option(
     "--against",
     type=click.Choice(["cycle", "rtl"]),
@@ -60,7 +62,7 @@ Examples:
 @json_option("what was counted")
 def validate(
     array: tuple[int, int] | None,
-    sites: str | None,
+    sites: tuple[str, ...] | None,
     against: str,
     cases: int | None,
     minutes: float | None,
@@ -110,23 +112,13 @@ def validate(
     if cases is None and minutes is None:
         cases = DEFAULT_CASES if against == "cycle" else DEFAULT_RTL_CASES
     seed = secrets.randbelow(1 << 32) if seed is None else seed
-    _compare_cases(array, _chosen_sites(sites), against, cases, minutes, seed, json_path)
+    _compare_cases(array, list(sites or SITES), against, cases, minutes, seed, json_path)
 
 
 def _refuse_together(option: str, others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is not None:
             fail(f"{name} does not go with {option}: leave one of them out")
-
-
-def _chosen_sites(listed: str | None) -> list[str]:
-    if listed is None:
-        return list(SITES)
-    names = [name.strip().upper().replace("-", "_") for name in listed.split(",")]
-    for name in names:
-        if name not in SITES:
-            fail(unknown_name(name.lower(), "site", SITES))
-    return names
 
 
 def _compare_cases(
