@@ -28,21 +28,7 @@ DEFAULT_LABEL_SMOOTHING = 0.0
 
 @dataclass(frozen=True)
 class RecipeRequest:
-    """How a user wants a network to learn.
-
-    Attributes:
-        batch: images in a mini-batch.
-        optimizer: name of a class in `torch.optim`.
-        learning_rate: its step size.
-        options: its other options.
-        schedule: name of a class in `torch.optim.lr_scheduler`; None for a constant learning rate.
-        schedule_options: its options.
-        label_smoothing: of the cross entropy.
-        augment: whether training images are augmented, or whether they are flipped and by how many pixels padded; None
-            if the network's are.
-        calibration: how the activations' scales are chosen.
-        learn_scales: whether they are learned from there.
-    """
+    """How a user wants a network to learn; the fields are the values of `recipe_options`."""
 
     batch: int
     optimizer: str
@@ -57,25 +43,13 @@ class RecipeRequest:
 
     @property
     def augmentation(self) -> Augmentation | bool | None:
-        """What is done to training images, if the user says it; otherwise whether anything is, or None.
-
-        Raises:
-            InputError: padding out of range.
-        """
+        """What is done to training images, if the user says it; otherwise whether anything is, or None."""
         from training.data.batches import Augmentation
 
         return Augmentation(*self.augment) if isinstance(self.augment, tuple) else self.augment
 
     def recipe(self, seed: int, augmentation: Augmentation | None = None) -> Recipe:
-        """The recipe.
-
-        Args:
-            seed: of orders and augmentation.
-            augmentation: what is done to training images; None for nothing.
-
-        Raises:
-            InputError: a value is out of range, or PyTorch has no such optimiser or schedule.
-        """
+        """The recipe, tried with the user's version of PyTorch."""
         from training.data.batches import NO_AUGMENTATION
         from training.learning.recipe import Recipe
 
@@ -186,13 +160,7 @@ def _named(option: str, given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What a user says of it; see `efat.image_split.SplitRequest`.
-
-    Attributes:
-        tune_images: how many decide; None for the default.
-        verify_images: places of the test images that judge; None for all that do not decide.
-        verify_data: other images that judge; None for test images.
-    """
+    """Which images decide and which judge, as a user says it; see `efat.SplitRequest`."""
 
     tune_images: int | None
     verify_images: tuple[int, int] | None
@@ -201,19 +169,16 @@ class SplitOptions:
     @property
     def given(self) -> list[str]:
         """The options that were given."""
-        values = {
-            "--tune-images": self.tune_images,
-            "--verify-images": self.verify_images,
-            "--verify-data": self.verify_data,
-        }
-        return [name for name, value in values.items() if value is not None]
+        return _given(
+            {
+                "--tune-images": self.tune_images,
+                "--verify-images": self.verify_images,
+                "--verify-data": self.verify_data,
+            }
+        )
 
     def request(self) -> SplitRequest:
-        """The same for the library.
-
-        Raises:
-            InputError: both `verify_images` and `verify_data`.
-        """
+        """The same for the library."""
         from efat import SplitRequest
 
         return SplitRequest(self.tune_images, self.verify_images, self.verify_data)
@@ -242,12 +207,7 @@ split_options = gathered(
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """Where a user wants work to run.
-
-    Attributes:
-        workers: processes; 0 for none but this one, None for one for each core.
-        ray: address of a Ray cluster; None for none.
-    """
+    """Where a user wants work to run: in so many processes, or on the Ray cluster at an address."""
 
     workers: int | None
     ray: str | None
@@ -255,26 +215,17 @@ class WorkerRequest:
     @property
     def given(self) -> list[str]:
         """The options that were given."""
-        values = {"--workers": self.workers, "--ray": self.ray}
-        return [name for name, value in values.items() if value is not None]
+        return _given({"--workers": self.workers, "--ray": self.ray})
 
     def executor(self) -> Executor:
-        """What runs it.
-
-        Raises:
-            click.ClickException: both are asked for.
-        """
+        """What runs it."""
         from efat.campaigns.workers import executor_of
 
         return executor_of(self.where)
 
     @property
     def where(self) -> int | str | None:
-        """What functions take as `workers`.
-
-        Raises:
-            click.ClickException: both are asked for.
-        """
+        """What functions take as `workers`."""
         if self.ray is not None and self.workers is not None:
             fail("--workers and --ray are both given: choose one")
         return self.workers if self.ray is None else self.ray
@@ -296,3 +247,7 @@ worker_options = gathered(
     ),
 )
 """Options for where work runs; the command gets them as one argument `workers`, a `WorkerRequest`."""
+
+
+def _given(values: dict[str, object]) -> list[str]:
+    return [name for name, value in values.items() if value is not None]

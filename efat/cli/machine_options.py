@@ -47,20 +47,7 @@ TABLE_OPTIONS = (
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """The array that a user describes.
-
-    Attributes:
-        array: rows and columns.
-        weight_bits: width of weights.
-        act_bits: width of activations.
-        unsigned_acts: whether these are unsigned.
-        acc_bits: width of partial sums.
-        multiplier: name of a design, or a file.
-        faulty_multipliers: tables that PEs with a MULTIPLIER fault multiply by.
-        table_signed: whether the operands of tables are signed; None if not said.
-        sign_magnitude: whether tables multiply magnitudes.
-        table_first: the operand that tables count through slowly; None if not said.
-    """
+    """The array that a user describes; the fields are the values of `array_options`."""
 
     array: tuple[int, int]
     weight_bits: int
@@ -74,11 +61,7 @@ class ArrayRequest:
     table_first: str | None
 
     def config(self) -> ArrayConfig:
-        """The array; says on the terminal what was found in a multiplier's file.
-
-        Raises:
-            click.ClickException: there is no such array, a file of a multiplier is wrong, or an option has no effect.
-        """
+        """The array; says on the terminal what was found in a multiplier's file."""
         from simulator import ArrayConfig
 
         if (self.multiplier in DESIGNS or is_netlist(self.multiplier)) and not self.faulty_multipliers:
@@ -167,17 +150,7 @@ def table_signs(
 
 
 def refuse_table_options(what: str, table_signed: bool | None, sign_magnitude: bool, table_first: str | None) -> None:
-    """Refuse options of product tables where none is read.
-
-    Args:
-        what: what there is instead.
-        table_signed: value of the option `--table-signed/--table-unsigned`.
-        sign_magnitude: of `--sign-magnitude`.
-        table_first: of `--table-first`.
-
-    Raises:
-        click.ClickException: one of them is given.
-    """
+    """Refuse the values of `TABLE_OPTIONS` where no table is read; `what` says what there is instead."""
     signed = {None: "", True: "--table-signed", False: "--table-unsigned"}[table_signed]
     given = signed or ("--sign-magnitude" if sign_magnitude else "--table-first" if table_first else "")
     if given:
@@ -196,14 +169,6 @@ def chosen_multiplier(
     """The multiplier of an array: a built-in design by its name, anything else read.
 
     Says on the terminal which ports of a netlist were taken, and how near products are to the exact ones.
-
-    Args:
-        name: of a design or a file.
-        faulty: files of the tables that PEs with a faulty multiplier multiply by.
-        weight_bits: width of weights.
-        act_bits: width of activations.
-        unsigned_acts: whether these are unsigned.
-        signs: what files of tables do not say.
     """
     from simulator.gates.files import read_netlist_file
     from simulator.multipliers.files import read_multiplier, read_table
@@ -253,14 +218,7 @@ def ports_text(read: NetlistFile) -> str:
 
 @dataclass(frozen=True)
 class FaultRequest:
-    """The random faults that a user describes.
-
-    Attributes:
-        sites: nets that break and their relative weights; empty for the default.
-        kinds: how they break, likewise.
-        pattern: where broken PEs lie.
-        cluster_alpha: clustering of the pattern `clustered`.
-    """
+    """The random faults that a user describes: nets and kinds with their relative weights, none for the default."""
 
     sites: tuple[tuple[str, float], ...]
     kinds: tuple[tuple[str, float], ...]
@@ -268,11 +226,7 @@ class FaultRequest:
     cluster_alpha: float
 
     def model(self, rate: float | tuple[float, float], cycles: int | None = None) -> FaultModel:
-        """The fault model of a fault rate or a range of them, and of clock cycles that flips are drawn from.
-
-        Raises:
-            click.ClickException: there is no such model.
-        """
+        """The fault model of a fault rate or a range of them, and of clock cycles that flips are drawn from."""
         from simulator import FaultModel, Kind, Site
 
         chosen: dict[str, object] = {}
@@ -290,11 +244,7 @@ class FaultRequest:
             )
 
     def refuse_without_effect(self, context: click.Context) -> None:
-        """Refuse what is said twice, and options that change nothing beside the others.
-
-        Raises:
-            click.ClickException: so it is.
-        """
+        """Refuse what is said twice, and options that change nothing beside the others."""
         for option, named in (("--site", self.sites), ("--kind", self.kinds)):
             names = [name for name, _ in named]
             twice = next((name for name in names if names.count(name) > 1), None)
@@ -311,15 +261,7 @@ class FaultRequest:
                 fail(f"{option} has no effect: the pattern is {self.pattern}; add --pattern clustered or leave it out")
 
     def check_multiplier(self, config: ArrayConfig, faulty_multipliers: tuple[Path, ...] = ()) -> None:
-        """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use.
-
-        Args:
-            config: the array.
-            faulty_multipliers: tables that PEs with a MULTIPLIER fault multiply by.
-
-        Raises:
-            click.ClickException: so it is.
-        """
+        """Refuse faults of multipliers that have no place for them, and faulty tables that no fault would use."""
         asked = any(name == "MULTIPLIER" and weight > 0 for name, weight in self.sites)
         if faulty_multipliers and not asked:
             fail("--faulty-multiplier: no fault would use it: add --site multiplier")

@@ -26,11 +26,7 @@ NETWORKS = "digits-cnn, lenet5, vgg11, resnet20, resnet18, or package.module:fun
 
 
 def bundled(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    """Options that a command gets as they are.
-
-    Args:
-        options: what `click.option` gives, in the order of the help.
-    """
+    """Options that a command gets as they are, in the order of the help."""
 
     def decorate(command: _Command) -> _Command:
         for option in reversed(options):
@@ -43,13 +39,7 @@ def bundled(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 def gathered(
     name: str, gather: Callable[..., object], *options: Callable[[Any], Any]
 ) -> Callable[[_Command], _Command]:
-    """A group of options that a command gets as one argument.
-
-    Args:
-        name: of the argument.
-        gather: makes it of the values of the options, which it takes by name; what contradicts itself it refuses.
-        options: what `click.option` gives, in the order of the help.
-    """
+    """Options that a command gets as one argument `name`, which `gather` makes of their values by name."""
     declared: Any = lambda: None  # noqa: E731
     names = [parameter.name for parameter in bundled(*options)(declared).__click_params__]
 
@@ -71,14 +61,7 @@ ARRAY_HELP = "The array: rows x columns, such as 64x64, a preset (see efat cycle
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """The network that a user names, and its data.
-
-    Attributes:
-        network: its name, or `package.module:function`; None if it is said otherwise.
-        weights: file of its weights; None for those that come with it.
-        data: folder or file of images; None for those that come with it.
-        normalize: a mean and a deviation for each channel of its images.
-    """
+    """The network that a user names, and its data; the fields are the values of `network_options`."""
 
     network: str | None
     weights: Path | None
@@ -87,11 +70,7 @@ class NetworkRequest:
 
     @property
     def normalization(self) -> Normalization | None:
-        """What `--normalize` says.
-
-        Raises:
-            InputError: it says nothing that can be.
-        """
+        """What `--normalize` says."""
         from training.data.datasets import Normalization
 
         return None if self.normalize is None else Normalization.parse(self.normalize)
@@ -120,14 +99,7 @@ def network_options(
     *,
     required: bool = False,
 ) -> Callable[[_Command], _Command]:
-    """Options for a network and its data; the command gets them as one argument `subject`, a `NetworkRequest`.
-
-    Args:
-        network: help of `--network`.
-        weights: help of `--weights`.
-        data: help of `--data`.
-        required: whether there is no other way to name a network.
-    """
+    """Options for a network and its data, with the help given; the command gets `subject`, a `NetworkRequest`."""
     return gathered(
         "subject",
         NetworkRequest,
@@ -159,12 +131,7 @@ array_of_lot_option = click.option(
 def calibration_option(
     help_text: str = "How the activations' scales are chosen.", *, default: str | None = "max"
 ) -> Callable[[_Command], _Command]:
-    """The option `--calibration`.
-
-    Args:
-        help_text: of it.
-        default: what it is without it; None if the command decides.
-    """
+    """The option `--calibration`; with the default None the command decides."""
     return click.option(
         "--calibration",
         type=click.Choice(["max", "percentile", "mse"]),
@@ -183,16 +150,7 @@ def output_option(help_text: str) -> Callable[[_Command], _Command]:
 
 
 def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ()) -> None:
-    """Refuse an output file before any work is done, rather than after it.
-
-    Args:
-        path: the file to write.
-        force: whether it may be there already.
-        inputs: files that the command reads; they are never replaced, not even with `force`.
-
-    Raises:
-        click.ClickException: it is there already and must not be, or its folder cannot be written to.
-    """
+    """Refuse an output file before any work is done; inputs are never replaced, not even with `force`."""
     import os
 
     if path.is_dir():
@@ -210,11 +168,7 @@ def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ())
 
 
 def json_option(help_text: str) -> Callable[[_Command], _Command]:
-    """The option `--json FILE`; with `-` nothing but JSON is on standard output.
-
-    Args:
-        help_text: what is written, such as "everything found".
-    """
+    """The option `--json FILE` for what the help says, such as "everything found"; `-` is standard output."""
     option = click.option(
         "--json",
         "json_path",
@@ -236,15 +190,7 @@ def json_option(help_text: str) -> Callable[[_Command], _Command]:
 
 
 def check_json(path: Path | None, inputs: Sequence[Path] = ()) -> None:
-    """Refuse what `--json` names, before any work is done, if it cannot be written.
-
-    Args:
-        path: the file; None for none, `-` for standard output.
-        inputs: files that the command reads.
-
-    Raises:
-        click.ClickException: so it is.
-    """
+    """Refuse what `--json` names, before any work is done, if it cannot be written."""
     if path is not None and not _is_stdout(path):
         check_output(path, inputs=inputs)
 

@@ -22,10 +22,7 @@ _JSON_STREAM = "efat.json_stream"
 
 
 def printable(text: str) -> str:
-    r"""A text as it may be printed, whoever wrote it.
-
-    Args:
-        text: from a file, an exception or a user's module, say; its lines stay lines.
+    r"""A text as it may be printed, whoever wrote it; its lines stay lines.
 
     >>> printable("chip\x1b[31m-1")
     'chip\\x1b[31m-1'
@@ -44,12 +41,7 @@ def note(text: str) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a text on standard output.
-
-    Args:
-        text: what to say.
-        err: on standard error instead.
-    """
+    """Print a text on standard output, or on standard error."""
     click.echo(printable(text), err=err)
 
 
@@ -64,23 +56,13 @@ def words_of(context: click.Context) -> tuple[str, ...]:
 
 
 def this_command(*more: str) -> str:
-    """The command that runs, as one gives it to a shell.
-
-    Args:
-        more: words to add to it.
-    """
+    """The command that runs, and more words, as one gives it to a shell."""
     context = click.get_current_context(silent=True)
     return shlex.join([*(() if context is None else words_of(context)), *more])
 
 
 def command_text(name: str, *arguments: object, **options: object) -> str:
-    """A command of `efat` for people to run, as one gives it to a shell.
-
-    Args:
-        name: of the command.
-        arguments: its arguments.
-        options: its options by name, `output` for `-o`; those that are None are left out.
-    """
+    """A command of `efat` for people to run; options that are None are left out, `output` stands for `-o`."""
     words = ["efat", name, *map(str, arguments)]
     for option, value in options.items():
         if value is not None:
@@ -145,15 +127,9 @@ def warn_of_own_weights(network: str | None, weights: Path | None) -> None:
 
 
 def warn_of_guessing(what: str, accuracy: Accuracy | None, classes: int) -> bool:
-    """Warn if a network without faults cannot be told from one that guesses.
+    """Warn if a network without faults, such as "the float network", cannot be told from one that guesses.
 
-    Args:
-        what: what was measured, such as "the float network".
-        accuracy: its accuracy; None if it was not measured, of which nothing is said.
-        classes: number of classes of the data.
-
-    Returns:
-        Whether it was warned of.
+    Of an accuracy that was not measured, None, nothing is said. Returns whether it was warned of.
     """
     if accuracy is None or not accuracy.like_guessing(classes):
         return False

@@ -18,8 +18,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    TaskID,
-    TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -211,62 +209,37 @@ def facts_table(title: str) -> ResultsTable:
     return ResultsTable(title, [_Column("", "left"), _Column("", "right")], bare=True)
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    """Bars on standard error if that is a terminal."""
+def _bars(extra: str | None = None) -> Progress:
+    """Bars on standard error if that is a terminal; `extra` is a field of their tasks that is shown, too."""
     shown = console(stderr=True)
-    return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
+    columns: list[str | ProgressColumn] = ["{task.description}", BarColumn(), MofNCompleteColumn()]
+    if extra is not None:
+        columns.append(f"{{task.fields[{extra}]}}")
+    return Progress(*columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal)
 
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error; yields a function that takes the number of things just done.
-
-    Args:
-        what: what is counted, in plural.
-        total: how many there will be.
-    """
+    """Show a bar of what is counted, in plural; yields a function that takes the number of things just done."""
     with progress_bars({what: total}) as (progress,):
         yield progress
 
 
 @contextmanager
 def progress_bars(totals: Mapping[str, int]) -> Iterator[list[Callable[[int], None]]]:
-    """Show bars on standard error; yields for each of them a function that takes the number of things just done.
-
-    Args:
-        totals: what is counted, in plural, and how many there will be; what there is nothing of has no bar.
-    """
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with _progress(*columns) as progress:
+    """Show a bar for each total, as `progress_bar`; what there is nothing of has no bar."""
+    with _bars() as progress:
         tasks = [progress.add_task(what, total=total, visible=total > 0) for what, total in totals.items()]
-        yield [partial(_advance, progress, task) for task in tasks]
-
-
-def _advance(progress: Progress, task: TaskID, done: int) -> None:
-    progress.update(task, advance=done)
+        yield [partial(progress.advance, task) for task in tasks]
 
 
 @contextmanager
 def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar with things per second on standard error; yields a function that takes the number done so far.
+    """Show a bar with things per second; yields a function that takes the number done so far.
 
-    Args:
-        what: what is counted, in plural.
-        total: how many there will be, or None if time decides.
+    The total is None where time decides.
     """
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with _progress(*columns) as progress:
+    with _bars("rate") as progress:
         task = progress.add_task(what, total=total, rate="")
         begun = time.perf_counter()
 
@@ -279,21 +252,12 @@ def rate_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def training_bar(beginning: str) -> Iterator[Callable[[int, int, TrainingProgress | None], None]]:
-    """Show a bar with loss and accuracy on standard error; yields a function that takes how far a training is.
+    """Show a bar with loss and accuracy; yields a function that takes how far a training is.
 
-    It takes the iterations that are done, and that there will be, and the last moment if there was one.
-
-    Args:
-        beginning: what is done before the first of them.
+    It takes the iterations that are done, and that there will be, and the last moment if there was one. `beginning` is
+    what is done before the first of them.
     """
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with _progress(*columns) as progress:
+    with _bars("state") as progress:
         task = progress.add_task(beginning, total=None, state="")
         smoothed: float | None = None
 
@@ -312,18 +276,11 @@ def training_bar(beginning: str) -> Iterator[Callable[[int, int, TrainingProgres
 
 @contextmanager
 def stages_bar() -> Iterator[Callable[..., None]]:
-    """Show a bar for each stage of some work on standard error.
+    """Show a bar for each stage of some work; yields a function that takes how far one is.
 
-    Yields:
-        A function that takes the stage's name, how much is done and of how much, and what else to say of it.
+    It takes the stage's name, how much of it is done and of how much, and what else to say of it.
     """
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with _progress(*columns) as progress:
+    with _bars() as progress:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, of: int, note: str = "") -> None:
