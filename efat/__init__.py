@@ -34,15 +34,23 @@ if TYPE_CHECKING:
     from efat.retraining.manifest import Manifest
     from efat.retraining.metrics import Metrics
     from efat.setup import Setup
-    from efat.validation.campaign import Mismatch, Validation, validate
-    from efat.validation.networks import ChipComparison, NetworkValidation
+    from efat.validation.validation import (
+        ChipComparison,
+        ComparedCase,
+        NetworkValidation,
+        Validation,
+        replay_case,
+        validate,
+        validate_network,
+    )
     from simulator.errors import InputError
 
 _MODULES = {
     "Accuracy": "efat.confidence",
-    "ChipComparison": "efat.validation.networks",
+    "ChipComparison": "efat.validation.validation",
     "ChipReport": "efat.inference.classified",
     "ChipRetraining": "efat.retraining.chip",
+    "ComparedCase": "efat.validation.validation",
     "Comparison": "efat.inference.classified",
     "Constraint": "efat.planning.selection",
     "EngineMismatchError": "efat.inference.classified",
@@ -55,9 +63,8 @@ _MODULES = {
     "Lot": "efat.lot",
     "Manifest": "efat.retraining.manifest",
     "Metrics": "efat.retraining.metrics",
-    "Mismatch": "efat.validation.campaign",
     "NetworkCycles": "efat.network_gemms",
-    "NetworkValidation": "efat.validation.networks",
+    "NetworkValidation": "efat.validation.validation",
     "Plan": "efat.planning.plan",
     "Propagation": "efat.propagation.tables",
     "Report": "efat.reports.report",
@@ -67,18 +74,20 @@ _MODULES = {
     "Simulation": "efat.inference.simulation",
     "SplitRequest": "efat.image_split",
     "Statistic": "efat.planning.selection",
-    "Validation": "efat.validation.campaign",
+    "Validation": "efat.validation.validation",
     "WorkerDiedError": "efat.campaigns.workers",
     "count_cycles": "efat.network_gemms",
     "explain": "efat.explanation.explanation",
     "measure_resilience": "efat.resilience.measurement",
     "plan": "efat.planning.planner",
     "propagate": "efat.propagation.campaign",
+    "replay_case": "efat.validation.validation",
     "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
     "simulate": "efat.inference.simulation",
-    "validate": "efat.validation.campaign",
+    "validate": "efat.validation.validation",
+    "validate_network": "efat.validation.validation",
 }
 """What is exported, and the module that has it."""
 
@@ -87,6 +96,7 @@ __all__ = [
     "ChipComparison",
     "ChipReport",
     "ChipRetraining",
+    "ComparedCase",
     "Comparison",
     "Constraint",
     "EngineMismatchError",
@@ -99,7 +109,6 @@ __all__ = [
     "Lot",
     "Manifest",
     "Metrics",
-    "Mismatch",
     "NetworkCycles",
     "NetworkValidation",
     "Plan",
@@ -118,11 +127,13 @@ __all__ = [
     "measure_resilience",
     "plan",
     "propagate",
+    "replay_case",
     "report",
     "retrain",
     "retrain_chip",
     "simulate",
     "validate",
+    "validate_network",
 ]
 
 

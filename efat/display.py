@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -16,76 +16,100 @@ class Table:
 
     Attributes:
         title: what it is of.
-        columns: their heads.
+        columns: their heads; a line break is where one may be broken.
         rows: a value for each column; None shows as a dash, a fraction that is to be in percent is a text already.
         notes: lines below it.
+        left: how many columns, the first ones, are of text; all others are of numbers.
+        most: rows that are shown; how many more there are is said.
+        sections: numbers of rows, from 0, after which a line may be drawn.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     notes: Sequence[str] = ()
+    left: int = 1
+    most: int = MOST_ROWS
+    sections: Sequence[int] = ()
 
     @property
     def texts(self) -> list[list[str]]:
         """The rows, as they are shown."""
         return [[_text(value) for value in row] for row in self.rows]
 
+    @property
+    def more(self) -> int:
+        """Rows that are not shown."""
+        return max(0, len(self.rows) - self.most)
+
     def __str__(self) -> str:
-        cells = self.texts[:MOST_ROWS]
-        widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
-        right = self._numbers()
-        lines = [
+        shown = [self._heads, *self.texts[: self.most]]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        lines = (
             "  ".join(
-                text.rjust(width) if is_number else text.ljust(width)
-                for text, width, is_number in zip(row, widths, right, strict=True)
+                text.ljust(width) if place < self.left else text.rjust(width)
+                for place, (text, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in (self.columns, *cells)
-        ]
-        return "\n".join([self.title, *lines, *self._below()])
+            for row in shown
+        )
+        return "\n".join([self.title, *lines, *self._below])
 
     def _repr_html_(self) -> str:
-        right = [" style='text-align: right'" if is_number else "" for is_number in self._numbers()]
-        heads = "".join(f"<th{style}>{escape(head)}</th>" for head, style in zip(self.columns, right, strict=True))
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td{style}>{escape(text)}</td>" for text, style in zip(row, right, strict=True))
-            + "</tr>"
-            for row in self.texts[:MOST_ROWS]
-        )
-        below = "".join(f"<p>{escape(line)}</p>" for line in self._below())
+        heads = self._html_row("th", self._heads)
+        rows = "".join(self._html_row("td", row) for row in self.texts[: self.most])
+        below = "".join(f"<p>{escape(line)}</p>" for line in self._below)
         return (
-            f"<table><caption>{escape(self.title)}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
-            f"</table>{below}"
+            f"<table><caption>{escape(self.title)}</caption><thead>{heads}</thead><tbody>{rows}</tbody></table>{below}"
         )
 
-    def _numbers(self) -> list[bool]:
-        """Which columns have numbers, or percentages."""
-        texts = [[row[place] for row in self.rows] for place in range(len(self.columns))]
-        return [any(not isinstance(value, str) or value.endswith("%") for value in column) for column in texts]
+    def _html_row(self, tag: str, texts: Sequence[str]) -> str:
+        styles = ["" if place < self.left else " style='text-align: right'" for place in range(len(texts))]
+        cells = (f"<{tag}{style}>{escape(text)}</{tag}>" for style, text in zip(styles, texts, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
+    @property
+    def _heads(self) -> list[str]:
+        return [" ".join(head.split()) for head in self.columns]
+
+    @property
     def _below(self) -> list[str]:
-        more = len(self.rows) - MOST_ROWS
-        return [*([f"and {more:,} more"] if more > 0 else []), *self.notes]
+        return [*([f"and {self.more:,} more"] if self.more else []), *self.notes]
+
+
+class Verdict(str):
+    """A line that sums up."""
+
+    __slots__ = ()
 
 
 class Shown:
-    """A mixin for what prints as a table; `table` says which."""
+    """A mixin for what prints as tables and lines, wherever it is printed; `table` or `parts` says which."""
 
     __slots__ = ()
 
     def table(self) -> Table:
-        """What is shown of it."""
+        """What is shown of it, if that is one table."""
         raise NotImplementedError
 
+    def parts(self) -> Iterator[Table | str]:
+        """What is shown of it, in turn."""
+        yield self.table()
+
     def __str__(self) -> str:
-        return str(self.table())
+        return "\n".join(map(str, self.parts()))
 
     def __repr__(self) -> str:
-        return str(self.table())
+        return str(self)
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return "".join(
+            part._repr_html_() if isinstance(part, Table) else f"<p>{escape(part)}</p>" for part in self.parts()
+        )
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """A number of things."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def percent(part: int, of: int) -> str:

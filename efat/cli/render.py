@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from efat import display
 from efat.cli.printing import json_is_alone, printable
 
 if TYPE_CHECKING:
@@ -202,6 +203,33 @@ def results_table(title: str, left: Sequence[str], right: Sequence[str]) -> Resu
     return ResultsTable(
         title, [*(_Column(heading, "left") for heading in left), *(_Column(heading, "right") for heading in right)]
     )
+
+
+def shown_table(shown: display.Table, *, rest: str = "--json has them all") -> ResultsTable:
+    """A table of a result, as commands show it.
+
+    Args:
+        shown: the table.
+        rest: what has the rows that are too many to be shown.
+    """
+    table = results_table(shown.title, left=shown.columns[: shown.left], right=shown.columns[shown.left :])
+    for place, row in enumerate(shown.texts[: shown.most]):
+        table.add_row(*row, end_section=place in shown.sections)
+    if shown.more:
+        table.add_note(f"... and {shown.more:,} more: {rest}")
+    for text in shown.notes:
+        table.add_note(text)
+    return table
+
+
+def show(result: display.Shown) -> None:
+    """Print a result on standard output: the tables and lines that it prints anywhere."""
+    out = console()
+    for part in result.parts():
+        if isinstance(part, str):
+            out.print(part, style="bold" if isinstance(part, display.Verdict) else None, soft_wrap=True)
+        else:
+            out.print(shown_table(part))
 
 
 def facts_table(title: str) -> ResultsTable:

@@ -16,6 +16,7 @@ from safetensors.numpy import load
 
 from efat.campaigns.command import Command, kept, kept_in, shell_text
 from efat.confidence import bound_text
+from efat.display import counted
 from efat.figures.drawing import bitmap
 from efat.figures.lot import ChipMark, GroupMark, amounts_chart, below_axis, chips_chart
 from efat.figures.resilience import MOST_LEVELS, resilience_chart
@@ -23,7 +24,7 @@ from efat.planning.plan import Plan, StrategyCost
 from efat.planning.selection import ResilienceMap
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.propagation import PropagationReport, propagation_inputs, propagation_section
-from efat.reports.text import accuracy, counted, duration, named, on_array, short_percent
+from efat.reports.text import accuracy, duration, named, on_array, short_percent
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table, telling_levels
 from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from efat.confidence import bound_text
+from efat.display import counted
 from efat.figures.drawing import COLORS
-from efat.reports.text import accuracy, counted, short_percent
+from efat.reports.text import accuracy, short_percent
 
 MOST_ROWS = 2000
 """Rows of a table; the rest are counted."""

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from msgspec import Meta
 
 from efat.campaigns.command import Command, kept, kept_in, shell_text
+from efat.display import counted
 from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
 from efat.propagation.estimates import (
     ENDINGS,
@@ -33,7 +34,7 @@ from efat.propagation.summary import summary
 from efat.propagation.tables import FILE_NAME, PATTERNS, Propagation, read_propagation
 from efat.records import Record, typed
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
-from efat.reports.text import counted, named, short_percent
+from efat.reports.text import named, short_percent
 from efat.retraining.manifest import FILE_NAME as LOT_FILE
 from simulator import Kind, Site
 from simulator.errors import InputError

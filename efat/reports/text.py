@@ -33,11 +33,6 @@ def short_percent(share: float) -> str:
     return f"{rounded:,f}%"
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """A number of things."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
-
-
 def duration(seconds: float) -> str:
     """How long something took, as people say it."""
     if seconds < 60:

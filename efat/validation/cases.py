@@ -1,18 +1,26 @@
-"""Random faulty GEMMs, chosen to find differences between implementations of the array."""
+"""Random faulty GEMMs that are to show differences between implementations, made small, and in files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from simulator import ArrayConfig, FaultMap, Kind, Site, gemm_timing
+from efat.records import parse
+from simulator import ArrayConfig, FaultMap, InputError, Kind, Site, gemm_timing
 from simulator.config import SMALLEST_OPERAND_BITS
 from simulator.dtypes import BoolArray, Int64Array
-from simulator.faults import PERMANENT
+from simulator.errors import first_line
+from simulator.faults import FAULT_DTYPE, PERMANENT
+from simulator.files import replaced
 from simulator.gates.designs import DESIGNS
 
+_VERSION = 1
+_FIELDS = FAULT_DTYPE.names or ()
 _SMALL_SIDE, _LARGE_SIDE = 6, 24
 _LONGEST_X = 40
 _MOST_COMPILED_PES, _MOST_COMPILED_GATES = 20, 400
@@ -45,6 +53,58 @@ class Case:
             f"bypassed PEs (row, col): {bypassed}"
         )
 
+    def save(self, path: Path) -> None:
+        """Write it as JSON, which `load_case` reads."""
+        content = {
+            "efat_validate_case": _VERSION,
+            "array": self.config.as_dict(),
+            "x": self.x.tolist(),
+            "w": self.w.tolist(),
+            "shape": [len(self.x), *self.w.shape],
+            "fault_fields": list(_FIELDS),
+            "faults": self.faults.table.tolist(),
+            "bypass": np.argwhere(self.bypass).tolist(),
+        }
+        with replaced(path) as beside:
+            beside.write_text(json.dumps(content) + "\n")
+
+
+def load_case(path: Path) -> Case:
+    """Read what `Case.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is no case, or holds something impossible.
+    """
+    content = parse(path, "efat validate")
+    if not isinstance(content, dict) or content.get("efat_validate_case") != _VERSION:
+        raise InputError(f"{path} is no case of version {_VERSION}: expected a file that efat validate wrote")
+    try:
+        return _case(content)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{path} is damaged: {what}") from None
+
+
+def _case(content: dict[str, Any]) -> Case:
+    config = ArrayConfig(**content["array"])
+    m, k, n = (int(size) for size in content["shape"])
+    faults = _integers(content["faults"], (-1, len(_FIELDS)))
+    bypass = np.zeros((config.rows, config.cols), np.bool_)
+    places = _integers(content["bypass"], (-1, 2))
+    if ((places < 0) | (places >= bypass.shape)).any():
+        raise ValueError(f"a bypassed PE lies outside the array of {config.rows}x{config.cols}")
+    bypass[places[:, 0], places[:, 1]] = True
+    fault_map = FaultMap.from_arrays(config, **dict(zip(_FIELDS, faults.T, strict=True)))
+    return Case(config, _integers(content["x"], (m, k)), _integers(content["w"], (k, n)), fault_map, bypass)
+
+
+def _integers(values: Any, shape: tuple[int, int]) -> Int64Array:
+    array = np.array(values)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"it holds {array.dtype} where integers were expected")
+    return array.astype(np.int64).reshape(shape)
+
 
 def random_case(
     random: np.random.Generator,
@@ -54,34 +114,19 @@ def random_case(
 ) -> Case:
     """Draw a case: any widths, several folds, all kinds of faults, adversarial numbers.
 
-    Args:
-        random: where from.
-        size: rows and columns of the array; None for any, mostly small ones.
-        sites: nets that may be faulty.
-        pool: the arrays to choose from; None for any of that size.
+    The array is one of `pool`; without one it has `size` rows and columns, or, if that is None, any, mostly few.
     """
     config = _config(random, size) if pool is None else pool[int(random.integers(len(pool)))]
     m = int(random.integers(0, _LONGEST_X if random.random() < 0.1 else 8))
     k = int(random.integers(1, 2 * config.rows + 4))
     n = int(random.integers(1, 2 * config.cols + 4))
     faults = _faults(random, config, gemm_timing(config, m, k, n).serial if m else 0, sites)
-    return Case(
-        config,
-        _numbers(random, (m, k), config.act_range),
-        _numbers(random, (k, n), config.weight_range),
-        faults,
-        _bypass(random, faults),
-    )
+    x, w = _numbers(random, (m, k), config.act_range), _numbers(random, (k, n), config.weight_range)
+    return Case(config, x, w, faults, _bypass(random, faults))
 
 
 def config_pool(random: np.random.Generator, count: int, size: tuple[int, int] | None = None) -> list[ArrayConfig]:
-    """Arrays for an implementation that compiles each of them: small ones unless a size is given.
-
-    Args:
-        random: where from.
-        count: how many.
-        size: rows and columns; None for any that are compiled fast.
-    """
+    """Some arrays for an implementation that compiles each of them: of this size, or any that are compiled fast."""
     pool: list[ArrayConfig] = []
     while len(pool) < count:
         config = _config(random, size)
@@ -155,3 +200,101 @@ def _bypass(random: np.random.Generator, faults: FaultMap) -> BoolArray:
     shape = (faults.config.rows, faults.config.cols)
     mask: BoolArray = random.random(shape) < (0.3 if style == 1 else 0.0)
     return mask
+
+
+def shrink(case: Case, fails: Callable[[Case], bool]) -> Case:
+    """A small case that fails, too: fewer faults, fewer bypassed PEs, smaller array and operands, small numbers.
+
+    None of the steps makes it smaller still.
+    """
+    smaller: Case | None = case
+    while smaller is not None:
+        case = smaller
+        smaller = next((simpler for simpler in _simpler(case) if fails(simpler)), None)
+    return case
+
+
+def _simpler(case: Case) -> Iterator[Case]:
+    """Cases that are a step smaller, the largest steps first."""
+    yield from _with_fewer_faults(case)
+    if case.bypass.any():
+        yield replace(case, bypass=np.zeros_like(case.bypass))
+    for row, col in np.argwhere(case.bypass).tolist():
+        bypass = case.bypass.copy()
+        bypass[row, col] = False
+        yield replace(case, bypass=bypass)
+    yield from _with_smaller_operands(case)
+    for axis in (0, 1):
+        for line in range(case.bypass.shape[axis]):
+            if case.bypass.shape[axis] > 1:
+                yield _without_line(case, axis, line)
+    yield from _with_smaller_numbers(case)
+
+
+def _with_fewer_faults(case: Case) -> Iterator[Case]:
+    """Without some of the faults: with the numbers there are, and with some on every PE that show most faults."""
+    table, (rows, cols) = case.faults.table, case.bypass.shape
+    all_ones = -1 if case.config.act_signed else case.config.act_range[1]
+    for part in _parts(len(table)):
+        fewer = FaultMap(case.config, np.delete(table, part))
+        yield replace(case, faults=fewer)
+        for x, w in ((1, -1), (all_ones, 1), (all_ones, -1), (0, -1), (all_ones, 0)):
+            yield replace(case, faults=fewer, x=np.full((1, rows), x), w=np.full((rows, cols), w))
+
+
+def _with_smaller_operands(case: Case) -> Iterator[Case]:
+    """Without some rows of X, outputs or reduction indices."""
+    (m, k), n = case.x.shape, case.w.shape[1]
+    for part in _parts(m):
+        yield replace(case, x=np.delete(case.x, part, 0))
+    for part in _parts(n):
+        if part.stop - part.start < n:
+            yield replace(case, w=np.delete(case.w, part, 1))
+    for part in _parts(k):
+        if part.stop - part.start < k:
+            yield replace(case, x=np.delete(case.x, part, 1), w=np.delete(case.w, part, 0))
+    for index in range(k if k > 1 else 0):
+        yield replace(case, x=case.x[:, [index]], w=case.w[[index]])
+
+
+def _without_line(case: Case, axis: int, line: int) -> Case:
+    """Without one row (axis 0) or column (axis 1) of the array, and what the operands have there if they fit on it."""
+    name, side = ("row", "rows") if axis == 0 else ("col", "cols")
+    length = case.bypass.shape[axis]
+    config = replace(case.config, **{side: length - 1})
+    table = case.faults.table
+    # Accumulators have no row.
+    placed = (table["site"] != Site.ACCUMULATOR) | (axis == 1)
+    table = table[~placed | (table[name] != line)]
+    placed = (table["site"] != Site.ACCUMULATOR) | (axis == 1)
+    moved = table.copy()
+    moved[name] -= placed & (table[name] > line)
+    x, w = case.x, case.w
+    used = w.shape[axis]
+    if line < used <= length and used > 1:
+        w = np.delete(w, line, axis)
+        x = np.delete(x, line, 1) if axis == 0 else x
+    return Case(config, x, w, FaultMap(config, moved), np.delete(case.bypass, line, axis))
+
+
+def _with_smaller_numbers(case: Case) -> Iterator[Case]:
+    """Zeros, or ones, in place of some numbers."""
+    for name in ("x", "w"):
+        values = getattr(case, name)
+        if values.any():
+            yield replace(case, **{name: np.zeros_like(values)})
+        if (values > 1).any() or (values < 0).any():
+            yield replace(case, **{name: (values != 0).astype(np.int64)})
+        for place in np.argwhere(values != 0).tolist():
+            fewer = values.copy()
+            fewer[tuple(place)] = 0
+            yield replace(case, **{name: fewer})
+
+
+def _parts(length: int) -> Iterator[slice]:
+    """All, then halves, quarters and so on down to single items; the last ones first."""
+    size = length
+    while size:
+        for stop in range(length, 0, -size):
+            yield slice(max(0, stop - size), stop)
+        size //= 2

@@ -149,10 +149,20 @@ def test_explains_a_chip(lot: efat.Lot) -> None:
     assert only.explained == found.explained
 
 
+def test_validates_a_network(lot: efat.Lot) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    images, labels = torch.rand(30, 1, 4, 4), torch.arange(30) % 3
+    found = efat.validate_network(network, lot, data=((images, labels), (images, labels)), images=5)
+    assert [comparison.logits for comparison in found.comparisons] == [15, 15, 15]
+    assert str(found).splitlines()[-1] == "3 chips. All logits are identical."
+    assert found._repr_html_().count("<tr>") == 4
+
+
 def test_validates() -> None:
     found = efat.validate(20, seed=3, array=(4, 4))
     assert (found.cases, found.mismatch) == (20, None)
-    assert "cycle against emulation: 20 cases of seed 3" in str(found)
+    assert str(found).startswith("emulation against cycle: random faulty GEMMs, seed 3\nfaults at")
+    assert "20 cases, " in found._repr_html_()
     with pytest.raises(InputError, match="cases and minutes are both given: choose one"):
         efat.validate(20, minutes=1)
     with pytest.raises(InputError, match="rows is 0: expected"):

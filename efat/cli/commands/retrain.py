@@ -138,8 +138,9 @@ def failing_chips(manifest: Manifest) -> str:
 
 
 def _summary(manifest: Manifest, plan: Plan) -> str:
+    from efat.display import counted
     from efat.planning.plan import AS_IS
-    from efat.reports.text import counted, on_array
+    from efat.reports.text import on_array
 
     images, totals = manifest.images, manifest.totals
     worst = min(manifest.chips, key=lambda chip: chip.correct)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import click
 
-from efat.cli.options import NetworkRequest, check_json, fail, input_errors, json_option, network_options, write_json
+import efat
+from efat.cli.options import NetworkRequest, check_json, fail, json_option, network_options, write_json
 from efat.cli.parameters import INPUT_FILE, SITES, ArraySize, SomeOf
 from efat.cli.printing import say
-from efat.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from rich.console import Console
-
-    from efat import ChipComparison, Mismatch, Validation
-    from efat.validation.campaign import Engine
+Against = Literal["cycle", "rtl"]
 
 
 @click.command(
@@ -47,7 +41,7 @@ Examples:
     "--cases",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Random cases.  [default: {DEFAULT_CASES}, or {DEFAULT_RTL_CASES} with --against rtl]",
+    help="Random cases.  [default: 2000, or 500 with --against rtl]",
 )
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), metavar="T", help="Go on for this long instead."
@@ -55,15 +49,13 @@ Examples:
 @click.option("--seed", type=click.IntRange(min=0), metavar="S", help="Seed of the cases.  [default: a fresh one]")
 @click.option("--lot", type=INPUT_FILE, metavar="FILE", help="Compare a network on these chips instead.")
 @network_options("Network to run on the chips, as for efat simulate.", "Its weights.", "Its images.")
-@click.option(
-    "--images", type=click.IntRange(min=1), metavar="N", help=f"Images for each chip.  [default: {DEFAULT_IMAGES}]"
-)
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Images for each chip.  [default: 64]")
 @click.option("--replay", type=INPUT_FILE, metavar="FILE", help="Run one saved case instead.")
 @json_option("what was counted")
 def validate(
     array: tuple[int, int] | None,
     sites: tuple[str, ...] | None,
-    against: str,
+    against: Against,
     cases: int | None,
     minutes: float | None,
     seed: int | None,
@@ -98,24 +90,17 @@ def validate(
         _replay(replay, against)
         return
     check_json(json_path)
-    if any(value is not None for value in of_networks.values()):
-        given = next(name for name, value in of_networks.items() if value is not None)
-        _refuse_together(given, {**of_cases, "--against rtl": against if against != "cycle" else None})
-        if lot is None or subject.network is None:
-            fail(
-                f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both"
-            )
-        _compare_networks(subject, lot, images, json_path)
+    given = next((name for name, value in of_networks.items() if value is not None), None)
+    if given is None:
+        _compare_cases(array, sites, against, cases, minutes, seed, json_path)
         return
-    if cases is not None and minutes is not None:
-        fail("--cases and --minutes are both given: choose one")
-    if cases is None and minutes is None:
-        cases = DEFAULT_CASES if against == "cycle" else DEFAULT_RTL_CASES
-    seed = secrets.randbelow(1 << 32) if seed is None else seed
-    _compare_cases(array, list(sites or SITES), against, cases, minutes, seed, json_path)
+    _refuse_together(given, {**of_cases, "--against rtl": against if against != "cycle" else None})
+    if lot is None or subject.network is None:
+        fail(f"{given} is given without {'--lot' if lot is None else '--network'}: a comparison of logits needs both")
+    _compare_networks(subject, lot, images, json_path)
 
 
-def _refuse_together(option: str, others: dict[str, Any]) -> None:
+def _refuse_together(option: str, others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if value is not None:
             fail(f"{name} does not go with {option}: leave one of them out")
@@ -123,157 +108,81 @@ def _refuse_together(option: str, others: dict[str, Any]) -> None:
 
 def _compare_cases(
     array: tuple[int, int] | None,
-    sites: list[str],
-    against: str,
+    sites: tuple[str, ...] | None,
+    against: Against,
     cases: int | None,
     minutes: float | None,
-    seed: int,
+    seed: int | None,
     json_path: Path | None,
 ) -> None:
-    from efat.cli.render import console, rate_bar, working
+    from efat.cli.render import rate_bar, show, working
 
-    with working("Loading"):
-        from efat import Validation
-        from simulator import ArrayConfig, Site
+    with working("Loading and compiling"):
+        from simulator import Site
 
-        if array is not None:
-            with input_errors():
-                ArrayConfig(*array)
-        validation = Validation(seed, array, [Site[name] for name in sites], _engines(against))
-    with working("Compiling"):
-        validation.warm_up()
+        validation = efat.validate(
+            cases,
+            minutes=minutes,
+            seed=seed,
+            array=array,
+            sites=[Site[name] for name in sites or SITES],
+            against=against,
+            run=False,
+        )
     interrupted = False
-    seconds = None if minutes is None else minutes * 60
-    with rate_bar("cases", cases) as progress:
+    with rate_bar("cases", validation.most_cases) as progress:
         try:
-            validation.run(cases=cases, seconds=seconds, progress=progress)
+            validation.run(progress)
         except KeyboardInterrupt:
             interrupted = True
-    show_cases(validation, console())
+    show(validation)
     if json_path is not None:
         write_json(json_path, validation.as_dict())
     if validation.mismatch is not None:
-        _report_mismatch(validation, validation.mismatch)
+        path = Path(f"mismatch-{validation.seed}-{validation.mismatching_case}.json")
+        validation.mismatch.case.save(path)
+        say(f"Saved: efat validate --replay {path}{' --against rtl' if against == 'rtl' else ''}")
         raise SystemExit(1)
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _engines(against: str) -> Mapping[str, Engine]:
-    """What to compare; the RTL only where it can be run."""
-    from efat.validation.campaign import ENGINES, RTL_ENGINES
-
-    if against == "cycle":
-        return ENGINES
-    from simulator.rtl import unavailable
-
-    reason = unavailable()
-    if reason is not None:
-        fail(f"--against rtl: {reason}")
-    return RTL_ENGINES
-
-
-def _report_mismatch(validation: Validation, mismatch: Mismatch) -> None:
-    from efat.validation.replay import save_case
-
-    path = Path(f"mismatch-{validation.seed}-{mismatch.number}.json")
-    save_case(path, mismatch.case)
-    say(f"Case {mismatch.number} of seed {validation.seed} differs. Made small:\n{mismatch.case}")
-    for answer in mismatch.answers:
-        say(str(answer))
-    option = " --against rtl" if "rtl" in validation.engines else ""
-    say(f"Saved: efat validate --replay {path}{option}")
-
-
-def _replay(path: Path, against: str) -> None:
-    from efat.validation.campaign import answers, differ
-    from efat.validation.replay import load_case
-
-    case = load_case(path)
-    engines = _engines(against)
-    say(str(case))
-    for answer in answers(case, engines):
-        say(str(answer))
-    if differ(case, engines):
-        say("They differ.")
+def _replay(path: Path, against: Against) -> None:
+    found = efat.replay_case(path, against=against)
+    say(f"{found}\n{'They differ.' if found.differs else 'They agree.'}")
+    if found.differs:
         raise SystemExit(1)
-    say("They agree.")
 
 
-def _compare_networks(
-    subject: NetworkRequest,
-    lot: Path,
-    images: int | None,
-    json_path: Path | None,
-) -> None:
-    from efat.cli.render import console, counted, progress_bar, working
+def _compare_networks(subject: NetworkRequest, lot: Path, images: int | None, json_path: Path | None) -> None:
+    from efat.cli.render import progress_bar, show, working
 
-    network = subject.name
     with working("Loading, quantising and calibrating"):
-        from efat import NetworkValidation
         from efat.cli.commands.simulate import deployment_line
 
-        validation = NetworkValidation(network, lot, subject.weights, subject.data, images, subject.normalization)
+        validation = efat.validate_network(
+            subject.name,
+            lot,
+            weights=subject.weights,
+            data=subject.data,
+            normalization=subject.normalization,
+            images=images,
+            run=False,
+        )
     line = deployment_line(validation.simulation)
     if line is not None:
         say(line)
-    comparisons: list[ChipComparison] = []
     interrupted = False
-    with progress_bar("chips", len(validation.chips)) as progress:
+    with progress_bar("chips", len(validation.simulation.chips)) as progress:
         try:
-            comparisons.extend(counted(validation.run(), progress))
+            validation.run(progress)
         except KeyboardInterrupt:
             interrupted = True
-    images = validation.images_per_chip
-    if comparisons:
-        show_chips(network, images, comparisons, console())
+    if validation.comparisons:
+        show(validation)
     if json_path is not None:
-        from dataclasses import asdict
-
-        chips = [asdict(comparison) for comparison in comparisons]
-        complete = len(chips) == len(validation.chips)
-        deployment = validation.simulation.deployment_dict()
-        content = {"network": network, "images": images, "deployment": deployment, "complete": complete, "chips": chips}
-        write_json(json_path, content)
-    if any(comparison.mismatches for comparison in comparisons):
+        write_json(json_path, validation.as_dict())
+    if validation.differing:
         raise SystemExit(1)
     if interrupted:
         raise KeyboardInterrupt
-
-
-def show_cases(validation: Validation, console: Console) -> None:
-    """Cases, outputs and mismatches by site."""
-    from efat.cli.render import results_table
-
-    title = f"{' against '.join(reversed(list(validation.engines)))}: random faulty GEMMs, seed {validation.seed}"
-    table = results_table(title, ["faults at"], ["cases", "outputs", "mismatches"])
-    for site in (*validation.sites, None):
-        count = validation.counts.get(site)
-        if count is not None:
-            name = "no faults" if site is None else site.name.lower()
-            table.add_row(name, f"{count.cases:,}", f"{count.outputs:,}", f"{count.mismatches:,}")
-    console.print(table)
-    found = "1 mismatch" if validation.mismatch else "no mismatch"
-    rate = validation.cases / validation.seconds if validation.seconds else 0.0
-    console.print(
-        f"{validation.cases:,} cases, {validation.outputs:,} outputs compared, {found}; {rate:,.0f} cases/s. "
-        "A case counts for each site it has faults at."
-    )
-
-
-def show_chips(network: str, images: int, comparisons: Sequence[ChipComparison], console: Console) -> None:
-    """Logits and mismatches by chip."""
-    from efat.cli.render import results_table
-
-    title = f"emulation against cycle: {network}, {images} images a chip"
-    table = results_table(title, ["chip"], ["logits", "mismatches"])
-    for comparison in comparisons:
-        table.add_row(comparison.chip, f"{comparison.logits:,}", f"{comparison.mismatches:,}")
-    console.print(table)
-    different = sum(comparison.mismatches > 0 for comparison in comparisons)
-    verdict = "All logits are identical." if not different else f"{_chips(different)} differ{'s' * (different == 1)}."
-    console.print(f"{_chips(len(comparisons))}. {verdict}")
-
-
-def _chips(count: int) -> str:
-    return f"{count} chip" if count == 1 else f"{count} chips"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 
 import simulator.engine.gemm
 import training.emulation.program
-from efat.validation.networks import ChipComparison, NetworkValidation
+from efat import NetworkValidation
+from efat.validation.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 from simulator.rtl import unavailable
 from tests.support.command import refused, run
 from training.emulation.program import _chip_faults, _stuck
@@ -110,7 +111,7 @@ def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monke
 def test_without_a_simulator_the_rtl_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
     message = refused("validate", "--against", "rtl", "--cases", "3")
-    assert message == "--against rtl: iverilog is not installed, which simulates the RTL: apt-get install iverilog"
+    assert message == "against rtl: iverilog is not installed, which simulates the RTL: apt-get install iverilog"
 
 
 @pytest.fixture
@@ -133,9 +134,11 @@ def test_whole_networks_give_identical_logits(lot: str) -> None:
 def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = NetworkValidation.run
 
-    def interrupted(validation: NetworkValidation) -> Iterator[ChipComparison]:
-        yield next(compared(validation))
-        raise KeyboardInterrupt
+    def interrupted(validation: NetworkValidation, progress: Callable[[int], None]) -> None:
+        def stop(_: int) -> None:
+            raise KeyboardInterrupt
+
+        compared(validation, stop)
 
     monkeypatch.setattr(NetworkValidation, "run", interrupted)
     result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
@@ -162,7 +165,7 @@ def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cases", "5", "--minutes", "1"], "--cases and --minutes are both given"),
+        (["--cases", "5", "--minutes", "1"], "cases and minutes are both given"),
         (["--sites", "psum,clock"], "'clock' is no site: expected one of weight,"),
         (["--array", "2000x2"], "rows is 2000"),
         (["--lot", "lot.h5"], "--lot is given without --network"),
@@ -177,3 +180,9 @@ def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.Mon
 )
 def test_bad_input_is_refused(folder: Path, arguments: list[str], message: str) -> None:
     assert message in refused("validate", *arguments)
+
+
+def test_help_says_the_defaults(folder: Path) -> None:
+    shown = " ".join(run("validate", "--help").output.split())
+    assert f"[default: {DEFAULT_CASES}, or {DEFAULT_RTL_CASES} with --against rtl]" in shown
+    assert f"[default: {DEFAULT_IMAGES}]" in shown

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import efat
 import simulator.engine.gemm
 import training.emulation.program
-from efat.validation.campaign import Validation, differ
-from efat.validation.cases import Case, random_case
-from efat.validation.replay import load_case, save_case
-from efat.validation.shrinking import shrink
+from efat import Validation
+from efat.validation.cases import Case, load_case, random_case, shrink
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.errors import InputError
 from simulator.multipliers.pe_behaviour import pe_products
@@ -22,18 +21,16 @@ from tests.support.oracle import oracle_gemm
 CASES_IN_A_SLOW_PART = 25_000
 
 
-def validated(seed: int, cases: int) -> Validation:
-    validation = Validation(seed)
-    validation.run(cases=cases, seconds=None)
-    return validation
-
-
 def assert_no_mismatch(validation: Validation) -> None:
-    assert validation.mismatch is None, f"{validation.mismatch.case}\n{validation.mismatch.answers}"
+    assert validation.mismatch is None, str(validation.mismatch)
+
+
+def case_of(seed: int, number: int) -> Case:
+    return efat.validate(seed=seed, run=False).case(number)
 
 
 def test_engines_agree_on_2000_cases(seed: int) -> None:
-    validation = validated(seed, 2000)
+    validation = efat.validate(2000, seed=seed)
     assert_no_mismatch(validation)
     assert validation.cases == 2000
     assert all(validation.counts[site].cases > 500 for site in Site)
@@ -42,7 +39,7 @@ def test_engines_agree_on_2000_cases(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_engines_agree_on_200000_cases(part: int, seed: int) -> None:
-    assert_no_mismatch(validated(seed + part, CASES_IN_A_SLOW_PART))
+    assert_no_mismatch(efat.validate(CASES_IN_A_SLOW_PART, seed=seed + part))
 
 
 @pytest.fixture
@@ -61,7 +58,7 @@ def test_gates_that_the_emulation_forgets_are_found_and_made_small(
 ) -> None:
     none_faulty = property(lambda chip: pe_products(FaultMap(chip.config)))
     monkeypatch.setattr(training.emulation.program.ChipFaults, "multipliers", none_faulty)
-    found = validated(seed, 3000).mismatch
+    found = efat.validate(3000, seed=seed).mismatch
     assert found is not None
     assert [fault.site for fault in found.case.faults] == [Site.MULTIPLIER]
     assert len(found.case.x) == 1 or found.case.faults.has_flips
@@ -79,7 +76,7 @@ def test_a_mask_that_the_emulation_forgets_is_found_and_made_small(
         return masks._replace(force=np.zeros_like(masks.force)) if of_site is site else masks
 
     monkeypatch.setattr(training.emulation.program, "_stuck", broken)
-    found = validated(seed, 3000).mismatch
+    found = efat.validate(3000, seed=seed).mismatch
     assert found is not None
     faults = list(found.case.faults)
     assert [(fault.site, fault.kind) for fault in faults] == [(site, Kind.STUCK_AT_1)]
@@ -98,7 +95,7 @@ def test_a_mask_that_the_cycle_engine_forgets_is_found_and_made_small(
         return masks._replace(**{mask: np.full_like(getattr(masks, mask), -1)})
 
     monkeypatch.setattr(simulator.engine.gemm, "pe_masks", broken)
-    found = validated(seed, 3000).mismatch
+    found = efat.validate(3000, seed=seed).mismatch
     assert found is not None
     assert [fault.kind for fault in found.case.faults] == [Kind.STUCK_AT_0]
     assert len(found.case.x) == 1
@@ -108,21 +105,20 @@ def test_an_engine_that_fails_is_a_mismatch(monkeypatch: pytest.MonkeyPatch, see
     def failing(*_arguments: object, **_named: object) -> None:
         raise IndexError
 
-    monkeypatch.setattr("efat.validation.campaign.faulty_gemm", failing)
-    found = validated(seed, 10).mismatch
+    monkeypatch.setattr("efat.validation.validation.faulty_gemm", failing)
+    found = efat.validate(10, seed=seed).mismatch
     assert found is not None
-    assert "IndexError" in str(found.answers[1])
+    assert found.answers["emulation"] == "IndexError"
     assert not len(found.case.faults)
 
 
 def test_cases_are_those_of_the_seed_whatever_ran_before(seed: int) -> None:
-    first, second = Validation(seed).case(7), Validation(seed).case(7)
-    assert str(first) == str(second)
-    assert str(first) != str(Validation(seed).case(8))
+    assert str(case_of(seed, 7)) == str(case_of(seed, 7)) != str(case_of(seed, 8))
 
 
 def test_cases_are_legal_and_varied(seed: int) -> None:
-    cases = [Validation(seed).case(number) for number in range(400)]
+    drawn = efat.validate(seed=seed, run=False)
+    cases = [drawn.case(number) for number in range(400)]
     for case in cases:
         assert case.x.shape[1] == case.w.shape[0]
         for values, (low, high) in ((case.x, case.config.act_range), (case.w, case.config.weight_range)):
@@ -144,7 +140,7 @@ def test_arrays_and_sites_can_be_chosen(seed: int) -> None:
 
 def test_cases_agree_with_the_oracle(seed: int) -> None:
     for number in range(40):
-        case = Validation(seed).case(number)
+        case = case_of(seed, number)
         if case.config.pe_count > 36:
             continue
         expected = oracle_gemm(case.x, case.w, case.config, case.faults, bypass=case.bypass).outputs
@@ -167,14 +163,14 @@ def test_what_is_shrunk_still_fails_and_no_step_makes_it_smaller(seed: int) -> N
 
 def test_saved_cases_come_back(folder: Path, seed: int) -> None:
     for number in range(50):
-        case = Validation(seed).case(number)
-        save_case(Path("case.json"), case)
+        case = case_of(seed, number)
+        case.save(Path("case.json"))
         again = load_case(Path("case.json"))
         assert str(again) == str(case)
         assert again.faults == case.faults
         assert again.x.shape == case.x.shape
         assert np.array_equal(again.bypass, case.bypass)
-    assert not differ(again)
+    assert not efat.replay_case("case.json").differs
 
 
 @pytest.mark.parametrize(
@@ -194,7 +190,7 @@ def test_damaged_files_are_refused(folder: Path, change: dict[str, object], mess
     path = Path("case.json")
     config = ArrayConfig(2, 2)
     one = np.ones((1, 1), np.int64)
-    save_case(path, Case(config, one, one, FaultMap(config), np.zeros((2, 2), np.bool_)))
+    Case(config, one, one, FaultMap(config), np.zeros((2, 2), np.bool_)).save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=message):
         load_case(path)
