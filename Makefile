@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test test-all bench lint types clean
+# Its theme would tell of a successor on every call.
+export NO_MKDOCS_2_WARNING := 1
 
-demo: $(VENV)/.installed-plots
+.PHONY: demo quick test test-all bench docs lint types clean
+
+demo: $(VENV)/.installed
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
 	$(BIN)/efat chips generate --array 32x32 --count 20 --fault-rate 0.005:0.1 --seed 7 -o $(DEMO)/lot.h5
@@ -19,7 +22,7 @@ demo: $(VENV)/.installed-plots
 test: lint types
 	$(BIN)/python -m pytest -n auto
 
-test-all: lint types
+test-all: lint types $(VENV)/.installed-notebook
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/.installed-test
@@ -31,6 +34,10 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
+
+# A site of the README, the pages of docs/ and what the packages export: build/site/index.html.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/cycle_engine.py
@@ -47,6 +54,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # An install is redone when the dependencies change.
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
 $(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
