@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-LINKS = {"](docs/": "](", "](CHANGELOG.md)": "](changelog.md)", "[Apache-2.0](LICENSE)": "Apache-2.0"}
+LINKS = {
+    r"\]\(docs/": "](",
+    r"\]\(CHANGELOG.md\)": "](changelog.md)",
+    r"\[([^]]*)\]\((LICENSE|examples/)[^)]*\)": r"\1",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -16,6 +21,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, source in (("index.md", "README.md"), ("changelog.md", "CHANGELOG.md")):
         text = (ROOT / source).read_text(encoding="utf-8")
         for old, new in LINKS.items():
-            text = text.replace(old, new)
+            text = re.sub(old, new, text)
         files.append(File.generated(config, page, content=text))
     return files
