@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 test: lint types
 	$(BIN)/python -m pytest -n auto
 
-test-all: lint types $(VENV)/.installed-notebook
+test-all: lint types $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/.installed-test
