@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from efat.campaigns.workers import WorkerDiedError
     from efat.confidence import Accuracy
-    from efat.explanation.explanation import Explanation, FaultCost, ImageExplanation, explain
+    from efat.explanation.costs import FaultCost
+    from efat.explanation.explanation import Explanation, ImageExplanation, explain
     from efat.image_split import SplitRequest
     from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
     from efat.inference.simulation import RetrainedLot, Simulation, simulate
@@ -55,7 +56,7 @@ _MODULES = {
     "Constraint": "efat.planning.selection",
     "EngineMismatchError": "efat.inference.classified",
     "Explanation": "efat.explanation.explanation",
-    "FaultCost": "efat.explanation.explanation",
+    "FaultCost": "efat.explanation.costs",
     "HardeningPlan": "efat.resilience.units",
     "ImageExplanation": "efat.explanation.explanation",
     "InputError": "simulator.errors",

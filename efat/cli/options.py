@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,25 @@ manifest_option = click.option(
     metavar="FILE",
     help="Lot that efat retrain retrained: its manifest says which network and weights each chip runs.",
 )
+
+
+def check_manifest_alone(manifest: Path | None, subject: NetworkRequest, others: Mapping[str, object]) -> None:
+    """Refuse options that a manifest answers, and no network where there is no manifest.
+
+    Args:
+        manifest: its file; None for none.
+        subject: the network; it is warned of if its weights may be random.
+        others: what other options say by their names, None or false if they are not given.
+    """
+    if manifest is None:
+        if subject.network is None:
+            fail("choose a network with --network, or a lot that was retrained with --manifest")
+        warn_of_own_weights(subject.network, subject.weights)
+        return
+    for option, value in {"--weights": subject.weights, "--normalize": subject.normalize, **others}.items():
+        if value is not None and value is not False:
+            fail(f"--manifest says what each chip runs and what is bypassed for it: leave out {option}")
+
 
 lot_option = click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
 array_of_lot_option = click.option(

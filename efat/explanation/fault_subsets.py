@@ -1,9 +1,10 @@
-"""A network on a chip of which some faults are left out: what it predicts, and what its layers compute."""
+"""A network on a chip of which some faults are left out: what it predicts, and a few faults that still do the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from simulator.dtypes import BoolArray, Int32Array
 from simulator.faults import Fault, FaultMap, Site
 from training.data.classification import Progress, classify
 from training.layers.accelerator import Accelerator
-from training.layers.convert import put_on_chip, quantized_layers
+from training.layers.convert import observing, put_on_chip, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 
 Hidden = Literal["bypassed", "unused column"]
@@ -24,12 +25,7 @@ Hidden = Literal["bypassed", "unused column"]
 
 @dataclass(frozen=True, eq=False)
 class LayerRun:
-    """What a layer computed in one inference.
-
-    Attributes:
-        name: qualified name of the layer.
-        gemms: its GEMM, or that of each group.
-    """
+    """What a layer computed in one inference: its GEMM, or that of each group."""
 
     name: str
     gemms: tuple[GemmRun, ...]
@@ -61,40 +57,34 @@ class Inference:
 class FaultSubsets:
     """A network on a chip with any of its faults, everything else as it is.
 
-    What is bypassed is so with any faults. A subset is the indices of its faults in `faults`, in any order.
+    A subset is the indices of its faults in `faults`, in any order. What is bypassed is so with any of them.
 
     Args:
         network: a converted network, its operands where they sit on the chip. It is put on other chips here.
         accelerator: the chip with all its faults, none of them a FLIP.
 
     Attributes:
+        config: the array.
         faults: in canonical order.
+        bypass: what is bypassed, bool [rows, cols].
         used_columns: columns in which any layer has outputs, bool [cols].
         hidden: for each fault why it cannot act, whatever the image; None for those that may.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
         self.network = network
-        self._all = accelerator
-        self._map = FaultMap(accelerator.config) if accelerator.faults is None else accelerator.faults
+        self.config = config = accelerator.config
+        self._map = FaultMap(config) if accelerator.faults is None else accelerator.faults
         self.faults: list[Fault] = list(self._map)
-        self.used_columns = _used_columns(accelerator.config, quantized_layers(network).values())
-        self.hidden = _hidden(self._map, accelerator.bypass, self.used_columns)
-
-    @property
-    def config(self) -> ArrayConfig:
-        """The array."""
-        return self._all.config
-
-    @property
-    def bypass(self) -> BoolArray | None:
-        """What is bypassed, bool [rows, cols]; None for nothing."""
-        return self._all.bypass
+        nothing = np.zeros((config.rows, config.cols), np.bool_)
+        self.bypass: BoolArray = nothing if accelerator.bypass is None else accelerator.bypass
+        self.used_columns = _used_columns(config, quantized_layers(network).values())
+        self.hidden = [_hidden(fault, self.bypass, self.used_columns) for fault in self.faults]
 
     @property
     def bypassed_pes(self) -> int:
-        """How many PEs that are."""
-        return 0 if self.bypass is None else int(self.bypass.sum())
+        """How many PEs are bypassed."""
+        return int(self.bypass.sum())
 
     @property
     def acting(self) -> tuple[int, ...]:
@@ -105,35 +95,22 @@ class FaultSubsets:
         """The faults of a subset."""
         return FaultMap(self.config, self._map.table[sorted(subset)])
 
-    def accelerator(self, subset: Iterable[int]) -> Accelerator:
-        """The chip with the faults of a subset only."""
-        return Accelerator(self.config, self.chosen(subset), self.bypass)
-
     def classify(self, subset: Iterable[int], images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
         """Predict the class of each image with the faults of a subset; see `training.data.classification.classify`."""
-        return classify(put_on_chip(self.network, self.accelerator(subset)), images, batch, progress)
+        chip = Accelerator(self.config, self.chosen(subset), self.bypass)
+        return classify(put_on_chip(self.network, chip), images, batch, progress)
 
     def classify_fault_free(self, images: Tensor, batch: int, progress: Progress | None = None) -> Tensor:
         """The same without any fault, and with nothing bypassed."""
         return classify(put_on_chip(self.network, Accelerator.fault_free(self.config)), images, batch, progress)
 
     def scores_with(
-        self, in_use: Iterable[tuple[int, int]], images: Tensor, batch: int, progress: Progress | None = None
+        self, in_use: Sequence[tuple[int, int]], images: Tensor, batch: int, progress: Progress | None = None
     ) -> Tensor:
-        """The scores of all classes with all faults, and some PEs in use that are bypassed otherwise.
-
-        Args:
-            in_use: row and column of these PEs.
-            images: float32 [n, c, h, w].
-            batch: images per call of the network.
-            progress: called after each batch with the number of images just finished.
-
-        Returns:
-            float32 [n, classes].
-        """
-        bypass = np.zeros((self.config.rows, self.config.cols), np.bool_) if self.bypass is None else self.bypass.copy()
-        for place_of_pe in in_use:
-            bypass[place_of_pe] = False
+        """Scores float32 [n, classes] with all faults, and with PEs (row, col) in use that are bypassed otherwise."""
+        bypass = self.bypass.copy()
+        for pe in in_use:
+            bypass[pe] = False
         put_on_chip(self.network, Accelerator(self.config, self._map, bypass))
         scores = []
         with torch.inference_mode():
@@ -144,13 +121,8 @@ class FaultSubsets:
         return torch.cat(scores)
 
     def infer(self, subset: Iterable[int], image: Tensor) -> Inference:
-        """Run one image, with the faults of a subset, and keep what each layer computes.
-
-        Args:
-            subset: the faults.
-            image: float32 [1, c, h, w].
-        """
-        put_on_chip(self.network, self.accelerator(subset))
+        """Run one image, float32 [1, c, h, w], with the faults of a subset, and keep what each layer computes."""
+        put_on_chip(self.network, Accelerator(self.config, self.chosen(subset), self.bypass))
         calls: list[tuple[str, list[GemmRun]]] = []
 
         def observe(run: GemmRun) -> None:
@@ -158,42 +130,73 @@ class FaultSubsets:
                 calls.append((run.layer, []))
             calls[-1][1].append(run)
 
-        layers = quantized_layers(self.network).values()
-        for layer in layers:
-            layer.observer = observe
-        try:
-            with torch.inference_mode():
-                scores = self.network(image)[0]
-        finally:
-            for layer in layers:
-                layer.observer = None
+        with observing(self.network, observe), torch.inference_mode():
+            scores = self.network(image)[0]
         return Inference(scores, tuple(LayerRun(name, tuple(gemms)) for name, gemms in calls))
 
 
 def _used_columns(config: ArrayConfig, layers: Iterable[QuantizedLayer]) -> BoolArray:
     used = np.zeros(config.cols, np.bool_)
     for layer in layers:
-        _, _, n = layer.gemm_shape
-        used[np.arange(min(n, config.cols)) if layer.placement is None else layer.placement.used_columns(config)] = True
+        outputs = layer.gemm_shape[2]
+        used[
+            np.arange(min(outputs, config.cols)) if layer.placement is None else layer.placement.used_columns(config)
+        ] = True
     return used
 
 
-def _hidden(faults: FaultMap, bypass: BoolArray | None, used: BoolArray) -> list[Hidden | None]:
-    config = faults.config
-    acts = np.ones((config.rows, config.cols), np.bool_) if bypass is None else ~bypass
-    found: list[Hidden | None] = []
-    for fault in faults:
-        touched = np.zeros(acts.shape, np.bool_)
-        if fault.site is Site.ACTIVATION:
-            touched[fault.row, fault.col :] = True
-        elif fault.site is Site.WEIGHT_LOAD:
-            touched[fault.row :, fault.col] = True
+def _hidden(fault: Fault, bypass: BoolArray, used_columns: BoolArray) -> Hidden | None:
+    touched = np.zeros(bypass.shape, np.bool_)
+    if fault.site is Site.ACTIVATION:
+        touched[fault.row, fault.col :] = True
+    elif fault.site is Site.WEIGHT_LOAD:
+        touched[fault.row :, fault.col] = True
+    else:
+        touched[fault.row, fault.col] = True
+    if fault.site is not Site.ACCUMULATOR:  # which nothing hides
+        touched &= ~bypass
+    if not touched.any():
+        return "bypassed"
+    return None if (touched & used_columns).any() else "unused column"
+
+
+def minimal_subset(items: Sequence[int], holds: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
+    """Find a subset that still holds, and that no item can be left out of: delta debugging.
+
+    It is the algorithm ddmin of Zeller and Hildebrandt ("Simplifying and isolating failure-inducing input", IEEE
+    Transactions on Software Engineering 28, 2002): parts that hold by themselves are tried first, then what is left
+    without a part, then smaller parts. One item that matters among n is found in about 2 log2(n) runs; at worst there
+    are in the order of n squared.
+
+    Args:
+        items: different items; all of them together hold. Their order decides which subset is found.
+        holds: whether a subset, in the order of the items, holds. No subset is asked for twice.
+
+    Returns:
+        The subset in the order of the items; empty if nothing is needed.
+    """
+    known: dict[tuple[int, ...], bool] = {}
+
+    def asked(subset: tuple[int, ...]) -> bool:
+        if subset not in known:
+            known[subset] = holds(subset)
+        return known[subset]
+
+    kept, count = tuple(items), 2
+    if not kept or asked(()):
+        return ()
+    while len(kept) > 1:
+        bounds = [len(kept) * number // count for number in range(count + 1)]
+        part = next((kept[start:stop] for start, stop in pairwise(bounds) if asked(kept[start:stop])), None)
+        if part is not None:
+            kept, count = part, 2
+            continue
+        rests = (kept[:start] + kept[stop:] for start, stop in pairwise(bounds))
+        rest = next((rest for rest in rests if asked(rest)), None)
+        if rest is not None:
+            kept, count = rest, max(count - 1, 2)
+        elif count < len(kept):
+            count = min(2 * count, len(kept))
         else:
-            touched[fault.row, fault.col] = True
-        # Nothing hides an accumulator.
-        left = touched if fault.site is Site.ACCUMULATOR else touched & acts
-        if not left.any():
-            found.append("bypassed")
-        else:
-            found.append(None if (left & used).any() else "unused column")
-    return found
+            break
+    return kept

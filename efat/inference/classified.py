@@ -15,8 +15,8 @@ from efat.confidence import Accuracy
 from simulator.config import ArrayConfig
 from simulator.engine.timing import gemm_timing
 from training.data.classification import Progress, bits_of, classify
-from training.layers.convert import put_on_chip, quantized_layers
-from training.layers.quantized import Accelerator, Engine, GemmRun, Observer
+from training.layers.convert import observing, put_on_chip
+from training.layers.quantized import Accelerator, Engine, GemmRun
 
 
 class EngineMismatchError(RuntimeError):
@@ -177,7 +177,7 @@ def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> l
         found.append((f"outputs of layer {run.layer}", run.outputs))
 
     put_on_chip(network, accelerator)
-    with _observing(network, observe), torch.inference_mode():
+    with observing(network, observe), torch.inference_mode():
         logits = network(images)
     return [*found, ("logits", bits_of(logits))]
 
@@ -193,21 +193,8 @@ def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, Lay
         exact = fault_free.gemm(*run.on_array())
         report.add(run, exact if run.placement is None else run.placement.take_out(exact, run.group), config)
 
-    with _observing(network, observe):
+    with observing(network, observe):
         yield reports
-
-
-@contextmanager
-def _observing(network: nn.Module, observer: Observer) -> Iterator[None]:
-    """While this is open, `observer` sees each GEMM that the network runs."""
-    layers = quantized_layers(network).values()
-    for layer in layers:
-        layer.observer = observer
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.observer = None
 
 
 @dataclass(frozen=True)

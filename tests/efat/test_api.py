@@ -143,7 +143,9 @@ def test_explains_a_chip(lot: efat.Lot) -> None:
     found = efat.explain(network, lot, "chip-0001", data=((images, labels), (images, labels)), images=20, image=3)
     assert len(found.costs) == len(found.subsets.acting)
     assert [each.image for each in found.explained] == [3]
-    assert str(found).startswith("chip-0001: what each fault costs on 20 images\n")
+    assert str(found).startswith("Chip chip-0001, 8x8: ")
+    assert found.complete
+    assert "<table>" in found._repr_html_()
     only = efat.explain(network, lot, "chip-0001", data=((images, labels), (images, labels)), image=[3])
     assert not only.costs
     assert only.explained == found.explained

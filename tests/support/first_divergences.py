@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from efat.explanation.first_divergence import FirstDivergence
+from efat.explanation.divergence import FirstDivergence
 from simulator import Fault, FaultMap, Kind, Site, Trace, gemm_timing, simulate_gemm
 from simulator.bits import as_number
 from simulator.engine.masks import stuck_masks

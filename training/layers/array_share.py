@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.layers.convert import other_forwards, quantized_layers
+from training.layers.convert import observing, other_forwards
 from training.layers.quantized import GemmRun, QuantizedLayer
 
 
@@ -59,16 +59,10 @@ def array_share(network: nn.Module, image: Tensor) -> ArrayShare:
         (m, k), n = run.x.shape, run.w.shape[1]
         on_array += m * k * n
 
-    layers = quantized_layers(network).values()
-    for layer in layers:
-        layer.observer = observe
-    try:
-        counter = FlopCounterMode(display=False, custom_mapping=_VECTORS)
-        with torch.no_grad(), _all_products_seen(), counter, _attributed(network, counter) as operations:
-            network(image)
-    finally:
-        for layer in layers:
-            layer.observer = None
+    counter = FlopCounterMode(display=False, custom_mapping=_VECTORS)
+    attributed = _attributed(network, counter)
+    with observing(network, observe), torch.no_grad(), _all_products_seen(), counter, attributed as operations:
+        network(image)
     # A multiply-accumulate is two floating-point operations.
     return ArrayShare(on_array, {name: found // 2 for name, found in operations.most_common() if found > 1})
 

@@ -19,7 +19,7 @@ from simulator import ArrayConfig
 from simulator.errors import ConversionError, InputError
 from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
 from training.layers.accelerator import Accelerator
-from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
+from training.layers.quantized import Observer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
 from training.layers.quantized_already import check_float_network
 from training.layers.user_code import copied, failure
 from training.numbers import activation_limits
@@ -374,6 +374,19 @@ def _replaced(network: nn.Module, layers: Mapping[FloatLayer, QuantizedLayer]) -
 def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
     """The quantised layers of a converted network by name, in the order they are defined."""
     return {layer.name: layer for layer in module.modules() if isinstance(layer, QuantizedLayer)}
+
+
+@contextmanager
+def observing(module: nn.Module, observer: Observer) -> Iterator[None]:
+    """While this is open, `observer` sees each GEMM that the quantised layers of a converted network run."""
+    layers = quantized_layers(module).values()
+    for layer in layers:
+        layer.observer = observer
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.observer = None
 
 
 def put_on_chip(module: nn.Module, accelerator: Accelerator) -> nn.Module:

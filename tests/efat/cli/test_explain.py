@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efat.cli.commands.explain import _costliest, fault_name
 from efat.confidence import Accuracy
 from efat.explanation import explanation
-from efat.explanation.explanation import FaultCost
+from efat.explanation.explanation import Explanation, FaultCost, fault_name
 from efat.explanation.fault_subsets import FaultSubsets
 from efat.inference.classified import ChangedPrediction, Comparison
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
@@ -103,7 +102,7 @@ def test_a_fault_that_costs_few_images_may_cost_none(gained: int, lost: int, cha
     found = Comparison(Accuracy(10, IMAGES), tuple(changed))
     assert found.better_by_chance() == chance
     explanation: Any = SimpleNamespace(faults=FAULTS, images=IMAGES, costs=[None] * 4)
-    shown = _costliest(explanation, FaultCost(3, found, found))
+    shown = Explanation._costliest(explanation, FaultCost(3, found, found))
     assert shown.endswith(f"{gained - lost} more of {IMAGES} images would be right.") == sure
 
 

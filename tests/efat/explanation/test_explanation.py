@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from efat.explanation.delta_debugging import minimal_subset
-from efat.explanation.error_propagation import error_propagation, pattern_of
+from efat.explanation.divergence import (
+    FirstDivergence,
+    StoredSum,
+    error_propagation,
+    first_divergence,
+    pattern_of,
+)
 from efat.explanation.explanation import Explanation
-from efat.explanation.fault_subsets import FaultSubsets, Inference, LayerRun
-from efat.explanation.first_divergence import FirstDivergence, StoredSum, first_divergence
+from efat.explanation.fault_subsets import FaultSubsets, Inference, LayerRun, minimal_subset
 from efat.inference.chip_networks import OneNetwork
 from efat.inference.simulation import Simulation
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
@@ -30,7 +34,7 @@ from tests.support.tiny_networks import ARRAY, faulty_chip
 from training.data.classification import classify
 from training.emulation.gemm import faulty_gemm
 from training.layers.accelerator import Accelerator
-from training.layers.convert import convert, put_on_chip, quantized_layers
+from training.layers.convert import convert, observing, put_on_chip, quantized_layers
 from training.layers.placement import Placement
 from training.layers.quantized import GemmRun
 
@@ -208,7 +212,6 @@ def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, plac
     found.measure(seen.append)
     assert not found.places or 0 < sum(seen) <= found.steps
     bypass = explained.subsets.bypass
-    assert bypass is not None
     chip, labels = explained.simulation.chips[0], explained.simulation.labels[:10]
 
     def scores(*in_use: tuple[int, int]) -> Tensor:
@@ -297,12 +300,8 @@ def observed(found: Explanation, table: npt.NDArray[np.void], image: Tensor) -> 
     chip = Accelerator(ARRAY, FaultMap(ARRAY, table), found.subsets.bypass, engine="cycle")
     runs: list[GemmRun] = []
     put_on_chip(found.subsets.network, chip)
-    for layer in quantized_layers(found.subsets.network).values():
-        layer.observer = runs.append
-    with torch.inference_mode():
+    with observing(found.subsets.network, runs.append), torch.inference_mode():
         found.subsets.network(image)
-    for layer in quantized_layers(found.subsets.network).values():
-        layer.observer = None
     return runs
 
 
@@ -359,7 +358,6 @@ def check_action(found: Explanation, faults: tuple[int, ...], place_in_set: int,
     positions = np.arange(w.shape[1]) if run.placement is None else run.placement.columns[run.group]
     taken = {position: output for output, position in enumerate(positions.tolist())}
     bypass = found.subsets.bypass
-    assert bypass is not None
     TracedGemm(x, w, others, kept, bypass, taken).check(first, list(kept)[place_in_set])
 
 
@@ -371,7 +369,6 @@ def test_what_cannot_act_is_known(seed: int) -> None:
     for some, other in zip(everything.layers, acting.layers, strict=True):
         assert (some.outputs == other.outputs).all()
     for fault, why in zip(subsets.faults, subsets.hidden, strict=True):
-        assert subsets.bypass is not None
         if why == "bypassed":
             assert subsets.bypass[fault.row, fault.col]
         if fault.site is Site.ACCUMULATOR:

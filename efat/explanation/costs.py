@@ -1,23 +1,47 @@
-"""What the bypass of each PE of a chip costs: the chip with this PE in use, broken as it may be."""
+"""What each fault of a chip costs, and what the bypass of each of its PEs does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, inf
 
+from efat.display import Table, Verdict
 from efat.explanation.fault_subsets import FaultSubsets
 from efat.inference.classified import Comparison
 from simulator.lots.chips import Chip
 from training.data.classification import Progress
 
+MOST_SHOWN = 20
+"""Rows of a table of costs; `as_dict` has all."""
+
 Reason = Literal["faults", "fuses", "faults and fuses", "weights"]
 """Why a PE is bypassed: its faults require it, the chip's fuses do it, or the weights were made for it."""
+
+
+@dataclass(frozen=True)
+class FaultCost:
+    """What one fault of the chip does to the accuracy.
+
+    Attributes:
+        index: the fault's place in canonical order.
+        left_out: the chip without this fault, compared with the chip.
+        alone: the chip with this fault only, compared with the chip without faults.
+    """
+
+    index: int
+    left_out: Comparison
+    alone: Comparison
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """What they are sorted by: images gained without it, then those lost with it alone, the most first."""
+        left_out, alone = self.left_out, self.alone
+        return left_out.lost - left_out.gained, alone.gained - alone.lost, -len(alone.changed)
 
 
 @dataclass(frozen=True)
@@ -47,12 +71,7 @@ class BypassCost:
 
 @dataclass(frozen=True)
 class Release:
-    """The chip with several PEs not bypassed.
-
-    Attributes:
-        pes: how many, the costliest first.
-        in_use: compared with the chip.
-    """
+    """The chip with so many PEs not bypassed, the costliest first, compared with the chip."""
 
     pes: int
     in_use: Comparison
@@ -61,6 +80,13 @@ class Release:
 class BypassCosts:
     """What the bypass of each PE of a chip costs on some images. All runs are exact, on the emulation.
 
+    Args:
+        subsets: the network on the chip.
+        chip: the chip.
+        images: float32 [n, c, h, w].
+        labels: int64 [n].
+        batch: images per GEMM.
+
     Attributes:
         places: row and column of the bypassed PEs whose column any layer uses; all others change nothing.
         costs: of those that are done, in this order.
@@ -68,22 +94,10 @@ class BypassCosts:
     """
 
     def __init__(self, subsets: FaultSubsets, chip: Chip, images: Tensor, labels: Tensor, batch: int) -> None:
-        """Find the PEs that are bypassed.
-
-        Args:
-            subsets: the network on the chip.
-            chip: the chip.
-            images: float32 [n, c, h, w].
-            labels: int64 [n].
-            batch: images per GEMM.
-        """
-        self._subsets = subsets
-        self._chip = chip
+        self._subsets, self._chip = subsets, chip
         self._images, self._labels, self._batch = images, labels, batch
-        bypass = np.zeros((subsets.config.rows, subsets.config.cols), np.bool_)
-        if subsets.bypass is not None:
-            bypass |= subsets.bypass & subsets.used_columns
-        self.places: list[tuple[int, int]] = [(int(row), int(col)) for row, col in np.argwhere(bypass)]
+        bypassed = np.argwhere(subsets.bypass & subsets.used_columns)
+        self.places: list[tuple[int, int]] = [(int(row), int(col)) for row, col in bypassed]
         self.costs: list[BypassCost] = []
         self.releases: list[Release] = []
 
@@ -97,14 +111,11 @@ class BypassCosts:
         if not self.places:
             return
         on_chip = self._scores([], progress)
-        required = self._chip.faults.required_bypass()
-        for row, col in self.places:
-            found = self._scores([(row, col)], progress)
+        for pe in self.places:
+            found = self._scores([pe], progress)
             margin = float((self._margins(found) - self._margins(on_chip)).mean())
             gained = margin if math.isfinite(margin) else None
-            fused = self._chip.bypass is not None and bool(self._chip.bypass[row, col])
-            reason = _reason(required=bool(required[row, col]), fused=fused)
-            self.costs.append(BypassCost(row, col, reason, self._compared(found, on_chip), gained))
+            self.costs.append(BypassCost(*pe, self._reason(pe), self._compared(found, on_chip), gained))
         worst = [(cost.row, cost.col) for cost in self.ranked if cost.gain > (0, 0)]
         for count in _doubling(len(worst)):
             found = self._scores(worst[:count], progress)
@@ -121,21 +132,58 @@ class BypassCosts:
         better = [release for release in self.releases if release.in_use.gained > release.in_use.lost]
         return max(better, key=lambda release: release.in_use.accuracy.correct, default=None)
 
+    def parts(self) -> Iterator[Table | str]:
+        """What is shown of them; nothing if nothing is known."""
+        if not self.costs:
+            return
+        yield Table(
+            "Bypassed PEs; in use: the chip with this one not bypassed",
+            ["place", "bypassed for", "in use:\naccuracy", "images\ngained", "\nlost", "margin\ngained"],
+            [
+                (
+                    f"PE {cost.row},{cost.col}",
+                    cost.reason,
+                    *cells(cost.in_use),
+                    None if cost.margin is None else f"{cost.margin:+.3g}",
+                )
+                for cost in self.ranked
+            ],
+            left=2,
+            most=MOST_SHOWN,
+        )
+        if self.releases:
+            yield Table(
+                "The first of them in use together",
+                ["PEs in use", "accuracy", "images\ngained", "\nlost"],
+                [(release.pes, *cells(release.in_use)) for release in self.releases],
+            )
+        yield Verdict(self._verdict)
+
+    @property
+    def _verdict(self) -> str:
+        worst, best = self.ranked[0], self.best
+        if best is None:
+            return "No bypass costs images: none of the PEs tried does better in use."
+        found = best.in_use
+        before = (found.accuracy.correct - found.gained + found.lost) / found.accuracy.images
+        which = f"the first {best.pes:,} PEs" if best.pes > 1 else f"PE {worst.row},{worst.col}"
+        return (
+            f"With {which} in use instead of bypassed, {found.accuracy.value:.1%} of {found.accuracy.images:,} images "
+            f"are right instead of {before:.1%}."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Everything found, as JSON takes it."""
         return {
-            "pes": [
-                {
-                    "row": cost.row,
-                    "col": cost.col,
-                    "reason": cost.reason,
-                    "in_use": cost.in_use.as_dict(),
-                    "margin": cost.margin,
-                }
-                for cost in self.ranked
-            ],
+            "pes": [{**vars(cost), "in_use": cost.in_use.as_dict()} for cost in self.ranked],
             "releases": [{"pes": release.pes, "in_use": release.in_use.as_dict()} for release in self.releases],
         }
+
+    def _reason(self, pe: tuple[int, int]) -> Reason:
+        fused = self._chip.bypass is not None and bool(self._chip.bypass[pe])
+        if self._chip.faults.required_bypass()[pe]:
+            return "faults and fuses" if fused else "faults"
+        return "fuses" if fused else "weights"
 
     def _scores(self, in_use: Sequence[tuple[int, int]], progress: Progress | None) -> Tensor:
         return self._subsets.scores_with(in_use, self._images, self._batch, progress)
@@ -146,14 +194,13 @@ class BypassCosts:
     def _margins(self, scores: Tensor) -> Tensor:
         """Score of the right class above the highest of the others, float64 [n]."""
         right = self._labels[:, None]
-        others = scores.double().scatter(1, right, -torch.inf)
+        others = scores.double().scatter(1, right, -inf)
         return scores.double().gather(1, right)[:, 0] - others.max(1).values
 
 
-def _reason(*, required: bool, fused: bool) -> Reason:
-    if required:
-        return "faults and fuses" if fused else "faults"
-    return "fuses" if fused else "weights"
+def cells(found: Comparison) -> tuple[str, int, int]:
+    """Its accuracy, images gained and images lost, for a table."""
+    return f"{found.accuracy.value:.1%}", found.gained, found.lost
 
 
 def _doubling(most: int) -> list[int]:

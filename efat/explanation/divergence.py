@@ -1,7 +1,7 @@
-"""Where and when a fault first acts on one image: the net, the clock cycle, and the first sum that comes out otherwise.
+"""What a fault does to one image: where and when it first acts, and how far its error travels through the layers.
 
 A fault may change what its net carries long before it matters: while the array fills, in PEs that hold no weights, or
-in sums that end up the same. What is found here is the beginning of what matters. In the first layer and group whose
+in sums that end up the same. `first_divergence` finds the beginning of what matters. In the first layer and group whose
 outputs differ with the fault from those without it, on the same operands, the sums that columns store are compared from
 k-fold to k-fold. The fold is the first one with a difference at an output that ends up different, and m the first row
 of X that has one there. What this row meets on a net of a PE it meets in one clock cycle, so there the net carries
@@ -12,20 +12,107 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
-from efat.explanation.fault_subsets import Inference
+from efat.explanation.fault_subsets import Inference, LayerRun
 from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.engine.fold_trace import FoldWindow, record_fold
 from simulator.engine.mapping import Fold, folds
 from simulator.engine.masks import stuck_masks
 from simulator.engine.timing import load_cycles
 from simulator.engine.trace import Trace
+from simulator.errors import InputError
 from simulator.faults import Fault, FaultMap, Site
 from training.emulation.gemm import faulty_gemm
 from training.layers.quantized import GemmRun
+
+Pattern = Literal["none", "single", "all", "column", "row", "block"]
+"""Where the changed outputs of a layer's GEMM [M, N] are, groups side by side: nowhere; at one place; everywhere; in
+one output channel n; in one row of X; anything else. The first that fits is the pattern."""
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """What an error changes in one layer on one image.
+
+    Attributes:
+        layer: qualified name of the layer.
+        outputs: outputs of its GEMMs: M times N, of all groups.
+        changed: those whose accumulator differs.
+        pattern: where they are.
+        largest_error: largest absolute difference of an accumulator, in its steps.
+    """
+
+    layer: str
+    outputs: int
+    changed: int
+    pattern: Pattern
+    largest_error: int
+
+
+@dataclass(frozen=True)
+class ErrorPropagation:
+    """What an error changes in a network on one image.
+
+    Attributes:
+        layers: each layer, in the order in which they run.
+        scores: scores of the network.
+        scores_changed: those that differ.
+        before: class predicted without the error.
+        after: class predicted with it.
+    """
+
+    layers: tuple[LayerEffect, ...]
+    scores: int
+    scores_changed: int
+    before: int
+    after: int
+
+
+def error_propagation(without: Inference, with_error: Inference) -> ErrorPropagation:
+    """Compare an inference with one of the same network on the same image that has an error more.
+
+    Raises:
+        InputError: other layers ran: which of them run depends on the numbers.
+    """
+    ran = [[(run.name, run.outputs.shape) for run in found.layers] for found in (without, with_error)]
+    if ran[0] != ran[1]:
+        raise InputError(
+            "the network runs other layers when faults change its numbers: layers can be compared only in a network "
+            "that always runs the same ones"
+        )
+    return ErrorPropagation(
+        layers=tuple(_effect(*pair) for pair in zip(without.layers, with_error.layers, strict=True)),
+        scores=len(without.scores),
+        scores_changed=int((with_error.scores != without.scores).sum()),
+        before=without.prediction,
+        after=with_error.prediction,
+    )
+
+
+def _effect(without: LayerRun, with_error: LayerRun) -> LayerEffect:
+    errors = np.abs(with_error.outputs.astype(np.int64) - without.outputs)
+    changed = errors != 0
+    return LayerEffect(without.name, changed.size, int(changed.sum()), pattern_of(changed), int(errors.max(initial=0)))
+
+
+def pattern_of(changed: BoolArray) -> Pattern:
+    """Name the pattern of changed outputs, bool [M, N].
+
+    >>> pattern_of(np.array([[True, False], [True, False]]))
+    'column'
+    """
+    count = int(changed.sum())
+    if count < 2:
+        return "single" if count else "none"
+    if count == changed.size:
+        return "all"
+    if changed.any(axis=0).sum() == 1:
+        return "column"
+    return "row" if changed.any(axis=1).sum() == 1 else "block"
 
 
 @dataclass(frozen=True)
@@ -76,18 +163,9 @@ class FirstDivergence:
 def first_divergence(
     fault: Fault, without: Inference, with_fault: Inference, others: FaultMap, all_faults: FaultMap, bypass: BoolArray
 ) -> FirstDivergence | None:
-    """Find out where a fault first acts on an image.
+    """Where a fault, no FLIP, first acts on an image, of which there are inferences without it and with it.
 
-    Args:
-        fault: the fault; none of them is a FLIP.
-        without: the inference without it.
-        with_fault: the inference with it, of the same network on the same image.
-        others: the faults without it.
-        all_faults: the faults with it.
-        bypass: bool [rows, cols], the PEs that are bypassed.
-
-    Returns:
-        None if no output of any layer differs.
+    It is None if no output of any layer differs. `bypass`, bool [rows, cols], are the PEs that are bypassed.
     """
     for position, (before, after) in enumerate(zip(without.layers, with_fault.layers, strict=True)):
         for one, other in zip(before.gemms, after.gemms, strict=True):
@@ -98,14 +176,7 @@ def first_divergence(
 
 
 class _LocatedGemm:
-    """The first GEMM whose outputs differ.
-
-    Args:
-        run: the GEMM.
-        others: the faults without the one in question.
-        all_faults: the faults with it.
-        bypass: bool [rows, cols].
-    """
+    """The first GEMM whose outputs differ; see `first_divergence`."""
 
     def __init__(self, run: GemmRun, others: FaultMap, all_faults: FaultMap, bypass: BoolArray) -> None:
         self._run = run
