@@ -40,8 +40,7 @@ from efat.retraining.manifest import Manifest
 from efat.setup import Setup, augmentation_of
 from simulator import ArrayConfig, FaultModel, Site
 from simulator.errors import InputError
-from simulator.lots.chips import write_lot
-from simulator.lots.random import generate_chips, provenance
+from simulator.lots.chips import generate_chips, provenance, write_lot
 from simulator.sampling import PATTERNS
 from training.data.datasets import FASHION_MNIST
 from training.learning.recipe import Recipe

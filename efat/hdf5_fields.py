@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from simulator.errors import InputError, first_line
-from simulator.lots.array import text_attribute
+from simulator.hdf5 import text_attribute
 
 HDF5_VERSION = "v110"
 """As for lots of chips: what the library of 2016 and later writes has checksums."""

@@ -8,9 +8,8 @@ from pathlib import Path
 from efat.display import Shown, Table
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
-from simulator.lots.chips import Chip, ChipLot, write_lot
+from simulator.lots.chips import Chip, ChipLot, generate_chips, provenance, write_lot
 from simulator.lots.csv import Written, read_csv, write_csv
-from simulator.lots.random import generate_chips, provenance
 from simulator.sampling import FaultModel
 
 MOST_CHIPS = 1_000_000
@@ -30,7 +29,7 @@ class Lot(Shown):
 
     Raises:
         FileNotFoundError: there is no such file.
-        LotError: it is not a file of chips, is damaged, or is of a newer version.
+        InputError: it is not a file of chips, is damaged, or is of a newer version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,7 +48,7 @@ class Lot(Shown):
 
         Raises:
             FileNotFoundError: there is no such file.
-            LotError: it is not a file of chips, is damaged, or is of a newer version.
+            InputError: it is not a file of chips, is damaged, or is of a newer version.
         """
         return cls(path)
 
@@ -100,7 +99,7 @@ class Lot(Shown):
 
         Raises:
             FileNotFoundError: there is no such list.
-            LotError: something in it cannot be; the line is named.
+            InputError: something in it cannot be; the line is named.
             OSError: the lot cannot be written.
         """
         source = provenance(f"imported from {Path(faults).name}")
@@ -126,7 +125,7 @@ class Lot(Shown):
             progress: called with the number of chips just written.
 
         Raises:
-            LotError: chips of another array, or two of one name.
+            InputError: chips of another array, or two of one name.
             OSError: it cannot be written.
         """
         write_lot(path, array, chips, provenance=provenance, progress=progress)
@@ -142,7 +141,7 @@ class Lot(Shown):
             Numbers of faults and of bypassed PEs.
 
         Raises:
-            LotError: the lot is damaged.
+            InputError: the lot is damaged.
             OSError: it cannot be written.
         """
         return write_csv(path, self)

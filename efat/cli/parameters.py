@@ -376,7 +376,7 @@ def complete_deployments(context: click.Context, parameter: click.Parameter, inc
 
 def complete_chips(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Ids of the chips of the lot that is given before; none if there is no such lot."""
-    from simulator.lots.chips import ChipLot, LotError
+    from simulator import ChipLot, InputError
 
     # As long as the option has no value, Click leaves arguments before it aside.
     lot = context.params.get("lot") or next(iter(context.args), None)
@@ -385,5 +385,5 @@ def complete_chips(context: click.Context, parameter: click.Parameter, incomplet
     try:
         with ChipLot(Path(lot)) as opened:
             return [chip_id for chip_id in opened.chip_ids if chip_id.startswith(incomplete)]
-    except (OSError, LotError):
+    except (OSError, InputError):
         return []

@@ -123,8 +123,7 @@ class Planner:
 
     Raises:
         FileNotFoundError: a file is not there.
-        InputError: something does not fit, or a chip that no network can run on.
-        LotError: the lot is no lot.
+        InputError: something does not fit, the lot is no lot, or no network can run on one of its chips.
     """
 
     def __init__(self, table: ResilienceTable, lot: Path, request: Request, progress: Progress | None) -> None:

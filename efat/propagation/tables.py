@@ -32,7 +32,7 @@ from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError, first_line
 from simulator.files import replaced
-from simulator.lots.array import own_dataset, text_attribute
+from simulator.hdf5 import own_dataset, text_attribute
 
 OUTCOMES = ("inactive", "masked", "benign", "top1", "top5")
 """What a fault does to one image, exactly one of them, the mildest first.

@@ -34,7 +34,7 @@ from simulator import ArrayConfig
 from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError, first_line
 from simulator.files import replaced
-from simulator.lots.array import own_dataset, text_attribute
+from simulator.hdf5 import own_dataset, text_attribute
 
 FILE_NAME = "resilience.h5"
 """In the folder of `efat resilience`."""

@@ -1,45 +1,66 @@
-"""Lots of chips in one HDF5 file: the array they share, and each chip's faults and bypass mask.
+"""Lots of chips in one HDF5 file: the array they share, and each chip's faults and bypass mask; and random chips.
 
-Layout of a file (docs/formats.md says it field by field): attributes `format`, `version`, the fields of
-`ArrayConfig` (`simulator.lots.array`), and the provenance; `faults`, one table of all chips' faults, chip after chip;
+Layout of a file (docs/formats.md says it field by field): attributes `format`, `version`, the fields of `ArrayConfig`,
+and the provenance; the multiplier, if it is not built in; `faults`, one table of all chips' faults, chip after chip;
 `offsets` [chips + 1] into it; `chip_ids` [chips]; `bypass` [chips, bytes], packed bits of each chip's bypass mask.
-
-Nothing in a file is trusted: format, version, shapes, sizes and every index are checked before use.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from simulator import hdf5
 from simulator.config import ArrayConfig
-from simulator.dtypes import BoolArray, Int64Array
+from simulator.dtypes import BoolArray
+from simulator.errors import InputError
 from simulator.faults import FAULT_DTYPE, FaultMap
-from simulator.files import FAULT_LIST, other_kind, replaced
-from simulator.lots.array import LotError, own_dataset, read_array, text_attribute, write_array
+from simulator.files import FAULT_LIST
+from simulator.gates.designs import DESIGNS
+from simulator.gates.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
+from simulator.multipliers.multiplier import Multiplier
+from simulator.sampling import FaultModel, sample_faults
 from simulator.suggestions import did_you_mean
 
 LONGEST_ID_BYTES = 64
 MOST_CHIPS = 10_000_000
+FORMAT = hdf5.Format(
+    "efat-chips",
+    2,
+    "efat chips generate` or `efat chips import",
+    "an HDF5 file of chips",
+    hints={FAULT_LIST: "make a lot of it with 'efat chips import'"},
+)
+"""Version 1 had no multiplier."""
 
-__all__ = ["Chip", "ChipLot", "LotError", "append_chips", "write_lot"]
-
-_ID_DTYPE = np.dtype(f"S{LONGEST_ID_BYTES}")
 _BLOCK_CHIPS = 256
-_CHUNK_FAULTS = 1 << 14
-_HDF5_VERSION = "v110"
-"""Files of HDF5 1.10 (2016) and later have checksums on all but the data, which get theirs from a filter, and texts of
-variable length, which are not used here. On damage that no checksum covers, the HDF5 library can loop for ever."""
 _MOST_FAULTS_PER_PE = 1 << 10
+_MOST_TABLES = 1 << 10
+_LONGEST_NAME_BYTES = 128
+
+
+def _dataset(name: str, dtype: npt.DTypeLike, most: int, dimensions: int = 1) -> hdf5.Dataset:
+    return hdf5.Dataset(name, np.dtype(dtype), most, dimensions, compressed=True)
+
+
+_FAULTS = _dataset("faults", FAULT_DTYPE, 1 << 62)
+_OFFSETS = _dataset("offsets", np.int64, MOST_CHIPS + 1)
+_CHIP_IDS = _dataset("chip_ids", f"S{LONGEST_ID_BYTES}", MOST_CHIPS)
+_BYPASS = _dataset("bypass", np.uint8, 1 << 62, 2)
+_TABLES = _dataset("multiplier_tables", np.int16, _MOST_TABLES << 16, 3)
+_GATES = _dataset("multiplier_gates", np.uint8, MOST_LOCATIONS)
+_INPUTS = _dataset("multiplier_inputs", np.int32, MOST_LOCATIONS * MOST_PINS, 2)
+_OUTPUTS = _dataset("multiplier_outputs", np.int32, 1 << 10)
 
 Progress = Callable[[int], None]
 """Called with the number of chips just written."""
@@ -55,7 +76,7 @@ class Chip:
         bypass: bool [rows, cols], the PEs its fuses bypass; None for none.
 
     Raises:
-        LotError: an id that cannot be one, or a bypass mask of the wrong shape or type.
+        InputError: an id that cannot be one, or a bypass mask of the wrong shape or type.
     """
 
     id: str
@@ -68,12 +89,12 @@ class Chip:
             or not self.id.isprintable()
             or self.id != self.id.strip()
         ):
-            raise LotError(
+            raise InputError(
                 f"chip id {self.id!r}: expected 1 to {LONGEST_ID_BYTES} bytes of printable text, no spaces around it"
             )
         shape = (self.faults.config.rows, self.faults.config.cols)
         if self.bypass is not None and (self.bypass.dtype != np.bool_ or self.bypass.shape != shape):
-            raise LotError(
+            raise InputError(
                 f"chip {self.id!r}: bypass is {self.bypass.dtype} {self.bypass.shape}: expected bool {shape}"
             )
 
@@ -119,20 +140,19 @@ class ChipLot:
 
     Raises:
         FileNotFoundError: there is no such file.
-        LotError: it is not a file of chips, is damaged, or is of a newer version.
+        InputError: it is not a file of chips, is damaged, or is of a newer version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = FORMAT.open(self.path)
         try:
-            with _damage_reported(self.path):
-                self.config = read_array(self._file, self.path)
-                index = _read_index(self._file, self.path, self.config)
+            with FORMAT.reported(self.path):
+                self.config = _read_array(self._file)
+                self._find_chips()
         except BaseException:
             self._file.close()
             raise
-        self._faults, self._bypass, self._offsets, self.chip_ids = index
         self._position = {chip_id: position for position, chip_id in enumerate(self.chip_ids)}
 
     chip_ids: list[str]
@@ -141,9 +161,9 @@ class ChipLot:
     @property
     def provenance(self) -> dict[str, str]:
         """Where the lot comes from, as its writer described it."""
-        with _damage_reported(self.path):
+        with FORMAT.reported(self.path):
             names = [name for name in self._file.attrs if name.startswith("provenance.")]
-            return {name.removeprefix("provenance."): text_attribute(self._file, name) or "" for name in names}
+            return {name.removeprefix("provenance."): hdf5.text_attribute(self._file, name) or "" for name in names}
 
     def __enter__(self) -> ChipLot:
         return self
@@ -160,12 +180,13 @@ class ChipLot:
         """Read one chip.
 
         Raises:
-            LotError: there is no such chip, or its faults are damaged.
+            InputError: there is no such chip, or its faults are damaged.
         """
         position = self._position.get(chip_id)
         if position is None:
-            hint = did_you_mean(chip_id, self.chip_ids) or f": it has {_some(self.chip_ids)}"
-            raise LotError(f"{self.path}: no chip {chip_id!r} among its {len(self)} chips{hint}")
+            some = ", ".join(self.chip_ids[:3]) + (", ..." if len(self) > 3 else "")
+            hint = did_you_mean(chip_id, self.chip_ids) or f": it has {some}"
+            raise InputError(f"{self.path}: no chip {chip_id!r} among its {len(self)} chips{hint}")
         return next(self._read(position, position + 1))
 
     def __iter__(self) -> Iterator[Chip]:
@@ -175,19 +196,40 @@ class ChipLot:
 
     def _read(self, start: int, stop: int) -> Iterator[Chip]:
         offsets = self._offsets[start : stop + 1]
-        with _damage_reported(self.path):
+        with FORMAT.reported(self.path):
             table = self._faults[offsets[0] : offsets[-1]]
             masks = self._bypass[start:stop]
         bits = np.unpackbits(masks, axis=1, count=self.config.pe_count).astype(np.bool_)
-        for i in range(stop - start):
-            chip_id = self.chip_ids[start + i]
+        for i, chip_id in enumerate(self.chip_ids[start:stop]):
             rows = table[offsets[i] - offsets[0] : offsets[i + 1] - offsets[0]]
             try:
                 faults = FaultMap(self.config, rows)
-            except ValueError as error:
-                raise LotError(f"{self.path}: chip {chip_id!r}: {error}") from error
+            except InputError as error:
+                raise InputError(f"{self.path}: chip {chip_id!r}: {error}") from error
             mask = bits[i].reshape(self.config.rows, self.config.cols)
             yield Chip(chip_id, faults, mask if mask.any() else None)
+
+    def _find_chips(self) -> None:
+        """Read all but the faults and the bypass masks, and check how the datasets fit together."""
+        config, file = self.config, self._file
+        self._faults, self._bypass = _FAULTS.find(file), _BYPASS.find(file)
+        self.chip_ids = hdf5.texts("a chip id", _CHIP_IDS.find(file)[:])
+        chips, faults = len(self.chip_ids), len(self._faults)
+        offsets = _OFFSETS.find(file)
+        if offsets.shape != (chips + 1,) or self._bypass.shape != (chips, -(-config.pe_count // 8)):
+            raise InputError(
+                f"offsets {offsets.shape} and bypass {self._bypass.shape} do not fit {chips} chips of "
+                f"{config.rows}x{config.cols} PEs"
+            )
+        self._offsets = offsets[:]
+        counts = np.diff(self._offsets)
+        if self._offsets[0] != 0 or (counts < 0).any() or self._offsets[-1] != faults:
+            raise InputError(f"offsets do not divide its {faults} faults among {chips} chips")
+        most = config.pe_count * _MOST_FAULTS_PER_PE
+        if counts.max(initial=0) > most:
+            raise InputError(f"a chip has {counts.max()} faults: expected at most {most}")
+        if len(set(self.chip_ids)) != chips:
+            raise InputError("chip ids are not unique")
 
 
 def write_lot(
@@ -211,19 +253,18 @@ def write_lot(
         Number of chips written.
 
     Raises:
-        LotError: a chip is of another array, or two have the same id.
+        InputError: a chip is of another array, or two have the same id.
         OSError: the file cannot be written.
     """
-    with replaced(Path(path)) as beside, h5py.File(beside, "w", libver=_HDF5_VERSION) as file:
-        write_array(file, config)
+    with FORMAT.created(Path(path)) as file:
+        _write_array(file, config)
         for name, text in (provenance or {}).items():
-            file.attrs[f"provenance.{name}"] = np.bytes_(text.encode(errors="backslashreplace"))
-        packed = -(-config.pe_count // 8)
-        _create(file, "faults", (), FAULT_DTYPE, _CHUNK_FAULTS)
-        _create(file, "offsets", (), np.dtype(np.int64), 1024)
-        _create(file, "chip_ids", (), _ID_DTYPE, 1024)
-        _create(file, "bypass", (packed,), np.dtype(np.uint8), 16)
-        _append(file["offsets"], np.zeros(1, np.int64))
+            hdf5.write_text(file, f"provenance.{name}", text)
+        _FAULTS.create(file)
+        _OFFSETS.create(file, chunk=1024)
+        _CHIP_IDS.create(file, chunk=1024)
+        _BYPASS.create(file, (-(-config.pe_count // 8),), 16)
+        hdf5.append(file["offsets"], np.zeros(1, np.int64))
         return _extend(file, config, chips, set(), progress)
 
 
@@ -240,141 +281,109 @@ def append_chips(path: str | Path, chips: Iterable[Chip], *, progress: Progress 
 
     Raises:
         FileNotFoundError: there is no such file.
-        LotError: the file is no lot, a chip is of another array, or an id is there already.
+        InputError: the file is no lot, a chip is of another array, or an id is there already.
         OSError: the file cannot be written.
     """
     path = Path(path)
     with ChipLot(path) as lot:
         config, known = lot.config, set(lot.chip_ids)
-    with replaced(path, copy=True) as beside, h5py.File(beside, "r+", libver=_HDF5_VERSION) as file:
+    with hdf5.extended(path) as file:
         return _extend(file, config, chips, known, progress)
 
 
-def _extend(
-    file: h5py.File, config: ArrayConfig, chips: Iterable[Chip], known: set[str], progress: Progress | None
-) -> int:
+def _extend(file: Any, config: ArrayConfig, chips: Iterable[Chip], known: set[str], progress: Progress | None) -> int:
     written = 0
-    block: list[Chip] = []
-    for chip in chips:
-        if chip.faults.config != config:
-            raise LotError(f"chip {chip.id!r} is of another array: {chip.faults.config}, expected {config}")
-        if chip.id in known:
-            raise LotError(f"chip id {chip.id!r} is there twice: ids must differ within a lot")
-        known.add(chip.id)
-        block.append(chip)
-        if len(block) == _BLOCK_CHIPS:
-            written += _write_block(file, block, progress)
-            block = []
-    return written + _write_block(file, block, progress)
-
-
-def _write_block(file: h5py.File, block: Sequence[Chip], progress: Progress | None) -> int:
-    if block:
-        _append(file["faults"], np.concatenate([chip.faults.table for chip in block]))
-        ends = np.cumsum([len(chip.faults) for chip in block]) + file["offsets"][-1]
-        _append(file["offsets"], ends)
-        _append(file["chip_ids"], np.array([chip.id.encode() for chip in block], _ID_DTYPE))
-        _append(file["bypass"], np.stack([np.packbits(chip._mask()) for chip in block]))
+    remaining = iter(chips)
+    while block := list(islice(remaining, _BLOCK_CHIPS)):
+        for chip in block:
+            if chip.faults.config != config:
+                raise InputError(f"chip {chip.id!r} is of another array: {chip.faults.config}, expected {config}")
+            if chip.id in known:
+                raise InputError(f"chip id {chip.id!r} is there twice: ids must differ within a lot")
+            known.add(chip.id)
+        hdf5.append(file["faults"], np.concatenate([chip.faults.table for chip in block]))
+        hdf5.append(file["offsets"], np.cumsum([len(chip.faults) for chip in block]) + file["offsets"][-1])
+        hdf5.append(file["chip_ids"], np.array([chip.id.encode() for chip in block], _CHIP_IDS.dtype))
+        hdf5.append(file["bypass"], np.stack([np.packbits(chip._mask()) for chip in block]))
+        written += len(block)
         if progress is not None:
             progress(len(block))
-    return len(block)
+    return written
 
 
-def _create(file: h5py.File, name: str, row: tuple[int, ...], dtype: np.dtype[Any], chunk: int) -> None:
-    """An empty dataset that grows by rows, compressed and with checksums."""
-    file.create_dataset(
-        name,
-        (0, *row),
-        dtype,
-        maxshape=(None, *row),
-        chunks=(chunk, *row),
-        compression=1,
-        shuffle=True,
-        fletcher32=True,
-    )
+def _write_array(file: Any, config: ArrayConfig) -> None:
+    """Write the fields of the array as attributes, and a multiplier that is not built in as datasets."""
+    for field in fields(ArrayConfig):
+        if field.name != "multiplier":
+            file.attrs[field.name] = getattr(config, field.name)
+    multiplier = config.multiplier
+    if isinstance(multiplier, str):
+        hdf5.write_text(file, "multiplier", multiplier)
+        return
+    name = "".join(character if character.isprintable() else "?" for character in multiplier.name)
+    file.attrs["multiplier"] = np.bytes_(name.encode(errors="replace")[:_LONGEST_NAME_BYTES])
+    if multiplier.netlist is not None:
+        for dataset, part in ((_GATES, "gates"), (_INPUTS, "inputs"), (_OUTPUTS, "outputs")):
+            dataset.write(file, getattr(multiplier.netlist, part))
+        return
+    assert multiplier.tables is not None
+    if len(multiplier.tables) > _MOST_TABLES:
+        raise InputError(f"multiplier {name} has {len(multiplier.tables)} tables: a lot takes at most {_MOST_TABLES}")
+    _TABLES.write(file, multiplier.tables)
 
 
-def _append(dataset: h5py.Dataset, values: npt.NDArray[Any]) -> None:
-    start = len(dataset)
-    dataset.resize(start + len(values), axis=0)
-    dataset[start:] = values
+def _read_array(file: Any) -> ArrayConfig:
+    values: dict[str, Any] = {}
+    for field in fields(ArrayConfig):
+        if field.name != "multiplier":
+            value = file.attrs.get(field.name)
+            if not isinstance(value, np.integer | np.bool_):
+                raise InputError(f"attribute {field.name} is {value!r}: expected a number")
+            values[field.name] = value.item()
+    config = ArrayConfig(**values)
+    if file.attrs["version"] == 1:
+        return config
+    return replace(config, multiplier=_read_multiplier(file, config))
 
 
-@contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 says of a damaged file, in errors of many types, into a `LotError`."""
-    try:
-        yield
-    except LotError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise LotError(f"{path} is damaged: {_first_line(error)}") from error
+def _read_multiplier(file: Any, config: ArrayConfig) -> str | Multiplier:
+    name = hdf5.text_attribute(file, "multiplier")
+    if name is None:
+        raise InputError("attribute multiplier is missing: expected a text")
+    if _TABLES.name in file:
+        sides = (1 << config.weight_bits, 1 << config.act_bits)
+        tables = _TABLES.find(file, sides)[:]
+        return Multiplier(name, tables=tables, act_signed=config.act_signed)
+    if _GATES.name in file:
+        parts = _GATES.find(file)[:], _INPUTS.find(file, (MOST_PINS,))[:], _OUTPUTS.find(file)[:]
+        netlist = Netlist(*parts, config.weight_bits, config.act_bits, act_signed=config.act_signed)
+        return Multiplier(name, netlist, act_signed=config.act_signed)
+    if name not in DESIGNS:
+        raise InputError(f"multiplier is {name!r}, and its gates or tables are missing")
+    return name
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; make a lot with `efat chips generate` or `efat chips import`")
-    wrong = other_kind(
-        path,
-        "an HDF5 file of chips",
-        own=("an HDF5 file",),
-        hints={FAULT_LIST: "make a lot of it with 'efat chips import'"},
-    )
-    if wrong is not None:
-        raise LotError(wrong)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise LotError(f"{path} is not an HDF5 file, or is cut short: {_first_line(error)}") from error
+def generate_chips(config: ArrayConfig, model: FaultModel, count: int, seed: int) -> Iterator[Chip]:
+    """Chips with random faults, named chip-0000 and so on.
+
+    Each has its own random stream, of `seed` and its number, so a lot does not depend on the order it is made in.
+    """
+    low, high = model.rates
+    for number in range(count):
+        rate_seed, fault_seed = np.random.SeedSequence(seed, spawn_key=(number,)).spawn(2)
+        share = np.random.default_rng(rate_seed).random()
+        if low == high:
+            rate = low
+        elif low == 0:
+            rate = high * share
+        else:
+            rate = min(high, math.exp(math.log(low) + share * math.log(high / low)))
+        yield Chip(f"chip-{number:04d}", sample_faults(config, replace(model, rate=rate), fault_seed))
 
 
-def _read_index(
-    file: h5py.File, path: Path, config: ArrayConfig
-) -> tuple[h5py.Dataset, h5py.Dataset, Int64Array, list[str]]:
-    """Check how the datasets fit together, without reading the faults."""
-    packed = -(-config.pe_count // 8)
-    expected = {
-        "faults": (FAULT_DTYPE, 1),
-        "offsets": (np.dtype(np.int64), 1),
-        "chip_ids": (_ID_DTYPE, 1),
-        "bypass": (np.dtype(np.uint8), 2),
-    }
-    found: dict[str, h5py.Dataset] = {}
-    for name, (dtype, dimensions) in expected.items():
-        dataset = own_dataset(file, name)
-        if dataset is None or dataset.dtype != dtype or dataset.ndim != dimensions:
-            what = f"{dataset.dtype} with {dataset.ndim} dimensions" if dataset is not None else "missing"
-            raise LotError(f"{path}: dataset {name!r} is {what}: expected {dtype} with {dimensions}")
-        found[name] = dataset
-    chips = len(found["chip_ids"])
-    if chips > MOST_CHIPS:
-        raise LotError(f"{path} claims {chips} chips: expected at most {MOST_CHIPS}")
-    if found["offsets"].shape != (chips + 1,) or found["bypass"].shape != (chips, packed):
-        raise LotError(
-            f"{path}: offsets {found['offsets'].shape} and bypass {found['bypass'].shape} do not fit "
-            f"{chips} chips of {config.rows}x{config.cols} PEs"
-        )
-    offsets = found["offsets"][:]
-    names = found["chip_ids"][:].tolist()
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(found["faults"]):
-        raise LotError(f"{path}: offsets do not divide its {len(found['faults'])} faults among {chips} chips")
-    most = config.pe_count * _MOST_FAULTS_PER_PE
-    if chips and int(np.diff(offsets).max()) > most:
-        raise LotError(f"{path}: a chip has {int(np.diff(offsets).max())} faults: expected at most {most}")
-    try:
-        chip_ids = [name.decode() for name in names]
-    except UnicodeDecodeError as error:
-        raise LotError(f"{path}: a chip id is not UTF-8 text: {error.object!r}") from error
-    if not "".join(chip_ids).isprintable():
-        raise LotError(f"{path}: a chip id is not printable text")
-    if len(set(chip_ids)) != chips:
-        raise LotError(f"{path}: chip ids are not unique")
-    return found["faults"], found["bypass"], offsets, chip_ids
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def provenance(source: str, seed: int | None = None) -> dict[str, str]:
+    """Where a lot comes from, to be written into its file."""
+    described = {"source": source, "program": f"efat {version('efat')}"}
+    if seed is not None:
+        described["seed"] = str(seed)
+    return described

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray, Int64Array
+from simulator.errors import InputError
 from simulator.faults import FAULT_DTYPE, PERMANENT, FaultMap, Kind, Site
 from simulator.files import FAULT_LIST, other_kind, replaced
-from simulator.lots.chips import Chip, LotError
+from simulator.lots.chips import Chip
 
 BYPASS = "BYPASS"
 """What stands for the site where a PE is bypassed by fuses."""
@@ -45,7 +46,7 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        LotError: something in it cannot be; the line is named.
+        InputError: something in it cannot be; the line is named.
     """
     path = Path(path)
     chips, lines, columns = _read_columns(path)
@@ -79,9 +80,9 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
         except ValueError as error:
             culprit = _first_bad_line(config, table[mine], line[kept][mine])
             where = f"line {culprit}" if culprit is not None else f"chip {chip_id!r}"
-            raise LotError(f"{path}, {where}: {error}") from error
+            raise InputError(f"{path}, {where}: {error}") from error
     if not found:
-        raise LotError(f"{path} has a header but no chips")
+        raise InputError(f"{path} has a header but no chips")
     return found
 
 
@@ -140,7 +141,7 @@ def _bypass(
         given = np.asarray([cell.strip() != "" for cell in columns[name]])
         if given.any():
             i = int(np.argmax(given))
-            raise LotError(
+            raise InputError(
                 f"{path}, line {lines[i]}: {name} is {columns[name][i]!r}: expected nothing, as a bypassed PE has none"
             )
     places = {name: _numbers(path, name, columns[name], lines) for name in ("row", "col")}
@@ -148,7 +149,7 @@ def _bypass(
         outside = places[name] >= side
         if outside.any():
             i = int(np.argmax(outside))
-            raise LotError(
+            raise InputError(
                 f"{path}, line {lines[i]}: {name} of a bypassed PE is {places[name][i]}: expected 0..{side - 1}"
             )
     masks = {}
@@ -164,7 +165,7 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
         raise FileNotFoundError(f"{path}: no such file; expected a CSV file with the columns {','.join(COLUMNS)}")
     wrong = other_kind(path, FAULT_LIST, own=(FAULT_LIST,))
     if wrong is not None:
-        raise LotError(wrong)
+        raise InputError(wrong)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -172,7 +173,7 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
             missing = [name for name in _REQUIRED if name not in header]
             unknown = [name for name in header if name not in COLUMNS]
             if missing or unknown or len(set(header)) != len(header):
-                raise LotError(f"{path}, line 1: header is {','.join(header)!r}: expected {','.join(COLUMNS)}")
+                raise InputError(f"{path}, line 1: header is {','.join(header)!r}: expected {','.join(COLUMNS)}")
             first_line, read = reader.line_num, 0
             lines: list[int] = []
             listed: list[list[str]] = [[] for _ in header]
@@ -185,16 +186,16 @@ def _read_columns(path: Path) -> tuple[list[str], list[int], dict[str, list[str]
                 for whole, part in zip(listed, zip(*block, strict=True), strict=False):
                     whole.extend(part)
             if reader.line_num != first_line + read:
-                raise LotError(f"{path}: a cell has a line break in it: expected one line for each fault")
+                raise InputError(f"{path}: a cell has a line break in it: expected one line for each fault")
     except (UnicodeDecodeError, csv.Error) as error:
-        raise LotError(f"{path} is not a CSV file in UTF-8: {error}") from error
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
     columns = dict(zip(header, listed, strict=True))
     for name in ("chip", "site", "kind"):
         stripped = {cell: cell.strip() for cell in set(columns[name])}
         columns[name] = [stripped[cell] for cell in columns[name]]
     chips = columns.pop("chip")
     if "" in chips:
-        raise LotError(f"{path}, line {lines[chips.index('')]}: chip is empty: expected the id of a chip")
+        raise InputError(f"{path}, line {lines[chips.index('')]}: chip is empty: expected the id of a chip")
     columns.setdefault("cycle", [""] * len(chips))
     return chips, lines, {name: columns[name] for name in COLUMNS[1:]}
 
@@ -209,7 +210,7 @@ def _checked(
     kept = [(line, cells) for line, cells in zip(lines, block, strict=True) if cells]
     for line, cells in kept:
         if len(cells) != width:
-            raise LotError(f"{path}, line {line}: {len(cells)} cells: expected {width}, as in the header")
+            raise InputError(f"{path}, line {line}: {len(cells)} cells: expected {width}, as in the header")
     return [line for line, _ in kept], [cells for _, cells in kept]
 
 
@@ -220,7 +221,7 @@ def _codes(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int64A
     if (values < 0).any():
         i = int(np.argmax(values < 0))
         names = [*known, BYPASS] if name == "site" else known
-        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(names)}")
+        raise InputError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(names)}")
     return values
 
 
@@ -242,7 +243,7 @@ def _numbers(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int6
         i = int(np.argmax(wrong))
         whole = f"a whole number, {limits.min} to {limits.max}"
         expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else whole
-        raise LotError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected {expected}")
+        raise InputError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected {expected}")
     return numbers
 
 

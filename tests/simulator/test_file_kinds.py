@@ -13,11 +13,12 @@ import pytest
 
 from simulator import ArrayConfig, FaultMap
 from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
+from simulator.errors import InputError
 from simulator.files import file_kind
 from simulator.gates.designs import build
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import NetlistError
-from simulator.lots.chips import Chip, ChipLot, LotError, write_lot
+from simulator.lots.chips import Chip, ChipLot, write_lot
 from simulator.lots.csv import read_csv
 from simulator.multipliers.files import read_multiplier
 from simulator.multipliers.product_tables import ProductTableError, read_products
@@ -58,11 +59,11 @@ READERS: dict[str, tuple[str, Callable[[Path], object], type[ValueError], tuple[
         ProductTableError,
         ("a NumPy array",),
     ),
-    "lot.h5": ("an HDF5 file of chips", ChipLot, LotError, ("an HDF5 file",)),
+    "lot.h5": ("an HDF5 file of chips", ChipLot, InputError, ("an HDF5 file",)),
     "faults.csv": (
         "a list of faults (CSV)",
         lambda path: read_csv(path, CONFIG),
-        LotError,
+        InputError,
         ("a list of faults (CSV)",),
     ),
     "array.cfg": ("a SCALE-Sim configuration", read_config, ScaleSimError, ("a SCALE-Sim configuration",)),
@@ -95,7 +96,7 @@ def test_what_to_do_with_them_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProductTableError, match=r"its name must end in \.v, \.sv or \.blif to be read"):
         read_products(tmp_path / "m.txt", act_signed=True)
     KINDS["a list of faults (CSV)"](tmp_path / "lot.h5")
-    with pytest.raises(LotError, match="make a lot of it with 'efat chips import'"):
+    with pytest.raises(InputError, match="make a lot of it with 'efat chips import'"):
         ChipLot(tmp_path / "lot.h5")
 
 

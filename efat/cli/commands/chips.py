@@ -155,9 +155,8 @@ def import_(
     """Make a lot from a tester's list of FAULTS and bypassed PEs (CSV)."""
     check_output(output, force=force, inputs=[faults])
     from simulator import Site
-    from simulator.lots.chips import write_lot
+    from simulator.lots.chips import provenance, write_lot
     from simulator.lots.csv import read_csv
-    from simulator.lots.random import provenance
 
     config = described.config()
     found = read_csv(faults, config)

@@ -216,10 +216,10 @@ def test_missing_and_wrong_files_are_refused(lot: Path) -> None:
     Path("text.h5").write_text("not HDF5")
     assert "text.h5 is not an HDF5 file" in refused("chips", "show", "text.h5")
     Path("short.h5").write_bytes(lot.read_bytes()[:900])
-    assert "short.h5 is not an HDF5 file, or is cut short" in refused("chips", "show", "short.h5")
+    assert "short.h5 is not an HDF5 file or is damaged" in refused("chips", "show", "short.h5")
     with h5py.File("other.h5", "w") as file:
         file["numbers"] = np.arange(3)
-    assert "other.h5 is an HDF5 file of another kind" in refused("chips", "show", "other.h5")
+    assert "other.h5: it is of another kind" in refused("chips", "show", "other.h5")
     assert "is a folder" in refused("chips", "show", ".")
     Path("faults.csv").write_bytes(b"\xff\xfe\x00")
     assert "faults.csv is not a CSV file" in refused("chips", "import", "faults.csv", "--array", "8x6", "-o", "x.h5")

@@ -155,7 +155,7 @@ def damaged_lot() -> None:
         (dead_chip, "chip dead one has no column that can be used"),
         (no_table, "res/resilience.h5: no such file; measure a table with `efat resilience`"),
         (table_is_something_else, "it is of another kind: expected attribute format='efat-resilience'"),
-        (damaged_lot, "lot.h5 is not an HDF5 file, or is cut short"),
+        (damaged_lot, "lot.h5 is not an HDF5 file or is damaged"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(inputs: Path, damage: Callable[[], None], message: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.lots.chips import Chip, LotError
+from simulator.errors import InputError
+from simulator.lots.chips import Chip
 from simulator.lots.csv import read_csv, write_csv
 from tests.support.strategies import configs, fault_maps
 
@@ -131,7 +132,7 @@ def test_bypassed_pes_are_lines_of_their_own(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_name_their_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(LotError, match=message):
+    with pytest.raises(InputError, match=message):
         chips_of(tmp_path, "\n".join([HEADER, *lines]) + "\n")
 
 
@@ -139,18 +140,18 @@ def test_mistakes_name_their_line(tmp_path: Path, lines: list[str], message: str
     "header", ["", "chip,row,col,site,bit", f"{HEADER},colour", f"{HEADER},row", "1,2,3,PSUM,5,STUCK_AT_0,"]
 )
 def test_wrong_headers_are_refused(tmp_path: Path, header: str) -> None:
-    with pytest.raises(LotError, match=r"line 1: header is .*: expected chip,row,col,site,bit,kind,cycle"):
+    with pytest.raises(InputError, match=r"line 1: header is .*: expected chip,row,col,site,bit,kind,cycle"):
         chips_of(tmp_path, f"{header}\na,1,1,PSUM,3,STUCK_AT_0,\n")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\x01", f"{HEADER}\n".encode() + b'"a,1,1,PSUM,3,STUCK_AT_0,\n'])
 def test_files_that_are_no_csv_are_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(LotError, match="is not a CSV file in UTF-8"):
+    with pytest.raises(InputError, match="is not a CSV file in UTF-8"):
         chips_of(tmp_path, content)
 
 
 def test_a_line_break_inside_a_cell_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LotError, match="a cell has a line break in it"):
+    with pytest.raises(InputError, match="a cell has a line break in it"):
         chips_of(tmp_path, f'{HEADER}\n"a\nb",1,1,PSUM,3,STUCK_AT_0,\n')
 
 
