@@ -35,17 +35,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A piece of work.
+    """A piece of work: the name of its files, and what the work is done with, which travels to other processes.
 
-    Args:
-        name: of its files: up to 100 letters, digits, dots, underscores and hyphens.
-        arguments: what the work is done with; they travel to other processes.
-        inputs: what decides the result beside the campaign's inputs and the name, as JSON takes it, by a name that says
-            what it is: digests of what other units gave, say.
+    `inputs` is what decides the result beside the campaign's inputs and the name, as JSON takes it, by a name that says
+    what it is: digests of what other units gave, say.
     """
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Any
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,12 +52,7 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a unit gave.
-
-    Args:
-        values: what JSON takes; the same for the same unit, whatever it runs on.
-        files: contents of the files that belong to it, by name.
-    """
+    """What a unit gave: what JSON takes, the same whatever it runs on, and contents of files by name."""
 
     values: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -68,12 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class UnitFile:
-    """A file of a unit that is done.
-
-    Args:
-        path: where it is.
-        sha256: what its content has to have.
-    """
+    """A file of a unit that is done, and the SHA-256 (hex) that its content has to have."""
 
     path: Path
     sha256: str
@@ -96,21 +83,15 @@ class UnitFile:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """A unit that is done.
-
-    Args:
-        inputs: those of the unit.
-        values: what it gave.
-        files: SHA-256 (hex) of its files by name.
-    """
+    """A unit that is done: its inputs, what it gave, and SHA-256 (hex) of its files by name."""
 
     inputs: Mapping[str, Any]
     values: Mapping[str, Any]
     files: Mapping[str, str]
 
 
-Work = Callable[[Mapping[str, Any]], Outcome]
-"""Does a unit: a function of a module, since other processes import it."""
+Work = Callable[[Any], Outcome]
+"""Does a unit, given its arguments: a function of a module, since other processes import it."""
 
 Executor = Callable[[Work, Sequence[Unit]], Iterable[tuple[Unit, Outcome]]]
 """Does units, in any order, and gives each as soon as it is done; see `efat.campaigns.workers`."""
@@ -138,13 +119,10 @@ class Elapsed(Document, frozen=True):
 
 
 class Begun(Document, frozen=True):
-    """`campaign.json`: what a campaign is.
+    """`campaign.json`: what the units are in a word, everything that decides their results, and the digest of both.
 
-    Args:
-        kind: what the units are, in a word.
-        inputs: everything that decides their results, by a name that says what it is.
-        digest: SHA-256 (hex) of kind and inputs.
-        command: the command line that works on it, which decides nothing; None if Python called.
+    `command` is the command line that worked on it last, None if Python did. It decides nothing. The last one alone
+    gives what is in the folder, also where later ones added to it.
     """
 
     FORMAT = "efat-campaign"
@@ -168,18 +146,11 @@ class OtherInputsError(InputError):
 
 
 class Campaign:
-    """A folder of units.
+    """A folder of units, made if it is not there.
 
-    Args:
-        folder: made if it is not there; its parent is.
-        kind: what the units are, in a word.
-        inputs: everything that decides their results, as JSON takes it, by a name that says what it is.
-        notes: told of units that are there and do not fit.
-        among_others: whether there may be files of others in the folder.
-        timed: whether the time that its units took is kept in `elapsed.json`.
-
-    Attributes:
-        seconds: that its units took, wall clock, in this run and those before it; 0 if it is not timed.
+    `kind` says in a word what the units are, `inputs` everything that decides their results, as JSON takes it. `notes`
+    is told of units that are there and do not fit. `among_others` allows files of others in the folder. If it is
+    `timed`, `seconds` is what its units took, wall clock, in all runs, and kept in `elapsed.json`.
 
     Raises:
         OtherInputsError: the folder was begun with other inputs.
@@ -211,7 +182,6 @@ class Campaign:
             folder.mkdir()
         elif not among_others and any(not path.name.startswith(".campaign.json.") for path in folder.iterdir()):
             raise InputError(f"{folder} has files in it and is no campaign: choose another folder")
-        # The command line is that which works on it now.
         begun = Begun(kind, self.inputs, self.digest, running.get())
         put(folder / "campaign.json", content_of(begun, str(folder / "campaign.json")))
         (folder / "units").mkdir(exist_ok=True)
@@ -252,12 +222,9 @@ class Campaign:
         return UnitFile(self.path(unit, file), self._done(unit).files[file])
 
     def export(self, unit: str, file: str, path: str) -> str:
-        """Copy a file of a unit to where people look for it; gives its SHA-256 (hex).
+        """Copy a file of a unit to a path in the folder where people look for it; gives its SHA-256 (hex).
 
-        Args:
-            unit: that is done.
-            file: name of the file.
-            path: where to, in the folder; what is another one there is replaced, which is noted.
+        What is another one there is replaced, which is noted.
         """
         found, there = self.file(unit, file), self.folder / path
         content = found.read()
@@ -274,14 +241,9 @@ class Campaign:
         progress: Progress | None = None,
         again: Collection[str] = (),
     ) -> None:
-        """Do the units that are not done.
+        """Do the units that are not done, and those named in `again` whatever is there, which is not noted.
 
-        Args:
-            units: all of them, with different names.
-            work: does one.
-            executor: does them all, here or elsewhere.
-            progress: called at the beginning and after each unit.
-            again: names of units to do whatever is there, which is not noted.
+        `progress` is called at the beginning and after each unit.
         """
         left = [unit for unit in units if unit.name in again or not self._fits(unit)]
         finished = len(units) - len(left)
@@ -345,7 +307,8 @@ class Campaign:
         if not ours:
             self._note_again(unit, "is of another unit or campaign")
             return None
-        if not all(_has_digest(self.path(unit, name), sha256) for name, sha256 in done.files.items()):
+        files = {self.path(unit, name): sha256 for name, sha256 in done.files.items()}
+        if not all(path.is_file() and digest_of_file(path) == sha256 for path, sha256 in files.items()):
             self._note_again(unit, "does not fit its files")
             return None
         return done
@@ -392,7 +355,3 @@ def put(path: Path, content: bytes) -> None:
         return
     with replaced(path) as beside:
         beside.write_bytes(content)
-
-
-def _has_digest(path: Path, sha256: str) -> bool:
-    return path.is_file() and digest_of_file(path) == sha256

@@ -5,6 +5,7 @@ Every unit computes in one thread, as floating-point sums depend on the number o
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -16,13 +17,14 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.util import Finalize
 from typing import Any
 
 from efat.campaigns.campaign import Executor, Outcome, Unit, Work
+from efat.records import Named
 from simulator.errors import InputError, first_line
 
 Workers = int | str | Executor | None
@@ -40,11 +42,7 @@ class WorkerDiedError(RuntimeError):
 
 
 def executor_of(workers: Workers) -> Executor:
-    """What does units.
-
-    Args:
-        workers: how many processes, 0 for none but this one, None for one per core that may be used; the address of a
-            Ray cluster, such as `ray://host:10001`; or what does units itself.
+    """What does units at such a place; an address is one of a Ray cluster, such as `ray://host:10001`.
 
     Raises:
         InputError: a number below 0.
@@ -53,9 +51,11 @@ def executor_of(workers: Workers) -> Executor:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(workers, str):
         return ray_cluster(workers)
-    if isinstance(workers, int):
-        return processes(workers) if workers else in_line
-    return workers
+    if not isinstance(workers, int):
+        return workers
+    if workers < 0:
+        raise InputError(f"workers is {workers}: expected 0 for none but this process, or more")
+    return processes(workers) if workers else in_line
 
 
 def in_line(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
@@ -73,12 +73,9 @@ def with_all_threads(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, 
 
 
 def processes(workers: int) -> Executor:
-    """Do units in worker processes. One that dies is replaced, and what it was doing is done again.
+    """Do units in so many worker processes. One that dies is replaced, and what it was doing is done again.
 
     The processes stay for the next units, as it takes them seconds to begin; they end with this one.
-
-    Args:
-        workers: how many, >= 1.
 
     Raises:
         InputError: fewer than one.
@@ -86,6 +83,34 @@ def processes(workers: int) -> Executor:
     if workers < 1:
         raise InputError(f"workers is {workers}: expected 1 or more")
     return _Processes(workers)
+
+
+class _Packer(pickle.Pickler):
+    """Pickles all but a user's network and data: `keep` sees to it that they travel once, and gives what names them."""
+
+    def __init__(self, file: io.BytesIO, keep: Callable[[Named], object]) -> None:
+        super().__init__(file)
+        self._keep = keep
+
+    def persistent_id(self, found: object) -> object:
+        return self._keep(found) if isinstance(found, Named) else None
+
+
+class _Unpacker(pickle.Unpickler):
+    """Reads what `_Packer` gave; from a process of this campaign, over a pipe that nobody else has."""
+
+    def __init__(self, content: bytes, find: Callable[[Any], Named]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._find = find
+
+    def persistent_load(self, name: object) -> Named:
+        return self._find(name)
+
+
+def _packed(content: object, keep: Callable[[Named], object]) -> bytes:
+    file = io.BytesIO()
+    _Packer(file, keep).dump(content)
+    return file.getvalue()
 
 
 class _Worker:
@@ -102,11 +127,20 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, os.getpid()))
         self._process.start()
         theirs.close()
+        self._sent: dict[Named, int] = {}
 
-    def begin(self, content: bytes) -> None:
+    def begin(self, work: Work, unit: Unit) -> None:
+        content = _packed((work, unit.arguments), self._once)
         # `outcome` finds out that it is dead.
         with suppress(OSError):
             self.pipe.send_bytes(content)
+
+    def _once(self, found: Named) -> tuple[int, bytes | None]:
+        """What names an object to this worker; the first time with the object."""
+        if found in self._sent:
+            return self._sent[found], None
+        self._sent[found] = len(self._sent)
+        return self._sent[found], pickle.dumps(found)
 
     def outcome(self) -> Outcome | None:
         """What the unit gave, waited for; None if the worker died with it. What the work raised is raised."""
@@ -151,7 +185,7 @@ class _Processes:
             for worker in [worker for worker in self._all if worker.pipe not in running][: count - len(running)]:
                 unit = waiting.popleft()
                 running[worker.pipe] = worker, unit
-                worker.begin(pickle.dumps((work, unit.arguments)))
+                worker.begin(work, unit)
 
         try:
             begin()
@@ -191,13 +225,21 @@ def _serve(pipe: connection.Connection, parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    kept: dict[int, Named] = {}
+
+    def find(sent: tuple[int, bytes | None]) -> Named:
+        number, content = sent
+        if content is not None:
+            kept[number] = pickle.loads(content)
+        return kept[number]
+
     while True:
         try:
             content = pipe.recv_bytes()
         except (EOFError, OSError):
             return
         try:
-            work, arguments = pickle.loads(content)
+            work, arguments = _Unpacker(content, find).load()
             answer = pickle.dumps((_work(work, arguments), None, ""))
         except BaseException as error:
             answer = _failure(error)
@@ -216,11 +258,9 @@ def _failure(error: BaseException) -> bytes:
 
 
 def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
-    """Do units on a Ray cluster, whose machines have this package and the same data at the same places.
+    """Do units on a Ray cluster, at most `in_flight` at a time; its machines have this package and the same data.
 
-    Args:
-        address: of the cluster, as `ray.init` takes it; `local` for one of its own on this machine.
-        in_flight: how many units are handed over at a time, at most.
+    The address is as `ray.init` takes it; `local` is a cluster of its own on this machine.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -239,14 +279,24 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster at {address!r}: {first_line(error)}") from None
         try:
-            remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS - 1)(_work)
-            waiting = iter(units)
+            remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS - 1)(_work_packed)
+            waiting = deque(units)
             running: dict[Any, Unit] = {}
-            for unit in waiting:
-                running[remote.remote(work, unit.arguments)] = unit
-                if len(running) == in_flight:
-                    break
-            while running:
+            numbers: dict[Named, int] = {}
+            shared: list[Any] = []
+
+            def once(found: Named) -> int:
+                """The number of an object that each machine of the cluster gets once."""
+                if found not in numbers:
+                    numbers[found] = len(shared)
+                    shared.append(ray.put(found))
+                return numbers[found]
+
+            while running or waiting:
+                while waiting and len(running) < in_flight:
+                    unit = waiting.popleft()
+                    content = _packed((work, unit.arguments), once)
+                    running[remote.remote(content, *shared)] = unit
                 ready, _ = ray.wait(list(running), num_returns=1)
                 for reference in ready:
                     unit = running.pop(reference)
@@ -260,9 +310,6 @@ def ray_cluster(address: str, in_flight: int = 1000) -> Executor:
                             f"{MOST_DEATHS} workers died while {unit.name} was running: {first_line(error)}"
                         ) from None
                     yield unit, outcome
-                    after = next(waiting, None)
-                    if after is not None:
-                        running[remote.remote(work, after.arguments)] = after
         finally:
             ray.shutdown()
 
@@ -280,7 +327,12 @@ def _check_reachable(address: str) -> None:
         raise InputError(f"no Ray cluster at {address!r}: {first_line(error)}") from None
 
 
-def _work(work: Work, arguments: Mapping[str, Any]) -> Outcome:
+def _work_packed(content: bytes, *shared: Named) -> Outcome:
+    """Do a unit on a machine of a cluster."""
+    return _work(*_Unpacker(content, lambda number: shared[number]).load())
+
+
+def _work(work: Work, arguments: Any) -> Outcome:
     try:
         with one_thread():
             return work(arguments)

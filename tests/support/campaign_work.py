@@ -15,6 +15,7 @@ import torch
 
 from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.workers import in_line, processes
+from efat.records import Named
 
 UNITS = [Unit(f"unit-{number:02d}", {"number": number, "seconds": 0.05}) for number in range(24)]
 
@@ -25,6 +26,24 @@ def digest(arguments: Mapping[str, Any]) -> Outcome:
     text = hashlib.sha256(str(arguments["number"]).encode()).hexdigest()
     values = {"number": arguments["number"], "digest": text, "threads": torch.get_num_threads()}
     return Outcome(values, {"bin": text.encode() * 1000})
+
+
+class Own(Named):
+    """Stands for a network or data that are objects."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Own) and other.content == self.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
+def measure(own: Own) -> Outcome:
+    """How large it is."""
+    return Outcome({"bytes": len(own.content)})
 
 
 def die(arguments: Mapping[str, Any]) -> Outcome:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -293,5 +294,22 @@ def test_no_workers_are_refused() -> None:
 def test_where_units_run_is_said_in_one_word() -> None:
     assert workers.executor_of(0) is in_line
     assert workers.executor_of(in_line) is in_line
-    with pytest.raises(InputError, match="workers is -1: expected"):
+    with pytest.raises(InputError, match="workers is -1: expected 0 for none but this process, or more"):
         workers.executor_of(-1)
+
+
+def test_what_is_given_as_an_object_goes_to_each_worker_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def noted(content: object, keep: Any) -> bytes:
+        packed = genuine(content, keep)
+        sizes.append(len(packed))
+        return packed
+
+    genuine = workers._packed
+    units = [Unit(f"unit-{number}", campaign_work.Own(bytes(9999))) for number in range(3)]
+    monkeypatch.setattr(workers, "_packed", noted)
+    campaign = Campaign(folder / "one", "sizes", {})
+    campaign.run(units, campaign_work.measure, processes(1))
+    assert [campaign.values(unit.name) for unit in units] == [{"bytes": 9999}] * 3
+    assert [size > 9999 for size in sizes] == [True, False, False]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from efat.campaigns.campaign import Campaign, Outcome
+from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.workers import MOST_DEATHS, WorkerDiedError, in_line, ray_cluster
 from simulator.errors import InputError
 from tests.support import campaign_work
@@ -41,7 +41,7 @@ class FakeRay(ModuleType):
     def __init__(self) -> None:
         super().__init__("ray")
         self.waiting: dict[int, Callable[[], Outcome]] = {}
-        self.most_waiting = self.begun = 0
+        self.most_waiting = self.begun = self.puts = 0
         self.settings: dict[str, Any] = {}
         self.is_open = False
 
@@ -67,6 +67,11 @@ class FakeRay(ModuleType):
             return self.begun
 
         return lambda function: SimpleNamespace(remote=lambda *arguments: begin(function, *arguments))
+
+    def put(self, found: object) -> object:
+        """What is put is there wherever it is asked for."""
+        self.puts += 1
+        return found
 
     def wait(self, references: list[int], num_returns: int) -> tuple[list[int], list[int]]:
         """The last one is done."""
@@ -104,6 +109,10 @@ def test_units_are_done_in_any_order_and_few_at_a_time(folder: Path, ray: FakeRa
     assert (ray.begun, ray.most_waiting) == (len(UNITS), 3)
     assert ray.settings == {"num_cpus": 1, "max_retries": MOST_DEATHS - 1}
     assert not ray.is_open
+    units = [Unit(f"unit-{number}", campaign_work.Own(bytes(9))) for number in range(3)]
+    there.run(units, campaign_work.measure, ray_cluster("local"))
+    assert [there.values(unit.name) for unit in units] == [{"bytes": 9}] * 3
+    assert ray.puts == 1
     there.run(UNITS, campaign_work.digest, ray_cluster("auto"))  # nothing is left to reach a cluster for
 
 
