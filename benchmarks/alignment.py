@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from efat.image_split import SplitRequest
-from efat.planning.alignment import Aligner
+from efat.planning.alignment import Aligner, model_of
 from efat.resilience.severity import pruned_severity
-from efat.retraining.lot import aligner_of, fused_chip
+from efat.retraining.lot import fused_chip
 from efat.setup import Loaded, Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.dtypes import BoolArray
@@ -85,7 +85,7 @@ def main() -> None:
     given = arguments.network, arguments.weights, arguments.data
     setup = Setup(*given, "fam+t", Recipe(), split=SplitRequest(arguments.images))
     loaded: Loaded = setup.load()
-    aligner = aligner_of(setup, loaded, config, "saliency")
+    aligner = Aligner(model_of(loaded, config), config, setup.mitigations, "saliency")
     parameters = dict(loaded.network.named_parameters(remove_duplicate=False))
     console = Console(width=120)
     console.print(f"{arguments.network} on {arguments.size}x{arguments.size} PEs, {arguments.rate:.1%} of them faulty")

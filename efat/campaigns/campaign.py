@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from msgspec import Meta
 
-from efat.campaigns.command import Command, running
+from efat.command_lines import Command, running
 from efat.records import Document, Record, Sha256, canonical_json, check, content_of, digest_of, typed
 from simulator.errors import InputError, different_names
 from simulator.files import digest_of_file, replaced

@@ -85,7 +85,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and report what goes wrong as users should see it."""
-        from efat.campaigns.command import running
+        from efat.command_lines import running
 
         token = running.set(words_of(ctx))
         try:

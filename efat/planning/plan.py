@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from efat.campaigns.command import Command
+from efat.command_lines import Command
 from efat.confidence import at_least, bound_text
 from efat.display import Shown, Table
 from efat.planning.selection import Constraint, Statistic

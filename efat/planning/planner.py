@@ -12,8 +12,8 @@ import numpy as np
 
 from efat import records
 from efat.campaigns.campaign import Executor, Notes, warned
-from efat.campaigns.command import kept_in, running
 from efat.campaigns.workers import executor_of, in_line
+from efat.command_lines import kept_in, running
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import AlignedGroup, Aligner, align, model_of

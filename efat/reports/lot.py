@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,25 +13,25 @@ from markupsafe import Markup
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from efat.campaigns.command import Command, kept, kept_in, shell_text
+from efat.command_lines import Command, kept, kept_in, shell_text
 from efat.confidence import bound_text
 from efat.display import counted
 from efat.figures.drawing import bitmap
 from efat.figures.lot import ChipMark, GroupMark, amounts_chart, below_axis, chips_chart
 from efat.figures.resilience import MOST_LEVELS, resilience_chart
-from efat.planning.plan import Plan, StrategyCost
+from efat.planning.plan import AS_IS, Plan, StrategyCost
 from efat.planning.selection import ResilienceMap
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.propagation import PropagationReport, propagation_inputs, propagation_section
-from efat.reports.text import accuracy, duration, named, on_array, short_percent
+from efat.reports.text import accuracy, duration, named, short_percent
 from efat.resilience.table import FILE_NAME as TABLE_NAME
 from efat.resilience.table import ResilienceTable, read_table, telling_levels
-from efat.retraining.manifest import AS_IS, FILE_NAME, Manifest, ManifestChip, ManifestGroup
+from efat.retraining.manifest import Manifest, ManifestChip, ManifestGroup, named_file
 from simulator.dtypes import BoolArray, UInt8Array
 from simulator.errors import InputError, first_line
 from simulator.files import digest_of_file
 
-PLAN_NAME = "plan.json"
+PLAN_NAME, MANIFEST_NAME = "plan.json", Manifest.FILE_NAME
 
 MOST_GROUPS = 40
 """Groups that are shown; the rest are counted."""
@@ -157,7 +156,7 @@ def read_lot_report(folder: Path, propagation: PropagationReport | None = None) 
         InputError: a file is damaged, or is not of the same lot and plan as the others; the faults are of another
             array or network.
     """
-    manifest_path, plan_path, table_path = (folder / name for name in (FILE_NAME, PLAN_NAME, TABLE_NAME))
+    manifest_path, plan_path, table_path = (folder / name for name in (MANIFEST_NAME, PLAN_NAME, TABLE_NAME))
     manifest = Manifest.load(manifest_path)
     plan = Plan.load(plan_path)
     table = read_table(table_path)
@@ -194,7 +193,7 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
         ("list of chips", chips, set(manifest.chip_named)),
     ):
         if planned != done:
-            raise InputError(f"{path} has another {what} than {FILE_NAME}: expected the plan that was executed")
+            raise InputError(f"{path} has another {what} than {MANIFEST_NAME}: expected the plan that was executed")
 
 
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:
@@ -222,22 +221,15 @@ def _bypassed_by_any(folder: Path, manifest: Manifest, chips: Sequence[str]) -> 
 
 def _bypass(folder: Path, chip: ManifestChip, shape: tuple[int, int]) -> UInt8Array:
     """The PEs that a chip bypasses, uint8 [R, C]; placements, which are most of its file, are not looked at."""
-    path = folder / chip.deployment
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {FILE_NAME} names it")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path} leads out of {folder}: expected a file in it, no link to others")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != chip.sha256:
-        raise InputError(f"{path} is not the file that {FILE_NAME} names: its SHA-256 is not {chip.sha256[:12]}...")
+    path = named_file(folder, chip.deployment, chip.sha256)
     try:
-        mask = load(content)["efat.bypass"]
+        mask = load(path.read_bytes())["efat.bypass"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no deployment ({first_line(error)}): write it anew with efat retrain") from None
     if mask.dtype != np.uint8 or mask.shape != shape or mask.max() > 1 or mask.sum() != chip.bypassed_pes:
         raise InputError(
             f"{path} bypasses {mask.sum()} PEs in {mask.dtype} {list(mask.shape)}: expected {chip.bypassed_pes} in "
-            f"uint8 {list(shape)}, as in {FILE_NAME}"
+            f"uint8 {list(shape)}, as in {MANIFEST_NAME}"
         )
     return mask
 
@@ -334,7 +326,7 @@ def _verified(report: LotReport) -> Finding:
     chips, images = report.manifest.chips, report.manifest.images
     each = "The chip was" if len(chips) == 1 else f"Each of the {len(chips):,} chips was"
     sentence = f"{each} verified with its own faults, bit for bit, on {counted(images, 'image')} that decided nothing"
-    run = f" {on_array(report.manifest.work)}"
+    run = f" {report.manifest.work.summary}"
     different = [chip.id for chip in chips if not chip.cycle_same]
     counts = sorted({chip.cycle_images for chip in chips})
     if different:
@@ -516,7 +508,15 @@ def _commands(report: LotReport) -> tuple[list[str], list[str]]:
     # Commands run no code that only a file names.
     own = ("--network", network) if ":" in network else ()
     found, not_kept = kept(report.commands, "resilience", "plan", "retrain")
-    again = ["efat", "simulate", "--manifest", f"{report.name}/{FILE_NAME}", "--lot", report.manifest.lot.path, *own]
+    again = [
+        "efat",
+        "simulate",
+        "--manifest",
+        f"{report.name}/{MANIFEST_NAME}",
+        "--lot",
+        report.manifest.lot.path,
+        *own,
+    ]
     found.append(shell_text(again))
     page = ["efat", "report", f"{report.name}/"]
     if report.propagation is not None:
@@ -534,7 +534,7 @@ def _left_out(report: LotReport, rows: Sequence[ManifestChip]) -> str:
     failing = sum(not chip.passes for chip in rest)
     what = f"{failing:,} of them fail" if failing else "all of them pass"
     least = accuracy(rest[0].correct, report.manifest.images)
-    return f"{counted(len(rest), 'further chip')} with {least} or more: {what}. See {FILE_NAME}."
+    return f"{counted(len(rest), 'further chip')} with {least} or more: {what}. See {MANIFEST_NAME}."
 
 
 def _not_shown(report: LotReport) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from msgspec import Meta
 
-from efat.campaigns.command import Command, kept, kept_in, shell_text
+from efat.command_lines import Command, kept, kept_in, shell_text
 from efat.display import counted
 from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
 from efat.propagation.estimates import (
@@ -35,7 +35,7 @@ from efat.propagation.tables import FILE_NAME, PATTERNS, Propagation, read_propa
 from efat.records import Record, typed
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import named, short_percent
-from efat.retraining.manifest import FILE_NAME as LOT_FILE
+from efat.retraining.manifest import Manifest
 from simulator import Kind, Site
 from simulator.errors import InputError
 from simulator.files import digest_of_file
@@ -151,8 +151,8 @@ class PropagationReport:
         ):
             if theirs != ours:
                 raise InputError(
-                    f"{self.path} is of another {what} than {LOT_FILE}: expected faults that were tried with the "
-                    f"{what} of the lot"
+                    f"{self.path} is of another {what} than {Manifest.FILE_NAME}: expected faults that were tried with "
+                    f"the {what} of the lot"
                 )
 
 

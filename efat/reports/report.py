@@ -10,7 +10,7 @@ from efat.propagation.tables import FILE_NAME as PROPAGATION_FILE
 from efat.reports.lot import lot_findings, lot_page, read_lot_report
 from efat.reports.pages import Finding
 from efat.reports.propagation import propagation_findings, propagation_page, read_propagation_report
-from efat.retraining.manifest import FILE_NAME as LOT_FILE
+from efat.retraining.manifest import Manifest
 from simulator.errors import InputError
 from simulator.files import replaced
 
@@ -73,13 +73,13 @@ def report(folder: Path | str, propagation: Path | str | None = None) -> Report:
             or network, or given with a folder of `efat.propagate`.
     """
     folder = Path(folder)
-    if folder.name == LOT_FILE and folder.is_file():
+    if folder.name == Manifest.FILE_NAME and folder.is_file():
         folder = folder.parent
     for given, whose in ((folder, "efat retrain or efat propagate"), (propagation, "efat propagate")):
         if given is not None and not Path(given).is_dir():
             raise InputError(f"{given} is no folder: expected that of {whose}")
     added = None if propagation is None else Path(propagation)
-    if not (folder / LOT_FILE).exists() and (folder / PROPAGATION_FILE).exists():
+    if not (folder / Manifest.FILE_NAME).exists() and (folder / PROPAGATION_FILE).exists():
         if added is not None:
             raise InputError(
                 f"{folder} is a folder of efat propagate: --propagation adds such a folder to the page of a lot"

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
-from efat.retraining.manifest import ManifestWork
-
 
 def accuracy(correct: int, images: int) -> str:
     """A share of images in percent, with as many digits as tell one image more from one less."""
@@ -47,15 +45,3 @@ def named(names: Sequence[str], most: int = 3) -> str:
     if len(names) > most:
         shown.append(f"{len(names) - most:,} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-
-
-def on_array(work: ManifestWork) -> str:
-    """How much of the network has the faults of its chip."""
-    if not work.in_float:
-        return "All multiply-accumulates of the network run on the array."
-    share = work.on_array / (work.on_array + work.in_float)
-    percent = f"{share:.1%}" if share < 0.9995 else "More than 99.9%"
-    return (
-        f"{percent} of the network's multiply-accumulates run on the array; {work.in_float:,} for an image are "
-        "computed in float, without faults."
-    )

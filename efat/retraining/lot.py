@@ -1,16 +1,15 @@
 """A plan carried out: groups retrained, topped up and split, every chip verified, and what comes out in a folder.
 
-It is a campaign whose units are the network without faults, each group, and each chip. What they are and how they
-follow each other is in `_Run`; what each of them does, in whatever process, is in the functions after it.
+It is a campaign whose units are the network without faults, each group, and each chip. `_Run` says what they are and
+how they follow each other; the functions after it are what each of them does, in whatever process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from efat.campaigns.workers import Workers, executor_of, in_line
 from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import Aligner, Placements, model_of
-from efat.planning.plan import AS_IS, FileOf, Plan, PlannedGroup
+from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.planner import table_of
 from efat.planning.trial import deployed_as_is, network_on_chip
 from efat.records import Count, Fraction, Positive, Record, Sha256
@@ -36,7 +35,6 @@ from efat.resilience.severity import (
 )
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.retraining.manifest import (
-    FILE_NAME,
     Manifest,
     ManifestChip,
     ManifestGroup,
@@ -44,7 +42,7 @@ from efat.retraining.manifest import (
     ManifestTuning,
     ManifestWork,
 )
-from efat.setup import Loaded, Setup, check_network_named
+from efat.setup import Loaded, check_network_named
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError, check_unchanged
@@ -75,12 +73,10 @@ WEIGHTS = "weights.safetensors"
 """A file of a group: its weights."""
 
 DEPLOYMENT = "deployment.safetensors"
-"""A file of a chip that has no other: how the weights sit on it."""
+"""A file of a chip that is not retrained: how the weights sit on it."""
 
 BATCH = 256
 """Images in one GEMM where accuracy is measured."""
-
-_PACKAGES = ("efat", "torch", "numpy", "numba")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -125,12 +121,17 @@ def retrain(
         VerificationError: chips do not what they must.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-    lot = Path(plan.lot.path if lot is None else lot)
+    folder, lot = Path(folder), Path(plan.lot.path if lot is None else lot)
     table = table_of(Path(plan.resilience.path if resilience is None else resilience))
     _check(plan, lot, table, cycle_images, network)
     if workers not in (0, in_line):
         plan.setup.check_travels()
-    return _Run(plan, lot, table, Path(folder), cycle_images, executor_of(workers), progress, notes).run()
+    run = _Run(plan, lot, folder, cycle_images, executor_of(workers), progress, notes)
+    put(folder / TABLE, table.read_bytes())
+    plan.save(folder / PLAN)
+    manifest = run.manifest()
+    manifest.save(folder / Manifest.FILE_NAME)
+    return manifest
 
 
 def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str | None) -> None:
@@ -155,13 +156,9 @@ def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str |
 
 
 class FaultFree(Record, frozen=True):
-    """What the original network does, quantised and without faults.
+    """The original network, quantised and without faults: its correct verification images, and its work for an image.
 
-    Args:
-        images: `Dataset.digest` of the verification images.
-        correct: how many of them it classifies correctly.
-        on_array: its multiply-accumulates for one image on the array.
-        in_float: those that are not on the array.
+    `images` is `Dataset.digest` of them; `on_array` and `in_float` are multiply-accumulates.
     """
 
     images: Sha256
@@ -173,16 +170,9 @@ class FaultFree(Record, frozen=True):
 class RetrainedGroup(Record, frozen=True):
     """What came of a group.
 
-    Args:
-        chips: ids of its chips.
-        evaluations: iterations, and the tuning images that are classified correctly after them.
-        iterations: that its weights were retrained for.
-        spent: iterations that it took; more if it diverged.
-        severity: how bad it is.
-        top_ups: how often it went on because it missed what is required.
-        correct: tuning images that are classified correctly in the end.
-        met: whether that is what is required.
-        diverged_at: the iteration that brought NaN or infinity; None if none did.
+    `evaluations` are iterations and the tuning images that are classified correctly after them, `correct` those in the
+    end, and `met` whether they are enough. `iterations` are those that its weights have, `spent` what it took, which is
+    more if it diverged, and `top_ups` how often it went on because it missed what is required.
     """
 
     chips: tuple[str, ...]
@@ -215,31 +205,25 @@ class _Group:
 
     name: str
     chips: tuple[str, ...]
-    planned: int
-    severity: float | None
+    planned: int = 0
+    severity: float | None = None
     split_from: str | None = None
-
-    @classmethod
-    def of(cls, group: PlannedGroup) -> _Group:
-        return cls(group.name, group.chips, group.amount, group.severity)
 
 
 class _Run:
-    """One run of an execution, which goes on from what earlier ones left."""
+    """One run of a campaign, which goes on from what earlier ones left."""
 
     def __init__(
         self,
         plan: Plan,
         lot: Path,
-        table: Path,
         folder: Path,
         cycle_images: int,
         executor: Executor,
         progress: Progress | None,
         notes: Notes,
     ) -> None:
-        self._plan, self._lot, self._table, self._folder = plan, lot, table, folder
-        self._executor, self._progress = executor, progress
+        self._plan, self._lot, self._executor, self._progress = plan, lot, executor, progress
         # What units are told of the plan.
         self._terms = records.replace(plan, setup=plan.setup.located(), groups=(), tried=(), comparison=())
         self._terms.setup.check_identity(plan.identity)
@@ -249,73 +233,84 @@ class _Run:
             raise InputError(f"the plan is for {plan.images} tuning images, and there are {images}: make it again")
         self._verification = loaded.verification
         self._cycle_images = min(cycle_images, len(loaded.verification))
-        self._tried = {chip.id: chip.correct for chip in plan.tried}
+        self._chips: dict[str, Chip] = {}
         with ChipLot(lot) as opened:
             self._config: ArrayConfig = opened.config
-            self._chips: dict[str, Chip] = {}
             for done, chip in enumerate(opened, 1):
                 self._chips[chip.id] = chip
                 self._tell("reading chips", done, len(opened))
         self._position = {chip: position for position, chip in enumerate(self._chips)}
-        self._campaign = Campaign(
-            folder,
-            KIND,
-            {
-                "plan": plan.digest_without_paths,
-                "lot": plan.lot.sha256,
-                "verification images": self._verification.digest,
-                "cycle images": self._cycle_images,
-                **plan.identity,
-            },
-            notes,
-            timed=True,
-        )
+        inputs = {
+            "plan": plan.digest_without_paths,
+            "lot": plan.lot.sha256,
+            "verification images": self._verification.digest,
+            "cycle images": self._cycle_images,
+            **plan.identity,
+        }
+        self._campaign = Campaign(folder, KIND, inputs, notes, timed=True)
 
-    def run(self) -> Manifest:
-        put(self._folder / TABLE, self._table.read_bytes())
-        self._plan.save(self._folder / PLAN)
-        self._required = self._measure_required()
+    def manifest(self) -> Manifest:
+        """Do everything, and write all files but the manifest."""
+        self._do("the network without faults", [Unit(FAULT_FREE, (self._terms, self._config))], measure_fault_free)
+        fault_free = self._campaign.result(FaultFree, FAULT_FREE)
+        required = self._plan.constraint.required_of(len(self._verification), fault_free.correct)
         as_is, groups = self._verify_as_is()
         kept, split = self._retrain(groups)
         self._verify(kept)
-        groups = ([as_is] if as_is is not None else []) + kept
-        manifest = self._manifest(groups, split)
-        manifest.save(self._folder / FILE_NAME)
-        return manifest
+        groups = as_is + kept
+        for name in ("weights", "chips"):
+            (self._campaign.folder / name).mkdir(exist_ok=True)
+        # Chips are in the order of the lot.
+        exported_groups = tuple(map(self._export_group, groups))
+        exported = [self._export_chip(group, chip, required) for group in groups for chip in group.chips]
+        return Manifest(
+            strategy=self._plan.strategy,
+            aligned=self._plan.aligned,
+            images=len(self._verification),
+            required=required,
+            fault_free_correct=fault_free.correct,
+            verification=self._verification.digest,
+            tuning=ManifestTuning(self._plan.images, self._plan.required, self._plan.fault_free_correct),
+            work=ManifestWork(fault_free.on_array, fault_free.in_float),
+            constraint=self._plan.constraint,
+            setup=self._terms.setup,
+            identity=dict(self._plan.identity),
+            array=self._config.as_dict(),
+            lot=FileOf(str(self._lot), self._plan.lot.sha256),
+            groups=exported_groups,
+            chips=tuple(sorted(exported, key=lambda chip: self._position[chip.id])),
+            totals=self._totals([*groups, *split], len(split)),
+            versions={name: version(name) for name in ("efat", "torch", "numpy", "numba")},
+        )
 
-    def _measure_required(self) -> int:
-        """Verification images that a chip must classify correctly."""
-        arguments = {"plan": self._terms, "config": self._config}
-        self._do("the network without faults", [Unit(FAULT_FREE, arguments)], measure_fault_free)
-        self._fault_free = self._campaign.result(FaultFree, FAULT_FREE)
-        return self._plan.constraint.required_of(len(self._verification), self._fault_free.correct)
-
-    def _verify_as_is(self) -> tuple[_Group | None, list[_Group]]:
+    def _verify_as_is(self) -> tuple[list[_Group], list[_Group]]:
         """Try the chips that are planned to do without retraining; those that fail become groups of their own."""
-        groups = [_Group.of(group) for group in self._plan.groups if group.name != AS_IS]
+        groups = [
+            _Group(group.name, group.chips, group.amount, group.severity)
+            for group in self._plan.groups
+            if group.name != AS_IS
+        ]
         planned = next((group for group in self._plan.groups if group.name == AS_IS), None)
         if planned is None:
-            return None, groups
-        self._do(
-            "weights as they are", [self._group_unit(_Group(AS_IS, (), 0, planned.severity), budget=0)], retrain_group
-        )
+            return [], groups
+        self._do("weights as they are", [self._group_unit(_Group(AS_IS, ()), budget=0)], retrain_group)
         weights = self._campaign.file(AS_IS, WEIGHTS)
-        units = [self._chip_unit(chip, weights, None, suffix="as-is") for chip in planned.chips]
+        units = [self._chip_unit(chip, weights, None) for chip in planned.chips]
         self._do("chips as they are", units, verify_chip)
+        tried = {chip.id: chip.correct for chip in self._plan.tried}
         passing = []
         for chip, unit in zip(planned.chips, units, strict=True):
             tuned = self._checked(chip, unit.name).tuning_correct
-            if tuned != self._tried.get(chip, tuned):
+            if tuned != tried.get(chip, tuned):
                 raise InputError(
                     f"chip {chip} classifies {tuned} tuning images correctly without retraining, and the plan says "
-                    f"{self._tried[chip]}: delete trials/ beside the table, and make the plan again"
+                    f"{tried[chip]}: delete trials/ beside the table, and make the plan again"
                 )
             if tuned >= self._plan.required:
                 passing.append(chip)
             else:
-                name = f"{AS_IS}-{self._position[chip]:05d}"
-                groups.append(_Group(name, (chip,), 0, None, split_from=AS_IS))
-        return (_Group(AS_IS, tuple(passing), 0, planned.severity) if passing else None), groups
+                groups.append(_Group(f"{AS_IS}-{self._position[chip]:05d}", (chip,), split_from=AS_IS))
+        return [_Group(AS_IS, tuple(passing), severity=planned.severity)] if passing else [], groups
 
     def _retrain(self, groups: list[_Group]) -> tuple[list[_Group], list[_Group]]:
         """Retrain groups, and parts of those that miss what is required; gives those kept and those split."""
@@ -332,9 +327,7 @@ class _Run:
         return kept, split
 
     def _is_kept(self, group: _Group) -> bool:
-        if len(group.chips) == 1:
-            return True
-        return self._can_run(group) and self._of_group(group).correct >= self._plan.required
+        return len(group.chips) == 1 or (self._can_run(group) and self._of_group(group).met)
 
     def _can_run(self, group: _Group) -> bool:
         """Whether there is a column that all chips of a group can use, or each has places of its own."""
@@ -348,21 +341,21 @@ class _Run:
         ordered = sorted(group.chips, key=lambda chip: -int(bypass_of(self._chips[chip]).sum()))
         middle = len(ordered) // 2
         return [
-            _Group(f"{group.name}-{letter}", tuple(chips), 0, None, split_from=group.name)
+            _Group(f"{group.name}-{letter}", tuple(chips), split_from=group.name)
             for letter, chips in (("a", ordered[:middle]), ("b", ordered[middle:]))
         ]
 
     def _verify(self, groups: Sequence[_Group]) -> None:
         units = []
         for group in groups:
+            weights = self._campaign.file(group.name, WEIGHTS)
             for position, chip in enumerate(group.chips):
-                deployment = self._campaign.file(group.name, member_file(position))
-                units.append(self._chip_unit(chip, self._campaign.file(group.name, WEIGHTS), deployment))
+                units.append(self._chip_unit(chip, weights, self._campaign.file(group.name, member_file(position))))
         self._do("chips verified", units, verify_chip)
         for group in groups:
+            expected = self._of_group(group).correct
             for chip in group.chips:
                 tuned = self._checked(chip, self._verified(chip)).tuning_correct
-                expected = self._of_group(group).correct
                 if tuned != expected:
                     raise VerificationError(
                         f"chip {chip} classifies {tuned} tuning images correctly and {group.name}, which was retrained "
@@ -381,18 +374,17 @@ class _Run:
     def _group_unit(self, group: _Group, budget: int | None = None) -> Unit:
         chips = tuple(self._chips[chip] for chip in group.chips)
         most = self._plan.budget if budget is None else budget
-        task = GroupTask(self._terms, self._config, group.name, chips, group.planned, most)
-        return Unit(group.name, {"task": task})
+        return Unit(group.name, GroupTask(self._terms, self._config, group.name, chips, group.planned, most))
 
-    def _chip_unit(self, chip: str, weights: UnitFile, deployment: UnitFile | None, suffix: str = "verified") -> Unit:
+    def _chip_unit(self, chip: str, weights: UnitFile, deployment: UnitFile | None) -> Unit:
         sits = None if deployment is None else deployment.located()
         task = ChipTask(self._terms, self._chips[chip], weights.located(), sits, self._cycle_images)
         inputs = {"weights": weights.sha256, "deployment": None if deployment is None else deployment.sha256}
-        return Unit(self._verified(chip, suffix), {"task": task}, inputs)
+        return Unit(self._verified(chip, as_is=deployment is None), task, inputs)
 
-    def _verified(self, chip: str, suffix: str = "verified") -> str:
+    def _verified(self, chip: str, *, as_is: bool = False) -> str:
         """Name of the unit: ids of chips may have any characters in them."""
-        return f"chip-{self._position[chip]:05d}-{suffix}"
+        return f"chip-{self._position[chip]:05d}-{'as-is' if as_is else 'verified'}"
 
     def _do(self, what: str, units: Sequence[Unit], work: Work) -> None:
         self._campaign.run(units, work, self._executor, lambda done, of: self._tell(what, done, of))
@@ -401,45 +393,15 @@ class _Run:
         if self._progress is not None:
             self._progress(what, done, of)
 
-    def _manifest(self, groups: Sequence[_Group], split: Sequence[_Group]) -> Manifest:
-        """Write what belongs to it, and put it together."""
-        plan, fault_free = self._plan, self._fault_free
-        for name in ("weights", "chips"):
-            (self._folder / name).mkdir(exist_ok=True)
-        written = {group.name: self._export_group(group) for group in groups}
-        chips: dict[str, ManifestChip] = {}
-        for group in groups:
-            for position, chip in enumerate(group.chips):
-                chips[chip] = self._export_chip(group, position, chip)
-        done = [group for group in (*groups, *split) if self._can_run(group)]
-        spent = {group: self._of_group(group).spent for group in done}
-        iterations = sum(spent.values())
-        planned = sum(min(group.planned, count) for group, count in spent.items())
-        return Manifest(
-            strategy=plan.strategy,
-            aligned=plan.aligned,
-            images=len(self._verification),
-            required=self._required,
-            fault_free_correct=fault_free.correct,
-            verification=self._verification.digest,
-            tuning=ManifestTuning(plan.images, plan.required, plan.fault_free_correct),
-            work=ManifestWork(fault_free.on_array, fault_free.in_float),
-            constraint=plan.constraint,
-            setup=self._terms.setup,
-            identity=dict(plan.identity),
-            array=self._config.as_dict(),
-            lot=FileOf(str(self._lot), plan.lot.sha256),
-            groups=tuple(written.values()),
-            chips=tuple(chips[chip] for chip in self._chips),
-            totals=ManifestTotals(
-                iterations=iterations,
-                top_up_iterations=iterations - planned,
-                split_groups=len(split),
-                resilience_iterations=plan.resilience_iterations,
-                harden_iterations=plan.harden_iterations,
-                seconds=self._campaign.seconds,
-            ),
-            versions={name: version(name) for name in _PACKAGES},
+    def _totals(self, groups: Sequence[_Group], split_groups: int) -> ManifestTotals:
+        spent = {group: self._of_group(group).spent for group in groups if self._can_run(group)}
+        return ManifestTotals(
+            iterations=sum(spent.values()),
+            top_up_iterations=sum(max(0, count - group.planned) for group, count in spent.items()),
+            split_groups=split_groups,
+            resilience_iterations=self._plan.resilience_iterations,
+            harden_iterations=self._plan.harden_iterations,
+            seconds=self._campaign.seconds,
         )
 
     def _export_group(self, group: _Group) -> ManifestGroup:
@@ -458,10 +420,9 @@ class _Run:
             tuning_correct=found.correct,
         )
 
-    def _export_chip(self, group: _Group, position: int, chip: str) -> ManifestChip:
-        as_is = group.name == AS_IS
-        unit = self._verified(chip, "as-is" if as_is else "verified")
-        source = (unit, DEPLOYMENT) if as_is else (group.name, member_file(position))
+    def _export_chip(self, group: _Group, chip: str, required: int) -> ManifestChip:
+        unit = self._verified(chip, as_is=group.name == AS_IS)
+        source = (unit, DEPLOYMENT) if group.name == AS_IS else (group.name, member_file(group.chips.index(chip)))
         found = self._campaign.result(VerifiedChip, unit)
         path = f"chips/{self._position[chip]:05d}.safetensors"
         return ManifestChip(
@@ -473,7 +434,7 @@ class _Run:
             tuning_correct=found.tuning_correct,
             correct=found.correct,
             at_least=at_least(found.correct, len(self._verification)),
-            passes=found.correct >= self._required,
+            passes=found.correct >= required,
             bypassed_pes=found.bypassed_pes,
             faulty_pes=found.faulty_pes,
             cycle_images=found.cycle_images,
@@ -483,16 +444,7 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class GroupTask:
-    """A group to retrain.
-
-    Args:
-        plan: says how; without its groups.
-        config: the array.
-        name: of the group.
-        chips: its chips, in the order in which they joined; none for the weights that everything starts from.
-        amount: least iterations.
-        budget: most iterations.
-    """
+    """A group to retrain for `amount` to `budget` iterations; no chips for the weights that everything starts from."""
 
     plan: Plan
     config: ArrayConfig
@@ -504,15 +456,7 @@ class GroupTask:
 
 @dataclass(frozen=True, eq=False)
 class ChipTask:
-    """A chip to verify.
-
-    Args:
-        plan: says how; without its groups.
-        chip: the chip.
-        weights: file of its group's weights.
-        deployment: file that says how they sit on it; None to put them there as the setup's mitigation does.
-        cycle_images: verification images that the cycle engine classifies, too.
-    """
+    """A chip to verify; without a deployment weights are put on it as the setup's mitigation does."""
 
     plan: Plan
     chip: Chip
@@ -526,16 +470,11 @@ def member_file(position: int) -> str:
     return f"chip-{position:05d}.safetensors"
 
 
-def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
+def retrain_group(task: GroupTask) -> Outcome:
     """Retrain a group: the amount that was planned, and more in steps for as long as it misses what is required.
 
-    Args:
-        arguments: `task`, a `GroupTask`.
-
-    Returns:
-        A `RetrainedGroup`, and the files of its weights and of its chips.
+    Gives a `RetrainedGroup`, and the files of its weights and of its chips.
     """
-    task: GroupTask = arguments["task"]
     loaded = _load(task.plan)
     prepared, placements, lost = _prepared(task, loaded)
     diverged_at = None
@@ -543,16 +482,16 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
         result = prepared.run()
     except RetrainDivergedError as error:
         result, diverged_at = error.result, error.iteration
+    iterations, last = len(result.losses), result.evaluations[-1]
     scales = result.deployment.activation_scales
-    nothing = np.zeros((task.config.rows, task.config.cols), np.bool_)
     # What is bypassed, and where operands sit, is each chip's; the weights are those of all.
-    bare = Deployment(task.config.as_dict(), nothing, scales, {})
+    bare = Deployment(task.config.as_dict(), _nowhere(task.config), scales, {})
     about = {
         "network": str(task.plan.setup.network),
         "mitigation": task.plan.setup.mitigation,
         "group": task.name,
         "chips": str(len(task.chips)),
-        "iterations": str(len(result.losses)),
+        "iterations": str(iterations),
     }
     files = {WEIGHTS: deployed_bytes(result.weights, bare, about)}
     for position, chip in enumerate(task.chips):
@@ -563,7 +502,6 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
             deployment = Deployment(task.config.as_dict(), bypass_of(chip), scales, moved)
         about = {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}
         files[member_file(position)] = deployed_bytes({}, deployment, about)
-    iterations = len(result.losses)
     retrained = RetrainedGroup(
         chips=tuple(chip.id for chip in task.chips),
         evaluations=tuple((found.iteration, found.correct) for found in result.evaluations),
@@ -571,23 +509,19 @@ def retrain_group(arguments: Mapping[str, Any]) -> Outcome:
         spent=iterations if diverged_at is None else diverged_at,
         severity=_severity(task, loaded, prepared.deployment, lost),
         top_ups=sum(found.iteration > task.amount for found in result.evaluations),
-        correct=result.evaluations[-1].correct,
-        met=result.evaluations[-1].correct >= task.plan.required,
+        correct=last.correct,
+        met=last.correct >= task.plan.required,
         diverged_at=diverged_at,
     )
     return Outcome(retrained.as_dict(), files)
 
 
-def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
+def measure_fault_free(task: tuple[Plan, ArrayConfig]) -> Outcome:
     """Classify the verification images with the original network, quantised and without faults: what a drop is from.
 
-    And count its multiply-accumulates for one image, on the array and in float.
-
-    Args:
-        arguments: `plan` and the array `config`.
+    And count its multiply-accumulates for one image, on the array and in float. Gives a `FaultFree`.
     """
-    plan: Plan = arguments["plan"]
-    config: ArrayConfig = arguments["config"]
+    plan, config = task
     _load(plan)
     loaded = plan.setup.original.load()
     accelerator = Accelerator.fault_free(config)
@@ -600,16 +534,11 @@ def measure_fault_free(arguments: Mapping[str, Any]) -> Outcome:
     return Outcome(found.as_dict())
 
 
-def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
+def verify_chip(task: ChipTask) -> Outcome:
     """Classify tuning and verification images on a chip with its own faults, some of these on the cycle engine, too.
 
-    Args:
-        arguments: `task`, a `ChipTask`.
-
-    Returns:
-        A `VerifiedChip`, and the chip's file if it has none yet.
+    Gives a `VerifiedChip`, and the chip's file if it has none yet.
     """
-    task: ChipTask = arguments["task"]
     loaded = _load(task.plan)
     weights, group = deployed_from(task.weights.read(), task.weights.path)
     network = copied(loaded.network)
@@ -623,8 +552,7 @@ def verify_chip(arguments: Mapping[str, Any]) -> Outcome:
     on_chip = network_on_chip(network, deployment, task.chip, "emulation")
     tuning, verification = loaded.data.held_out, loaded.verification
     tuned, predicted = (classify(on_chip, part.images, BATCH) for part in (tuning, verification))
-    expected = predicted[: task.cycle_images]
-    stepped = expected
+    expected = stepped = predicted[: task.cycle_images]
     if task.cycle_images:
         by_cycles = network_on_chip(network, deployment, task.chip, "cycle")
         stepped = classify(by_cycles, verification.images[: task.cycle_images], BATCH)
@@ -645,33 +573,15 @@ def fused_chip(name: str, config: ArrayConfig, chips: Sequence[Chip]) -> Chip:
     """A chip that stands for several: what any of them bypasses is bypassed, and what any cannot use is broken.
 
     Weights that work on it work on each of them, as nothing that is broken in one of them acts.
-
-    Args:
-        name: its id.
-        config: the array.
-        chips: which; for none of them it is a chip without faults.
     """
-    bypass = np.zeros((config.rows, config.cols), np.bool_)
-    for chip in chips:
-        bypass |= bypass_of(chip)
+    bypass = np.logical_or.reduce([_nowhere(config), *map(bypass_of, chips)])
     columns = sorted({int(column) for chip in chips for column in chip.faults.unusable_columns()})
     broken = [Fault(0, column, Site.ACCUMULATOR, 0, Kind.STUCK_AT_0) for column in columns]
     return Chip(name, FaultMap.from_faults(config, broken), bypass)
 
 
-def aligner_of(setup: Setup, loaded: Loaded, config: ArrayConfig, predictor: str) -> Aligner:
-    """What places chips of an array for a network.
-
-    Args:
-        setup: says what may be permuted.
-        loaded: what it loaded.
-        config: the array.
-        predictor: what severity is.
-
-    Raises:
-        InputError: chips cannot be aligned; see `Aligner`.
-    """
-    return Aligner(model_of(loaded, config), config, setup.mitigations, predictor)
+def _nowhere(config: ArrayConfig) -> BoolArray:
+    return np.zeros((config.rows, config.cols), np.bool_)
 
 
 def _load(plan: Plan) -> Loaded:
@@ -685,14 +595,12 @@ def _prepared(
     """The retraining, and if chips are aligned the places of each and what they lose together."""
     setup, config = task.plan.setup, task.config
     strategy = setup.mitigations
-    placements: list[Placements] | None = None
-    lost: dict[str, BoolArray] | None = None
-    chip = fused_chip(task.name, config, task.chips)
+    chip, placements, lost = fused_chip(task.name, config, task.chips), None, None
     if task.plan.aligned and task.chips:
-        placements, lost = aligner_of(setup, loaded, config, task.plan.predictor).place_together(task.chips)
+        aligner = Aligner(model_of(loaded, config), config, strategy, task.plan.predictor)
+        placements, lost = aligner.place_together(task.chips)
         others = tuple(part for part in strategy.in_turn if not isinstance(part, Bypass | Permutation))
         chip, strategy = Chip(task.name, FaultMap(config)), Mitigations(others)
-    images = len(loaded.data.held_out)
     prepared = PreparedRetraining(
         loaded.network,
         chip,
@@ -701,7 +609,7 @@ def _prepared(
         mitigations=strategy,
         recipe=setup.recipe,
         evaluate_at=range(task.amount, task.budget, task.plan.step),
-        target_accuracy=task.plan.required / images,
+        target_accuracy=task.plan.required / len(loaded.data.held_out),
         least_iterations=task.amount,
         calibration=setup.calibration,
         learn_scales=setup.learn_scales,
@@ -711,20 +619,13 @@ def _prepared(
 
 
 def _severity(task: GroupTask, loaded: Loaded, deployment: Deployment, lost: Pruned | None) -> float:
-    """How bad a group is, 0..1.
-
-    Args:
-        task: the group.
-        loaded: what it retrains.
-        deployment: how it sits on the chip that stands for all of them, if they are not aligned.
-        lost: what they lose together if they are aligned, otherwise None.
-    """
+    """How bad a group is, 0..1, by the predictor of the plan: by what its chips lose together."""
     config = task.config
     layers = trainable_layers(model_of(loaded, config))
     if task.plan.predictor in MASK_PREDICTORS:
         masks = [mask_of(chip, task.plan.predictor) for chip in task.chips]
-        together = np.logical_or.reduce(masks) if masks else np.zeros((config.rows, config.cols), np.bool_)
         held = weights_per_pe([layer.gemm_shape for layer in layers.values()], config)
+        together = np.logical_or.reduce([_nowhere(config), *masks])
         return float(severity(together, counts_of(task.plan.predictor, held)))
     if lost is None:
         places = {name: Placement.in_order(*layer.gemm_shape) for name, layer in layers.items()}

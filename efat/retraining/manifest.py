@@ -1,8 +1,7 @@
 """The manifest of a lot that was retrained: which weights each chip runs, how they sit on it, and how well it does.
 
-It is `manifest.json` in the folder of `efat retrain`. Files that it names are beside or below it, each with its digest,
-and are read only when they are there and have it; docs/formats.md describes it field by field. It is data: everything
-is checked before use, and no path leads out of the folder.
+It is data, also of others: everything is checked before use. Files that it names are read only when they have the
+digest that it says, and no path leads out of its folder. docs/formats.md describes it field by field.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 from torch import Tensor
 
 from efat.confidence import at_least, bound_text
-from efat.display import Shown, Table
-from efat.planning.plan import AS_IS, FileOf
+from efat.display import Shown, Table, counted
+from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.selection import Constraint
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different
 from efat.setup import Setup
@@ -27,24 +26,6 @@ from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import LONGEST_ID_BYTES, MOST_CHIPS
 from training.layers.deployment import Deployment, read_deployed
-
-__all__ = [
-    "AS_IS",
-    "FILE_NAME",
-    "Manifest",
-    "ManifestChip",
-    "ManifestGroup",
-    "ManifestTotals",
-    "ManifestTuning",
-    "ManifestWork",
-    "check_files",
-    "read_chip_deployment",
-    "read_group_weights",
-]
-
-FILE_NAME = "manifest.json"
-SOURCE = "efat retrain"
-"""The command that writes it."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
@@ -66,14 +47,13 @@ Inside = Annotated[
 
 
 class ManifestGroup(Record, frozen=True):
-    """Chips that run the same weights.
+    """Chips that run the same weights, in the order in which they joined.
 
     Args:
-        name: unique; letters, digits, dots, underscores and hyphens.
-        chips: ids of its chips, in the order in which they joined.
-        weights: file of the weights, relative to the folder of the manifest, written by
-            `training.layers.deployment.write_deployed` with nothing bypassed and nothing rearranged.
-        sha256: of that file, hexadecimal.
+        name: unique.
+        chips: ids.
+        weights: file of the weights, relative to the folder of the manifest, with nothing bypassed or rearranged.
+        sha256: of that file.
         planned: iterations that the plan had for it.
         iterations: that these weights were retrained for.
         top_ups: how often it went on for more iterations because it missed what was required.
@@ -104,15 +84,13 @@ class ManifestChip(Record, frozen=True):
 
     Args:
         id: its id in the lot.
-        digest: `Chip.digest()` of its array, faults and bypassed PEs, hexadecimal.
+        digest: `Chip.digest()` of its array, faults and bypassed PEs.
         group: name of its group.
-        deployment: file that says how the weights sit on it, relative to the folder of the manifest, written by
-            `training.layers.deployment.write_deployed` without weights.
-        sha256: of that file, hexadecimal.
+        deployment: file that says how the weights sit on it, relative to the folder of the manifest, without weights.
+        sha256: of that file.
         tuning_correct: tuning images that it classifies correctly; they decided what was done for it.
         correct: verification images that it classifies correctly: its own faults, exact emulation.
-        at_least: the one-sided 95 % lower bound (Clopper and Pearson) of its accuracy that follows from `correct`, for
-            this chip by itself, 0..1.
+        at_least: the one-sided 95 % lower bound (Clopper and Pearson) of its accuracy that follows from `correct`.
         passes: whether `correct` is what is required, or more.
         bypassed_pes: PEs that are bypassed.
         faulty_pes: PEs with a fault.
@@ -142,13 +120,7 @@ class ManifestChip(Record, frozen=True):
 
 
 class ManifestTuning(Record, frozen=True):
-    """The images that decided.
-
-    Args:
-        images: how many.
-        required: how many of them had to be classified correctly for retraining to end, the margin included.
-        fault_free_correct: how many of them the original network classifies correctly, quantised and without faults.
-    """
+    """How many images decided, how many of them had to be right, with the margin, and how many are without faults."""
 
     images: Positive
     required: Count
@@ -156,27 +128,29 @@ class ManifestTuning(Record, frozen=True):
 
 
 class ManifestWork(Record, frozen=True):
-    """The multiply-accumulates of the network for one image.
-
-    Args:
-        on_array: those that run on the array.
-        in_float: those that do not, and so have no faults.
-    """
+    """The multiply-accumulates of the network for one image: on the array, and in float, where they have no faults."""
 
     on_array: Positive
     in_float: Count
 
+    @property
+    def summary(self) -> str:
+        """How much of the network has the faults of its chip, in a sentence."""
+        if not self.in_float:
+            return "All multiply-accumulates of the network run on the array."
+        share = self.on_array / (self.on_array + self.in_float)
+        percent = f"{share:.1%}" if share < 0.9995 else "More than 99.9%"
+        return (
+            f"{percent} of the network's multiply-accumulates run on the array; {self.in_float:,} for an image are "
+            "computed in float, without faults."
+        )
+
 
 class ManifestTotals(Record, frozen=True):
-    """What everything took.
+    """What everything took: iterations of all groups, with top-ups and with those of groups that were split.
 
-    Args:
-        iterations: of retraining, all groups together, with top-ups and with those of groups that were split.
-        top_up_iterations: those of them that the plan had not.
-        split_groups: groups that missed what was required and were split.
-        resilience_iterations: that `efat resilience` took.
-        harden_iterations: that hardening took before that; 0 if the network was not hardened.
-        seconds: that the retraining of the lot took, wall clock.
+    `top_up_iterations` are those of them that the plan had not; the resilience analysis and hardening took others
+    before. `seconds` are those of the retraining of the lot, wall clock.
     """
 
     iterations: Count
@@ -205,7 +179,7 @@ class Manifest(Shown, Document, frozen=True, dict=True):
         work: how much of the network runs on the array.
         constraint: what is required.
         setup: what learned from what, and how.
-        identity: `Setup.identity()`, digests and texts of what the setup loaded, by name.
+        identity: `Setup.identity()`: digests of what the setup loaded, by name.
         array: `ArrayConfig.as_dict()`.
         lot: the lot.
         groups: the groups, with different names.
@@ -216,7 +190,9 @@ class Manifest(Shown, Document, frozen=True, dict=True):
 
     FORMAT = "efat-manifest"
     VERSION = 2
-    SOURCE = SOURCE
+    SOURCE = "efat retrain"
+    FILE_NAME: ClassVar[str] = "manifest.json"
+    """In the folder of `efat retrain`."""
 
     strategy: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="the name of a strategy")]
     aligned: bool
@@ -238,34 +214,25 @@ class Manifest(Shown, Document, frozen=True, dict=True):
 
     def check(self) -> None:
         """See `Document.check`."""
-        config = _config(self.array)
+        pes, tuning = _config(self.array).pe_count, self.tuning.images
         _check_required("", self, self.constraint.required_of)
         _check_required("tuning: ", self.tuning, self.constraint.required_to_end)
         for place, group in enumerate(self.groups):
-            _check_most(f"groups[{place}]: tuning_correct", group.tuning_correct, self.tuning.images)
+            _check_most(f"groups[{place}]: ", group, tuning_correct=tuning)
         check(len(self.chips) <= MOST_CHIPS, "chips", self.chips, f"1..{MOST_CHIPS} chips")
+        most = {"correct": self.images, "cycle_images": self.images, "tuning_correct": tuning}
         for place, chip in enumerate(self.chips):
-            self._check_chip(f"chips[{place}]", chip, config.pe_count)
+            where, correct = f"chips[{place}]: ", chip.correct
+            _check_most(where, chip, **most, bypassed_pes=pes, faulty_pes=pes)
+            passes = correct >= self.required
+            why = f"{str(passes).lower()}, as {correct} images are correct and {self.required} required"
+            check(chip.passes == passes, f"{where}passes", chip.passes, why)
+            bound = at_least(correct, self.images)
+            why = f"{bound}, as {correct} of {self.images} images are correct"
+            check(abs(chip.at_least - bound) <= 1e-9, f"{where}at_least", chip.at_least, why)
         self._check_membership()
-        done = sum(group.iterations for group in self.groups)
-        found, what = self.totals.iterations, f"{done} or more, which its groups took"
-        check(found >= done, "totals: iterations", found, what)
-
-    def _check_chip(self, where: str, chip: ManifestChip, pes: int) -> None:
-        for name, most in (
-            ("correct", self.images),
-            ("cycle_images", self.images),
-            ("tuning_correct", self.tuning.images),
-            ("bypassed_pes", pes),
-            ("faulty_pes", pes),
-        ):
-            _check_most(f"{where}: {name}", getattr(chip, name), most)
-        passes = chip.correct >= self.required
-        why = f"{str(passes).lower()}, as {chip.correct} images are correct and {self.required} required"
-        check(chip.passes == passes, f"{where}: passes", chip.passes, why)
-        bound = at_least(chip.correct, self.images)
-        why = f"{bound}, as {chip.correct} of {self.images} images are correct"
-        check(abs(chip.at_least - bound) <= 1e-9, f"{where}: at_least", chip.at_least, why)
+        done, found = sum(group.iterations for group in self.groups), self.totals.iterations
+        check(found >= done, "totals: iterations", found, f"{done} or more, which its groups took")
 
     def _check_membership(self) -> None:
         """Names are unique, and chips and groups say the same about who is where."""
@@ -274,7 +241,7 @@ class Manifest(Shown, Document, frozen=True, dict=True):
         members = {(group.name, chip) for group in self.groups for chip in group.chips}
         for group, chip in sorted(members ^ {(chip.group, chip.id) for chip in self.chips}):
             how = "lists chip" if (group, chip) in members else "does not list chip"
-            raise InputError(f"group {group!r} {how} {chip!r}, which says otherwise: write it anew with {SOURCE}")
+            raise InputError(f"group {group!r} {how} {chip!r}, which says otherwise: write it anew with {self.SOURCE}")
         if sum(len(group.chips) for group in self.groups) != len(self.chips):
             raise InputError("a group lists a chip twice: expected each once")
 
@@ -292,6 +259,26 @@ class Manifest(Shown, Document, frozen=True, dict=True):
     def passing(self) -> int:
         """Number of chips that pass."""
         return sum(chip.passes for chip in self.chips)
+
+    @property
+    def failing(self) -> list[ManifestChip]:
+        """Chips that do not pass, the worst first; of equal ones as in the lot."""
+        return sorted((chip for chip in self.chips if not chip.passes), key=lambda chip: chip.correct)
+
+    def summary(self, plan: Plan) -> str:
+        """What came out in a few sentences, beside what the plan that was carried out says of `fixed`."""
+        worst, totals = min(self.chips, key=lambda chip: chip.correct), self.totals
+        alone = len(self.group_named[AS_IS].chips) if AS_IS in self.group_named else 0
+        fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
+        return (
+            f"{self.passing} of {len(self.chips)} chips meet {self.required / self.images:.2%} on {self.images:,} "
+            f"unseen images; the worst is {worst.id} with {worst.correct / self.images:.2%}, at least "
+            f"{bound_text(worst.at_least)} with 95 % confidence. {alone} needed no retraining. It took "
+            f"{counted(totals.iterations, 'iteration')} ({totals.top_up_iterations:,} of them topped up, "
+            f"{counted(totals.split_groups, 'group')} split){f', where fixed would take {fixed:,}' if fixed else ''}. "
+            f"The cycle engine gave the same for {sum(chip.cycle_images for chip in self.chips):,} images. "
+            f"{self.work.summary}"
+        )
 
     def table(self) -> Table:
         """A row for each group: its chips, iterations and accuracies."""
@@ -318,13 +305,14 @@ class Manifest(Shown, Document, frozen=True, dict=True):
         )
 
 
-def _check_most(name: str, found: int, most: int) -> None:
-    check(found <= most, name, found, f"an integer of 0..{most}")
+def _check_most(where: str, part: Record, **most: int) -> None:
+    for name, bound in most.items():
+        found = getattr(part, name)
+        check(found <= bound, f"{where}{name}", found, f"an integer of 0..{bound}")
 
 
 def _check_required(where: str, found: Manifest | ManifestTuning, least: Callable[[int, int], int]) -> None:
-    for name in ("required", "fault_free_correct"):
-        _check_most(f"{where}{name}", getattr(found, name), found.images)
+    _check_most(where, found, required=found.images, fault_free_correct=found.images)
     expected = least(found.images, found.fault_free_correct)
     what = f"{expected}, which the constraint takes of {found.images} images"
     check(found.required == expected, f"{where}required", found.required, what)
@@ -345,10 +333,6 @@ def _config(array: Mapping[str, Any]) -> ArrayConfig:
 def check_files(manifest: Manifest, folder: Path) -> None:
     """Check that every file that a manifest names is in its folder and is the one that it was made with.
 
-    Args:
-        manifest: the manifest.
-        folder: where it is.
-
     Raises:
         FileNotFoundError: one is not there.
         InputError: one has another digest, or leads out of the folder.
@@ -356,24 +340,20 @@ def check_files(manifest: Manifest, folder: Path) -> None:
     named = dict.fromkeys((group.weights, group.sha256) for group in manifest.groups)
     named.update(dict.fromkeys((chip.deployment, chip.sha256) for chip in manifest.chips))
     for path, sha256 in named:
-        _checked(folder, path, sha256)
+        named_file(folder, path, sha256)
 
 
 def read_group_weights(folder: Path, group: ManifestGroup) -> tuple[dict[str, Tensor], Deployment]:
     """Weights of a group, and the deployment in their file, which bypasses and rearranges nothing.
 
-    Args:
-        folder: where the manifest is.
-        group: of the manifest.
-
     Raises:
         FileNotFoundError: the file is not there.
         InputError: it has another digest than the manifest says, or is no such file.
     """
-    path = _checked(folder, group.weights, group.sha256)
+    path = named_file(folder, group.weights, group.sha256)
     weights, deployment = read_deployed(path)
     if deployment is None or not weights:
-        raise InputError(f"{path} has no weights with the steps of activations: write it anew with {SOURCE}")
+        raise InputError(f"{path} has no weights with the steps of activations: write it anew with {Manifest.SOURCE}")
     if deployment.bypass.any() or deployment.placements:
         raise InputError(f"{path} is for one chip: expected weights of a group, with nothing bypassed or rearranged")
     return weights, deployment
@@ -382,28 +362,24 @@ def read_group_weights(folder: Path, group: ManifestGroup) -> tuple[dict[str, Te
 def read_chip_deployment(folder: Path, chip: ManifestChip) -> Deployment:
     """How the weights of its group sit on a chip.
 
-    Args:
-        folder: where the manifest is.
-        chip: of the manifest.
-
     Raises:
         FileNotFoundError: the file is not there.
         InputError: it has another digest than the manifest says, or is no such file.
     """
-    path = _checked(folder, chip.deployment, chip.sha256)
+    path = named_file(folder, chip.deployment, chip.sha256)
     weights, deployment = read_deployed(path)
     if deployment is None or weights:
-        raise InputError(f"{path} is no deployment without weights: write it anew with {SOURCE}")
+        raise InputError(f"{path} is no deployment without weights: write it anew with {Manifest.SOURCE}")
     if int(deployment.bypass.sum()) != chip.bypassed_pes:
         raise InputError(
             f"{path} bypasses {int(deployment.bypass.sum())} PEs and the manifest says {chip.bypassed_pes} for chip "
-            f"{chip.id}: write both anew with {SOURCE}"
+            f"{chip.id}: write both anew with {Manifest.SOURCE}"
         )
     return deployment
 
 
-def _checked(folder: Path, path: str, sha256: str) -> Path:
-    """The file that a path leads to, once it is known to be in the folder and to have the digest."""
+def named_file(folder: Path, path: str, sha256: str) -> Path:
+    """The file that a path of a manifest leads to, once it is known to be in its folder and to have the digest."""
     file = folder / path
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; the manifest names it")

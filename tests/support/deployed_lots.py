@@ -12,11 +12,9 @@ from torch import nn
 
 from efat.confidence import at_least
 from efat.image_split import SplitRequest
-from efat.planning.plan import FileOf
+from efat.planning.plan import AS_IS, FileOf
 from efat.planning.selection import Constraint
 from efat.retraining.manifest import (
-    AS_IS,
-    FILE_NAME,
     Manifest,
     ManifestChip,
     ManifestGroup,
@@ -130,7 +128,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         totals=ManifestTotals(0, 0, 0, 120, 0, 1.5),
         versions={"python": platform.python_version()},
     )
-    manifest.save(out / FILE_NAME)
+    manifest.save(out / Manifest.FILE_NAME)
     return manifest
 
 

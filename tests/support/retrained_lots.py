@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.confidence import at_least
-from efat.planning.plan import FileOf, LotOf, Plan, PlannedGroup, StrategyCost
+from efat.planning.plan import AS_IS, FileOf, LotOf, Plan, PlannedGroup, StrategyCost
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.table import ResilienceTable, write_table
 from efat.resilience.units import fault_model_dict
 from efat.retraining.manifest import (
-    AS_IS,
     Manifest,
     ManifestChip,
     ManifestGroup,

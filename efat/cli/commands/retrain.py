@@ -11,7 +11,6 @@ from efat.cli.group import INTERRUPTED
 from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.parameters import INPUT_FILE
 from efat.cli.printing import command_text, note, say
-from efat.confidence import bound_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +74,6 @@ def retrain(
     with working("Loading"):
         from efat import Plan
         from efat import retrain as carry_out
-        from efat.retraining.manifest import FILE_NAME
 
         plan = Plan.load(plan_path)
     try:
@@ -95,35 +93,28 @@ def retrain(
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     show_manifest(manifest, plan, console())
-    say(f"Wrote {output / FILE_NAME}. Look at it: {command_text('report', output)}")
-    if manifest.passing < len(manifest.chips):
+    say(f"Wrote {output / manifest.FILE_NAME}. Look at it: {command_text('report', output)}")
+    if manifest.failing:
         raise click.ClickException(failing_chips(manifest))
 
 
 def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
-    """Print what came out of a plan.
-
-    Args:
-        manifest: what came out.
-        plan: what was planned.
-        console: where to.
-    """
+    """Print what came out of a plan."""
     from efat.cli.render import results_table
-    from efat.retraining.manifest import FILE_NAME
 
     shown = manifest.table()
     table = results_table(shown.title, left=shown.columns[:1], right=shown.columns[1:])
     for row in shown.texts[:MOST_GROUPS_SHOWN]:
         table.add_row(*row)
     if len(manifest.groups) > MOST_GROUPS_SHOWN:
-        table.add_note(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN:,} more: see {FILE_NAME}")
+        table.add_note(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN:,} more: see {manifest.FILE_NAME}")
     console.print(table)
-    console.print(_summary(manifest, plan), style="bold")
+    console.print(manifest.summary(plan), style="bold")
 
 
 def failing_chips(manifest: Manifest) -> str:
     """Say how many chips miss what is required, and which."""
-    failing = sorted((chip for chip in manifest.chips if not chip.passes), key=lambda chip: chip.correct)
+    failing = manifest.failing
     named = [f"{chip.id} ({chip.correct / manifest.images:.2%})" for chip in failing[:MOST_FAILING_SHOWN]]
     if len(failing) > len(named):
         named.append(f"{len(failing) - len(named)} more")
@@ -135,25 +126,3 @@ def failing_chips(manifest: Manifest) -> str:
     if any(chip.tuning_correct >= manifest.tuning.required for chip in failing):
         text += "; on the images that decided they met it: plan with a larger --margin, or tune on more images"
     return text
-
-
-def _summary(manifest: Manifest, plan: Plan) -> str:
-    from efat.display import counted
-    from efat.planning.plan import AS_IS
-    from efat.reports.text import on_array
-
-    images, totals = manifest.images, manifest.totals
-    worst = min(manifest.chips, key=lambda chip: chip.correct)
-    cycle_images = sum(chip.cycle_images for chip in manifest.chips)
-    alone = next((len(group.chips) for group in manifest.groups if group.name == AS_IS), 0)
-    text = (
-        f"{manifest.passing} of {len(manifest.chips)} chips meet {manifest.required / images:.2%} on {images:,} "
-        f"unseen images; the worst is {worst.id} with {worst.correct / images:.2%}, at least "
-        f"{bound_text(worst.at_least)} with 95 % confidence. {alone} needed no retraining. It took "
-        f"{counted(totals.iterations, 'iteration')} ({totals.top_up_iterations:,} of them topped up, "
-        f"{counted(totals.split_groups, 'group')} split)"
-    )
-    fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
-    if fixed:
-        text += f", where fixed would take {fixed:,}"
-    return f"{text}. The cycle engine gave the same for {cycle_images:,} images. {on_array(manifest.work)}"

@@ -20,8 +20,8 @@ import pytest
 
 from efat.campaigns import workers
 from efat.campaigns.campaign import Campaign, Outcome, Unit
-from efat.campaigns.command import kept_in, running, shell_text
 from efat.campaigns.workers import WorkerDiedError, in_line, processes
+from efat.command_lines import kept_in, running, shell_text
 from efat.records import digest_of
 from simulator.errors import InputError
 from tests.support import campaign_work

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from efat.campaigns.campaign import Campaign
-from efat.campaigns.command import running
+from efat.command_lines import running
 from efat.records import replace
 from efat.reports.lot import LotReport, lot_findings, read_lot_report
 from tests.support.command import done, refused

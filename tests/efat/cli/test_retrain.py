@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from efat import records
-from efat.campaigns.command import kept_in
 from efat.cli import render
+from efat.command_lines import kept_in
 from efat.confidence import bound_text
+from efat.planning.plan import AS_IS
 from efat.planning.planner import plan
-from efat.retraining.manifest import AS_IS, Manifest, check_files
+from efat.retraining.manifest import Manifest, check_files
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run

@@ -20,8 +20,9 @@ from efat.confidence import at_least
 from efat.inference import simulation
 from efat.inference.simulation import simulate
 from efat.inference.waveforms import layer_gemm
+from efat.planning.plan import AS_IS
 from efat.planning.selection import Constraint
-from efat.retraining.manifest import AS_IS, Manifest, ManifestChip, read_chip_deployment, read_group_weights
+from efat.retraining.manifest import Manifest, ManifestChip, read_chip_deployment, read_group_weights
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot

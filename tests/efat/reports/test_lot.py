@@ -21,12 +21,13 @@ from safetensors.numpy import load, save
 
 from efat import records
 from efat.confidence import bound_text
+from efat.planning.plan import AS_IS
 from efat.planning.selection import Constraint
 from efat.reports import lot as lot_report
 from efat.reports.lot import LotReport, lot_findings, lot_page, read_lot_report
 from efat.reports.report import Report
 from efat.reports.text import accuracy, duration, named, short_percent
-from efat.retraining.manifest import AS_IS, ManifestChip
+from efat.retraining.manifest import ManifestChip
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from tests.support.html_page import Element, read_page
@@ -368,7 +369,7 @@ def test_a_chip_of_another_lot_is_refused(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "retrained" / manifest.chips[0].deployment
     mask = np.roll(load(path.read_bytes())["efat.bypass"], 1, axis=0)
     path.write_bytes(save({"efat.bypass": mask}))
-    with pytest.raises(InputError, match=r"is not the file that manifest\.json names"):
+    with pytest.raises(InputError, match=r"is not the file that the manifest was made with"):
         read_lot_report(tmp_path / "retrained")
     for other, expected in ((mask | 1, "bypasses 256 PEs"), (mask[:-1], r"\[15, 16\]"), (None, "no deployment")):
         path.write_bytes(save({"efat.bypass" if other is not None else "other": mask if other is None else other}))

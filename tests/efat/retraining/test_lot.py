@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from efat import records
 from efat.confidence import at_least
-from efat.planning.plan import Plan
+from efat.planning.plan import AS_IS, Plan
 from efat.planning.selection import Constraint
 from efat.retraining.lot import measure_fault_free
 from efat.retraining.lot import retrain as retrain_lot
-from efat.retraining.manifest import AS_IS, Manifest, ManifestTuning, ManifestWork, check_files
+from efat.retraining.manifest import Manifest, ManifestTuning, ManifestWork, check_files
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.errors import InputError
@@ -212,10 +212,10 @@ def test_a_drop_is_from_the_original_network_on_verification_images(folder: Path
     torch.manual_seed(1)
     save_file(small_network().state_dict(), folder / "hardened.safetensors")
     plan = SimpleNamespace(setup=setup, identity=setup.identity())
-    arguments = {"plan": plan, "config": ArrayConfig(5, 4, weight_bits=2, act_bits=2)}
-    found = measure_fault_free(arguments).values
+    config = ArrayConfig(5, 4, weight_bits=2, act_bits=2)
+    found = measure_fault_free((plan, config)).values  # type: ignore[arg-type]
     original = setup.original.load()
-    quantised = convert(original.network, arguments["config"], original.data.calibration, method="mse")
+    quantised = convert(original.network, config, original.data.calibration, method="mse")
     assert found["correct"] == count_correct(quantised, UNSEEN)
     assert found["images"] == UNSEEN.digest
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,10 @@ import pytest
 from efat import records
 from efat.campaigns.campaign import Elapsed, Outcome
 from efat.image_split import SplitRequest
-from efat.planning.plan import Plan
+from efat.planning.plan import AS_IS, Plan
 from efat.retraining import lot as retraining
-from efat.retraining.lot import VerificationError
-from efat.retraining.manifest import AS_IS, Manifest
+from efat.retraining.lot import ChipTask, VerificationError
+from efat.retraining.manifest import Manifest
 from simulator.errors import InputError
 from simulator.lots.chips import write_lot
 from tests.support import lot_retraining
@@ -197,8 +197,8 @@ def test_chips_that_do_otherwise_than_their_group_are_an_error(folder: Path, mon
         ("correct", -1, r"chip-00000-verified.json: correct is -1: expected an integer from 0"),
     ):
 
-        def verified(arguments: Mapping[str, Any], name: str = name, value: object = value) -> Outcome:
-            found = genuine(arguments)
+        def verified(task: ChipTask, name: str = name, value: object = value) -> Outcome:
+            found = genuine(task)
             return replace(found, values={**found.values, name: value})
 
         monkeypatch.setattr("efat.retraining.lot.verify_chip", verified)
