@@ -10,51 +10,76 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.config import ArrayConfig
+    from simulator.cycles.scalesim import ConvLayer, GemmLayer
+    from simulator.cycles.traffic import Traffic, gemm_traffic
+    from simulator.engine.fold_trace import FoldWindow
     from simulator.engine.gemm import GemmResult, simulate_gemm
-    from simulator.engine.timing import Timing, gemm_timing
+    from simulator.engine.timing import Timing, gemm_timing, output_cycles
     from simulator.engine.trace import Trace
+    from simulator.engine.vcd import write_gemm_vcd, write_vcd
     from simulator.errors import InputError
     from simulator.faults import Fault, FaultMap, Kind, Site
-    from simulator.lots.chips import Chip, ChipLot, write_lot
+    from simulator.gates.files import read_netlist
+    from simulator.gates.netlist import Netlist
+    from simulator.lots.chips import Chip, ChipLot, append_chips, write_lot
+    from simulator.multipliers.multiplier import Multiplier
+    from simulator.rtl.gemm import RtlResult, rtl_gemm
     from simulator.sampling import FaultModel, sample_faults
 
 __all__ = [
     "ArrayConfig",
     "Chip",
     "ChipLot",
+    "ConvLayer",
     "Fault",
     "FaultMap",
     "FaultModel",
+    "FoldWindow",
+    "GemmLayer",
     "GemmResult",
     "InputError",
     "Kind",
+    "Multiplier",
+    "Netlist",
+    "RtlResult",
     "Site",
     "Timing",
     "Trace",
+    "Traffic",
+    "append_chips",
     "gemm_timing",
+    "gemm_traffic",
+    "output_cycles",
+    "read_netlist",
+    "rtl_gemm",
     "sample_faults",
     "simulate_gemm",
+    "write_gemm_vcd",
     "write_lot",
+    "write_vcd",
 ]
 
-_MODULES = {
-    "ArrayConfig": "config",
-    "Chip": "lots.chips",
-    "ChipLot": "lots.chips",
-    "Fault": "faults",
-    "FaultMap": "faults",
-    "FaultModel": "sampling",
-    "GemmResult": "engine.gemm",
-    "InputError": "errors",
-    "Kind": "faults",
-    "Site": "faults",
-    "Timing": "engine.timing",
-    "Trace": "engine.trace",
-    "gemm_timing": "engine.timing",
-    "sample_faults": "sampling",
-    "simulate_gemm": "engine.gemm",
-    "write_lot": "lots.chips",
+_EXPORTS = {
+    "config": "ArrayConfig",
+    "cycles.scalesim": "ConvLayer GemmLayer",
+    "cycles.traffic": "Traffic gemm_traffic",
+    "engine.fold_trace": "FoldWindow",
+    "engine.gemm": "GemmResult simulate_gemm",
+    "engine.timing": "Timing gemm_timing output_cycles",
+    "engine.trace": "Trace",
+    "engine.vcd": "write_gemm_vcd write_vcd",
+    "errors": "InputError",
+    "faults": "Fault FaultMap Kind Site",
+    "gates.files": "read_netlist",
+    "gates.netlist": "Netlist",
+    "lots.chips": "Chip ChipLot append_chips write_lot",
+    "multipliers.multiplier": "Multiplier",
+    "rtl.gemm": "RtlResult rtl_gemm",
+    "sampling": "FaultModel sample_faults",
 }
+"""By module, the names that it has."""
+
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

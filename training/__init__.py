@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from training.emulation.operator import FaultyGemm
     from training.emulation.program import Program, lower
     from training.layers.accelerator import Accelerator
+    from training.layers.array_share import array_share
     from training.layers.convert import convert, put_on_chip, quantized_layers
-    from training.layers.deployment import Deployment
+    from training.layers.deployment import Deployment, read_deployed
     from training.layers.quantized import GemmRun, QuantizedConv2d, QuantizedLayer, QuantizedLinear
     from training.learning.mitigations import Hardening, Mitigation, Mitigations
     from training.learning.recipe import Recipe
@@ -45,6 +46,7 @@ __all__ = [
     "RetrainResult",
     "TrainingData",
     "Workload",
+    "array_share",
     "convert",
     "faulty_gemm",
     "load_data",
@@ -52,42 +54,30 @@ __all__ = [
     "lower",
     "put_on_chip",
     "quantized_layers",
+    "read_deployed",
     "retrain",
     "run",
 ]
 
-_MODULES = {
-    "Accelerator": "layers.accelerator",
-    "Augmentation": "data.batches",
-    "Batches": "data.batches",
-    "Dataset": "data.datasets",
-    "Deployment": "layers.deployment",
-    "FaultyGemm": "emulation.operator",
-    "GemmRun": "layers.quantized",
-    "Hardening": "learning.mitigations",
-    "LoadedWorkload": "data.workloads",
-    "Mitigation": "learning.mitigations",
-    "Program": "emulation.program",
-    "QuantizedConv2d": "layers.quantized",
-    "QuantizedLayer": "layers.quantized",
-    "QuantizedLinear": "layers.quantized",
-    "Recipe": "learning.recipe",
-    "RetrainDivergedError": "learning.retrain",
-    "RetrainResult": "learning.retrain",
-    "Mitigations": "learning.mitigations",
-    "TrainingData": "learning.retrain",
-    "WORKLOADS": "data.workloads",
-    "Workload": "data.workloads",
-    "convert": "layers.convert",
-    "faulty_gemm": "emulation.gemm",
-    "load_data": "data.datasets",
-    "load_workload": "data.workloads",
-    "lower": "emulation.program",
-    "put_on_chip": "layers.convert",
-    "quantized_layers": "layers.convert",
-    "retrain": "learning.retrain",
-    "run": "emulation.gemm",
+_EXPORTS = {
+    "data.batches": "Augmentation Batches",
+    "data.datasets": "Dataset load_data",
+    "data.workloads": "WORKLOADS LoadedWorkload Workload load_workload",
+    "emulation.gemm": "faulty_gemm run",
+    "emulation.operator": "FaultyGemm",
+    "emulation.program": "Program lower",
+    "layers.accelerator": "Accelerator",
+    "layers.array_share": "array_share",
+    "layers.convert": "convert put_on_chip quantized_layers",
+    "layers.deployment": "Deployment read_deployed",
+    "layers.quantized": "GemmRun QuantizedConv2d QuantizedLayer QuantizedLinear",
+    "learning.mitigations": "Hardening Mitigation Mitigations",
+    "learning.recipe": "Recipe",
+    "learning.retrain": "RetrainDivergedError RetrainResult TrainingData retrain",
 }
+"""By module, the names that it has."""
+
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
