@@ -25,10 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from efat.propagation.collapsing.collapse import Collapse
-from efat.propagation.injection import MOST_ENTRIES, trial_of
+from efat.propagation.injection import MOST_ENTRIES, layer_shapes, trial_of
 from efat.propagation.population import LayerUse, Population
 from efat.propagation.request import Subject
-from efat.propagation.tables import LayerShape
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from training.injection.replay import Injected, Propagated, Replay
 from training.layers.accelerator import Accelerator, Engine
@@ -41,10 +40,9 @@ SITES = [site for site in Site if site is not Site.MULTIPLIER]
 def population_of(replay: Replay, config: ArrayConfig, kinds: Sequence[Kind]) -> tuple[Population, Collapse]:
     """All faults of some kinds, and the rules for them."""
     gemms = [kept.gemm for kept in replay.layers]
-    shapes = [LayerShape(gemm.layer.name, gemm.groups, gemm.m, gemm.k, gemm.n) for gemm in gemms]
     uses = [LayerUse(gemm.layer.name, gemm.m, gemm.weights, replay.seen(number)) for number, gemm in enumerate(gemms)]
     strata = [(site, bit, kind) for site in SITES for bit in range(site.bits(config)) for kind in kinds]
-    return Population(config, shapes, strata, len(replay)), Collapse(config, uses, strata)
+    return Population(config, layer_shapes(replay), strata, len(replay)), Collapse(config, uses, strata)
 
 
 def replayed(replay: Replay, trials: Sequence[Injected]) -> tuple[list[Propagated], float]:
@@ -147,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = ArrayConfig(arguments.size, arguments.size)
-    loaded = Subject(arguments.network, arguments.weights, arguments.data, arguments.images, config).load()
+    loaded = Subject(arguments.network, arguments.weights, arguments.data, arguments.images).load(config)
     console = Console(width=120)
     console.print(f"{platform.processor() or platform.machine()}, one thread; {vars(arguments)}")
     begun = time.perf_counter()

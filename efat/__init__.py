@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     from efat.explanation.explanation import Explanation, ImageExplanation, explain
     from efat.image_split import SplitRequest
     from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
-    from efat.inference.simulate import simulate
-    from efat.inference.simulation import RetrainedLot, Simulation
+    from efat.inference.simulation import RetrainedLot, Simulation, simulate
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
     from efat.planning.planner import plan
     from efat.planning.selection import Constraint, Statistic
     from efat.propagation.campaign import propagate
-    from efat.propagation.tables import Propagation
+    from efat.propagation.summary import Propagation
     from efat.reports.report import Report, report
     from efat.resilience.measurement import measure_resilience
     from efat.resilience.table import ResilienceTable
@@ -68,7 +67,7 @@ _MODULES = {
     "NetworkCycles": "efat.network_gemms",
     "NetworkValidation": "efat.validation.validation",
     "Plan": "efat.planning.plan",
-    "Propagation": "efat.propagation.tables",
+    "Propagation": "efat.propagation.summary",
     "Report": "efat.reports.report",
     "ResilienceTable": "efat.resilience.table",
     "RetrainedLot": "efat.inference.simulation",
@@ -87,7 +86,7 @@ _MODULES = {
     "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
-    "simulate": "efat.inference.simulate",
+    "simulate": "efat.inference.simulation",
     "validate": "efat.validation.validation",
     "validate_network": "efat.validation.validation",
 }

@@ -16,7 +16,7 @@ class Table:
 
     Attributes:
         title: what it is of.
-        columns: their heads; a line break is where one may be broken.
+        columns: their heads; a line break is where one may be broken. If all are empty, rows are names and values.
         rows: a value for each column; None shows as a dash, a fraction that is to be in percent is a text already.
         notes: lines below it.
         left: how many columns, the first ones, are of text; all others are of numbers.
@@ -50,17 +50,15 @@ class Table:
                 text.ljust(width) if place < self.left else text.rjust(width)
                 for place, (text, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in shown
+            for row in (shown if any(self.columns) else shown[1:])
         )
         return "\n".join([self.title, *lines, *self._below])
 
     def _repr_html_(self) -> str:
-        heads = self._html_row("th", self._heads)
+        heads = f"<thead>{self._html_row('th', self._heads)}</thead>" if any(self.columns) else ""
         rows = "".join(self._html_row("td", row) for row in self.texts[: self.most])
         below = "".join(f"<p>{escape(line)}</p>" for line in self._below)
-        return (
-            f"<table><caption>{escape(self.title)}</caption><thead>{heads}</thead><tbody>{rows}</tbody></table>{below}"
-        )
+        return f"<table><caption>{escape(self.title)}</caption>{heads}<tbody>{rows}</tbody></table>{below}"
 
     def _html_row(self, tag: str, texts: Sequence[str]) -> str:
         styles = ["" if place < self.left else " style='text-align: right'" for place in range(len(texts))]

@@ -164,22 +164,7 @@ class Setup(Record, frozen=True):
     normalization: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.network, nn.Module):
-            self._set("network", OwnNetwork(self.network))
-        if not isinstance(self.network, str | OwnNetwork):
-            raise InputError(f"network is {shown(self.network)}: expected its name, or a torch.nn.Module")
-        if isinstance(self.data, tuple) and len(self.data) == 2:
-            self._set("data", OwnData(*self.data))
-        for name in ("weights", "data", "hardened"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                self._set(name, Path(value))
-            elif not isinstance(value, Path | OwnData | None):
-                raise InputError(
-                    f"{name} is {shown(value)}: expected a path, or for data a pair of training and test images"
-                )
-        if self.normalization is not None:
-            self._set("normalization", str(Normalization.parse(str(self.normalization))))
+        settle_inputs(self, "weights", "data", "hardened")
         if self.recipe is _OF_NETWORK:
             self._set("recipe", replace(self.recipe, augmentation=augmentation_of(str(self.network), None)))
         self._set("mitigation", self.mitigation.lower())
@@ -229,9 +214,9 @@ class Setup(Record, frozen=True):
 
     def located(self) -> Setup:
         """The same with paths that hold in every folder; what is no path, such as the name of a data set, stays."""
-        split = structs.replace(self.split, verify_data=_located(self.split.verify_data))
-        data = _located(self.data) if isinstance(self.data, Path) else self.data
-        weights, hardened = _located(self.weights), _located(self.hardened)
+        split = structs.replace(self.split, verify_data=located(self.split.verify_data))
+        data = located(self.data) if isinstance(self.data, Path) else self.data
+        weights, hardened = located(self.weights), located(self.hardened)
         return structs.replace(self, weights=weights, data=data, hardened=hardened, split=split)
 
     def load(self) -> Loaded:
@@ -242,9 +227,8 @@ class Setup(Record, frozen=True):
             InputError: something is of the wrong kind, does not fit or is unknown.
         """
         weights = self.weights if self.hardened is None else self.hardened
-        check_no_object(self.network, self.data)
         files = (weights, self.data if isinstance(self.data, Path) else None, self.split.verify_data)
-        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(_stamp(path) for path in files))
+        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(stamp(path) for path in files))
         return _loaded(self.network, weights, self.data, self.split, self.normalization, state)
 
     def check_travels(self) -> None:
@@ -253,14 +237,7 @@ class Setup(Record, frozen=True):
         Raises:
             InputError: they cannot be pickled.
         """
-        try:
-            pickle.dumps((self.network, self.data))
-        except Exception as error:
-            # Whatever the user's class raises: it is the class that must change.
-            raise InputError(
-                f"network {self.network} cannot go to worker processes ({first_line(error)}): define its class at the "
-                "top of a module, or use no workers"
-            ) from None
+        check_travels(self.network, self.data)
 
     def identity(self) -> dict[str, str]:
         """What decides the results, as digests and texts by name; the name says what it is of.
@@ -490,6 +467,61 @@ def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations:
         ) from error
 
 
+def settle_inputs(record: Record, *paths: str) -> None:
+    """Keep objects, paths and texts of a new record with `network`, `data` and `normalization` as it wants them.
+
+    Raises:
+        InputError: they are something else.
+    """
+    given = {name: getattr(record, name) for name in ("network", "normalization", *paths)}
+    if isinstance(given["network"], nn.Module):
+        given["network"] = OwnNetwork(given["network"])
+    if not isinstance(given["network"], str | OwnNetwork):
+        raise InputError(f"network is {shown(given['network'])}: expected its name, or a torch.nn.Module")
+    if isinstance(given["data"], tuple) and len(given["data"]) == 2:
+        given["data"] = OwnData(*given["data"])
+    for name in paths:
+        if isinstance(given[name], str):
+            given[name] = Path(given[name])
+        elif not isinstance(given[name], Path | OwnData | None):
+            raise InputError(
+                f"{name} is {shown(given[name])}: expected a path, or for data a pair of training and test images"
+            )
+    if given["normalization"] is not None:
+        given["normalization"] = str(Normalization.parse(str(given["normalization"])))
+    for name, value in given.items():
+        structs.force_setattr(record, name, value)
+
+
+def check_travels(network: object, data: object) -> None:
+    """Refuse a network and data that cannot be given to worker processes.
+
+    Raises:
+        InputError: they cannot be pickled.
+    """
+    try:
+        pickle.dumps((network, data))
+    except Exception as error:
+        # Whatever the user's class raises: it is the class that must change.
+        raise InputError(
+            f"network {network} cannot go to worker processes ({first_line(error)}): define its class at the top of a "
+            "module, or use no workers"
+        ) from None
+
+
+def objects_of(
+    network: str | OwnNetwork, data: Path | OwnData | None
+) -> tuple[str | nn.Module, Path | tuple[Dataset, Dataset] | None]:
+    """Network and data as `training.data.workloads.load_workload` takes them.
+
+    Raises:
+        InputError: they were objects, of which a file has but the names.
+    """
+    check_no_object(network, data)
+    module = network.module if isinstance(network, OwnNetwork) else network
+    return module, data.pair if isinstance(data, OwnData) else data
+
+
 @lru_cache(maxsize=2)
 def _loaded(
     network: str | OwnNetwork,
@@ -499,10 +531,11 @@ def _loaded(
     normalization: str | None,
     _state: object,
 ) -> Loaded:
+    module, images = objects_of(network, data)
     return load_training(
-        network.module if isinstance(network, OwnNetwork) else network,
+        module,
         weights,
-        data.pair if isinstance(data, OwnData) else data,
+        images,
         split,
         normalization=None if normalization is None else Normalization.parse(normalization),
     )
@@ -526,12 +559,13 @@ def _dataset(given: Any, what: str) -> Dataset:
     return Dataset(what, images, labels, classes)
 
 
-def _located(path: Path | None) -> Path | None:
+def located(path: Path | None) -> Path | None:
+    """A path that holds in every folder; what is no path, such as the name of a data set, stays."""
     return path.absolute() if path is not None and path.exists() else path
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Changes when the file does."""
+def stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when the file does; None for no file."""
     if path is None or not path.exists():
         return None
     found = path.stat()

@@ -212,7 +212,9 @@ def shown_table(shown: display.Table, *, rest: str = "--json has them all") -> R
         shown: the table.
         rest: what has the rows that are too many to be shown.
     """
-    table = results_table(shown.title, left=shown.columns[: shown.left], right=shown.columns[shown.left :])
+    table = facts_table(shown.title)
+    if any(shown.columns):
+        table = results_table(shown.title, left=shown.columns[: shown.left], right=shown.columns[shown.left :])
     for place, row in enumerate(shown.texts[: shown.most]):
         table.add_row(*row, end_section=place in shown.sections)
     if shown.more:

@@ -131,7 +131,7 @@ def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: 
                 gemm.w,
                 chip.faults,
                 window,
-                bypass=gemm.bypass,
+                bypass=simulation.accelerator(chip).bypass,
                 pes=pes,
                 clock_mhz=clock_mhz,
                 limit=request.limit,

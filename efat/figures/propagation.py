@@ -25,13 +25,9 @@ from efat.propagation.estimates import (
     heat_maps,
     layer_fates,
 )
-from efat.propagation.tables import Propagation
+from efat.propagation.tables import PICTURES, FaultTables
 from simulator import Kind, Site
 from simulator.dtypes import Float64Array
-
-ARRAY, BITS, LAYERS = "array.png", "bits.png", "layers.png"
-PICTURES = (ARRAY, BITS, LAYERS)
-"""What the folder has beside the tables and their summary."""
 
 THRESHOLDS = (0.0, 0.01, 0.05, 0.2, 0.5)
 """Shares above which a cell has the next of the shades: the first is of shares of 0."""
@@ -62,29 +58,19 @@ _WIDEST = 4
 """Charts of bits side by side at most."""
 
 
-def draw_pictures(folder: Path, propagation: Propagation, confidence: float) -> None:
-    """Draw what was found into its folder: by PE, by bit, and by layer.
-
-    Args:
-        folder: of the campaign; it is there.
-        propagation: what was found.
-        confidence: of intervals.
-    """
-    estimates = Estimates(propagation, confidence)
-    array, network = propagation.array, propagation.subject.get("network", "network")
-    title = f"{network} on {array['rows']}x{array['cols']} PEs, {propagation.images:,} images"
-    _draw_array(folder / ARRAY, title, heat_maps(estimates))
-    _draw_bits(folder / BITS, f"{title}; intervals of {100 * confidence:g}%", bit_shares(estimates, MOST_PLACES))
-    _draw_layers(folder / LAYERS, title, layer_fates(estimates))
+def draw_pictures(folder: Path, tables: FaultTables) -> None:
+    """Draw what was found into its folder, which is there: by PE, by bit, and by layer."""
+    confidence = tables.request.confidence
+    estimates = Estimates(tables, confidence)
+    title = f"{tables.subject.network} on {tables.array['rows']}x{tables.array['cols']} PEs, {tables.images:,} images"
+    array, bits, layers = (folder / name for name in PICTURES)
+    _draw_array(array, title, heat_maps(estimates))
+    _draw_bits(bits, f"{title}; intervals of {100 * confidence:g}%", bit_shares(estimates, MOST_PLACES))
+    _draw_layers(layers, title, list(layer_fates(estimates)))
 
 
 def heat_chart(heat: HeatMap, label: str) -> Markup:
-    """The array from above for a page, each cell in the shade of its share; cells without samples are left blank.
-
-    Args:
-        heat: the shares.
-        label: what it shows, for those who do not see it.
-    """
+    """The array from above for a page, each cell in the shade of its share; cells without samples are left blank."""
     down, across = heat.cells.shape
     below = not np.isnan(heat.accumulators).all()
     left, head, foot = 10 + 8 * len(f"{heat.rows - 1}"), 22, FONT + 8 if below else 4

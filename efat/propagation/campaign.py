@@ -9,37 +9,39 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from torch import nn
 
-from efat.campaigns.campaign import Campaign, Executor, Notes, Outcome, Progress, Unit, Work, warned
-from efat.campaigns.workers import executor_of
+from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, Unit, warned
+from efat.campaigns.workers import executor_of, in_line
+from efat.lot import Lot
 from efat.propagation.collapsing.collapse import Collapse, LayerUse
-from efat.propagation.injection import COUNTED, SEEN, Found, Round, fault_free, inject
+from efat.propagation.injection import SEEN, Found, Round, fault_free, inject, layer_shapes, operation_rows
 from efat.propagation.population import Population
-from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_KINDS, DEFAULT_MARGIN, DEFAULT_SITES, Request, Subject
+from efat.propagation.request import (
+    DEFAULT_CONFIDENCE,
+    DEFAULT_KINDS,
+    DEFAULT_MARGIN,
+    DEFAULT_SITES,
+    MOST_FAULTS,
+    PropagationRequest,
+    Subject,
+)
 from efat.propagation.statistics import allocate, sample_size
-from efat.propagation.summary import summary
+from efat.propagation.summary import Propagation, Summary
 from efat.propagation.tables import (
     FILE_NAME,
-    MOST_FAULTS,
-    OPERATIONS_DTYPE,
+    PICTURES,
     STRATA_DTYPE,
-    LayerShape,
-    Operation,
-    Propagation,
-    Rule,
+    SUMMARY,
+    PopulationCounts,
     joined,
-    read_propagation,
-    same,
-    write_propagation,
 )
 from efat.records import typed
+from efat.setup import Setup, check_travels
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import Int64Array
 from simulator.errors import InputError
@@ -51,16 +53,18 @@ from training.injection.replay import Replay
 FIRST_ROUND = 200
 """Faults of the first round, if a margin decides how many there are; each further round doubles their number."""
 
+KIND = "propagation"
+FAULT_FREE = "fault-free"
+"""Name of the unit that is no round's."""
 
-def draw_rounds(population: Population, request: Request) -> list[Int64Array]:
+_PACKAGES = ("efat", "torch", "numpy", "numba")
+
+
+def draw_rounds(population: Population, request: PropagationRequest) -> list[Int64Array]:
     """Draw all faults that may have to be tried.
 
     The faults up to the end of any round are a sample by themselves: one from each stratum in proportion to its size,
     if it is stratified, and a simple one otherwise.
-
-    Args:
-        population: the faults there are.
-        request: how many of them are tried.
 
     Returns:
         For each round the places in the population of the faults that are new in it, int64 [faults], ascending. There
@@ -81,7 +85,7 @@ def draw_rounds(population: Population, request: Request) -> list[Int64Array]:
     return rounds
 
 
-def _totals(population: Population, request: Request) -> list[int]:
+def _totals(population: Population, request: PropagationRequest) -> list[int]:
     """Faults tried at the end of each round, ascending."""
     strata = len(population.sizes) if request.stratify else 1
     if request.samples is not None:
@@ -109,37 +113,19 @@ def _check_most(faults: int, message: str) -> None:
         raise InputError(f"{message.format(faults)}; at most {MOST_FAULTS} are tried")
 
 
-KIND = "propagation"
-FAULT_FREE = "fault-free"
-"""Name of the unit that is no round's."""
-
-SUMMARY = "summary.json"
-"""What the folder has beside the campaign's files and the tables."""
-
-_PACKAGES = ("efat", "torch", "numpy", "numba")
-
-
-class _Network(NamedTuple):
-    """What the campaign has to know of the network."""
-
-    shapes: list[LayerShape]
-    graph: list[Operation]
-    weights: list[npt.NDArray[np.int8]]
-
-
 def propagate(
     folder: str | Path,
-    network: str,
-    array: ArrayConfig,
+    network: Setup | str | nn.Module,
+    array: ArrayConfig | str | Path | Lot,
     *,
-    weights: Path | None = None,
-    data: Path | None = None,
-    normalization: Normalization | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | tuple[object, object] | None = None,
+    normalization: str | Normalization | None = None,
     images: int | None = None,
-    calibration: Method = "max",
-    sites: Sequence[Site] = DEFAULT_SITES,
-    kinds: Sequence[Kind] = DEFAULT_KINDS,
-    bits: Mapping[Site, Sequence[int]] | None = None,
+    calibration: Method | None = None,
+    sites: Sequence[Site | str] = DEFAULT_SITES,
+    kinds: Sequence[Kind | str] = DEFAULT_KINDS,
+    bits: Mapping[Site, Sequence[int]] | Mapping[str, Sequence[int]] | None = None,
     samples: int | None = None,
     exhaustive: bool = False,
     margin: float | None = None,
@@ -148,7 +134,7 @@ def propagate(
     seed: int = 0,
     workers: int | str | Executor | None = 0,
     progress: Progress | None = None,
-    estimated: Callable[[Mapping[str, Any]], None] | None = None,
+    estimated: Callable[[Summary], None] | None = None,
     notes: Notes = warned,
 ) -> Propagation:
     """Inject single faults into an array, and follow what they do to a network.
@@ -157,13 +143,16 @@ def propagate(
 
     Args:
         folder: where tables, summary and pictures are kept, and a file for each unit of work; made if it is not there.
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
-        array: the array.
+        network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a float
+            `torch.nn.Module`. Of a setup its network, weights, data and calibration, before any retraining.
+        array: the array, or a lot of chips that has it.
         weights: file of weights; None for those that come with the network.
-        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
-        normalization: as for `training.data.workloads.load_workload`.
+        data: what `training.data.datasets.load_data` reads, or a pair of training and test images as for
+            `efat.Setup`; None for what comes with the network.
+        normalization: as for `efat.Setup`.
         images: test images, the first ones; None for `DEFAULT_IMAGES`, or all if there are fewer.
-        calibration: how the activations' steps are chosen; weights that were retrained for a chip bring theirs.
+        calibration: how the activations' steps are chosen, None for `max`; weights that were retrained for a chip
+            bring theirs.
         sites: nets that can be faulty.
         kinds: how; FLIP only by itself.
         bits: of some of the nets those that can be faulty; None for all bits of all nets.
@@ -184,202 +173,147 @@ def propagate(
         InputError: network and data do not fit, the network cannot be followed, there are not so many faults, the
             folder is another campaign's, or something in it changes meanwhile.
     """
-    from efat.figures.propagation import PICTURES, draw_pictures
+    from efat.figures.propagation import draw_pictures
 
+    subject = _subject(
+        network, images, weights=weights, data=data, normalization=normalization, calibration=calibration
+    )
     if samples is None and not exhaustive and margin is None:
         margin = DEFAULT_MARGIN
-    request = Request(
-        Subject(network, weights, data, images, array, calibration, normalization),
-        sites=sites,
-        kinds=kinds,
-        bits={} if bits is None else bits,
-        samples=samples,
-        exhaustive=exhaustive,
-        margin=margin,
-        confidence=confidence,
-        stratify=stratify,
-        seed=seed,
+    request = PropagationRequest(
+        tuple(map(_name, sites)),
+        tuple(map(_name, kinds)),
+        {_name(site): tuple(chosen) for site, chosen in (bits or {}).items()},
+        samples,
+        exhaustive,
+        margin,
+        confidence,
+        stratify,
+        seed,
     )
-    folder, executor, ran = Path(folder), executor_of(workers), False
+    if workers not in (0, in_line):
+        check_travels(subject.network, subject.data)
+    config = array if isinstance(array, ArrayConfig) else (array if isinstance(array, Lot) else Lot(array)).config
+    folder, ran = Path(folder), False
 
-    def watched(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
+    def counted(done: int, of: int) -> None:
         nonlocal ran
-        for done in executor(work, units):
-            ran = True
-            yield done
+        ran |= done < of
+        if progress is not None:
+            progress(done, of)
 
-    propagation = run_propagation(folder, request, watched, progress, estimated, notes)
+    found = run_propagation(folder, subject, config, request, executor_of(workers), counted, estimated, notes)
     if ran or not all((folder / name).exists() for name in PICTURES):
-        draw_pictures(folder, propagation, confidence)
-    return propagation
+        draw_pictures(folder, found)
+    return found
+
+
+def _subject(network: Setup | str | nn.Module, images: int | None, **said: object) -> Subject:
+    """What runs; a setup says all of it but the images."""
+    if not isinstance(network, Setup):
+        return Subject(network, images=images, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
+    for name, value in said.items():
+        if value is not None:
+            raise InputError(f"{name} is given beside a setup, which says it: leave it out")
+    weights = network.weights if network.hardened is None else network.hardened
+    said = {"data": network.data, "calibration": network.calibration, "normalization": network.normalization}
+    return Subject(network.network, weights=weights, images=images, **said)  # type: ignore[arg-type]
+
+
+def _name(member: Site | Kind | str) -> str:
+    return member if isinstance(member, str) else member.name
 
 
 def run_propagation(
     folder: Path,
-    request: Request,
+    subject: Subject,
+    array: ArrayConfig,
+    request: PropagationRequest,
     executor: Executor,
     progress: Progress | None = None,
-    estimated: Callable[[Mapping[str, Any]], None] | None = None,
+    estimated: Callable[[Summary], None] | None = None,
     notes: Notes = warned,
 ) -> Propagation:
-    """Inject what is not injected yet, and write the tables and their summary.
-
-    Args:
-        folder: of the campaign; made if it is not there.
-        request: which faults there are, and how many of them are tried.
-        executor: where; results do not depend on it, bit for bit.
-        progress: called at the beginning and after each unit with those that are done and those of all rounds so far.
-        estimated: called after each round with the summary of what was found so far.
-        notes: told of what is in the folder and does not fit; it is done again.
-
-    Returns:
-        What is in the folder's tables.
-
-    Raises:
-        FileNotFoundError: as `Subject.load`.
-        InputError: network and data do not fit, the network cannot be followed, there are not so many faults, the
-            folder is another campaign's, or something in it changes meanwhile.
-    """
-    request = replace(request, subject=request.subject.located())
-    network = _network(request)
-    images = len(request.subject.load().labels)
-    population = Population(request.subject.config, network.shapes, request.strata, images)
+    """Inject what is not injected yet, and write the tables and their summary; see `propagate`."""
+    strata = request.strata(array)
+    subject = subject.identified(array)
+    loaded = subject.load(array)
+    images = len(loaded.labels)
+    # Refuses a network that cannot be followed before anything is written.
+    replay = Replay(loaded.network, loaded.images[:1])
+    population = Population(array, layer_shapes(replay), strata, images)
     rounds = draw_rounds(population, request)
-    campaign = Campaign(folder, KIND, request.inputs(), notes)
-    shared = {"subject": request.subject, "identity": request.subject.identity()}
+    campaign = Campaign(folder, KIND, request.inputs(subject, array), notes)
+    shared = {"subject": subject, "array": array}
     campaign.run([Unit(FAULT_FREE, shared)], fault_free, executor, progress)
-    done = 1
-    collapse = Collapse(request.subject.config, _uses(campaign, network, request.subject.config), request.strata)
-    tables = _Tables(campaign, request, network, population, collapse)
-    found: list[Found] = []
+    collapse = Collapse(array, list(_uses(campaign, replay, array)), strata)
+    counts = PopulationCounts(population.size, *collapse.counts(population).values())
+    done, found = 1, list[Found]()
     for number, indices in enumerate(rounds):
         drawn = Round.of(number, indices, population, collapse)
         units = drawn.units(shared, images)
         campaign.run(units, inject, executor, _after(progress, done, done + len(units)))
         done += len(units)
-        found.append(drawn.found(campaign, images, len(population.sizes), len(network.graph)))
-        propagation = tables.propagation(found)
-        of_all = summary(propagation, request.confidence)
+        found.append(drawn.found(campaign, images, len(strata), len(replay.operations)))
+        faults, layers = joined([(part.faults, part.layers) for part in found])
+        sampled = np.bincount(population.stratum_of(faults["index"]), minlength=len(strata))
+        propagation = Propagation(
+            faults=faults,
+            layers=layers,
+            operations=operation_rows(np.sum([part.operations for part in found], axis=0)),
+            strata=np.array(
+                [(*stratum, *of) for stratum, *of in zip(strata, population.sizes, sampled, strict=True)], STRATA_DTYPE
+            ),
+            layer_shapes=population.layers,
+            graph=replay.operations,
+            images=images,
+            fault_free_correct=_fault_free_correct(campaign),
+            array=array.as_dict(),
+            subject=subject,
+            population=counts,
+            request=request,
+            versions={name: version(name) for name in _PACKAGES},
+            classes=loaded.classes,
+        )
         if estimated is not None:
-            estimated(of_all)
-        if request.margin is not None and _error(of_all) <= request.margin:
+            estimated(propagation.summary)
+        if request.margin is not None and _error(propagation.summary) <= request.margin:
             break
-    _keep(folder, propagation, of_all)
+    _keep(folder, propagation)
     return propagation
 
 
-class _Tables:
-    """The tables of what was found so far."""
-
-    def __init__(
-        self, campaign: Campaign, request: Request, network: _Network, population: Population, collapse: Collapse
-    ) -> None:
-        loaded = request.subject.load()
-        self._images = len(loaded.labels)
-        self._network = network
-        self._strata = np.zeros(len(population.sizes), STRATA_DTYPE)
-        for name, values in zip(("site", "bit", "kind"), zip(*request.strata, strict=True), strict=True):
-            self._strata[name] = values
-        self._strata["population"] = population.sizes
-        self._fault_free_correct = _fault_free(campaign, self._images)
-        self._population = population
-        self._counts = {
-            "size": population.size,
-            **{Rule(rule).name.lower(): int(count) for rule, count in collapse.counts(population).items()},
-        }
-        self._texts: dict[str, Any] = {
-            "array": request.subject.config.as_dict(),
-            "subject": {**request.subject.as_dict(), "identity": request.subject.identity()},
-            "population": self._counts,
-            "request": request.as_dict(),
-            "versions": {name: version(name) for name in _PACKAGES},
-        }
-
-    def propagation(self, found: Sequence[Found]) -> Propagation:
-        """Put rounds together.
-
-        Raises:
-            InputError: they do not fit each other.
-        """
-        faults, layers = joined([(part.faults, part.layers) for part in found])
-        strata = self._strata.copy()
-        strata["sampled"] = np.bincount(self._population.stratum_of(faults["index"]), minlength=len(strata))
-        return Propagation(
-            faults=faults,
-            layers=layers,
-            operations=_rows(np.sum([part.operations for part in found], axis=0)),
-            strata=strata,
-            layer_shapes=self._network.shapes,
-            graph=self._network.graph,
-            images=self._images,
-            fault_free_correct=self._fault_free_correct,
-            **self._texts,
-        )
-
-
-def _network(request: Request) -> _Network:
-    """Refuses a network that cannot be followed before anything is written."""
-    loaded = request.subject.load()
-    replay = Replay(loaded.network, loaded.images[:1])
-    gemms = [kept.gemm for kept in replay.layers]
-    return _Network(
-        [LayerShape(gemm.layer.name, gemm.groups, gemm.m, gemm.k, gemm.n) for gemm in gemms],
-        [Operation(step.name, step.kind, step.layer) for step in replay.operations],
-        [gemm.weights for gemm in gemms],
-    )
-
-
-def _uses(campaign: Campaign, network: _Network, config: ArrayConfig) -> list[LayerUse]:
+def _uses(campaign: Campaign, replay: Replay, array: ArrayConfig) -> Iterator[LayerUse]:
     """What the layers do with the array, from the run without faults."""
-    patterns = 1 << config.act_bits
     packed = np.load(io.BytesIO(campaign.file(FAULT_FREE, SEEN).read()), allow_pickle=False)
-    return [
-        LayerUse(
-            shape.name,
-            shape.m,
-            weights,
-            np.unpackbits(packed[f"layer_{number}"], axis=-1, count=patterns).astype(np.bool_),
-        )
-        for number, (shape, weights) in enumerate(zip(network.shapes, network.weights, strict=True))
-    ]
+    for number, kept in enumerate(replay.layers):
+        seen = np.unpackbits(packed[f"layer_{number}"], axis=-1, count=1 << array.act_bits).astype(np.bool_)
+        yield LayerUse(kept.gemm.layer.name, kept.gemm.m, kept.gemm.weights, seen)
 
 
-def _fault_free(campaign: Campaign, images: int) -> int:
+def _fault_free_correct(campaign: Campaign) -> int:
     """Images that are classified correctly without faults."""
     where = f"{campaign.path(FAULT_FREE, 'json')}: correct"
-    correct = typed(int, campaign.values(FAULT_FREE).get("correct"), where)
-    if not 0 <= correct <= images:
-        raise InputError(f"{where} is {correct}: expected an integer of 0..{images}")
-    return correct
+    return typed(int, campaign.values(FAULT_FREE).get("correct"), where)
 
 
-def _rows(operations: Int64Array) -> npt.NDArray[np.void]:
-    """From int64 [strata, operations, counts] the rows that are not all zeros."""
-    stratum, operation = np.nonzero(operations.any(axis=2))
-    rows = np.zeros(len(stratum), OPERATIONS_DTYPE)
-    rows["stratum"], rows["operation"] = stratum, operation
-    for place, name in enumerate(COUNTED):
-        rows[name] = operations[stratum, operation, place]
-    return rows
-
-
-def _keep(folder: Path, propagation: Propagation, of_all: dict[str, Any]) -> None:
+def _keep(folder: Path, propagation: Propagation) -> None:
     """Write what is not there yet, damaged, or from when files were elsewhere."""
     try:
-        there = same(read_propagation(folder / FILE_NAME), propagation)
+        there = Propagation.load(folder / FILE_NAME).digest
     except (FileNotFoundError, InputError):
-        there = False
-    if not there:
-        write_propagation(folder / FILE_NAME, propagation)
+        there = None
+    if there != propagation.digest:
+        propagation.save(folder / FILE_NAME)
     with replaced(folder / SUMMARY) as beside:
-        beside.write_text(json.dumps(of_all, indent=2, allow_nan=False) + "\n")
+        beside.write_text(json.dumps(propagation.summary.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
-def _error(of_all: Mapping[str, Any]) -> float:
+def _error(found: Summary) -> float:
     """How far the share of critical faults may be from what was found: intervals are no more symmetric than shares."""
-    critical = of_all["overall"]["critical"]
-    error: float = max(critical["high"] - critical["value"], critical["value"] - critical["low"])
-    return error
+    critical = found.overall.critical
+    assert critical is not None
+    return max(critical.high - critical.value, critical.value - critical.low)
 
 
 def _after(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.propagation.statistics import Interval, mean_interval
-from efat.propagation.tables import Propagation, stratum_places
+from efat.propagation.tables import FaultTables, stratum_places
 from simulator import Kind, Site
 from simulator.dtypes import BoolArray, Float64Array, Int64Array
+from training.injection.network_graph import Kind as OperationKind
 
 
 class Domain(NamedTuple):
@@ -36,20 +37,25 @@ class Estimates:
     simple sample for as many as any other.
 
     Args:
-        propagation: what was found.
+        tables: what was found.
         confidence: of the intervals, 0..1, both excluded.
+
+    Attributes:
+        changed: float64 [faults], shares of images whose top-1 each fault changes.
+        weights: float64 [faults], for how many each stands.
+        stratum_weights: float64 [strata], the same by stratum.
     """
 
-    def __init__(self, propagation: Propagation, confidence: float) -> None:
-        self.propagation = propagation
+    def __init__(self, tables: FaultTables, confidence: float) -> None:
+        self.tables = tables
         self.confidence = confidence
-        strata = propagation.strata
-        sampled = strata["sampled"].astype(np.float64)
+        strata, faults = tables.strata, tables.faults
         self.stratum_weights: Float64Array = np.ones(len(strata))
-        if propagation.stratified:
-            self.stratum_weights = strata["population"] / np.maximum(sampled, 1)
-        place = stratum_places(strata, propagation.faults)
+        if tables.request.stratify:
+            self.stratum_weights = strata["population"] / np.maximum(strata["sampled"].astype(np.float64), 1)
+        place = stratum_places(strata, faults)
         self.weights: Float64Array = self.stratum_weights[place]
+        self.changed: Float64Array = (faults["top1"].astype(np.int64) + faults["top5"]) / faults["images"]
         self._order = np.argsort(place, kind="stable")
         self._starts = np.append(0, np.cumsum(strata["sampled"], dtype=np.int64))
 
@@ -58,7 +64,7 @@ class Estimates:
         strata = np.nonzero(chosen)[0]
         parts = [self._order[self._starts[place] : self._starts[place + 1]] for place in strata.tolist()]
         rows = np.concatenate([np.empty(0, np.int64), *parts])
-        return Domain(strata, rows, sum(self.propagation.strata["population"][strata].tolist()))
+        return Domain(strata, rows, sum(self.tables.strata["population"][strata].tolist()))
 
     def mean(self, values: npt.ArrayLike, domain: Domain) -> Interval | None:
         """The mean of shares, [faults of the domain], over its population; None if none of it was sampled."""
@@ -102,54 +108,35 @@ class HeatMap:
 
 
 def heat_maps(estimates: Estimates) -> list[HeatMap]:
-    """One for faults that stay and one for upsets, as their shares do not compare; those with samples only.
-
-    Args:
-        estimates: of what was found.
-    """
-    flips = estimates.propagation.faults["kind"] == Kind.FLIP
-    found = []
-    for kinds, chosen in (("stuck-at faults", ~flips), ("flips", flips)):
-        if chosen.any():
-            found.append(_heat_map(estimates, chosen, kinds))
-    return found
+    """One for faults that stay and one for upsets, as their shares do not compare; those with samples only."""
+    flips = estimates.tables.faults["kind"] == Kind.FLIP
+    maps = (("stuck-at faults", ~flips), ("flips", flips))
+    return [_heat_map(estimates, chosen, kinds) for kinds, chosen in maps if chosen.any()]
 
 
 def _heat_map(estimates: Estimates, chosen: BoolArray, kinds: str) -> HeatMap:
-    array = estimates.propagation.array
-    rows, cols = int(array["rows"]), int(array["cols"])
-    table = estimates.propagation.faults[chosen]
+    rows, cols = (int(estimates.tables.array[name]) for name in ("rows", "cols"))
+    table, weights = estimates.tables.faults[chosen], estimates.weights[chosen]
     below = table["site"] == Site.ACCUMULATOR
-    row = np.where(below, 0, table["row"]).astype(np.int64)
-    col = table["col"].astype(np.int64)
+    row, col = np.where(below, 0, table["row"]).astype(np.int64), table["col"].astype(np.int64)
     step = _step(rows, cols, row[~below], col[~below])
     down, across = -(-rows // step), -(-cols // step)
     cell = np.where(below, down, row // step) * across + col // step
-    weights = estimates.weights[chosen]
-    shares = (table["top1"].astype(np.float64) + table["top5"]) / np.maximum(table["images"], 1)
     size = (down + 1) * across
     total = np.bincount(cell, weights, size)
-    changed = np.bincount(cell, weights * shares, size)
+    changed = np.bincount(cell, weights * estimates.changed[chosen], size)
     with np.errstate(invalid="ignore"):
         means = np.where(total > 0, changed / total, np.nan).reshape(down + 1, across)
-    return HeatMap(
-        kinds=kinds,
-        rows=rows,
-        cols=cols,
-        step=step,
-        cells=means[:-1],
-        accumulators=means[-1],
-        faults=np.bincount(cell, minlength=size).reshape(down + 1, across),
-    )
+    faults = np.bincount(cell, minlength=size).reshape(down + 1, across)
+    return HeatMap(kinds, rows, cols, step, means[:-1], means[-1], faults)
 
 
 def _step(rows: int, cols: int, row: Int64Array, col: Int64Array) -> int:
     """The finest cells of which half have a sample, but not so fine that there are too many."""
     step = -(-max(rows, cols) // MOST_CELLS)
     while step < max(rows, cols):
-        cells = -(-rows // step) * -(-cols // step)
-        across = -(-cols // step)
-        if not len(row) or 2 * len(np.unique(row // step * across + col // step)) >= cells:
+        down, across = -(-rows // step), -(-cols // step)
+        if not len(row) or 2 * len(np.unique(row // step * across + col // step)) >= down * across:
             break
         step *= 2
     return step
@@ -161,8 +148,8 @@ MOST_PLACES = 64
 LEAST_TRIED = 10
 """Faults of a bit to try before it is named as dangerous."""
 
-ENDINGS = ("quantise", "relu", "pooling", "other")
-"""Operations between two layers that can end a difference, as in `OPERATION_KINDS`."""
+ENDINGS: tuple[OperationKind, ...] = ("quantise", "relu", "pooling", "other")
+"""Operations between two layers that can end a difference."""
 
 
 @dataclass(frozen=True)
@@ -233,11 +220,10 @@ class LayerFate:
 def bit_shares(estimates: Estimates, most: int | None = None) -> list[BitShare]:
     """By net, bit and kind, in this order; without those of which no fault was tried.
 
-    Args:
-        estimates: of what was found.
-        most: bits of a net that are told apart, 1 or more; None for all.
+    At most `most` bits of a net are told apart; None for all.
     """
-    propagation, strata = estimates.propagation, estimates.propagation.strata
+    strata, faults = estimates.tables.strata, estimates.tables.faults
+    scores = np.minimum(1.0, estimates.changed + faults["benign"] / faults["images"])
     found = []
     for site in Site:
         of_site = strata["site"] == site
@@ -251,19 +237,17 @@ def bit_shares(estimates: Estimates, most: int | None = None) -> list[BitShare]:
             of_bits = of_site & (strata["bit"] >= first) & (strata["bit"] <= last)
             for kind in Kind:
                 domain = estimates.domain(of_bits & (strata["kind"] == kind))
-                faults = propagation.faults[domain.rows]
-                images = np.maximum(faults["images"], 1)
-                flipped = (faults["top1"].astype(np.int64) + faults["top5"]) / images
-                critical = estimates.mean(flipped > 0, domain)
-                avf = estimates.mean(flipped, domain)
-                scores = estimates.mean(np.minimum(1.0, flipped + faults["benign"] / images), domain)
-                if critical is not None and avf is not None and scores is not None:
-                    size = (domain.population, len(faults))
-                    found.append(BitShare(site, first, last, kind, *size, critical, avf, scores))
+                changed = estimates.changed[domain.rows]
+                critical = estimates.mean(changed > 0, domain)
+                avf = estimates.mean(changed, domain)
+                of_scores = estimates.mean(scores[domain.rows], domain)
+                if critical is not None and avf is not None and of_scores is not None:
+                    size = (domain.population, len(domain.rows))
+                    found.append(BitShare(site, first, last, kind, *size, critical, avf, of_scores))
     return found
 
 
-def worst_bit(propagation: Propagation, confidence: float) -> Worst | None:
+def worst_bit(tables: FaultTables, confidence: float) -> Worst | None:
     """The bit and kind of fault that changes the most predictions, if enough faults were tried to name one.
 
     Where not all were tried, it is one of those of which `LEAST_TRIED` faults or all were, and its interval begins
@@ -271,57 +255,46 @@ def worst_bit(propagation: Propagation, confidence: float) -> Worst | None:
     the truth as often as `confidence` says (Bonferroni).
 
     Args:
-        propagation: what was found.
+        tables: what was found.
         confidence: of all intervals together, 0..1, both excluded.
 
     Returns:
         It; None if more faults have to be tried, or if there is no other bit.
     """
-    strata = propagation.strata
-    estimates = Estimates(propagation, 1 - (1 - confidence) / max(1, len(strata)))
-    known = len(propagation.faults) == propagation.population["size"]
+    strata = tables.strata
+    estimates = Estimates(tables, 1 - (1 - confidence) / max(1, len(strata)))
+    known = len(tables.faults) == tables.population.size
     enough = [share for share in bit_shares(estimates) if share.faults >= min(LEAST_TRIED, share.population)]
     if not enough:
         return None
     worst = max(enough, key=lambda share: (share.avf.low, share.avf.value))
     others = (strata["site"] != worst.site) | (strata["bit"] != worst.first) | (strata["kind"] != worst.kind)
     domain = estimates.domain(others)
-    faults = propagation.faults[domain.rows]
-    changed = (faults["top1"].astype(np.int64) + faults["top5"]) / np.maximum(faults["images"], 1)
-    rest = estimates.mean(changed, domain)
+    rest = estimates.mean(estimates.changed[domain.rows], domain)
     if rest is None or not (known or worst.avf.low > rest.high):
         return None
     return Worst(worst, rest, known)
 
 
-def layer_fates(estimates: Estimates) -> list[LayerFate]:
+def layer_fates(estimates: Estimates) -> Iterator[LayerFate]:
     """By layer, in the order in which they run.
 
     Where a network branches, differences that come from elsewhere may end in the operations after a layer, too: if
     they are more than leave it, all of it counts as ended.
-
-    Args:
-        estimates: of what was found.
     """
-    propagation = estimates.propagation
-    table, graph = propagation.operations, propagation.graph
+    table, graph = estimates.tables.operations, estimates.tables.graph
     place = table["operation"].astype(np.int64)
-    of_stratum = estimates.stratum_weights[table["stratum"]]
-    counts = {
-        name: np.bincount(place, of_stratum * table[name], len(graph)) for name in ("images_out", "images_masked")
-    }
-    raw = np.bincount(place, table["images_out"], len(graph))
-    return list(_fates(propagation, counts["images_out"].tolist(), counts["images_masked"].tolist(), raw.tolist()))
-
-
-def _fates(
-    propagation: Propagation, out: list[float], masked: list[float], differences: list[float]
-) -> Iterator[LayerFate]:
-    for layer, shape in enumerate(propagation.layer_shapes):
-        here = [(number, step.kind) for number, step in enumerate(propagation.graph) if step.layer == layer]
-        leaving = sum(out[number] for number, kind in here if kind == "multiply")
-        ended = {name: sum(masked[number] for number, kind in here if kind == name) for name in ENDINGS}
+    weights = estimates.stratum_weights[table["stratum"]]
+    differences = np.bincount(place, table["images_out"], len(graph))
+    out, masked = (np.bincount(place, weights * table[name], len(graph)) for name in ("images_out", "images_masked"))
+    for layer, shape in enumerate(estimates.tables.layer_shapes):
+        here = {
+            kind: [number for number, step in enumerate(graph) if (step.layer, step.kind) == (layer, kind)]
+            for kind in ("multiply", *ENDINGS)
+        }
+        leaving = sum(out[here["multiply"]].tolist())
+        ended: dict[str, float] = {name: sum(masked[here[name]].tolist()) for name in ENDINGS}
         whole = max(leaving, sum(ended.values()))
         shares = {name: count / whole if whole else 0.0 for name, count in ended.items()}
-        count = sum(differences[number] for number, kind in here if kind == "multiply")
-        yield LayerFate(shape.name, int(count), shares, max(0.0, 1.0 - sum(shares.values())))
+        count = int(differences[here["multiply"]].sum())
+        yield LayerFate(shape.name, count, shares, max(0.0, 1.0 - sum(shares.values())))

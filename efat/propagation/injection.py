@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from efat.campaigns.campaign import Campaign, Outcome, Unit, UnitFile
-from efat.propagation.population import Population
-from efat.propagation.request import Subject
-from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, Rule
+from efat.propagation.population import POPULATION_DTYPE, LayerShape, Population
+from efat.propagation.request import LoadedSubject
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, Rows, Rule
 from simulator import Fault, Kind, Site
 from simulator.dtypes import BoolArray, Int64Array, UInt8Array
-from simulator.errors import check_unchanged
-from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, Injected, Propagated, Replay
+from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, Injected, Propagated, Replay
 
 if TYPE_CHECKING:
     from efat.propagation.collapsing.collapse import Collapse
@@ -37,41 +36,53 @@ _MOST_IMAGES = 64
 MOST_ENTRIES = 256
 """Faults times images that are followed at a time."""
 
+MOST_FAULT_IMAGES = 20_000
+"""Of a unit, faults times images: some seconds."""
+MOST_UPSETS = 2_000
+"""Of a unit: an upset is of one image, but each needs its own way through the layers."""
+LEAST_UNITS = 8
+"""A round is cut into as many if it has as many faults, so that there is something to do for several workers."""
+
+WHERE = POPULATION_DTYPE.names or ()
+"""Columns that say which fault it is."""
+
+_OUTCOME_COLUMNS = ("images", *OUTCOMES, "correct_lost", "correct_gained", "first_layer", "last_layer")
+
+
+def layer_shapes(replay: Replay) -> list[LayerShape]:
+    """The GEMMs that one image makes of each layer, in the order in which they run."""
+    gemms = [kept.gemm for kept in replay.layers]
+    return [LayerShape(gemm.layer.name, gemm.groups, gemm.m, gemm.k, gemm.n) for gemm in gemms]
+
 
 def fault_free(arguments: Mapping[str, Any]) -> Outcome:
     """Run the network without faults.
 
     Args:
-        arguments: `subject`, a `Subject`, and `identity`, what it was when the campaign was begun.
+        arguments: `subject`, a `Subject` as it was when the campaign was begun, and `array`, an `ArrayConfig`.
 
     Returns:
         `images`; `correct`, those of them that are classified correctly; `layers`, objects with the fields of
-        `LayerShape`; `operations`, objects with those of `Operation`. In the file `seen.npz` for layer n under
+        `LayerShape`; `operations`, objects with those of `GraphOperation`. In the file `seen.npz` for layer n under
         `layer_n` which activations occur: bool [groups, K, 2**act_bits], packed along the last axis.
 
     Raises:
         InputError: network or data have changed, or the network cannot be followed.
     """
-    subject = _subject(arguments)
-    labels = subject.load().labels.numpy()
+    loaded: LoadedSubject = arguments["subject"].load(arguments["array"])
+    labels = loaded.labels.numpy()
     correct = 0
     seen: list[BoolArray] = []
-    for first, stop in _blocks(subject):
-        replay = _replay(subject, first, stop)
+    for first, stop in _blocks(loaded):
+        replay = _replay(loaded, first, stop)
         correct += int((replay.predicted == labels[first:stop]).sum())
         found = [replay.seen(layer) for layer in range(len(replay.layers))]
         seen = found if not seen else [one | other for one, other in zip(seen, found, strict=True)]
-    layers = [
-        {"name": gemm.layer.name, "groups": gemm.groups, "m": gemm.m, "k": gemm.k, "n": gemm.n}
-        for gemm in (kept.gemm for kept in replay.layers)
-    ]
-    operations = [
-        {"name": operation.name, "kind": operation.kind, "layer": operation.layer} for operation in replay.operations
-    ]
-    values = {"images": len(labels), "correct": correct, "layers": layers, "operations": operations}
     packed = io.BytesIO()
     marks: dict[str, Any] = {f"layer_{number}": np.packbits(of_layer, axis=-1) for number, of_layer in enumerate(seen)}
     np.savez(packed, **marks)
+    layers, operations = ([asdict(one) for one in each] for each in (layer_shapes(replay), replay.operations))
+    values = {"images": len(labels), "correct": correct, "layers": layers, "operations": operations}
     return Outcome(values, {SEEN: packed.getvalue()})
 
 
@@ -79,25 +90,24 @@ def inject(arguments: Mapping[str, Any]) -> Outcome:
     """Inject faults, one at a time.
 
     Args:
-        arguments: `subject` and `identity` as for `fault_free`; `faults`, a structured array [faults] with the fields
-            row, col, site, bit, kind, layer, group, cycle and image of `FAULTS_DTYPE`; and `strata`, int64 [faults],
-            the stratum of each.
+        arguments: as for `fault_free`, with `faults`, `POPULATION_DTYPE` [faults], and `strata`, int64 [faults], by
+            which operations are summed up.
 
     Returns:
-        `faults`, how many there were. The files have the tables of `efat.propagation.tables`, with rows of faults in
-        the order given, and -1 for `index` and `same_as`.
+        `faults`, how many. In the files what `FAULTS_DTYPE`, `LAYERS_DTYPE` and `OPERATIONS_DTYPE` say: faults in the
+        order given, and -1 for `index` and `same_as`.
 
     Raises:
         InputError: network or data have changed.
     """
-    subject = _subject(arguments)
+    loaded: LoadedSubject = arguments["subject"].load(arguments["array"])
     found = _Tally(arguments["faults"], arguments["strata"])
-    labels = subject.load().labels.numpy()
-    for first, stop in _blocks(subject):
+    labels = loaded.labels.numpy()
+    for first, stop in _blocks(loaded):
         here = found.acting_on(first, stop)
         if not len(here):
             continue
-        replay = _replay(subject, first, stop)
+        replay = _replay(loaded, first, stop)
         together: list[int] = []
         entries = 0
         for number in here.tolist():
@@ -115,11 +125,11 @@ def inject(arguments: Mapping[str, Any]) -> Outcome:
 class _Tally:
     """What is counted of the faults of a unit."""
 
-    def __init__(self, faults: npt.NDArray[np.void], strata: Int64Array) -> None:
+    def __init__(self, faults: Rows, strata: Int64Array) -> None:
         self.faults = faults
         self.strata = strata
         self.rows = np.zeros(len(faults), FAULTS_DTYPE)
-        for name in ("row", "col", "site", "bit", "kind", "layer", "group", "cycle", "image"):
+        for name in WHERE:
             self.rows[name] = faults[name]
         for name in ("index", "same_as", "first_layer", "last_layer"):
             self.rows[name] = -1
@@ -134,14 +144,7 @@ class _Tally:
         return found
 
     def add(self, replay: Replay, numbers: list[int], first: int, labels: Int64Array) -> None:
-        """Inject some of the faults into the images that a replay is of.
-
-        Args:
-            replay: of some images.
-            numbers: of the faults.
-            first: the first of the images among all.
-            labels: int64 [images of the replay].
-        """
+        """Inject faults of some numbers into the images of a replay, which has their labels and begins with `first`."""
         carried = replay.propagate([trial_of(self.faults[number], first, len(replay)) for number in numbers])
         fault = np.array(numbers)[carried.trial]
         _add_at(self.rows["images"], fault, 1)
@@ -156,7 +159,7 @@ class _Tally:
             stratum = int(self.strata[number])
             self._operations[stratum] = self._operations.get(stratum, 0) + of_trial
 
-    def layer_rows(self) -> npt.NDArray[np.void]:
+    def layer_rows(self) -> Rows:
         """`LAYERS_DTYPE` [rows]."""
         if self._layers is None:
             return np.empty(0, LAYERS_DTYPE)
@@ -167,17 +170,14 @@ class _Tally:
             rows[name] = self._layers[fault, layer, place]
         return rows
 
-    def operation_rows(self) -> npt.NDArray[np.void]:
+    def operation_rows(self) -> Rows:
         """`OPERATIONS_DTYPE` [rows]."""
-        parts = [np.empty(0, OPERATIONS_DTYPE)]
-        for stratum, totals in sorted(self._operations.items()):
-            operation = np.nonzero(totals.any(axis=1))[0]
-            rows = np.zeros(len(operation), OPERATIONS_DTYPE)
-            rows["stratum"], rows["operation"] = stratum, operation
-            for place, name in enumerate(OPERATION_COUNTS):
-                rows[name] = totals[operation, place]
-            parts.append(rows)
-        return np.concatenate(parts)
+        strata = sorted(self._operations)
+        if not strata:
+            return np.empty(0, OPERATIONS_DTYPE)
+        rows = operation_rows(np.stack([self._operations[stratum] for stratum in strata]))
+        rows["stratum"] = np.array(strata)[rows["stratum"]]
+        return rows
 
     def _add_layers(self, numbers: Int64Array, carried: Propagated) -> None:
         if self._layers is None:
@@ -193,53 +193,36 @@ class _Tally:
         self.rows["last_layer"][numbers] = np.where(any_layer, last, -1)
 
 
-def trial_of(fault: npt.NDArray[np.void], first: int, images: int) -> Injected:
-    """A fault on some of the images.
-
-    Args:
-        fault: of the fields of `inject`.
-        first: the first of the images among all.
-        images: how many they are; an upset is of one of them.
-    """
-    kind = Kind(int(fault["kind"]))
-    transient = kind is Kind.FLIP
-    return Injected(
-        Fault(
-            int(fault["row"]),
-            int(fault["col"]),
-            Site(int(fault["site"])),
-            int(fault["bit"]),
-            kind,
-            int(fault["cycle"]) if transient else None,
-        ),
-        np.array([int(fault["image"]) - first]) if transient else np.arange(images),
-        int(fault["layer"]) if transient else None,
-        int(fault["group"]) if transient else None,
-    )
+def operation_rows(totals: Int64Array) -> Rows:
+    """From int64 [strata, operations, counts], as in `OPERATION_COUNTS`, the rows that are not all zeros."""
+    stratum, operation = np.nonzero(totals.any(axis=2))
+    rows = np.zeros(len(stratum), OPERATIONS_DTYPE)
+    rows["stratum"], rows["operation"] = stratum, operation
+    for place, name in enumerate(OPERATION_COUNTS):
+        rows[name] = totals[stratum, operation, place]
+    return rows
 
 
-def _subject(arguments: Mapping[str, Any]) -> Subject:
-    subject: Subject = arguments["subject"]
-    check_unchanged(subject.identity(), arguments["identity"])
-    return subject
+def trial_of(fault: np.void, first: int, images: int) -> Injected:
+    """A fault of `POPULATION_DTYPE` on some images, of which `first` is the first; an upset is of one of them."""
+    row, col, site, bit, code, layer, group, cycle, image = fault.item()
+    kind = Kind(code)
+    if kind is not Kind.FLIP:
+        return Injected(Fault(row, col, Site(site), bit, kind), np.arange(images))
+    return Injected(Fault(row, col, Site(site), bit, kind, cycle), np.array([image - first]), layer, group)
 
 
-def _blocks(subject: Subject) -> list[tuple[int, int]]:
+def _blocks(loaded: LoadedSubject) -> Iterator[tuple[int, int]]:
     """Images that are taken at a time: the first, and the one after the last."""
-    images = len(subject.load().labels)
-    each = _replay(subject, 0, 1).kept_bytes
-    size = max(1, min(_MOST_IMAGES, _BLOCK_BYTES // max(1, each)))
-    return [(first, min(images, first + size)) for first in range(0, images, size)]
-
-
-def _replay(subject: Subject, first: int, stop: int) -> Replay:
-    """The run of some images without faults; a process keeps the last ones."""
-    return _kept_replay(subject, tuple(sorted(subject.identity().items())), first, stop)
+    images = len(loaded.labels)
+    size = max(1, min(_MOST_IMAGES, _BLOCK_BYTES // max(1, _replay(loaded, 0, 1).kept_bytes)))
+    for first in range(0, images, size):
+        yield first, min(images, first + size)
 
 
 @lru_cache(maxsize=2)
-def _kept_replay(subject: Subject, _identity: object, first: int, stop: int) -> Replay:
-    loaded = subject.load()
+def _replay(loaded: LoadedSubject, first: int, stop: int) -> Replay:
+    """The run of some images without faults; a process keeps the last ones."""
     return Replay(loaded.network, loaded.images[first:stop])
 
 
@@ -247,27 +230,10 @@ def _add_at(totals: npt.NDArray[Any], places: Int64Array, number: int) -> None:
     np.add.at(totals, places, np.array(number, totals.dtype))
 
 
-def _bytes(table: npt.NDArray[np.void]) -> bytes:
+def _bytes(table: Rows) -> bytes:
     written = io.BytesIO()
     np.save(written, table, allow_pickle=False)
     return written.getvalue()
-
-
-MOST_FAULT_IMAGES = 20_000
-"""Of a unit, faults times images: some seconds."""
-MOST_UPSETS = 2_000
-"""Of a unit: an upset is of one image, but each needs its own way through the layers."""
-LEAST_UNITS = 8
-"""A round is cut into as many if it has as many faults, so that there is something to do for several workers."""
-
-WHERE = ("row", "col", "site", "bit", "kind", "layer", "group", "cycle", "image")
-"""Columns that say which fault it is."""
-
-_OUTCOME_COLUMNS = ("images", *OUTCOMES, "correct_lost", "correct_gained", "first_layer", "last_layer")
-COUNTED = tuple(name for name in OPERATIONS_DTYPE.names or () if name not in ("stratum", "operation"))
-"""Columns of operations that are sums."""
-
-Table = npt.NDArray[np.void]
 
 
 class Found(NamedTuple):
@@ -276,11 +242,11 @@ class Found(NamedTuple):
     Attributes:
         faults: `FAULTS_DTYPE` [faults], by `index`.
         layers: `LAYERS_DTYPE` [rows]; `fault` is a row of `faults`.
-        operations: int64 [strata, operations, counts], counts as in `OPERATIONS_DTYPE`.
+        operations: int64 [strata, operations, counts], counts as in `OPERATION_COUNTS`.
     """
 
-    faults: Table
-    layers: Table
+    faults: Rows
+    layers: Rows
     operations: Int64Array
 
 
@@ -301,11 +267,11 @@ class Round:
 
     number: int
     indices: Int64Array
-    faults: Table
+    faults: Rows
     strata: Int64Array
     rules: UInt8Array
     same_as: Int64Array
-    injected: Table
+    injected: Rows
     place: Int64Array
 
     @classmethod
@@ -324,12 +290,7 @@ class Round:
         return cls(number, indices, faults, strata, rules, same_as, injected, place)
 
     def units(self, shared: Mapping[str, Any], images: int) -> list[Unit]:
-        """The work that is to be done, the same whoever does it.
-
-        Args:
-            shared: arguments of all units.
-            images: of the network; an upset is of one of them.
-        """
+        """The work that is to be done, with some arguments that all units share; the same whoever does it."""
         groups = self._groups()[0]
         units = []
         for name, part in self._parts(images):
@@ -343,9 +304,9 @@ class Round:
 
         Args:
             campaign: has the units.
-            images: as for `units`.
+            images: how many there are.
             strata: how many there are.
-            operations: of the network.
+            operations: how many the network has.
 
         Raises:
             InputError: a file of a unit changed since it was done.
@@ -353,14 +314,14 @@ class Round:
         patterns = self._groups()[1]
         rows = np.zeros(len(self.injected), FAULTS_DTYPE)
         layers = [np.empty(0, LAYERS_DTYPE)]
-        totals = np.zeros((strata, operations, len(COUNTED)), np.int64)
+        totals = np.zeros((strata, operations, len(OPERATION_COUNTS)), np.int64)
         for name, part in self._parts(images):
             rows[part] = _table(campaign.file(name, FAULTS))
             of_layers = _table(campaign.file(name, LAYERS))
             of_layers["fault"] += part.start
             layers.append(of_layers)
             counted = _table(campaign.file(name, OPERATIONS))
-            counts = np.stack([counted[name].astype(np.int64) for name in COUNTED], axis=1)
+            counts = np.stack([counted[name].astype(np.int64) for name in OPERATION_COUNTS], axis=1)
             for group, operation, of_row in zip(
                 counted["stratum"].tolist(), counted["operation"].tolist(), counts, strict=True
             ):
@@ -393,7 +354,7 @@ class Round:
         numbers = [patterns.setdefault(tuple(sorted(found.items())), len(patterns)) for found in stands_for]
         return np.array(numbers, np.int64), list(patterns)
 
-    def _faults(self, injected: Table, images: int) -> Table:
+    def _faults(self, injected: Rows, images: int) -> Rows:
         rows = np.zeros(len(self.faults), FAULTS_DTYPE)
         rows["index"], rows["rule"], rows["same_as"] = self.indices, self.rules, self.same_as
         for name in WHERE:
@@ -406,19 +367,19 @@ class Round:
         rows["first_layer"][~acts] = rows["last_layer"][~acts] = -1
         return rows
 
-    def _layers(self, injected: Table) -> Table:
+    def _layers(self, injected: Rows) -> Rows:
         """Rows of the injected faults, once for each fault that they stand for."""
         injected = injected[np.argsort(injected["fault"], kind="stable")]
         fault = np.nonzero(self.place >= 0)[0]
         begin, end = (np.searchsorted(injected["fault"], self.place[fault], side) for side in ("left", "right"))
         times = end - begin
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        rows: Table = injected[np.repeat(begin, times) + within]
+        rows: Rows = injected[np.repeat(begin, times) + within]
         rows["fault"] = np.repeat(fault, times)
         return rows
 
 
-def _table(file: UnitFile) -> Table:
+def _table(file: UnitFile) -> Rows:
     """What a unit wrote."""
-    found: Table = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    found: Rows = np.load(io.BytesIO(file.read()), allow_pickle=False)
     return found

@@ -9,16 +9,11 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.tables import LayerShape
+from efat.propagation.request import Stratum
 from simulator import ArrayConfig, Kind, Site, gemm_timing
 from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError
 from simulator.faults import PERMANENT
-
-__all__ = ["POPULATION_DTYPE", "LayerShape", "LayerUse", "Population", "Stratum", "stratum_codes"]
-
-Stratum = tuple[Site, int, Kind]
-"""Faults of one bit of one kind of net, and of one kind."""
 
 POPULATION_DTYPE = np.dtype(
     [
@@ -40,6 +35,25 @@ _LARGEST_SIZE = (1 << 63) - 1
 _SHUFFLED = 1 << 20
 """Up to so many faults are shuffled; of more, some are drawn again and again until enough of them are different."""
 _DRAWN_FIRST = 1 << 14
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A quantised layer, by the GEMMs that one image makes.
+
+    Args:
+        name: in the network.
+        groups: GEMMs, 1 or more.
+        m: rows of X.
+        k: length of a dot product.
+        n: output channels of each group.
+    """
+
+    name: str
+    groups: int
+    m: int
+    k: int
+    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +88,12 @@ class Population:
 
     Args:
         config: the array.
-        layers: the layers in the order in which they run.
-        strata: different ones, in the order of their faults.
-        images: how many inferences FLIPs can happen in.
+        layers: the layers in the order in which they run, one or more.
+        strata: different ones, in the order of their faults, each of a bit that its net has; one or more.
+        images: how many inferences FLIPs can happen in, 1 or more.
 
     Raises:
-        InputError: nothing to draw from, a bit that a net does not have, a stratum that is there twice, or more faults
-            than 64 bits count.
+        InputError: more faults than 64 bits count.
     """
 
     def __init__(
@@ -90,7 +103,6 @@ class Population:
         self.layers = tuple(layers)
         self.strata = tuple((Site(site), int(bit), Kind(kind)) for site, bit, kind in strata)
         self.images = images
-        _check(self)
         self._serial = np.array(
             [gemm_timing(config, layer.m, layer.k, layer.n).serial for layer in self.layers], np.int64
         )
@@ -115,13 +127,7 @@ class Population:
         return int(self._first_cycle[-1])
 
     def stratum_of(self, indices: npt.NDArray[np.integer]) -> Int64Array:
-        """The place of each fault's stratum.
-
-        Args:
-            indices: [faults], numbers in the population.
-
-        Returns:
-            int64 [faults].
+        """The place of the stratum of each fault by its number, int64 [faults].
 
         Raises:
             ValueError: a number that the population does not have.
@@ -133,13 +139,7 @@ class Population:
         return (np.searchsorted(self._starts, wanted, side="right") - 1).astype(np.int64)
 
     def faults(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.void]:
-        """The faults with some numbers.
-
-        Args:
-            indices: [faults], numbers in the population, in any order.
-
-        Returns:
-            `POPULATION_DTYPE` [faults], in the same order.
+        """The faults with some numbers, in any order: `POPULATION_DTYPE` [faults].
 
         Raises:
             ValueError: a number that the population does not have.
@@ -159,14 +159,7 @@ class Population:
         return table
 
     def indices(self, table: npt.NDArray[np.void]) -> Int64Array:
-        """The numbers of some faults.
-
-        Args:
-            table: `POPULATION_DTYPE` [faults] as `faults` gives them.
-
-        Returns:
-            int64 [faults]; -1 for faults of other strata.
-        """
+        """The numbers of faults as `faults` gives them, int64 [faults]; -1 for those of other strata."""
         wide = {name: table[name].astype(np.int64) for name in POPULATION_DTYPE.names or ()}
         codes = stratum_codes(wide["site"], wide["bit"], wide["kind"])
         place = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
@@ -183,27 +176,21 @@ class Population:
         The faults of a smaller sample with the same seed are among those of a larger one.
 
         Args:
-            count: how many, or how many of each stratum.
-            seed: 0 or more.
+            count: how many, or how many of each stratum; at most as many as there are.
+            seed: of chance, from 0.
 
         Returns:
             int64 [faults], their numbers, ascending.
-
-        Raises:
-            InputError: fewer than none, or more than there are.
         """
         if isinstance(count, int | np.integer):
-            drawn = [_draw(self.size, int(count), np.random.SeedSequence(seed), "the population has")]
+            drawn = [_draw(self.size, int(count), np.random.SeedSequence(seed))]
         else:
-            if len(count) != len(self.strata):
-                raise ValueError(f"samples of {len(count)} strata: expected {len(self.strata)}")
             drawn = []
             for place, (stratum, of_stratum) in enumerate(zip(self.strata, np.asarray(count).tolist(), strict=True)):
                 site, bit, kind = stratum
                 # Of its own, whichever strata there are besides.
                 key = np.random.SeedSequence(seed, spawn_key=(int(site), bit, int(kind)))
-                name = f"bit {bit} of {site.name} with {kind.name} has"
-                drawn.append(_draw(self.sizes[place], of_stratum, key, name) + self._starts[place])
+                drawn.append(_draw(self.sizes[place], of_stratum, key) + self._starts[place])
         return np.sort(np.concatenate(drawn))
 
     def _size_of(self, site: Site, kind: Kind) -> int:
@@ -220,25 +207,8 @@ def stratum_codes(site: npt.ArrayLike, bit: npt.ArrayLike, kind: npt.ArrayLike) 
     return (np.asarray(site, np.int64) << 24) | (np.asarray(bit, np.int64) << 8) | np.asarray(kind, np.int64)
 
 
-def _check(population: Population) -> None:
-    if not population.strata:
-        raise InputError("there are no faults to draw from: expected at least one site, bit and kind")
-    if not population.layers:
-        raise InputError("there are no layers: expected a network with at least one")
-    if population.images < 1:
-        raise InputError(f"images is {population.images}: expected 1 or more")
-    widths = {site: site.bits(population.config) for site in {site for site, _, _ in population.strata}}
-    for site, bit, _ in population.strata:
-        if not 0 <= bit < widths[site]:
-            raise InputError(f"bit {bit} of {site.name}: its net has {widths[site]} bits, expected one of them, from 0")
-    if len(set(population.strata)) < len(population.strata):
-        raise InputError("a bit of a site is there twice with the same kind: give each once")
-
-
-def _draw(size: int, count: int, seed: np.random.SeedSequence, owner: str) -> Int64Array:
+def _draw(size: int, count: int, seed: np.random.SeedSequence) -> Int64Array:
     """Different numbers below `size`, int64 [count]; fewer are the first of more."""
-    if not 0 <= count <= size:
-        raise InputError(f"{count} faults are asked for: {owner} {size}, expected 0..{size}")
     if count == size:
         return np.arange(size, dtype=np.int64)
     random = np.random.default_rng(seed)

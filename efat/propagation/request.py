@@ -1,24 +1,23 @@
-"""What is asked for: a quantised network and its images on a fault-free array, and the faults that are put into it."""
+"""What is asked for: a network and its images on an array without faults, and the faults that are put into it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import field, structs
 from torch import Tensor, nn
 
 from efat.campaigns.workers import one_thread
-from efat.propagation.population import Stratum
-from efat.propagation.tables import MOST_FAULTS
-from efat.records import LARGEST_COUNT
-from efat.setup import first_images
+from efat.records import LARGEST_COUNT, Record, replace, shown
+from efat.setup import OwnData, OwnNetwork, first_images, located, objects_of, settle_inputs, stamp
 from simulator import ArrayConfig, Kind, Site
-from simulator.errors import InputError
+from simulator.errors import InputError, check_unchanged
 from training.calibration import DEFAULT_PERCENTILE, Method, check_method
 from training.data.datasets import DATA_VARIABLE, Normalization
 from training.data.workloads import load_workload
@@ -29,9 +28,31 @@ from training.learning.retrain import digest_of_network
 
 DEFAULT_IMAGES = 64
 """Images that a network classifies if nothing else is said: the first ones, or all if there are fewer."""
+DEFAULT_SITES = tuple(site for site in Site if site is not Site.MULTIPLIER)
+"""Nets whose faults are tried if nothing else is said: a multiplier has hundreds inside, which would outnumber them."""
+DEFAULT_KINDS = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
+DEFAULT_CONFIDENCE = 0.95
+DEFAULT_MARGIN = 0.02
+
+MOST_FAULTS = 1 << 22
+"""That are tried."""
+
+Stratum = tuple[Site, int, Kind]
+"""Faults of one bit of one kind of net, and of one kind."""
+
+if TYPE_CHECKING:
+    _Network = str | OwnNetwork
+    _Data = Path | OwnData | None
+else:
+    # Files have texts there; `settle_inputs` looks at them itself.
+    _Network = _Data = Any
 
 
-class Loaded(NamedTuple):
+_Member = TypeVar("_Member", Site, Kind)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSubject:
     """A quantised network and its images, which fit each other.
 
     Attributes:
@@ -39,7 +60,6 @@ class Loaded(NamedTuple):
         images: float32 [n, c, h, w].
         labels: int64 [n].
         classes: number of classes of the data.
-        data: for people: where the images are from.
         identity: what decides all results, as digests and texts by name.
     """
 
@@ -47,98 +67,85 @@ class Loaded(NamedTuple):
     images: Tensor
     labels: Tensor
     classes: int
-    data: str
     identity: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network, its images, and the array that it runs on.
+class Subject(Record, frozen=True):
+    """A network and its images.
 
     Args:
-        network: a name in `training.data.workloads.WORKLOADS`, or `package.module:function`.
+        network: as for `efat.Setup`.
         weights: file of weights; None for those that come with the network. Weights that were retrained for a chip
             bring the steps of their activations; how they sit on that chip is not taken over.
-        data: what `training.data.datasets.load_data` reads; None for what comes with the network.
+        data: as for `efat.Setup`.
         images: number of test images, the first ones; None for `DEFAULT_IMAGES`, or all if there are fewer.
-        config: the array.
         calibration: how the activations' steps are chosen; weights that were retrained for a chip bring theirs.
-        normalization: as for `training.data.workloads.load_workload`.
+        normalization: as for `efat.Setup`.
+        identity: what it was when a campaign was begun; None before.
 
     Raises:
-        InputError: an unknown calibration.
+        InputError: a network or data of the wrong kind, or an unknown calibration.
     """
 
-    network: str
-    weights: Path | None
-    data: Path | None
-    images: int | None
-    config: ArrayConfig
+    network: _Network
+    weights: Path | None = None
+    data: _Data = None
+    images: int | None = None
     calibration: Method = "max"
-    normalization: Normalization | None = None
+    normalization: str | None = None
+    identity: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
+        settle_inputs(self, "weights", "data")
         check_method(self.calibration, DEFAULT_PERCENTILE)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them, without the array."""
-        return {
-            "network": self.network,
-            "weights": None if self.weights is None else str(self.weights),
-            "data": None if self.data is None else str(self.data),
-            "images": self.images,
-            "calibration": self.calibration,
-            "normalization": None if self.normalization is None else str(self.normalization),
-        }
-
-    def located(self) -> Subject:
-        """The same with the number of images, and with paths that hold in every folder.
-
-        What is no path, such as the name of a data set, stays.
+    def identified(self, array: ArrayConfig) -> Subject:
+        """The same with what it is now, the number of images, and paths that hold in every folder.
 
         Raises:
             FileNotFoundError: as `load`.
             InputError: as `load`.
         """
-        count = len(self.load().labels)
-        return replace(self, images=count, weights=_located(self.weights), data=_located(self.data))
+        loaded = self.load(array)
+        return replace(
+            self,
+            images=len(loaded.labels),
+            weights=located(self.weights),
+            data=located(self.data) if isinstance(self.data, Path) else self.data,
+            identity=dict(loaded.identity),
+        )
 
-    def load(self) -> Loaded:
+    def load(self, array: ArrayConfig) -> LoadedSubject:
         """Load everything, and check that it fits; a process keeps what it loaded last.
 
         Raises:
             FileNotFoundError: a file is not there.
-            InputError: something is of the wrong kind, does not fit or is unknown.
+            InputError: something is of the wrong kind, does not fit or is unknown, or is another than when a campaign
+                was begun.
         """
-        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), _stamp(self.weights), _stamp(self.data))
-        return _loaded(self, state)
-
-    def identity(self) -> dict[str, str]:
-        """What decides all results beside the array, as digests and texts by name; the name says what it is of.
-
-        Raises:
-            FileNotFoundError: as `load`.
-            InputError: as `load`.
-        """
-        return dict(self.load().identity)
+        files = (self.weights, self.data if isinstance(self.data, Path) else None)
+        state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *map(stamp, files))
+        loaded = _loaded(replace(self, identity=None), array, state)
+        if self.identity is not None:
+            check_unchanged(loaded.identity, self.identity)
+        return loaded
 
 
 @lru_cache(maxsize=1)
-def _loaded(subject: Subject, _state: object) -> Loaded:
-    workload = load_workload(
-        subject.network, weights=subject.weights, data=subject.data, normalization=subject.normalization
-    )
+def _loaded(subject: Subject, array: ArrayConfig, _state: object) -> LoadedSubject:
+    network, data = objects_of(subject.network, subject.data)
+    normalization = None if subject.normalization is None else Normalization.parse(subject.normalization)
+    workload = load_workload(network, weights=subject.weights, data=data, normalization=normalization)
     count = min(DEFAULT_IMAGES, len(workload.test)) if subject.images is None else subject.images
     test = first_images(workload.test, count)
-    accelerator = Accelerator.fault_free(subject.config)
-    scales = None if workload.deployment is None else _scales(workload.deployment, subject.config)
+    scales = None if workload.deployment is None else _scales(workload.deployment, array)
     with one_thread():
         quantised = convert(
             workload.network,
-            subject.config,
+            array,
             workload.calibration,
             method=subject.calibration,
-            accelerator=accelerator,
+            accelerator=Accelerator.fault_free(array),
             activation_scales=scales,
         )
     found = {name: float(layer.activation_scale).hex() for name, layer in quantized_layers(quantised).items()}
@@ -148,13 +155,13 @@ def _loaded(subject: Subject, _state: object) -> Loaded:
         "calibration": subject.calibration if scales is None else "from the weights",
         "activation scales": hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest(),
     }
-    return Loaded(quantised, test.images, test.labels, test.classes, test.name, identity)
+    return LoadedSubject(quantised, test.images, test.labels, test.classes, identity)
 
 
-def _scales(deployment: Deployment, config: ArrayConfig) -> Mapping[str, float]:
+def _scales(deployment: Deployment, array: ArrayConfig) -> Mapping[str, float]:
     """The steps of activations that weights bring; they are steps of operands of one width only."""
     for name in ("weight_bits", "act_bits", "act_signed"):
-        found, expected = getattr(config, name), deployment.array.get(name)
+        found, expected = getattr(array, name), deployment.array.get(name)
         if found != expected:
             raise InputError(
                 f"the weights were retrained for an array with {name}={expected}, and this one has {found}: "
@@ -163,35 +170,13 @@ def _scales(deployment: Deployment, config: ArrayConfig) -> Mapping[str, float]:
     return deployment.activation_scales
 
 
-def _located(path: Path | None) -> Path | None:
-    return path.absolute() if path is not None and path.exists() else path
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Changes when the file does."""
-    if path is None or not path.exists():
-        return None
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-DEFAULT_SITES = tuple(site for site in Site if site is not Site.MULTIPLIER)
-"""Nets whose faults are tried if nothing else is said: a multiplier has hundreds inside, which would outnumber them."""
-
-DEFAULT_KINDS = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
-DEFAULT_CONFIDENCE = 0.95
-DEFAULT_MARGIN = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
+class PropagationRequest(Record, frozen=True):
     """Which faults there are, and how many of them are tried; just one of `samples`, `exhaustive` and `margin`.
 
     Args:
-        subject: network, images and array.
-        sites: nets that can be faulty.
-        kinds: how; stuck values or upsets, not both.
-        bits: bits of a net that can be faulty, from 0; all bits of nets that are not named.
+        sites: names of the nets that can be faulty.
+        kinds: names of how they are: stuck values or upsets, not both.
+        bits: bits of a net that can be faulty, from 0, by its name; all bits of nets that are not named.
         samples: how many faults are tried.
         exhaustive: whether all are.
         margin: how far the share of critical faults may be from what is found, within 0..1: as many are tried as it
@@ -204,10 +189,9 @@ class Request:
         InputError: a value that cannot be.
     """
 
-    subject: Subject
-    sites: Sequence[Site] = DEFAULT_SITES
-    kinds: Sequence[Kind] = DEFAULT_KINDS
-    bits: Mapping[Site, Sequence[int]] = field(default_factory=dict)
+    sites: tuple[str, ...] = tuple(site.name for site in DEFAULT_SITES)
+    kinds: tuple[str, ...] = tuple(kind.name for kind in DEFAULT_KINDS)
+    bits: dict[str, tuple[int, ...]] = field(default_factory=dict)
     samples: int | None = None
     exhaustive: bool = False
     margin: float | None = None
@@ -217,11 +201,24 @@ class Request:
 
     def __post_init__(self) -> None:
         # In an order of their own, and each once: what is drawn depends on it.
-        object.__setattr__(self, "sites", tuple(sorted(set(self.sites))))
-        object.__setattr__(self, "kinds", tuple(sorted(set(self.kinds))))
-        object.__setattr__(self, "bits", {site: tuple(sorted(set(self.bits[site]))) for site in sorted(self.bits)})
-        _check_kinds(self.kinds)
-        _check_nets(self.subject.config, self.sites, self.bits)
+        settled = {
+            "sites": tuple(site.name for site in sorted({_member(Site, name) for name in self.sites})),
+            "kinds": tuple(kind.name for kind in sorted({_member(Kind, name) for name in self.kinds})),
+            "bits": {
+                site.name: tuple(sorted(set(chosen)))
+                for site, chosen in sorted((_member(Site, name), bits) for name, bits in self.bits.items())
+            },
+        }
+        for name, value in settled.items():
+            structs.force_setattr(self, name, value)
+        for name in ("sites", "kinds"):
+            if not getattr(self, name):
+                raise InputError(f"{name} are none: expected one or more")
+        if Kind.FLIP.name in self.kinds and len(self.kinds) > 1:
+            raise InputError(
+                "kinds are flip and stuck-at: an upset is of one clock cycle and one image, a stuck bit of all of "
+                "them, so that no share is of both: try them one after the other, each into a folder of its own"
+            )
         asked = [self.samples is not None, self.exhaustive, self.margin is not None]
         if sum(asked) != 1:
             raise InputError(
@@ -230,83 +227,52 @@ class Request:
             )
         if self.samples is not None and not 1 <= self.samples <= MOST_FAULTS:
             raise InputError(f"samples is {self.samples}: expected 1..{MOST_FAULTS}")
-        for name, value in (("margin", self.margin), ("confidence", self.confidence)):
+        for name in ("margin", "confidence"):
+            value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(f"{name} is {value}: expected a share between 0 and 1, such as 0.05 or 0.95")
         if not 0 <= self.seed <= LARGEST_COUNT:
             raise InputError(f"seed is {self.seed}: expected 0..{LARGEST_COUNT}")
 
-    @property
-    def transient(self) -> bool:
-        """Whether the faults are upsets."""
-        return Kind.FLIP in self.kinds
-
-    @property
-    def strata(self) -> list[Stratum]:
-        """All that there are, in the order of sites, bits and kinds."""
-        config = self.subject.config
-        return [
-            (site, bit, kind)
-            for site in self.sites
-            for bit in self.bits.get(site, range(site.bits(config)))
-            for kind in self.kinds
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """What is asked, as JSON takes it; without the subject."""
-        return {
-            "sites": [site.name for site in self.sites],
-            "kinds": [kind.name for kind in self.kinds],
-            "bits": {site.name: list(bits) for site, bits in self.bits.items()},
-            "samples": self.samples,
-            "exhaustive": self.exhaustive,
-            "margin": self.margin,
-            "confidence": self.confidence,
-            "stratify": self.stratify,
-            "seed": self.seed,
-        }
-
-    def inputs(self) -> dict[str, Any]:
-        """Everything that decides the results, by a name that says what it is.
+    def strata(self, array: ArrayConfig) -> list[Stratum]:
+        """All that there are on an array, in the order of sites, bits and kinds.
 
         Raises:
-            FileNotFoundError: as `Subject.load`.
-            InputError: as `Subject.load`.
+            InputError: a net or bit that the array does not have.
         """
+        sites, kinds = [Site[name] for name in self.sites], [Kind[name] for name in self.kinds]
+        if Site.MULTIPLIER in sites and not Site.MULTIPLIER.bits(array):
+            raise InputError(
+                f"multiplier {array.pe_multiplier.name} is a table for all PEs and has no place for faults: leave out "
+                "site multiplier, or give what faulty PEs multiply by"
+            )
+        for name, chosen in self.bits.items():
+            net, width = name.lower(), Site[name].bits(array)
+            if name not in self.sites:
+                raise InputError(f"bits are given of {net}, which is not among the sites: add it, or leave them out")
+            if not chosen:
+                raise InputError(f"bits of {net} are none: expected some of 0..{width - 1}")
+            for bit in chosen:
+                if not 0 <= bit < width:
+                    raise InputError(f"bits of {net} have {bit}: expected 0..{width - 1}, as it has {width} of them")
+        return [
+            (site, bit, kind)
+            for site in sites
+            for bit in self.bits.get(site.name, range(site.bits(array)))
+            for kind in kinds
+        ]
+
+    def inputs(self, subject: Subject, array: ArrayConfig) -> dict[str, Any]:
+        """Everything that decides the results, by a name that says what it is; the subject is an identified one."""
         asked = self.as_dict()
         how_many = {name: asked.pop(name) for name in ("samples", "exhaustive", "margin", "confidence", "stratify")}
-        return {
-            "array": self.subject.config.as_dict(),
-            **asked,
-            "number of faults": how_many,
-            **self.subject.identity(),
-        }
+        return {"array": array.as_dict(), **asked, "number of faults": how_many, **(subject.identity or {})}
 
 
-def _check_kinds(kinds: Sequence[Kind]) -> None:
-    if not kinds:
-        raise InputError("kinds are none: expected one or more")
-    if Kind.FLIP in kinds and len(kinds) > 1:
-        raise InputError(
-            "kinds are flip and stuck-at: an upset is of one clock cycle and one image, a stuck bit of all of them, so "
-            "that no share is of both: try them one after the other, each into a folder of its own"
-        )
-
-
-def _check_nets(config: ArrayConfig, sites: Sequence[Site], bits: Mapping[Site, Sequence[int]]) -> None:
-    if not sites:
-        raise InputError("sites are none: expected one or more")
-    if Site.MULTIPLIER in sites and not Site.MULTIPLIER.bits(config):
-        raise InputError(
-            f"multiplier {config.pe_multiplier.name} is a table for all PEs and has no place for faults: leave out "
-            "site multiplier, or give what faulty PEs multiply by"
-        )
-    for site, chosen in bits.items():
-        name, width = site.name.lower(), site.bits(config)
-        if site not in sites:
-            raise InputError(f"bits are given of {name}, which is not among the sites: add it, or leave them out")
-        if not chosen:
-            raise InputError(f"bits of {name} are none: expected some of 0..{width - 1}")
-        for bit in chosen:
-            if not 0 <= bit < width:
-                raise InputError(f"bits of {name} have {bit}: expected 0..{width - 1}, as it has {width} of them")
+def _member(kind: type[_Member], name: str) -> _Member:
+    """The one of a name, in capitals or not."""
+    found = str(getattr(name, "name", name)).upper()
+    if found not in kind.__members__:
+        known = ", ".join(member.name.lower() for member in kind)
+        raise InputError(f"{shown(name)} is no {kind.__name__.lower()}: expected one of {known}")
+    return kind[found]

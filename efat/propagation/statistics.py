@@ -15,26 +15,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from efat.records import Record
 from simulator.dtypes import Float64Array
+from simulator.errors import InputError
 
 
-class Interval(NamedTuple):
+class Interval(Record, frozen=True):
     """A share that was measured, and the confidence interval of what it is in the population.
 
     Attributes:
-        low: 0..`value`.
-        value: 0..1.
-        high: `value`..1.
+        value: what was found.
+        low: at most `value`.
+        high: at least `value`.
     """
 
-    low: float
     value: float
+    low: float
     high: float
-
-    @property
-    def half_width(self) -> float:
-        """Half of what is between both ends: the margin of error."""
-        return (self.high - self.low) / 2
 
 
 def sample_size(population: int, margin: float, confidence: float, share: float = 0.5) -> int:
@@ -47,59 +44,31 @@ def sample_size(population: int, margin: float, confidence: float, share: float 
         population: number of faults N, 1 or more.
         margin: the greatest error e to either side, 0..1, both excluded.
         confidence: how often, in many samples, the error is no greater, 0..1, both excluded.
-        share: what share p is expected; 0.5 takes the most faults.
-
-    Returns:
-        1..`population`, rounded up.
-
-    Raises:
-        ValueError: a value that cannot be.
+        share: what share p is expected, 0..1, both excluded; 0.5 takes the most faults.
     """
-    if population < 1 or not 0 < margin < 1 or not 0 < share < 1:
-        raise ValueError(f"population {population}, margin {margin}, share {share}: expected 1 or more, and 0..1")
     spread = _quantile(confidence) ** 2 * share * (1 - share)
     # Of very large populations N / (N - 1) is 1.
     needed = population / (1 + margin**2 * (population - 1) / spread)
     return min(population, max(1, math.ceil(needed - 1e-9)))
 
 
-def wilson(count: float, total: float, confidence: float) -> Interval:
+def wilson(share: float, trials: float, confidence: float) -> Interval:
     """The score interval of a binomial share (Wilson, JASA 1927).
 
-    Its coverage is the confidence on average over shares; for shares of less than about 0.2 / `total` it can be 84 %
-    of 95 %, as its lower end is too high for a single success. `clopper_pearson` is never less sure than it says.
+    Its coverage is the confidence on average over shares; for shares of less than about 0.2 / `trials` it can be 84 %
+    of 95 %, as its lower end is too high for a single success.
 
     Args:
-        count: successes, 0..`total`; not necessarily an integer, so that effective numbers can be given.
-        total: trials, more than 0; infinite if the share is known.
+        share: of successes, 0..1.
+        trials: more than 0; not necessarily an integer, so that effective numbers can be given.
         confidence: 0..1, both excluded.
-
-    Raises:
-        ValueError: a value that cannot be.
     """
-    if math.isinf(total):
-        raise ValueError("total is infinite: the share is known, and has no interval")
-    _check_counts(count, total)
-    return _score(count / total, total, confidence)
-
-
-def clopper_pearson(count: int, total: int, confidence: float) -> Interval:
-    """The interval of a binomial share that covers it at least as often as it says (Clopper and Pearson, 1934).
-
-    Args:
-        count: successes, 0..`total`.
-        total: trials, 1 or more.
-        confidence: 0..1, both excluded.
-
-    Raises:
-        ValueError: a value that cannot be.
-    """
-    from scipy.stats import binomtest
-
-    _check_counts(count, total)
-    _check_confidence(confidence)
-    found = binomtest(count, total).proportion_ci(confidence, method="exact")
-    return Interval(float(found.low), count / total, float(found.high))
+    squared = _quantile(confidence) ** 2
+    centre = (share + squared / (2 * trials)) / (1 + squared / trials)
+    reach = math.sqrt(squared / trials * (share * (1 - share) + squared / (4 * trials))) / (1 + squared / trials)
+    low = 0.0 if share == 0 else max(0.0, min(share, centre - reach))
+    high = 1.0 if share == 1 else min(1.0, max(share, centre + reach))
+    return Interval(share, low, high)
 
 
 def mean_interval(
@@ -134,16 +103,9 @@ def mean_interval(
 
     Returns:
         The mean, and its interval: one point if the whole population was sampled.
-
-    Raises:
-        ValueError: no values, or some that cannot be.
     """
     shares = np.asarray(values, np.float64)
     each = np.ones(len(shares)) if weights is None else np.asarray(weights, np.float64)
-    if not len(shares) or shares.shape != each.shape or not ((shares >= 0) & (shares <= 1)).all():
-        raise ValueError(f"values have shape {shares.shape}: expected shares within 0..1, and as many weights")
-    if not ((each > 0) & np.isfinite(each)).all():
-        raise ValueError("a weight is not above 0: expected how many faults each stands for")
     # Nothing by @, whose rounding depends on the number of threads.
     each = each / each.sum()
     mean = min(1.0, max(0.0, float((each * shares).sum())))
@@ -153,7 +115,7 @@ def mean_interval(
     trials = faults / _variance_ratio(shares, each, mean, faults, _quantile(confidence) ** 2)
     if population is not None:
         trials *= (population - 1) / (population - faults)
-    return _score(mean, trials, confidence)
+    return wilson(mean, trials, confidence)
 
 
 def allocate(sizes: Sequence[int], sample: int, least: int = 1) -> list[int]:
@@ -165,20 +127,13 @@ def allocate(sizes: Sequence[int], sample: int, least: int = 1) -> list[int]:
 
     Args:
         sizes: faults in each stratum, 0 or more.
-        sample: how many to take in all.
+        sample: how many to take in all: as many as there are at most, and at least `least` of each stratum.
         least: how many each stratum gets at least, or all it has if they are fewer.
 
     Returns:
         Of each stratum how many, at most its size; `sample` in all.
-
-    Raises:
-        ValueError: more than there are, or fewer than the least of each stratum.
     """
     forced = [min(least, size) for size in sizes]
-    if not sum(forced) <= sample <= sum(sizes):
-        raise ValueError(
-            f"sample is {sample}: expected {sum(forced)}..{sum(sizes)}, {least} of each stratum up to all there are"
-        )
     if sample == sum(forced):
         return forced
     # Whoever gets something while at most `sample` are given gets it in the end, too.
@@ -221,24 +176,10 @@ def _rounded(sizes: Sequence[int], forced: Sequence[int], parts: int) -> list[in
     return [max(low, -((total - 2 * size * parts) // (2 * total))) for size, low in zip(sizes, forced, strict=True)]
 
 
-def _score(share: float, trials: float, confidence: float) -> Interval:
-    squared = _quantile(confidence) ** 2
-    centre = (share + squared / (2 * trials)) / (1 + squared / trials)
-    reach = math.sqrt(squared / trials * (share * (1 - share) + squared / (4 * trials))) / (1 + squared / trials)
-    low = 0.0 if share == 0 else max(0.0, min(share, centre - reach))
-    high = 1.0 if share == 1 else min(1.0, max(share, centre + reach))
-    return Interval(low, share, high)
-
-
 def _variance_ratio(values: Float64Array, weights: Float64Array, mean: float, faults: float, added: float) -> float:
     """The variance of weighted values to that of `faults` zeros and ones of the same mean, with some `added` to both.
 
-    Args:
-        values: float64 [faults].
-        weights: float64 [faults], 1 in all.
-        mean: of the values.
-        faults: how many of equal weights would be as good.
-        added: how many are added, half of them 0 and half of them 1.
+    Weights are 1 in all; `faults` of equal weights would be as good as these. Half of those added are 0, half are 1.
     """
     centre = (mean * faults + added / 2) / (faults + added)
     squares = faults**2 * float((weights**2 * (values - centre) ** 2).sum())
@@ -250,15 +191,6 @@ def _quantile(confidence: float) -> float:
     """How many standard deviations to either side have that probability."""
     from scipy.special import ndtri
 
-    _check_confidence(confidence)
-    return float(ndtri((1 + confidence) / 2))
-
-
-def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: expected a share between 0 and 1, such as 0.95")
-
-
-def _check_counts(count: float, total: float) -> None:
-    if not 0 <= count <= total or not total > 0:
-        raise ValueError(f"{count} of {total}: expected 0 or more of 1 or more, and no more than all")
+        raise InputError(f"confidence is {confidence}: expected a share between 0 and 1, such as 0.95")
+    return float(ndtri((1 + confidence) / 2))

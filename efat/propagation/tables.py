@@ -1,8 +1,7 @@
 """What a propagation campaign found: every fault's outcome and its way through the network, and the HDF5 file of it.
 
-All columns are flat numbers of little-endian types, so `pandas.DataFrame(table)` takes each table as it is;
-docs/formats.md says the same column by column. Nothing in a file is trusted: format, version, shapes, types, sizes,
-every index and a digest of all of it are checked.
+Columns are flat numbers of little-endian types; docs/formats.md says what each is. Nothing in a file is trusted:
+format, version, shapes, types, sizes, every index and a digest of all of it are checked.
 """
 
 from __future__ import annotations
@@ -11,48 +10,36 @@ import enum
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from efat.hdf5_fields import (
     HDF5_VERSION,
-    as_json,
     canonical_json,
     check_not_compressed,
     damage_reported,
     integer_attribute,
     json_attribute,
 )
+from efat.propagation.population import LayerShape, stratum_codes
+from efat.propagation.request import MOST_FAULTS, PropagationRequest, Subject
+from efat.records import Record, as_json, typed
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import BoolArray, Int64Array
 from simulator.errors import InputError, first_line
 from simulator.files import replaced
 from simulator.hdf5 import own_dataset, text_attribute
+from training.injection.network_graph import GraphOperation
+from training.injection.network_graph import Kind as OperationKind
+from training.injection.replay import OPERATION_COUNTS, OUTCOMES
 
-OUTCOMES = ("inactive", "masked", "benign", "top1", "top5")
-"""What a fault does to one image, exactly one of them, the mildest first.
-
-`inactive`: no accumulator of any layer ever changed; `masked`: some did, and the scores are bit for bit the same;
-`benign`: scores differ, and the best class is the same; `top1`: the best class is another one, which is among the five
-best without the fault; `top5`: it is not. Of two classes with the same score the one with the lower number is better.
-`top1` and `top5` together are SDC-1, and `top5` is SDC-5, of Li et al., "Understanding error propagation in deep
-learning neural network (DNN) accelerators and applications", SC 2017.
-"""
-
-PATTERNS = ("single", "column", "row", "block", "all")
-"""Where the accumulators [M, N] of one layer differ on one image, the GEMMs of all groups side by side.
-
-`single`: one of them; `column`: more than one, all of one output channel; `row`: more than one, all of one row of X;
-`all`: every one; `block`: anything else. What is two of them at once counts as the first of `single`, `all`, `column`
-and `row` that it is.
-"""
-
-OPERATION_KINDS = ("quantise", "multiply", "relu", "pooling", "other")
+OPERATION_KINDS: tuple[OperationKind, ...] = get_args(OperationKind)
 """Operations of a network: a quantised layer is two, `quantise` of its input and `multiply`, its GEMMs with bias."""
 
 
@@ -155,48 +142,15 @@ STRATA_DTYPE = np.dtype([("site", "u1"), ("bit", "<u2"), ("kind", "u1"), ("popul
 """A row for each stratum of the population: how many faults it has, and how many of them are in the table of faults."""
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """A quantised layer, by the GEMMs that one image makes.
-
-    Args:
-        name: in the network.
-        groups: GEMMs, 1 or more.
-        m: rows of X.
-        k: length of a dot product.
-        n: output channels of each group.
-    """
-
-    name: str
-    groups: int
-    m: int
-    k: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A step of the network's graph.
-
-    Args:
-        name: of the node in the network's graph, or of the layer; both operations of a layer have its name.
-        kind: one of `OPERATION_KINDS`.
-        layer: place of the last quantised layer whose `multiply` ran when it is done, -1 for none: that of a `multiply`
-            is its own, and that of a `quantise` the layer before.
-    """
-
-    name: str
-    kind: str
-    layer: int
-
-
 FILE_NAME = "propagation.h5"
-"""In the folder of `efat propagate`."""
+SUMMARY = "summary.json"
+PICTURES = ("array.png", "bits.png", "layers.png")
+"""What the folder of `efat propagate` has beside the campaign's files."""
 
 FORMAT = "efat-propagation"
 VERSION = 2
 _UNDIGESTED = 1
-"""The version before, which is read, too: its files have no digest."""
+"""The version before, which is read, too: its files have no digest, and some no normalisation."""
 
 MOST_IMAGES = 10_000_000
 MOST_SIZE = (1 << 31) - 1
@@ -205,18 +159,15 @@ MOST_POPULATION = (1 << 63) - 1
 """Faults; places in the population are int64."""
 LONGEST_NAME_BYTES = 256
 """Of a layer or an operation, in UTF-8."""
-MOST_FAULTS = 1 << 22
-"""Faults in a table."""
 MOST_LAYER_ROWS = 1 << 25
 MOST_NAMES = 1 << 14
 """Layers, and operations, of a network."""
 
 _CHUNK_ROWS = 1 << 14
 
-_LAYER_SHAPES_DTYPE = np.dtype(
-    [("name", f"S{LONGEST_NAME_BYTES}"), ("groups", "<i8"), ("m", "<i8"), ("k", "<i8"), ("n", "<i8")]
-)
-_GRAPH_DTYPE = np.dtype([("name", f"S{LONGEST_NAME_BYTES}"), ("kind", "S16"), ("layer", "<i2")])
+_NAME = f"S{LONGEST_NAME_BYTES}"
+_LAYER_SHAPES_DTYPE = np.dtype([("name", _NAME), ("groups", "<i8"), ("m", "<i8"), ("k", "<i8"), ("n", "<i8")])
+_GRAPH_DTYPE = np.dtype([("name", _NAME), ("kind", "S16"), ("layer", "<i2")])
 
 _TABLES = {
     "faults": (FAULTS_DTYPE, MOST_FAULTS),
@@ -229,9 +180,29 @@ _NAMED = {"layer_shapes": (_LAYER_SHAPES_DTYPE, MOST_NAMES), "graph": (_GRAPH_DT
 _COUNTS = ("images", "fault_free_correct")
 _TEXTS = ("array", "subject", "population", "request", "versions")
 
+Rows = npt.NDArray[np.void]
+"""Of a table: a structured array."""
+_Faults = Annotated[int, Meta(ge=0, le=MOST_POPULATION)]
+_Tables = TypeVar("_Tables", bound="FaultTables")
 
-@dataclass(frozen=True, eq=False)
-class Propagation:
+
+class PopulationCounts(Record, frozen=True):
+    """How many faults a population has, and how many of them each `Rule` is for."""
+
+    size: _Faults
+    simulated: _Faults
+    unused: _Faults
+    same_value: _Faults
+    equivalent: _Faults
+
+    @property
+    def of_rules(self) -> list[int]:
+        """By `Rule`."""
+        return [self.simulated, self.unused, self.same_value, self.equivalent]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FaultTables:
     """Faults that were sampled from a population, and what each does to a network's inference on the same images.
 
     Args:
@@ -244,64 +215,116 @@ class Propagation:
         images: how many there are.
         fault_free_correct: those of them that the quantised network gets right on an array without faults.
         array: `ArrayConfig.as_dict()`.
-        subject: what was run on what, as JSON takes it: what `Subject.as_dict()` gives, and its `identity()` under that
-            name.
-        population: `size` (faults), and how many of them each `Rule` is for, under its name in lower case; either all
-            four or none. Exact integers.
-        request: what was asked for, as JSON takes it: what `Request.as_dict()` gives.
+        subject: what was run on what.
+        population: how many faults there are.
+        request: what was asked for.
         versions: of programs and libraries, texts by name.
+        classes: of the data; None in what was read from a file.
 
     Raises:
         InputError: a value that cannot be.
     """
 
-    faults: npt.NDArray[np.void]
-    layers: npt.NDArray[np.void]
-    operations: npt.NDArray[np.void]
-    strata: npt.NDArray[np.void]
+    faults: Rows
+    layers: Rows
+    operations: Rows
+    strata: Rows
     layer_shapes: Sequence[LayerShape]
-    graph: Sequence[Operation]
+    graph: Sequence[GraphOperation]
     images: int
     fault_free_correct: int
     array: Mapping[str, Any]
-    subject: Mapping[str, Any]
-    population: Mapping[str, int]
-    request: Mapping[str, Any]
+    subject: Subject
+    population: PopulationCounts
+    request: PropagationRequest
     versions: Mapping[str, str]
+    classes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise InputError(f"{name} is {value!r}: expected an integer")
-            object.__setattr__(self, name, int(value))
-        for name in _TEXTS:
-            object.__setattr__(self, name, as_json(name, getattr(self, name)))
-        object.__setattr__(self, "layer_shapes", tuple(self.layer_shapes))
-        object.__setattr__(self, "graph", tuple(self.graph))
         for name, (dtype, most) in _TABLES.items():
             object.__setattr__(self, name, _table(name, getattr(self, name), dtype, most))
-        check_tables(self)
+        _check(self)
 
     @property
-    def stratified(self) -> bool:
-        """Whether each stratum had its part of the sample, as `stratify` in the request says; chance decided if not."""
-        return self.request.get("stratify") is True
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that a file holds."""
+        return _digest(*_content(self))
+
+    @classmethod
+    def load(cls: type[_Tables], path: str | Path) -> _Tables:
+        """Read what `save` wrote, checking all of it.
+
+        Args:
+            path: the file, or the folder of `efat propagate` that it is in.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: it is something else, damaged, or of a newer version.
+        """
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; make it with `efat propagate`")
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file: expected what `efat propagate` writes")
+        with path.open("rb"):
+            pass
+        with damage_reported(path, "efat propagate"), h5py.File(path, "r") as file:
+            if text_attribute(file, "format") != FORMAT:
+                raise InputError(
+                    f"it is of another kind: expected attribute format={FORMAT!r}, as `efat propagate` writes"
+                )
+            version = integer_attribute(file, "version")
+            if version not in (VERSION, _UNDIGESTED):
+                raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
+            attributes: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
+            attributes |= {name: json_attribute(file, name) for name in _TEXTS}
+            expected = _TABLES | _NAMED
+            datasets: dict[str, Any] = {name: _dataset(file, name, *expected[name]) for name in expected}
+            if version != _UNDIGESTED and text_attribute(file, "digest") != _digest(attributes, datasets):
+                raise InputError(
+                    "its digest is another one than that of what it holds: make it anew with `efat propagate`"
+                )
+        where = str(path)
+        shapes, graph = (datasets.pop(name).tolist() for name in _NAMED)
+        attributes |= {
+            "subject": typed(Subject, {"normalization": None, **attributes["subject"]}, f"{where}: subject"),
+            "population": typed(PopulationCounts, attributes["population"], f"{where}: population"),
+            "request": typed(PropagationRequest, attributes["request"], f"{where}: request"),
+            "versions": typed(dict[str, str], attributes["versions"], f"{where}: versions"),
+        }
+        with damage_reported(path, "efat propagate"):
+            return cls(
+                **datasets,
+                layer_shapes=[LayerShape(name.decode(), *sizes) for name, *sizes in shapes],
+                graph=[GraphOperation(name.decode(), kind.decode(), layer) for name, kind, layer in graph],
+                **attributes,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything. The file appears, or replaces an older one, only when it is complete.
+
+        Args:
+            path: the file; its folder is there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        attributes, datasets = _content(self)
+        with replaced(Path(path)) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
+            file.attrs["format"] = np.bytes_(FORMAT)
+            file.attrs["version"] = VERSION
+            for name in _COUNTS:
+                file.attrs[name] = np.int64(attributes[name])
+            for name in _TEXTS:
+                file.attrs[name] = np.bytes_(canonical_json(attributes[name]).encode())
+            file.attrs["digest"] = np.bytes_(_digest(attributes, datasets))
+            for name, array in datasets.items():
+                chunk = (min(max(len(array), 1), _CHUNK_ROWS),)
+                file.create_dataset(name, data=array, chunks=chunk, maxshape=(None,), fletcher32=True)
 
 
-def same(one: Propagation, other: Propagation) -> bool:
-    """Whether two say exactly the same."""
-    return all(
-        np.array_equal(getattr(one, field.name), getattr(other, field.name))
-        if field.name in _TABLES
-        else getattr(one, field.name) == getattr(other, field.name)
-        for field in fields(Propagation)
-    )
-
-
-def joined(
-    parts: Sequence[tuple[npt.NDArray[np.void], npt.NDArray[np.void]]],
-) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+def joined(parts: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     """Put the tables of several units of work together.
 
     Args:
@@ -322,71 +345,25 @@ def joined(
     return faults[order], layers[np.lexsort((layers["layer"], layers["fault"]))]
 
 
-def write_propagation(path: Path, propagation: Propagation) -> None:
-    """Write everything. The file appears, or replaces an older one, only when it is complete.
-
-    Args:
-        path: the file; its folder is there.
-        propagation: what to write; the same gives the same bytes.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    datasets = {name: getattr(propagation, name) for name in _TABLES}
-    datasets["layer_shapes"] = np.array([_encoded(shape) for shape in propagation.layer_shapes], _LAYER_SHAPES_DTYPE)
-    datasets["graph"] = np.array([_encoded(operation) for operation in propagation.graph], _GRAPH_DTYPE)
-    attributes = {name: getattr(propagation, name) for name in (*_COUNTS, *_TEXTS)}
-    with replaced(path) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
-        for name in _COUNTS:
-            file.attrs[name] = np.int64(getattr(propagation, name))
-        for name in _TEXTS:
-            file.attrs[name] = np.bytes_(canonical_json(getattr(propagation, name)).encode())
-        file.attrs["digest"] = np.bytes_(_digest(attributes, datasets))
-        for name, array in datasets.items():
-            chunk = (min(max(len(array), 1), _CHUNK_ROWS),)
-            file.create_dataset(name, data=array, chunks=chunk, maxshape=(None,), fletcher32=True)
+def stratum_places(strata: Rows, faults: Rows) -> Int64Array:
+    """In which stratum (one or more, each once) each fault is, int64 [faults], -1 for none."""
+    keys, wanted = (stratum_codes(*(table[name] for name in ("site", "bit", "kind"))) for table in (strata, faults))
+    order = np.argsort(keys)
+    place = order[np.minimum(np.searchsorted(keys[order], wanted), len(strata) - 1)]
+    found: Int64Array = np.where(keys[place] == wanted, place, -1).astype(np.int64)
+    return found
 
 
-def read_propagation(path: Path) -> Propagation:
-    """Read what `write_propagation` wrote, checking all of it.
-
-    Args:
-        path: the file, or the folder of `efat propagate` that it is in.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is something else, damaged, or of a newer version.
-    """
-    path = path / FILE_NAME if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; make it with `efat propagate`")
-    if not path.is_file():
-        raise InputError(f"{path} is not a regular file: expected what `efat propagate` writes")
-    with path.open("rb"):
-        pass
-    with damage_reported(path, "efat propagate"), h5py.File(path, "r") as file:
-        if text_attribute(file, "format") != FORMAT:
-            raise InputError(f"it is of another kind: expected attribute format={FORMAT!r}, as `efat propagate` writes")
-        version = integer_attribute(file, "version")
-        if version not in (VERSION, _UNDIGESTED):
-            raise InputError(f"it has format version {version}: this program reads {VERSION}; update it")
-        attributes: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
-        attributes |= {name: json_attribute(file, name) for name in _TEXTS}
-        datasets = {name: _dataset(file, name, *expected) for name, expected in (_TABLES | _NAMED).items()}
-        if version != _UNDIGESTED and text_attribute(file, "digest") != _digest(attributes, datasets):
-            raise InputError("its digest is another one than that of what it holds: make it anew with `efat propagate`")
-        values = attributes | datasets
-        values["layer_shapes"] = [LayerShape(name.decode(), *sizes) for name, *sizes in values["layer_shapes"].tolist()]
-        values["graph"] = [
-            Operation(name.decode(), kind.decode(), layer) for name, kind, layer in values["graph"].tolist()
-        ]
-        return Propagation(**values)
+def _content(found: FaultTables) -> tuple[dict[str, Any], dict[str, Rows]]:
+    """What a file holds: attributes, and datasets."""
+    named = {
+        name: np.array([_encoded(row) for row in getattr(found, name)], dtype) for name, (dtype, _) in _NAMED.items()
+    }
+    attributes = {name: as_json(getattr(found, name)) for name in (*_COUNTS, *_TEXTS)}
+    return attributes, {name: getattr(found, name) for name in _TABLES} | named
 
 
-def _digest(attributes: Mapping[str, Any], datasets: Mapping[str, npt.NDArray[np.void]]) -> str:
-    """SHA-256 (hex) of everything that a file holds."""
+def _digest(attributes: Mapping[str, Any], datasets: Mapping[str, Rows]) -> str:
     found = hashlib.sha256(canonical_json(attributes).encode())
     for name, array in datasets.items():
         found.update(f"\n{name} {len(array)}\n".encode() + array.tobytes())
@@ -407,55 +384,59 @@ def _dataset(file: h5py.File, name: str, dtype: np.dtype[Any], most: int) -> npt
     return array
 
 
-def _table(name: str, values: npt.NDArray[np.void], dtype: np.dtype[Any], most: int) -> npt.NDArray[np.void]:
+def _table(name: str, values: Rows, dtype: np.dtype[Any], most: int) -> Rows:
     """A copy that nobody changes."""
     given = np.asarray(values)
-    if given.dtype != dtype or given.ndim != 1:
+    if given.dtype != dtype or given.ndim != 1 or len(given) > most:
         what = f"{str(given.dtype)[:120]} {given.shape}"
-        raise InputError(f"{name} is {what}: expected one dimension of {name.upper()}_DTYPE")
-    if len(given) > most:
-        raise InputError(f"{name} has {len(given)} rows: expected at most {most}")
-    array: npt.NDArray[np.void] = given.copy()
+        raise InputError(f"{name} is {what}: expected one dimension of {name.upper()}_DTYPE, and at most {most} rows")
+    array: Rows = given.copy()
     array.flags.writeable = False
     return array
 
 
-def _encoded(named: LayerShape | Operation) -> tuple[Any, ...]:
+def _encoded(named: LayerShape | GraphOperation) -> tuple[Any, ...]:
     return tuple(value.encode() if isinstance(value, str) else value for value in astuple(named))
 
 
-_Table = npt.NDArray[np.void]
-
-
-def check_tables(found: Propagation) -> None:
-    """Check what others rely on when they compute with it: sizes, places in other tables, and shares within 0..1.
-
-    Raises:
-        InputError: a value that cannot be.
-    """
-    _check_range("images", np.array(found.images), 1, MOST_IMAGES)
-    _check_range("fault_free_correct", np.array(found.fault_free_correct), 0, found.images)
-    if not all(isinstance(value, str) for value in found.versions.values()):
-        raise InputError("versions has a value that is not a text: expected texts by name")
-    config = _config(found.array)
+def _check(found: FaultTables) -> None:
+    """Check what others rely on when they compute with it: sizes, places in other tables, and shares within 0..1."""
+    _check_range("images", found.images, 1, MOST_IMAGES)
+    _check_range("fault_free_correct", found.fault_free_correct, 0, found.images)
+    array = _config(found.array)
     _check_network(found)
-    _check_strata(found, config)
-    _check_population(found.population, int(found.strata["population"].sum()))
-    _check_faults(found, config)
-    layers, operations, last = found.layers, found.operations, len(found.layer_shapes) - 1
-    _check_range("fault in layers", layers["fault"], 0, len(found.faults) - 1)
-    _check_range("layer in layers", layers["layer"], 0, last)
-    most = _wide(found.faults, "images")[layers["fault"]]
-    out = _wide(layers, "images_out")
-    _refuse("images_out in layers", out, out > most, "at most the images of the fault")
-    _refuse("images_out in layers", out, _sum(layers, PATTERNS) != out, f"the sum of {', '.join(PATTERNS)}")
-    _check_range("largest_error in layers", layers["largest_error"], 0, (1 << 32) - 1)
-    _check_range("error_sum in layers", layers["error_sum"], 0, float(1 << 120))
-    _check_range("outputs_changed in layers", layers["outputs_changed"], 0, MOST_POPULATION)
-    _check_range("stratum in operations", operations["stratum"], 0, len(found.strata) - 1)
-    _check_range("operation in operations", operations["operation"], 0, len(found.graph) - 1)
-    for name in (OPERATIONS_DTYPE.names or ())[2:]:
-        _check_range(f"{name} in operations", operations[name], 0, MOST_POPULATION)
+    last_layer, last_fault = len(found.layer_shapes) - 1, found.population.size - 1
+    _check_columns(
+        "faults",
+        found.faults,
+        index=(0, last_fault),
+        row=(0, array.rows - 1),
+        col=(0, array.cols - 1),
+        rule=(0, max(Rule)),
+        same_as=(-1, last_fault),
+        first_layer=(-1, last_layer),
+        last_layer=(-1, last_layer),
+        images=(1, found.images),
+    )
+    flips = found.faults[found.faults["kind"] == Kind.FLIP]
+    _check_columns("flips", flips, layer=(0, last_layer), cycle=(0, MOST_POPULATION), image=(0, found.images - 1))
+    groups = np.array([shape.groups for shape in found.layer_shapes])[flips["layer"]]
+    _refuse("group in flips", flips["group"], (flips["group"] < 0) | (flips["group"] >= groups), "one of the layer")
+    images = found.faults["images"]
+    total = np.sum([found.faults[name].astype(np.int64) for name in OUTCOMES], axis=0)
+    _refuse("images in faults", images, total != images, f"the sum of {', '.join(OUTCOMES)}")
+    _check_strata(found, array)
+    _check_columns(
+        "layers",
+        found.layers,
+        fault=(0, len(found.faults) - 1),
+        layer=(0, last_layer),
+        largest_error=(0, (1 << 32) - 1),
+        error_sum=(0, float(1 << 120)),
+    )
+    counts = dict.fromkeys(OPERATION_COUNTS, (0, MOST_POPULATION))
+    places = {"stratum": (0, len(found.strata) - 1), "operation": (0, len(found.graph) - 1)}
+    _check_columns("operations", found.operations, **places, **counts)
 
 
 def _config(array: Mapping[str, Any]) -> ArrayConfig:
@@ -469,127 +450,56 @@ def _config(array: Mapping[str, Any]) -> ArrayConfig:
         raise InputError(f"array: {first_line(error)}") from None
 
 
-def _check_network(found: Propagation) -> None:
-    for what, names in (("layer", [x.name for x in found.layer_shapes]), ("operation", [x.name for x in found.graph])):
-        if not names:
+def _check_network(found: FaultTables) -> None:
+    for what, named in (("layer", found.layer_shapes), ("operation", found.graph)):
+        if not named:
             raise InputError(f"there are no {what}s: expected those of a network")
-        for name in names:
-            if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= LONGEST_NAME_BYTES:
+        for one in named:
+            if not one.name.isprintable() or not 1 <= len(one.name.encode()) <= LONGEST_NAME_BYTES:
                 raise InputError(
-                    f"{what} is {name!r:.80}: expected a printable name of at most {LONGEST_NAME_BYTES} bytes"
+                    f"{what} is {one.name!r:.80}: expected a printable name of at most {LONGEST_NAME_BYTES} bytes"
                 )
     for shape in found.layer_shapes:
         for name in ("groups", "m", "k", "n"):
-            value = getattr(shape, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SIZE:
-                raise InputError(f"{name} of layer {shape.name!r} is {value!r}: expected an integer of 1..{MOST_SIZE}")
-    last = len(found.layer_shapes) - 1
+            _check_range(f"{name} of layer {shape.name!r}", getattr(shape, name), 1, MOST_SIZE)
     for operation in found.graph:
         if operation.kind not in OPERATION_KINDS:
             raise InputError(
                 f"kind of operation {operation.name!r} is {operation.kind!r:.80}: expected {', '.join(OPERATION_KINDS)}"
             )
-        if not isinstance(operation.layer, int) or not -1 <= operation.layer <= last:
-            raise InputError(f"layer of operation {operation.name!r} is {operation.layer!r}: expected -1..{last}")
+        _check_range(f"layer of operation {operation.name!r}", operation.layer, -1, len(found.layer_shapes) - 1)
 
 
-def _check_strata(found: Propagation, config: ArrayConfig) -> None:
+def _check_strata(found: FaultTables, array: ArrayConfig) -> None:
     strata = found.strata
     if not len(strata):
         raise InputError("strata is empty: expected all strata of the population")
     for name, table in (("strata", strata), ("faults", found.faults)):
-        _check_range(f"site in {name}", table["site"], 0, max(Site))
-        _check_range(f"kind in {name}", table["kind"], 0, max(Kind))
+        _check_columns(name, table, site=(0, max(Site)), kind=(0, max(Kind)))
         for site in set(Site) - {Site.MULTIPLIER}:
             of_site = table["bit"][table["site"] == site]
-            _check_range(f"bit of {site.name} in {name}", of_site, 0, site.bits(config) - 1)
-    _check_range("population in strata", strata["population"], 0, MOST_POPULATION)
-    if sum(strata["population"].tolist()) > MOST_POPULATION:
-        raise InputError(f"strata have more than {MOST_POPULATION} faults: expected a population that int64 counts")
-    if len(np.unique(_stratum_key(strata))) < len(strata):
-        raise InputError("strata has one of site, bit and kind twice: expected each of them once")
+            _check_range(f"bit of {site.name} in {name}", of_site, 0, site.bits(array) - 1)
+    _check_columns("strata", strata, population=(0, MOST_POPULATION))
     place = stratum_places(strata, found.faults)
     if (place < 0).any():
         fault = found.faults[place < 0][0]
         raise InputError(
             f"faults has site {fault['site']}, bit {fault['bit']}, kind {fault['kind']}: expected those of a stratum"
         )
-    counts = np.bincount(place, minlength=len(strata))
     sampled = strata["sampled"].astype(np.int64)
+    counts = np.bincount(place, minlength=len(strata))
     _refuse("sampled in strata", sampled, sampled != counts, "the number of its rows in faults")
     _refuse("sampled in strata", sampled, sampled > strata["population"], "at most its population")
 
 
-def stratum_places(strata: _Table, faults: _Table) -> Int64Array:
-    """In which stratum each fault is, int64 [faults], -1 for none.
-
-    Args:
-        strata: `STRATA_DTYPE` [strata], one or more, each once.
-        faults: `FAULTS_DTYPE` [faults].
-    """
-    keys, wanted = _stratum_key(strata), _stratum_key(faults)
-    order = np.argsort(keys)
-    place = order[np.minimum(np.searchsorted(keys[order], wanted), len(strata) - 1)]
-    found: Int64Array = np.where(keys[place] == wanted, place, -1).astype(np.int64)
-    return found
+def _check_columns(table_name: str, table: Rows, **limits: tuple[float, float]) -> None:
+    for name, (least, most) in limits.items():
+        _check_range(f"{name} in {table_name}", table[name], least, most)
 
 
-def _stratum_key(table: _Table) -> Int64Array:
-    return _wide(table, "site") << 32 | _wide(table, "bit") << 8 | _wide(table, "kind")
-
-
-def _check_population(population: Mapping[str, Any], in_strata: int) -> None:
-    rules = [rule.name.lower() for rule in Rule]
-    unknown = [name for name in population if name not in ("size", *rules)]
-    if unknown or set(population) not in ({"size"}, {"size", *rules}):
-        raise InputError(
-            f"population has {', '.join(population) or 'nothing'!s:.80}: expected size, and either all or none of "
-            f"{', '.join(rules)}"
-        )
-    for name, value in population.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_POPULATION:
-            raise InputError(f"{name} of the population is {value!r:.80}: expected an integer of 0..{MOST_POPULATION}")
-    if population["size"] != in_strata:
-        raise InputError(f"size of the population is {population['size']}: expected {in_strata}, as its strata have")
-
-
-def _check_faults(found: Propagation, config: ArrayConfig) -> None:
-    faults, last = found.faults, len(found.layer_shapes) - 1
-    _check_range("index in faults", faults["index"], 0, found.population["size"] - 1)
-    _check_range("row in faults", faults["row"], 0, config.rows - 1)
-    _check_range("col in faults", faults["col"], 0, config.cols - 1)
-    flips = faults[faults["kind"] == Kind.FLIP]
-    _check_range("layer of flips", flips["layer"], 0, last)
-    groups = np.array([shape.groups for shape in found.layer_shapes])[flips["layer"]]
-    _refuse("group of flips", flips["group"], (flips["group"] < 0) | (flips["group"] >= groups), "one of the layer")
-    _check_range("cycle of flips", flips["cycle"], 0, MOST_POPULATION)
-    _check_range("image of flips", flips["image"], 0, found.images - 1)
-    _check_range("rule in faults", faults["rule"], 0, max(Rule))
-    _check_range("same_as in faults", faults["same_as"], -1, found.population["size"] - 1)
-    _check_range("first_layer in faults", faults["first_layer"], -1, last)
-    _check_range("last_layer in faults", faults["last_layer"], -1, last)
-    images = _wide(faults, "images")
-    _check_range("images in faults", images, 1, found.images)
-    _refuse("images in faults", images, _sum(faults, OUTCOMES) != images, f"the sum of {', '.join(OUTCOMES)}")
-    lost, gained = _wide(faults, "correct_lost"), _wide(faults, "correct_gained")
-    changed = _sum(faults, ("top1", "top5"))
-    _refuse("correct_lost in faults", lost, lost + gained > changed, "with correct_gained at most top1 + top5")
-
-
-def _wide(table: _Table, name: str) -> Int64Array:
-    """A column whose differences and sums do not wrap."""
-    column: Int64Array = table[name].astype(np.int64)
-    return column
-
-
-def _sum(table: _Table, names: tuple[str, ...]) -> Int64Array:
-    total: Int64Array = np.sum([_wide(table, name) for name in names], axis=0, dtype=np.int64)
-    return total
-
-
-def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
-    expected = f"{least}" if least == most else f"{least}..{most}"
-    _refuse(name, values, ~((values >= least) & (values <= most)), expected)
+def _check_range(name: str, values: npt.ArrayLike, least: float, most: float) -> None:
+    found = np.asarray(values)
+    _refuse(name, found, ~((found >= least) & (found <= most)), f"{least}..{most}")
 
 
 def _refuse(name: str, values: npt.NDArray[Any], wrong: BoolArray, expected: str) -> None:

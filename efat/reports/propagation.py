@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from msgspec import Meta
 
 from efat.command_lines import Command, kept, kept_in, shell_text
 from efat.display import counted
@@ -30,15 +29,15 @@ from efat.propagation.estimates import (
     worst_bit,
 )
 from efat.propagation.statistics import Interval
-from efat.propagation.summary import summary
-from efat.propagation.tables import FILE_NAME, PATTERNS, Propagation, read_propagation
-from efat.records import Record, typed
+from efat.propagation.summary import Propagation, Summary
+from efat.propagation.tables import FILE_NAME
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import named, short_percent
 from efat.retraining.manifest import Manifest
 from simulator import Kind, Site
 from simulator.errors import InputError
 from simulator.files import digest_of_file
+from training.injection.replay import PATTERNS
 
 _SECTIONS = {
     "faults-by-net": "Nets",
@@ -61,16 +60,6 @@ Shown = tuple[str, str]
 """What is estimated, and from where to where its interval goes; empty if it is known, or if there is none."""
 
 
-class _Used(Record, frozen=True):
-    """What of subject and request is looked at; the rest is only shown."""
-
-    network: str
-    weights: str | None
-    data: str | None
-    identity: dict[str, str] | None
-    confidence: Annotated[float, Meta(ge=1e-9, le=1 - 1e-9)]
-
-
 class _FateBar(NamedTuple):
     """What becomes of differences that leave a layer: of each part its class, beginning and width, of 1000."""
 
@@ -88,7 +77,6 @@ class PropagationReport:
         name: of its folder.
         path: the folder, as it was given.
         propagation: what is in its file.
-        confidence: of all intervals.
         digest: SHA-256 (hex) of the file.
         commands: the command line that it was made with, if it was kept.
     """
@@ -96,14 +84,18 @@ class PropagationReport:
     name: str
     path: str
     propagation: Propagation
-    confidence: float
     digest: str
     commands: tuple[Command, ...] = ()
 
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """What `efat.propagation.summary.summary` says of it."""
-        return summary(self.propagation, self.confidence)
+    @property
+    def confidence(self) -> float:
+        """Of all intervals."""
+        return self.propagation.request.confidence
+
+    @property
+    def summary(self) -> Summary:
+        """What it comes to."""
+        return self.propagation.summary
 
     @cached_property
     def estimates(self) -> Estimates:
@@ -123,12 +115,12 @@ class PropagationReport:
     @cached_property
     def fates(self) -> list[LayerFate]:
         """By layer what becomes of differences that leave it."""
-        return layer_fates(self.estimates)
+        return list(layer_fates(self.estimates))
 
     @property
     def network(self) -> str:
         """Its name."""
-        return str(self.propagation.subject["network"])
+        return str(self.propagation.subject.network)
 
     @property
     def transient(self) -> bool:
@@ -137,10 +129,6 @@ class PropagationReport:
 
     def check_same_lot(self, array: Mapping[str, Any], network: str) -> None:
         """Refuse faults of another array or network than a lot's.
-
-        Args:
-            array: of the lot.
-            network: its name.
 
         Raises:
             InputError: so they are.
@@ -157,21 +145,15 @@ class PropagationReport:
 
 
 def read_propagation_report(folder: Path) -> PropagationReport:
-    """Read what a report is about.
-
-    Args:
-        folder: of `efat propagate`.
+    """Read what a report is about from the folder of `efat propagate`.
 
     Raises:
         FileNotFoundError: the file is not there.
         InputError: it is damaged, or something else.
     """
     path = folder / FILE_NAME
-    found = read_propagation(path)
-    looked_at = {name: found.subject.get(name) for name in ("network", "weights", "data", "identity")}
-    used = typed(_Used, looked_at | {"confidence": found.request.get("confidence")}, str(path))
     return PropagationReport(
-        folder.resolve().name, str(folder), found, used.confidence, digest_of_file(path), kept_in(folder)
+        folder.resolve().name, str(folder), Propagation.load(path), digest_of_file(path), kept_in(folder)
     )
 
 
@@ -180,22 +162,15 @@ def propagation_inputs(report: PropagationReport) -> Iterator[tuple[str, str, st
     subject = report.propagation.subject
     yield "fault propagation", f"{report.name}/{FILE_NAME}", report.digest
     places = {"network": "weights", "images": "data"}
-    yield from identity_inputs(dict(subject.get("identity") or {}), places, subject)
+    yield from identity_inputs(subject.identity or {}, places, subject.as_dict())
 
 
-def interval_text(interval: Mapping[str, float] | Interval | None, write: _Write = short_percent) -> Shown:
-    """A share and its interval.
-
-    Args:
-        interval: with `low`, `value` and `high`; None for none.
-        write: makes a text of each of them.
-    """
+def interval_text(interval: Interval | None, write: _Write = short_percent) -> Shown:
+    """A share and its interval, each as `write` makes a text of it; empty for none."""
     if interval is None:
         return "", ""
-    if isinstance(interval, Interval):
-        interval = interval._asdict()
-    value, low, high = (write(interval[name]) for name in ("value", "low", "high"))
-    return value, "" if interval["low"] == interval["high"] else f"{low} to {high}"
+    value, low, high = (write(share) for share in (interval.value, interval.low, interval.high))
+    return value, "" if interval.low == interval.high else f"{low} to {high}"
 
 
 def propagation_findings(report: PropagationReport) -> tuple[Finding, ...]:
@@ -207,50 +182,45 @@ def propagation_findings(report: PropagationReport) -> tuple[Finding, ...]:
 
 
 def _collapse_rows(report: PropagationReport) -> list[tuple[str, str, int, str]]:
-    """Why a fault need not be injected, what its outcome is, and how many there are; empty if that was not counted."""
-    rules = report.summary["population"]["rules"]
-    if rules is None:
-        return []
-    return [(*_RULES[name], rules[name]["faults"], short_percent(rules[name]["share"])) for name in _RULES]
+    """Why a fault need not be injected, what its outcome is, and how many there are."""
+    rules = report.summary.population.rules
+    return [(*_RULES[name], rules[name].faults, short_percent(rules[name].share or 0)) for name in _RULES]
 
 
 def _critical(report: PropagationReport) -> Finding:
-    overall = report.summary["overall"]
-    tried, of = overall["faults"], overall["population"]
-    figure = short_percent(overall["critical"]["value"])
+    overall = report.summary.overall
+    assert overall.critical is not None
+    figure, ends = interval_text(overall.critical)
+    images = counted(report.propagation.images, "image")
+    what = f"single faults change the predicted class of at least one of {images}"
     if report.transient:
         what = "flips of one bit in one clock cycle change the predicted class of the image that they hit"
-    else:
-        what = (
-            f"single faults change the predicted class of at least one of {counted(report.propagation.images, 'image')}"
-        )
-    if tried == of:
-        return Finding(figure, f"{figure} of all {of:,} {what}.")
-    confidence = f"{100 * report.confidence:g}%"
-    low, high = short_percent(overall["critical"]["low"]), short_percent(overall["critical"]["high"])
+    if overall.faults == overall.population:
+        return Finding(figure, f"{figure} of all {overall.population:,} {what}.")
     return Finding(
         figure,
-        f"{figure} of {what}: {low} to {high} with {confidence} confidence, from {tried:,} of {of:,} faults.",
+        f"{figure} of {what}: {ends or f'{figure} to {figure}'} with {100 * report.confidence:g}% confidence, from "
+        f"{overall.faults:,} of {overall.population:,} faults.",
     )
 
 
-def _lost(report: PropagationReport) -> Finding | None:
-    overall = report.summary["overall"]
-    scores = short_percent(overall["scores_changed"]["value"])
-    if report.transient or overall["accuracy_lost"] is None:
+def _lost(report: PropagationReport) -> Finding:
+    overall = report.summary.overall
+    assert overall.scores_changed is not None
+    assert overall.avf is not None
+    scores = f"{short_percent(overall.scores_changed.value)}{_range(overall.scores_changed)}"
+    lost = overall.accuracy_lost
+    if report.transient or lost is None:
         return Finding(
-            scores,
-            f"{scores}{_range(overall['scores_changed'])} of them change the scores of the image at all; the others "
-            "leave no trace there.",
+            short_percent(overall.scores_changed.value),
+            f"{scores} of them change the scores of the image at all; the others leave no trace there.",
         )
-    share, lost = short_percent(overall["avf"]["value"]), overall["accuracy_lost"]
-    change = _points(lost["value"])
-    worst = f"; the worst that was tried takes {_points(lost['worst'])}" if lost["worst"] > 0 else ""
-    verb = "costs" if lost["value"] >= 0 else "gains"
+    share = short_percent(overall.avf.value)
+    worst = f"; the worst that was tried takes {_points(lost.worst)}" if lost.worst > 0 else ""
     return Finding(
         share,
-        f"A fault changes the predicted class of {share}{_range(overall['avf'])} of the images on average, and the "
-        f"scores of {scores}{_range(overall['scores_changed'])}; it {verb} {change.removeprefix('-')} points of "
+        f"A fault changes the predicted class of {share}{_range(overall.avf)} of the images on average, and the scores "
+        f"of {scores}; it {'costs' if lost.value >= 0 else 'gains'} {_points(abs(lost.value))} points of "
         f"accuracy{_accuracy_range(lost)}{worst}.",
     )
 
@@ -286,20 +256,19 @@ def _worst(report: PropagationReport) -> Finding | None:
     )
 
 
-def _accuracy_range(lost: Mapping[str, float]) -> str:
+def _accuracy_range(lost: Interval) -> str:
     """That of what a fault costs or, if it gains, of what it gains."""
-    if lost["value"] >= 0:
-        return _range(lost, write=_points)
-    return _range({"low": -lost["high"], "value": -lost["value"], "high": -lost["low"]}, write=_points)
+    gained = Interval(-lost.value, -lost.high, -lost.low)
+    return _range(lost if lost.value >= 0 else gained, write=_points)
 
 
 def _ended(report: PropagationReport) -> Finding | None:
     """What ends differences; nothing of a sample in which few faults make any."""
     found = report.propagation
-    if len(found.faults) < found.population["size"] and (found.faults["first_layer"] >= 0).sum() < LEAST_TRIED:
+    if len(found.faults) < found.population.size and (found.faults["first_layer"] >= 0).sum() < LEAST_TRIED:
         return None
-    shares = {row["kind"]: row["masked_share"] for row in report.summary["masking"]["by_kind"]}
-    known = [(_ends(kind), shares[kind]) for kind in ENDINGS if shares.get(kind)]
+    shares = {row.kind: row.masked_share for row in report.summary.masking.by_kind}
+    known = [(FATES[kind][1], share) for kind in ENDINGS if (share := shares.get(kind))]
     if not known:
         return None
     known.sort(key=lambda item: -item[1])
@@ -310,20 +279,18 @@ def _ended(report: PropagationReport) -> Finding | None:
     )
 
 
-def _collapsed(report: PropagationReport) -> Finding | None:
-    rules = report.summary["population"]["rules"]
-    if rules is None or report.summary["population"]["faults"] == 0:
-        return None
-    none = rules["unused"]["share"] + rules["same_value"]["share"]
-    figure = short_percent(none + rules["equivalent"]["share"])
+def _collapsed(report: PropagationReport) -> Finding:
+    rules = {name: rule.share or 0 for name, rule in report.summary.population.rules.items()}
+    none = rules["unused"] + rules["same_value"]
+    figure = short_percent(none + rules["equivalent"])
     return Finding(
         figure,
-        f"{figure} of the {report.summary['population']['faults']:,} faults need not be tried: {short_percent(none)} "
-        f"provably do nothing, {short_percent(rules['equivalent']['share'])} the same as another.",
+        f"{figure} of the {report.propagation.population.size:,} faults need not be tried: {short_percent(none)} "
+        f"provably do nothing, {short_percent(rules['equivalent'])} the same as another.",
     )
 
 
-def _range(interval: Interval | Mapping[str, float], tried: int | None = None, write: _Write = short_percent) -> str:
+def _range(interval: Interval, tried: int | None = None, write: _Write = short_percent) -> str:
     """From where to where an interval goes, and how many faults it is from; nothing if the share is known."""
     _, ends = interval_text(interval, write)
     from_faults = "" if tried is None else f", {counted(tried, 'fault')} tried"
@@ -336,11 +303,7 @@ def _points(share: float) -> str:
 
 
 def propagation_page(report: PropagationReport) -> str:
-    """The report as HTML that needs nothing else: no network, no script.
-
-    Args:
-        report: the campaign.
-    """
+    """The report as HTML that needs nothing else: no network, no script."""
     found = report.propagation
     section = propagation_section(report, "h2")
     commands, not_kept = kept(report.commands, "propagate")
@@ -359,19 +322,14 @@ def propagation_page(report: PropagationReport) -> str:
         versions=found.versions,
         settings=[
             *flat("array.", found.array),
-            *flat("", {name: value for name, value in found.subject.items() if name != "identity"}),
-            *flat("", found.request),
+            *flat("", {name: value for name, value in found.subject.as_dict().items() if name != "identity"}),
+            *flat("", found.request.as_dict()),
         ],
     )
 
 
 def propagation_section(report: PropagationReport, heading: str) -> dict[str, Any]:
-    """What the template of the section shows.
-
-    Args:
-        report: the campaign.
-        heading: tag of its headings, `h2` or `h3`.
-    """
+    """What the template of the section shows; `heading` is the tag of its headings, `h2` or `h3`."""
     bits = bit_shares(report.estimates, MOST_PLACES)
     nets = list(dict.fromkeys(share.site for share in bits))
     top = 1.06 * max((share.avf.high for share in bits), default=1.0)
@@ -382,7 +340,7 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
         "images": report.propagation.images,
         "sampled": _sampled(report),
         "confidence": f"{100 * report.confidence:g}%",
-        "effects": [*((net(Site[row["site"]]), row) for row in overview["by_site"]), ("", overview["overall"])],
+        "effects": [*((net(Site[row.site]), row) for row in overview.by_site), ("", overview.overall)],
         "transient": report.transient,
         "bits_charts": [_bits_chart([share for share in bits if share.site is site], top) for site in nets],
         "kinds": [KINDS[kind] for kind in KINDS if any(share.kind is kind for share in bits)],
@@ -392,7 +350,7 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
         "fates": list(map(_bar, report.fates)),
         "endings": FATES,
         "patterns": PATTERNS,
-        "layers": overview["layers"],
+        "layers": overview.layers,
         "collapse": _collapse_rows(report),
         "strata": report.strata[:MOST_ROWS],
         "strata_left_out": _strata_left_out(report),
@@ -404,11 +362,11 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
 
 
 def _sampled(report: PropagationReport) -> str:
-    tried, of = len(report.propagation.faults), report.propagation.population["size"]
+    tried, of = len(report.propagation.faults), report.propagation.population.size
     what = "upsets of one bit in one clock cycle" if report.transient else "single faults of the array"
     if tried == of:
         return f"All {of:,} {what} were tried, each by itself, on {_images(report)}."
-    stratified = ", each kind of bit with its part" if report.propagation.stratified else ""
+    stratified = ", each kind of bit with its part" if report.propagation.request.stratify else ""
     return (
         f"{tried:,} of {of:,} {what} were drawn at random{stratified}, and tried each by itself on {_images(report)}."
     )
@@ -427,13 +385,8 @@ def _bar(fate: LayerFate) -> _FateBar:
         if share > 0:
             parts.append((name, start, 1000 * share))
         start += 1000 * share
-    words = ", ".join(f"{_ends(name)} {short_percent(fate.ended[name])}" for name in ENDINGS if fate.ended[name] > 0)
+    words = ", ".join(f"{FATES[name][1]} {short_percent(fate.ended[name])}" for name in ENDINGS if fate.ended[name] > 0)
     return _FateBar(fate.name, fate.differences, words or "all go on", parts)
-
-
-def _ends(name: str) -> str:
-    """What ends differences, for people."""
-    return FATES[name][1]
 
 
 def _strata_left_out(report: PropagationReport) -> str:

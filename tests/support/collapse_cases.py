@@ -10,7 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 from efat.propagation.collapsing.collapse import Collapse
-from efat.propagation.population import LayerUse, Population, Stratum
+from efat.propagation.population import LayerUse, Population
+from efat.propagation.request import Stratum
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.dtypes import Int64Array
 from tests.support.strategies import configs

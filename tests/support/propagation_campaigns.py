@@ -10,27 +10,26 @@ import click
 import numpy as np
 
 from efat.cli import main
-from efat.propagation.tables import Propagation
+from efat.propagation.request import PropagationRequest
+from efat.propagation.summary import Propagation
+from efat.propagation.tables import PopulationCounts
 from simulator import Kind
 from simulator.dtypes import BoolArray
 from tests.support.propagation_tables import fields_of
 
-REQUEST: dict[str, Any] = {
-    "sites": ["WEIGHT", "PSUM"],
-    "kinds": ["STUCK_AT_0"],
-    "bits": {"PSUM": [0, 1, 2, 7]},
-    "samples": None,
-    "exhaustive": False,
-    "margin": 0.01,
-    "confidence": 0.9,
-    "stratify": True,
-    "seed": 12,
-}
+REQUEST = PropagationRequest(
+    sites=("WEIGHT", "PSUM"),
+    kinds=("STUCK_AT_0",),
+    bits={"PSUM": (0, 1, 2, 7)},
+    margin=0.01,
+    confidence=0.9,
+    seed=12,
+)
 
 
-def asked(found: Propagation, **changes: Any) -> Propagation:
+def asked(found: Propagation) -> Propagation:
     """The same with everything that a request has."""
-    return replace(found, request=REQUEST | changes)
+    return replace(found, request=REQUEST)
 
 
 def campaign(seed: int, least: int = 5) -> Propagation:
@@ -63,7 +62,7 @@ def _without_flips(fields: dict[str, Any]) -> Propagation:
     size = int(fields["strata"]["population"].sum())
     fields["faults"]["index"] = np.arange(len(fields["faults"]))
     fields["faults"]["same_as"] = -1
-    return asked(Propagation(**{**fields, "population": {"size": size}}))
+    return asked(Propagation(**{**fields, "population": PopulationCounts(size, size, 0, 0, 0)}))
 
 
 def parsed(line: str) -> dict[str, Any]:

@@ -8,24 +8,26 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from efat.propagation.population import LayerShape
+from efat.propagation.request import PropagationRequest, Subject
+from efat.propagation.summary import Propagation
 from efat.propagation.tables import (
     FAULTS_DTYPE,
     LAYERS_DTYPE,
     OPERATIONS_DTYPE,
-    OUTCOMES,
-    PATTERNS,
     STRATA_DTYPE,
-    LayerShape,
-    Operation,
-    Propagation,
+    PopulationCounts,
     Rule,
 )
 from simulator import ArrayConfig, Kind, Site
+from training.injection.network_graph import GraphOperation
+from training.injection.replay import OUTCOMES, PATTERNS
 
 Table = npt.NDArray[np.void]
 
 CONFIG = ArrayConfig(4, 3, weight_bits=3, act_bits=4, acc_bits=12)
-RULES = tuple(rule.name.lower() for rule in Rule)
+SUBJECT = Subject("digits-cnn", images=4, identity={"network": "d" * 64})
+REQUEST = PropagationRequest(samples=3, seed=1)
 
 
 def small_propagation(**changes: Any) -> Propagation:
@@ -72,18 +74,18 @@ def _small_fields() -> dict[str, Any]:
         ),
         "layer_shapes": [LayerShape("conv", 1, 4, 3, 2), LayerShape("fc", 1, 1, 8, 3)],
         "graph": [
-            Operation("conv", "quantise", -1),
-            Operation("conv", "multiply", 0),
-            Operation("relu", "relu", 0),
-            Operation("fc", "quantise", 0),
-            Operation("fc", "multiply", 1),
+            GraphOperation("conv", "quantise", -1),
+            GraphOperation("conv", "multiply", 0),
+            GraphOperation("relu", "relu", 0),
+            GraphOperation("fc", "quantise", 0),
+            GraphOperation("fc", "multiply", 1),
         ],
         "images": 4,
         "fault_free_correct": 3,
         "array": CONFIG.as_dict(),
-        "subject": {"network": "digits-cnn", "weights": None, "data": None, "images": 4, "calibration": "max"},
-        "population": {"size": 9615, "simulated": 9000, "unused": 600, "same_value": 10, "equivalent": 5},
-        "request": {"samples": 3, "stratify": True, "confidence": 0.95, "seed": 1},
+        "subject": SUBJECT,
+        "population": PopulationCounts(9615, 9000, 600, 10, 5),
+        "request": REQUEST,
         "versions": {"efat": "0.1.0"},
     }
 
@@ -105,9 +107,9 @@ def fields_of(random: np.random.Generator) -> dict[str, Any]:
     graph = []
     for place, shape in enumerate(shapes):
         graph += [
-            Operation(shape.name, "quantise", place - 1),
-            Operation(shape.name, "multiply", place),
-            Operation(f"after_{place}", str(random.choice(["relu", "pooling", "other"])), place),
+            GraphOperation(shape.name, "quantise", place - 1),
+            GraphOperation(shape.name, "multiply", place),
+            GraphOperation(f"after_{place}", str(random.choice(["relu", "pooling", "other"])), place),
         ]
     strata = _strata(random, images)
     faults, stratum = _faults(random, strata, shapes, images, correct)
@@ -124,9 +126,9 @@ def fields_of(random: np.random.Generator) -> dict[str, Any]:
         "images": images,
         "fault_free_correct": correct,
         "array": CONFIG.as_dict(),
-        "subject": {"network": "digits-cnn", "weights": None, "data": None, "images": images, "calibration": "max"},
-        "population": {"size": size} | (dict(zip(RULES, counted, strict=True)) if random.random() < 0.8 else {}),
-        "request": {"samples": len(faults), "stratify": True, "seed": 1},
+        "subject": SUBJECT,
+        "population": PopulationCounts(size, *counted),
+        "request": REQUEST,
         "versions": {"efat": "0.1.0"},
     }
 
@@ -203,7 +205,7 @@ def _layers(random: np.random.Generator, faults: Table, shapes: list[LayerShape]
     return np.array(rows, LAYERS_DTYPE)
 
 
-def _operations(random: np.random.Generator, graph: list[Operation], pairs: npt.NDArray[np.int64]) -> Table:
+def _operations(random: np.random.Generator, graph: list[GraphOperation], pairs: npt.NDArray[np.int64]) -> Table:
     """`pairs`: of a fault and an image, in each stratum."""
     rows = []
     for stratum, most in enumerate(pairs):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,86 +26,27 @@ from efat.cli.parameters import INPUT_FILE, KINDS, SITES, Fraction, OneOf, SiteB
 from efat.cli.printing import note, say, warn_of_guessing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from rich.console import Console
-
-    from efat.campaigns.campaign import Executor, Outcome, Unit, Work
-    from efat.cli.render import ResultsTable
-    from efat.propagation.tables import Propagation
-    from simulator import ArrayConfig
+    from efat.propagation.summary import Summary
+    from training.calibration import Method
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class PropagationRequest:
-    """The faults that a user wants to be tried.
-
-    Attributes:
-        sites: nets that can be faulty; empty for the default.
-        kinds: how; empty for the default.
-        bits: bits of nets that can be faulty.
-        samples: how many are tried; None if it is said otherwise.
-        exhaustive: whether all are.
-        margin: as many as it takes to know the share of critical ones so well; None if it is said otherwise.
-        confidence: of intervals.
-        stratify: whether each bit of each net has its part.
-        seed: of the sample.
-    """
-
-    sites: tuple[str, ...]
-    kinds: tuple[str, ...]
-    bits: tuple[tuple[str, tuple[int, ...]], ...]
-    samples: int | None
-    exhaustive: bool
-    margin: float | None
-    confidence: float
-    stratify: bool
-    seed: int
-
-    def check(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            click.ClickException: so they do.
-        """
-        given = {
-            "--samples": self.samples is not None,
-            "--exhaustive": self.exhaustive,
-            "--margin": self.margin is not None,
-        }
-        names = [name for name, is_given in given.items() if is_given]
-        if len(names) > 1:
-            fail(f"{' and '.join(names)} are given: choose one")
-        sites = [site for site, _ in self.bits]
-        for site in sites:
-            if sites.count(site) > 1:
-                fail(f"--bit {site.lower()} is given twice: give all bits of a net at once, such as 0-3,7")
-
-    def options(self) -> dict[str, Any]:
-        """The same as arguments of `efat.propagate` and `Request`."""
-        from efat.propagation.request import DEFAULT_KINDS, DEFAULT_SITES
-        from simulator import Kind, Site
-
-        return {
-            "sites": [Site[name] for name in self.sites] or DEFAULT_SITES,
-            "kinds": [Kind[name] for name in self.kinds] or DEFAULT_KINDS,
-            "bits": {Site[name]: bits for name, bits in self.bits},
-            "samples": self.samples,
-            "exhaustive": self.exhaustive,
-            "margin": self.margin,
-            "confidence": self.confidence,
-            "stratify": self.stratify,
-            "seed": self.seed,
-        }
-
-
-def _checked(**values: Any) -> PropagationRequest:
-    asked = PropagationRequest(**values)
-    asked.check()
-    return asked
+def _checked(
+    *,
+    sites: tuple[str, ...],
+    kinds: tuple[str, ...],
+    bits: tuple[tuple[str, tuple[int, ...]], ...],
+    **others: Any,
+) -> dict[str, Any]:
+    """Arguments of `efat.propagate`: those that were given, and do not contradict each other."""
+    names = [f"--{name}" for name in ("samples", "exhaustive", "margin") if others[name] not in (None, False)]
+    if len(names) > 1:
+        fail(f"{' and '.join(names)} are given: choose one")
+    named = [site for site, _ in bits]
+    for site in named:
+        if named.count(site) > 1:
+            fail(f"--bit {site.lower()} is given twice: give all bits of a net at once, such as 0-3,7")
+    lists = {"sites": sites, "kinds": kinds, "bits": dict(bits)}
+    return {**others, **{name: values for name, values in lists.items() if values}}
 
 
 propagation_options = gathered(
@@ -167,7 +106,7 @@ propagation_options = gathered(
         help="Seed of the sample.",
     ),
 )
-"""Options for the faults that are tried; the command gets them as one argument `asked`, a `PropagationRequest`."""
+"""Options for the faults that are tried; the command gets them as one argument `asked`, a dictionary."""
 
 
 @click.command(
@@ -199,9 +138,9 @@ def propagate(
     subject: NetworkRequest,
     described: ArrayRequest | None,
     lot: Path | None,
-    asked: PropagationRequest,
+    asked: dict[str, Any],
     images: int | None,
-    calibration: str,
+    calibration: Method,
     workers: WorkerRequest,
     output: Path,
     json_path: Path | None,
@@ -216,221 +155,63 @@ def propagate(
     FOLDER gets propagation.h5, summary.json, pictures and files for each unit of work that is done: the same command
     goes on after Ctrl-C, a crash or a power cut. Results do not depend on the number of workers, bit for bit.
     """
-    if (described is None) == (lot is None):
-        fail(
-            "give the array with --array, or a lot of chips that has it with --lot"
-            if lot is None
-            else "--array and --lot are both given: choose one"
-        )
+    if described is not None and lot is not None:
+        fail("--array and --lot are both given: choose one")
+    if described is not None and described.faulty_multipliers and "MULTIPLIER" not in asked.get("sites", ()):
+        fail("--faulty-multiplier: no fault would use it: add --site multiplier")
+    array = lot if described is None else described.config()
+    if array is None:
+        fail("give the array with --array, or a lot of chips that has it with --lot")
     check_json(json_path)
     subject.warn()
-    from efat.cli.render import console, working
+    from efat.cli.render import console, show, stages_bar
 
-    with working("Loading and checking"):
-        from efat.confidence import Accuracy
-        from efat.propagation.request import Subject
-        from efat.propagation.summary import summary
+    ran, so_far = False, ""
 
-        executor = workers.executor()
-        config = _array(described, lot, asked)
-        described_subject: dict[str, Any] = {
-            "weights": subject.weights,
-            "data": subject.data,
-            "images": images,
-            "calibration": calibration,
-            "normalization": subject.normalization,
-        }
-        loaded = Subject(subject.name, config=config, **described_subject).load()
-    propagation = _run(output, executor, network=subject.name, array=config, **described_subject, **asked.options())
-    found = summary(propagation, asked.confidence)
-    fault_free = Accuracy(propagation.fault_free_correct, propagation.images)
-    warn_of_guessing("the quantised network", fault_free, loaded.classes)
-    if json_path is not None:
-        write_json(json_path, found)
-    show_propagation(found, _files(output), console())
-
-
-def _array(described: ArrayRequest | None, lot: Path | None, asked: PropagationRequest) -> ArrayConfig:
-    if described is not None:
-        if described.faulty_multipliers and "MULTIPLIER" not in asked.sites:
-            fail("--faulty-multiplier: no fault would use it: add --site multiplier")
-        return described.config()
-    from simulator.lots.chips import ChipLot
-
-    assert lot is not None
-    with ChipLot(lot) as opened:
-        return opened.config
-
-
-def _run(folder: Path, executor: Executor, **options: Any) -> Propagation:
-    from efat.campaigns.workers import WorkerDiedError
-    from efat.cli.render import stages_bar
-
-    ran, so_far = 0, ""
-
-    def estimated(found: Mapping[str, Any]) -> None:
+    def estimated(found: Summary) -> None:
         nonlocal so_far
-        critical, faults = found["overall"]["critical"], found["overall"]["faults"]
-        shares = [f"{100 * critical[name]:.1f}" for name in ("value", "low", "high")]
-        so_far = f" ({faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
-
-    def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
-        nonlocal ran
-        for done in executor(work, units):
-            ran += 1
-            yield done
+        critical = found.overall.critical
+        assert critical is not None
+        shares = [f"{100 * share:.1f}" for share in (critical.value, critical.low, critical.high)]
+        so_far = f" ({found.overall.faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
 
     try:
-        with stages_bar() as show:
-            propagation = efat.propagate(
-                folder,
-                **options,
-                workers=counted,
-                progress=lambda done, of: show("units of work", done, of, so_far),
+        with stages_bar() as bar:
+            bar(loading := "loading and checking", 0, 1)
+
+            def progress(done: int, of: int) -> None:
+                nonlocal ran
+                ran |= done < of
+                bar(loading, 1, 1)
+                bar("units of work", done, of, so_far)
+
+            found = efat.propagate(
+                output,
+                subject.name,
+                array,
+                weights=subject.weights,
+                data=subject.data,
+                normalization=subject.normalize,
+                images=images,
+                calibration=calibration,
+                **asked,
+                workers=workers.where,
+                progress=progress,
                 estimated=estimated,
                 notes=note,
             )
     except KeyboardInterrupt:
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
-    except WorkerDiedError as error:
+    except efat.WorkerDiedError as error:
         raise click.ClickException(f"{error}; run the same command to go on") from None
     if not ran:
-        say(f"All of it is in {folder} already: nothing is run.", err=True)
-    return propagation
-
-
-def _files(folder: Path) -> list[Path]:
-    from efat.figures.propagation import PICTURES
-    from efat.propagation.campaign import SUMMARY
-    from efat.propagation.tables import FILE_NAME
-
-    return [path for path in (folder / name for name in (FILE_NAME, SUMMARY, *PICTURES)) if path.exists()]
-
-
-_COLLAPSED = (
-    ("provably unused", "unused"),
-    ("provably the same value", "same_value"),
-    ("the same as another fault", "equivalent"),
-)
-
-
-def show_propagation(found: Mapping[str, Any], files: list[Path], console: Console) -> None:
-    """Print what was found.
-
-    Args:
-        found: the summary, as `efat.propagation.summary.summary` gives it.
-        files: where all of it is.
-        console: where to.
-    """
-    array, sample, population = found["array"], found["sample"], found["population"]
-    console.print(
-        f"{found['subject']['network']} on {array['rows']}x{array['cols']} PEs, {found['images']:,} images: "
-        f"{sample['faults']:,} of {population['faults']:,} faults tried",
-        style="bold",
-    )
-    console.print(_effects(found))
-    console.print(_layers(found))
-    console.print(_masking(found))
-    console.print(_facts(found))
-    console.print(f"\nIn {_listed([str(path) for path in files])}.", soft_wrap=True)
-
-
-def _effects(found: Mapping[str, Any]) -> ResultsTable:
-    from efat.cli.render import results_table
-
-    table = results_table(
-        f"What they do, in % (with {100 * found['confidence']:g} % intervals)",
-        left=["faults of"],
-        right=[
-            "tried",
-            "critical\nfaults",
-            "images with\nanother class",
-            "images with\nother scores",
-            "accuracy\nlost",
-        ],
-    )
-    rows = [(_kind(row["kind"]), row) for row in found["by_kind"]] if len(found["by_kind"]) > 1 else []
-    rows = [*((row["site"].lower(), row) for row in found["by_site"]), *rows]
-    for place, (name, row) in enumerate(rows):
-        last = place == len(rows) - 1 or place == len(found["by_site"]) - 1
-        _add_effects(table, name, row, end_section=last)
-    _add_effects(table, "all", found["overall"])
-    return table
-
-
-def _add_effects(table: ResultsTable, name: str, row: Mapping[str, Any], *, end_section: bool = False) -> None:
-    lost = row["accuracy_lost"]
-    table.add_row(
-        name,
-        f"{row['faults']:,}",
-        _interval(row["critical"]),
-        _interval(row["avf"]),
-        _interval(row["scores_changed"]),
-        "" if lost is None else f"{100 * lost['value']:.2f}",
-        end_section=end_section,
-    )
-
-
-def _layers(found: Mapping[str, Any]) -> ResultsTable:
-    """Images whose outputs of a layer change, and the patterns of the outputs that do."""
-    from efat.cli.render import results_table
-    from efat.propagation.tables import PATTERNS
-
-    table = results_table(
-        "How they leave layers: images with other outputs, and which outputs, in %",
-        left=["layer"],
-        right=["images", *PATTERNS],
-    )
-    for row in found["layers"]:
-        shares = (row["pattern_shares"][name] for name in PATTERNS)
-        table.add_row(row["layer"], _interval(row["reached"]), *map(_share, shares))
-    return table
-
-
-def _masking(found: Mapping[str, Any]) -> ResultsTable:
-    from efat.cli.render import results_table
-
-    table = results_table(
-        "What ends differences: images that differ before an operation, not after it",
-        left=["operation"],
-        right=["differ", "end there\nin %"],
-    )
-    for row in found["masking"]["by_kind"]:
-        table.add_row(row["kind"], f"{row['images_in']:,}", _share(row["masked_share"]))
-    return table
-
-
-def _facts(found: Mapping[str, Any]) -> ResultsTable:
-    from efat.cli.render import facts_table
-
-    facts = facts_table("Of all faults, and without faults")
-    rules = found["population"]["rules"]
-    for name, rule in _COLLAPSED if rules is not None else ():
-        facts.add_row(f"faults that are {name}", f"{rules[rule]['faults']:,} ({_percent(rules[rule]['share'])})")
-    facts.add_row("accuracy quantised, fault-free", _percent(found["fault_free"]["accuracy"]))
-    return facts
-
-
-def _interval(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return ""
-    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
-    # All faults were tried where both ends are the same.
-    return f"{value:.1f}" if low == high else f"{value:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _kind(name: str) -> str:
-    return name.lower().replace("_", "-")
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        say(f"All of it is in {output} already: nothing is run.", err=True)
+    if found.classes is not None:
+        correct = efat.Accuracy(found.fault_free_correct, found.images)
+        warn_of_guessing("the quantised network", correct, found.classes)
+    if json_path is not None:
+        write_json(json_path, found.summary.as_dict())
+    show(found)
+    paths = [str(output / name) for name in found.FILES if (output / name).exists()]
+    console().print(f"\nIn {', '.join(paths[:-1])} and {paths[-1]}.", soft_wrap=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum, stratum_codes
+from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, stratum_codes
+from efat.propagation.request import Stratum
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import Int64Array, UInt8Array
@@ -102,7 +103,7 @@ class Collapse:
             ValueError: another array or other layers, or other strata than those there are.
         """
         of_strata = self.stratum_counts(population)
-        return {rule: sum(counts[rule] for counts in of_strata) for rule in Rule}
+        return {rule: int(sum(counts[rule] for counts in of_strata)) for rule in Rule}
 
     def stratum_counts(self, population: Population) -> list[dict[Rule, int]]:
         """Count the faults of each rule in each stratum of a population; see `counts`."""

@@ -16,7 +16,7 @@ from efat.propagation.collapsing.kernel import (
     find_quiet_flips,
 )
 from efat.propagation.collapsing.products import disturbed_products
-from efat.propagation.population import Stratum
+from efat.propagation.request import Stratum
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import BoolArray, Int64Array, UInt8Array, UInt64Array

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.population import Stratum
+from efat.propagation.request import Stratum
 from simulator import ArrayConfig, Kind, Site
 from simulator.bits import as_number
 from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt64Array

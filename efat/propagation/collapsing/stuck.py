@@ -18,7 +18,8 @@ from efat.propagation.collapsing.kernel import (
     stand_ins,
 )
 from efat.propagation.collapsing.products import Alike, alike, clean_products, disturbed_products
-from efat.propagation.population import Stratum, stratum_codes
+from efat.propagation.population import stratum_codes
+from efat.propagation.request import Stratum
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array, UInt8Array

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import efat
 from efat.cli import render
-from efat.cli.commands.propagate import PropagationRequest, propagate
-from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_IMAGES, DEFAULT_MARGIN, Request, Subject
-from efat.propagation.tables import Propagation, read_propagation
+from efat.cli.commands.propagate import propagate
+from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_IMAGES, DEFAULT_MARGIN
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, write_lot
 from tests.support.command import done, refused, run
@@ -28,8 +28,8 @@ SHORT = [*BASE, *ARRAY, *FEW]
 PICTURES = ["array.png", "bits.png", "layers.png"]
 
 
-def table() -> Propagation:
-    return read_propagation(Path("prop"))
+def table() -> efat.Propagation:
+    return efat.Propagation.load("prop")
 
 
 def percent(interval: dict[str, float]) -> str:
@@ -114,15 +114,17 @@ def test_options_reach_what_is_tried(folder: Path) -> None:
     shown = done(*BASE, *options).output
     found = table()
     assert found.array == config.as_dict()
-    assert {name: found.request[name] for name in ("sites", "kinds", "bits", "margin", "confidence", "stratify")} == {
-        "sites": ["ACTIVATION"],
-        "kinds": ["FLIP"],
-        "bits": {"ACTIVATION": [1, 2, 7]},
+    assert {
+        name: getattr(found.request, name) for name in ("sites", "kinds", "bits", "margin", "confidence", "stratify")
+    } == {
+        "sites": ("ACTIVATION",),
+        "kinds": ("FLIP",),
+        "bits": {"ACTIVATION": (1, 2, 7)},
         "margin": 0.3,
         "confidence": 0.8,
         "stratify": False,
     }
-    assert (found.request["seed"], found.subject["calibration"], found.images) == (9, "mse", 5)
+    assert (found.request.seed, found.subject.calibration, found.images) == (9, "mse", 5)
     assert set(found.faults["site"].tolist()) == {Site.ACTIVATION}
     assert set(found.faults["kind"].tolist()) == {Kind.FLIP}
     assert set(found.faults["bit"].tolist()) <= {1, 2, 7}
@@ -172,10 +174,6 @@ def test_bad_input_is_refused(folder: Path) -> None:
 
 
 def test_defaults_are_those_of_the_library() -> None:
-    asked = PropagationRequest((), (), (), None, False, None, DEFAULT_CONFIDENCE, True, 0)
-    subject = Subject("digits-cnn", None, None, None, ArrayConfig(4, 4))
-    request = Request(subject, **{**asked.options(), "margin": DEFAULT_MARGIN})
-    assert request.strata == Request(request.subject, samples=1).strata
     options: dict[str, Any] = {option.name: option for option in propagate.params}
     assert options["confidence"].default == DEFAULT_CONFIDENCE
     assert f"[default: {DEFAULT_MARGIN}]" in options["margin"].help

@@ -21,9 +21,9 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from safetensors.torch import save_file
 
+import efat
 from efat.cli import main, render
 from efat.cli.render import ResultsTable, results_table
-from efat.propagation.tables import read_propagation
 from efat.retraining.manifest import Manifest
 from simulator import FaultModel, sample_faults
 from simulator.lots.chips import Chip, write_lot
@@ -319,7 +319,7 @@ def test_what_a_page_says_how_to_do_again_can_be_done(
     for command in commands:
         run_printed(command)
     if folder == "prop":
-        results = [read_propagation(path / folder / "propagation.h5") for path in (made, tmp_path)]
+        results = [efat.Propagation.load(path / folder / "propagation.h5") for path in (made, tmp_path)]
         assert np.array_equal(results[0].faults, results[1].faults)
     else:
         manifests = [Manifest.load(path / folder / "manifest.json") for path in (made, tmp_path)]

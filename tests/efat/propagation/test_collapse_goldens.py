@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from efat.propagation.collapsing.collapse import Collapse, Rule
-from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, Stratum
+from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population
+from efat.propagation.request import Stratum
 from simulator import ArrayConfig, Kind, Site
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from tests.support.strategies import random_tables

@@ -14,16 +14,16 @@ import pytest
 from efat.campaigns.campaign import Campaign, Outcome
 from efat.campaigns.workers import in_line
 from efat.propagation import injection
-from efat.propagation.injection import COUNTED, WHERE, Found, Round
-from efat.propagation.population import Population
-from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, OUTCOMES, LayerShape, Rule
+from efat.propagation.injection import WHERE, Found, Round
+from efat.propagation.population import LayerShape, Population
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
+from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES
 
 CONFIG = ArrayConfig(6, 5, acc_bits=16)
 SHAPES = [LayerShape("one", 2, 3, 7, 4), LayerShape("two", 1, 1, 8, 3)]
 IMAGES, OPERATIONS = 9, 5
-LAYER_COUNTS = [name for name in LAYERS_DTYPE.names or () if name not in ("fault", "layer")]
 
 
 class EveryThird:
@@ -53,7 +53,7 @@ def gave(fault: np.void) -> tuple[dict[str, int], dict[int, list[int]], npt.NDAr
     layers = {
         int(layer): chance.integers(1, 99, len(LAYER_COUNTS)).tolist() for layer in range(2) if chance.random() < 0.7
     }
-    counts = chance.integers(0, 50, (OPERATIONS, len(COUNTED))) * (chance.random((OPERATIONS, 1)) < 0.6)
+    counts = chance.integers(0, 50, (OPERATIONS, len(OPERATION_COUNTS))) * (chance.random((OPERATIONS, 1)) < 0.6)
     return columns, layers, counts
 
 
@@ -61,7 +61,7 @@ def work(arguments: Mapping[str, Any]) -> Outcome:
     """Stands for `efat.propagation.injection.inject`."""
     faults, strata = arguments["faults"], arguments["strata"]
     rows = np.zeros(len(faults), FAULTS_DTYPE)
-    layers, operations = [], np.zeros((strata.max() + 1, OPERATIONS, len(COUNTED)), np.int64)
+    layers, operations = [], np.zeros((strata.max() + 1, OPERATIONS, len(OPERATION_COUNTS)), np.int64)
     for place, fault in enumerate(faults):
         columns, of_layers, counts = gave(fault)
         for name in WHERE:
@@ -115,7 +115,7 @@ def test_each_fault_has_what_was_found_of_it_or_of_the_one_that_stands_for_it(
     assert together.faults["index"].tolist() == found.indices.tolist()
     assert np.array_equal(together.faults["rule"], rules)
     expected_layers = []
-    expected_operations = np.zeros((len(population.sizes), OPERATIONS, len(COUNTED)), np.int64)
+    expected_operations = np.zeros((len(population.sizes), OPERATIONS, len(OPERATION_COUNTS)), np.int64)
     for place, (fault, rule) in enumerate(zip(faults, rules.tolist(), strict=True)):
         row = together.faults[place]
         assert row[list(WHERE)].tolist() == fault.tolist()

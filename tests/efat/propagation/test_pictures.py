@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from efat.figures.propagation import PICTURES, draw_pictures
+from efat import records
+from efat.figures.propagation import draw_pictures
 from efat.propagation.estimates import ENDINGS, MOST_CELLS, Estimates, HeatMap, bit_shares, heat_maps, layer_fates
-from efat.propagation.statistics import mean_interval
-from efat.propagation.tables import Propagation
+from efat.propagation.statistics import Interval, mean_interval
+from efat.propagation.summary import Propagation
+from efat.propagation.tables import PICTURES
 from simulator import ArrayConfig, Kind, Site
 from tests.support.propagation_tables import fields_of, propagations
+
+
+def assert_is_mean(found: Interval, values: Any, population: int) -> None:
+    expected = mean_interval(values, 0.9, population=population)
+    assert found.as_dict() == pytest.approx(expected.as_dict())
+
 
 FEW = settings(max_examples=20)
 
@@ -49,7 +58,7 @@ def assert_shows(heat: HeatMap, propagation: Propagation, flips: bool) -> None:
         below = fault["site"] == Site.ACCUMULATOR
         place = (len(heat.cells) if below else int(fault["row"]) // heat.step, int(fault["col"]) // heat.step)
         weight = Fraction(1)
-        if propagation.request["stratify"]:
+        if propagation.request.stratify:
             weight = stands_for[fault["site"], fault["bit"], fault["kind"]]
         cells[place].append((weight, Fraction(int(fault["top1"]) + int(fault["top5"]), int(fault["images"]))))
     shown = np.append(heat.cells, heat.accumulators[None], axis=0)
@@ -68,7 +77,7 @@ def assert_shows(heat: HeatMap, propagation: Propagation, flips: bool) -> None:
 @given(propagations(), st.integers(1, 150), st.integers(1, 150), st.booleans(), st.integers(0, 2**32 - 1))
 def test_cells_are_means_of_their_faults(found: Propagation, rows: int, cols: int, stratified: bool, seed: int) -> None:
     moved = elsewhere(found, rows, cols, np.random.default_rng(seed))
-    moved = replace(moved, request={**moved.request, "stratify": stratified})
+    moved = replace(moved, request=records.replace(moved.request, stratify=stratified))
     maps = heat_maps(Estimates(moved, 0.95))
     flips = moved.faults["kind"] == Kind.FLIP
     assert [heat.kinds for heat in maps] == ["stuck-at faults"] * (not flips.all()) + ["flips"] * bool(flips.any())
@@ -97,10 +106,10 @@ def test_bits_have_the_share_of_their_faults(found: Propagation) -> None:
         its = faults[(faults["site"] == share.site) & (faults["bit"] == share.first) & (faults["kind"] == share.kind)]
         changed = (its["top1"].astype(float) + its["top5"]) / its["images"]
         assert (share.faults, share.population >= len(its)) == (len(its), True)
-        assert share.avf == pytest.approx(mean_interval(changed, 0.9, population=share.population))
-        assert share.critical == pytest.approx(mean_interval(changed > 0, 0.9, population=share.population))
+        assert_is_mean(share.avf, changed, share.population)
+        assert_is_mean(share.critical, changed > 0, share.population)
         scores = np.minimum(1, changed + its["benign"] / its["images"])
-        assert share.scores == pytest.approx(mean_interval(scores, 0.9, population=share.population))
+        assert_is_mean(share.scores, scores, share.population)
 
 
 @FEW
@@ -126,7 +135,7 @@ def test_bits_that_share_a_place_are_counted_once(found: Propagation, most: int)
 @FEW
 @given(propagations())
 def test_what_leaves_a_layer_ends_or_goes_on(found: Propagation) -> None:
-    equal = replace(found, request={**found.request, "stratify": False})
+    equal = replace(found, request=records.replace(found.request, stratify=False))
     for layer, fate in enumerate(layer_fates(Estimates(equal, 0.95))):
         of_layer = {place: step.kind for place, step in enumerate(found.graph) if step.layer == layer}
         rows = [(row, of_layer[row["operation"]]) for row in found.operations if row["operation"] in of_layer]
@@ -143,7 +152,7 @@ def test_pictures_are_drawn_of_what_was_found(tmp_path: Path, seed: int) -> None
     random = np.random.default_rng(seed)
     found = Propagation(**fields_of(random))
     (tmp_path / "one").mkdir()
-    draw_pictures(tmp_path / "one", found, 0.95)
+    draw_pictures(tmp_path / "one", found)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(PICTURES)
     for name in PICTURES:
         with Image.open(tmp_path / "one" / name) as picture:
@@ -156,5 +165,5 @@ def test_pictures_of_nothing(tmp_path: Path, seed: int) -> None:
     fields["strata"]["sampled"] = 0
     none = {name: fields[name][:0] for name in ("faults", "layers", "operations")}
     found = Propagation(**{**fields, **none})
-    draw_pictures(tmp_path, found, 0.95)
+    draw_pictures(tmp_path, found)
     assert all((tmp_path / name).exists() for name in PICTURES)

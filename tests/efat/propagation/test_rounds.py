@@ -11,21 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efat.propagation.campaign import FIRST_ROUND, draw_rounds
-from efat.propagation.population import Population
-from efat.propagation.request import Request, Subject
+from efat.propagation.population import LayerShape, Population
+from efat.propagation.request import MOST_FAULTS, PropagationRequest
 from efat.propagation.statistics import sample_size
-from efat.propagation.tables import MOST_FAULTS, LayerShape
-from simulator import ArrayConfig, Kind, Site
+from simulator import ArrayConfig
 from simulator.errors import InputError
 
-SUBJECT = Subject("digits-cnn", None, None, None, ArrayConfig(7, 6, 4, 4, acc_bits=12))
+ARRAY = ArrayConfig(7, 6, 4, 4, acc_bits=12)
 LAYERS = [LayerShape("one", 2, 9, 11, 5), LayerShape("two", 1, 1, 30, 3)]
-LARGE = Subject("digits-cnn", None, None, None, ArrayConfig(300, 300))
+LARGE = ArrayConfig(300, 300)
 
 
-def requested(**changes: Any) -> tuple[Population, Request]:
-    request = Request(**{"subject": SUBJECT, **changes})
-    return Population(request.subject.config, LAYERS, request.strata, 5), request
+def requested(array: ArrayConfig = ARRAY, **changes: Any) -> tuple[Population, PropagationRequest]:
+    request = PropagationRequest(**changes)
+    return Population(array, LAYERS, request.strata(array), 5), request
 
 
 @settings(max_examples=30)
@@ -34,17 +33,17 @@ def requested(**changes: Any) -> tuple[Population, Request]:
     st.floats(0.5, 0.99),
     st.booleans(),
     st.integers(0, 1000),
-    st.sampled_from([[Kind.FLIP], [Kind.STUCK_AT_0], [Kind.STUCK_AT_0, Kind.STUCK_AT_1]]),
+    st.sampled_from([["FLIP"], ["STUCK_AT_0"], ["STUCK_AT_0", "STUCK_AT_1"]]),
 )
 def test_with_a_margin_there_are_twice_as_many_in_each_round(
-    margin: float, confidence: float, stratify: bool, seed: int, kinds: list[Kind]
+    margin: float, confidence: float, stratify: bool, seed: int, kinds: list[str]
 ) -> None:
     population, request = requested(margin=margin, confidence=confidence, stratify=stratify, seed=seed, kinds=kinds)
     rounds = draw_rounds(population, request)
     drawn = np.concatenate(rounds)
     assert len(np.unique(drawn)) == len(drawn)
     most = sample_size(population.size, margin, confidence)
-    strata = len(request.strata) if stratify else 1
+    strata = len(population.strata) if stratify else 1
     assert len(drawn) == max(most, strata)
     ends = np.cumsum([len(found) for found in rounds])
     assert ends[0] == min(ends[-1], max(FIRST_ROUND, 2 * strata))
@@ -83,12 +82,12 @@ def test_all_faults_are_all_that_there_are() -> None:
         ({"samples": 10_000}, "samples is 10000: the population has 2832 faults: give fewer, or try all"),
         ({"samples": 87}, "samples is 87: the population has 88 strata, .*: give 88 or more, .* --no-stratify"),
         (
-            {"samples": 3, "sites": [Site.PSUM], "bits": {Site.PSUM: [1, 2]}, "kinds": list(Kind)[:2]},
+            {"samples": 3, "sites": ["PSUM"], "bits": {"PSUM": [1, 2]}},
             "samples is 3: the population has 4 strata",
         ),
-        ({"exhaustive": True, "subject": LARGE}, f"the population has 12979200 faults: .*; at most {MOST_FAULTS} are"),
+        ({"exhaustive": True, "array": LARGE}, f"the population has 12979200 faults: .*; at most {MOST_FAULTS} are"),
         (
-            {"margin": 1e-4, "subject": LARGE},
+            {"margin": 1e-4, "array": LARGE},
             rf"margin is 0.0001, which may take \d+ faults: give a wider one; at most {MOST_FAULTS} are tried",
         ),
     ],

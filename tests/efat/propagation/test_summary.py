@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from rich.console import Console
 
-from efat.cli.commands.propagate import show_propagation
+from efat import records
 from efat.propagation.statistics import wilson
-from efat.propagation.summary import summary
-from efat.propagation.tables import OUTCOMES, PATTERNS, Propagation
-from tests.support.propagation_tables import propagations, small_propagation
+from efat.propagation.summary import Propagation, summary
+from efat.propagation.tables import FaultTables, PopulationCounts
+from simulator.errors import InputError
+from tests.support.propagation_tables import REQUEST, propagations, small_propagation
+from training.injection.replay import OUTCOMES, PATTERNS
 
-SMALL = summary(small_propagation(), 0.95)
+
+def of_file(found: FaultTables, confidence: float = 0.95) -> Any:
+    """The summary as the file has it."""
+    return json.loads(json.dumps(summary(found, confidence).as_dict(), allow_nan=False))
+
+
+SMALL = of_file(small_propagation())
 INTERVALS = ("active", "critical", "scores_changed", "avf", "sdc5")
 LISTS = ("by_site", "by_kind", "by_site_and_kind", "by_bit")
 
@@ -31,7 +36,7 @@ def test_effects_of_stuck_weights_worked_by_hand() -> None:
     assert weight["outcomes"] == {"inactive": 5, "masked": 1, "benign": 1, "top1": 1, "top5": 0}
     assert weight["shares"] == {"inactive": 0.625, "masked": 0.125, "benign": 0.125, "top1": 0.125, "top5": 0}
     # Without replacement, two of twelve are worth 2 * 11 / 10.
-    assert weight["critical"] == as_json(wilson(1.1, 2.2, 0.95))
+    assert weight["critical"] == as_json(wilson(0.5, 2.2, 0.95))
     assert weight["active"] == weight["critical"]
     assert (weight["avf"]["value"], weight["scores_changed"]["value"]) == (0.125, 0.25)
     assert weight["sdc5"] == as_json(wilson(0, 2.2, 0.95))
@@ -41,7 +46,7 @@ def test_effects_of_stuck_weights_worked_by_hand() -> None:
 
 
 def as_json(interval: Any) -> Any:
-    return pytest.approx(dict(zip(("low", "value", "high"), interval, strict=True)), abs=1e-9)
+    return pytest.approx(interval.as_dict(), abs=1e-9)
 
 
 def test_strata_count_by_their_sizes() -> None:
@@ -53,7 +58,7 @@ def test_strata_count_by_their_sizes() -> None:
     assert overall["shares"]["inactive"] == pytest.approx((6 * 0.25 + 6) / 9612)
     # Only of what stays.
     assert overall["accuracy_lost"]["value"] == 0.125
-    simple = summary(small_propagation(request={"stratify": False}), 0.95)
+    simple = of_file(small_propagation(request=records.replace(REQUEST, stratify=False)), 0.95)
     assert simple["overall"]["avf"]["value"] == pytest.approx((0.25 + 1) / 3)
 
 
@@ -105,15 +110,12 @@ def test_what_is_known_of_the_population() -> None:
     assert SMALL["population"]["rules"]["unused"] == {"faults": 600, "share": 600 / 9615}
     assert SMALL["sample"]["rules"]["unused"] == {"faults": 1, "share": 1 / 3}
     assert SMALL["fault_free"] == {"correct": 3, "accuracy": 0.75}
-    uncounted = summary(small_propagation(population={"size": 9615}), 0.95)
-    assert uncounted["population"] == {"faults": 9615, "strata": 3, "rules": None}
 
 
 @settings(max_examples=15)
 @given(propagations())
 def test_numbers_fit_each_other(found: Propagation) -> None:
-    of_all = summary(found, 0.9)
-    assert json.loads(json.dumps(of_all, allow_nan=False)) == of_all
+    of_all = of_file(found, 0.9)
     overall = of_all["overall"]
     for name in LISTS:
         assert sum(entry["faults"] for entry in of_all[name]) == overall["faults"] == len(found.faults)
@@ -146,9 +148,9 @@ def test_of_all_faults_everything_is_known(found: Propagation) -> None:
     strata["population"] = strata["sampled"]
     faults = found.faults.copy()
     faults["index"], faults["same_as"] = np.arange(len(faults)), -1
-    whole = replace(found, faults=faults, strata=strata, population={"size": len(faults)})
-    simple = replace(whole, request={"stratify": False})
-    of_all, of_simple = summary(whole, 0.95), summary(simple, 0.95)
+    whole = replace(found, faults=faults, strata=strata, population=PopulationCounts(len(faults), len(faults), 0, 0, 0))
+    simple = replace(whole, request=records.replace(REQUEST, stratify=False))
+    of_all, of_simple = of_file(whole, 0.95), of_file(simple, 0.95)
     for name in LISTS:
         for entry, other in zip(of_all[name], of_simple[name], strict=True):
             for interval in [entry[name] for name in INTERVALS if entry["faults"]]:
@@ -160,19 +162,12 @@ def test_of_all_faults_everything_is_known(found: Propagation) -> None:
 
 
 def test_a_confidence_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="confidence is 95"):
-        summary(small_propagation(), 95)
-
-
-def shown(found: Propagation, width: int = 110) -> str:
-    output = io.StringIO()
-    console = Console(file=output, width=width, highlight=False, markup=False, emoji=False)
-    show_propagation(summary(found, 0.95), [Path("here/propagation.h5"), Path("here/summary.json")], console)
-    return output.getvalue()
+    with pytest.raises(InputError, match="confidence is 95"):
+        of_file(small_propagation(), 95)
 
 
 def test_what_is_shown() -> None:
-    text = shown(small_propagation())
+    text = str(small_propagation())
     assert "digits-cnn on 4x3 PEs, 4 images: 3 of 9,615 faults tried" in text
     lines = [line.split() for line in text.splitlines()]
     (weight,) = [line for line in lines if line[:1] == ["weight"]]
@@ -185,12 +180,12 @@ def test_what_is_shown() -> None:
     (layer,) = [line for line in lines if line[:1] == ["conv"]]
     assert layer[-5:] == ["33.3", "66.7", "0.0", "0.0", "0.0"]
     assert "600 (6.2%)" in text
-    assert "here/propagation.h5 and here/summary.json" in text
+    assert text == repr(small_propagation())
+    assert "<caption>What they do, in % (with 95 % intervals)</caption>" in small_propagation()._repr_html_()
 
 
 @settings(max_examples=15)
 @given(propagations())
 def test_anything_can_be_shown(found: Propagation) -> None:
-    text = shown(found)
-    assert f"{len(found.faults):,} of {found.population['size']:,} faults" in text
-    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    text = str(found)
+    assert f"{len(found.faults):,} of {found.population.size:,} faults" in text

@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efat.hdf5_fields import MOST_TEXT_BYTES
-from efat.propagation.tables import (
-    FAULTS_DTYPE,
-    LAYERS_DTYPE,
-    OPERATIONS_DTYPE,
-    STRATA_DTYPE,
-    LayerShape,
-    Operation,
-)
+from efat.propagation.population import LayerShape
+from efat.propagation.tables import FAULTS_DTYPE, STRATA_DTYPE
 from simulator.errors import InputError
 from tests.support.propagation_tables import changed, small_propagation, table_of
+from training.injection.network_graph import GraphOperation
 
 SMALL = small_propagation()
-TABLES = {"faults": FAULTS_DTYPE, "layers": LAYERS_DTYPE, "operations": OPERATIONS_DTYPE, "strata": STRATA_DTYPE}
-RULES = {"simulated": 9000, "unused": 600, "same_value": 10, "equivalent": 5}
 
 
 @pytest.mark.parametrize(
@@ -37,20 +29,18 @@ RULES = {"simulated": 9000, "unused": 600, "same_value": 10, "equivalent": 5}
         (2, {"index": 9615}, r"index in faults is 9615: expected 0\.\.9614"),
         (0, {"row": 4}, r"row in faults is 4: expected 0\.\.3"),
         (0, {"col": 3}, r"col in faults is 3: expected 0\.\.2"),
-        (2, {"layer": 2}, r"layer of flips is 2: expected 0\.\.1"),
-        (2, {"layer": -1}, "layer of flips is -1"),
-        (2, {"group": 1}, "group of flips is 1: expected one of the layer"),
-        (2, {"group": -1}, "group of flips is -1"),
-        (2, {"cycle": -1}, "cycle of flips is -1"),
-        (2, {"image": 4}, r"image of flips is 4: expected 0\.\.3"),
+        (2, {"layer": 2}, r"layer in flips is 2: expected 0\.\.1"),
+        (2, {"layer": -1}, "layer in flips is -1"),
+        (2, {"group": 1}, "group in flips is 1: expected one of the layer"),
+        (2, {"group": -1}, "group in flips is -1"),
+        (2, {"cycle": -1}, "cycle in flips is -1"),
+        (2, {"image": 4}, r"image in flips is 4: expected 0\.\.3"),
         (0, {"rule": 4}, r"rule in faults is 4: expected 0\.\.3"),
         (0, {"rule": 3, "same_as": 9615}, r"same_as in faults is 9615: expected -1\.\.9614"),
         (0, {"images": 5}, r"images in faults is 5: expected 1\.\.4"),
         (2, {"images": 0}, r"images in faults is 0: expected 1\.\.4"),
         (0, {"benign": 2}, "images in faults is 4: expected the sum of inactive, masked"),
         (0, {"benign": 2**32 - 1, "masked": 3}, "images in faults is 4: expected the sum"),
-        (0, {"correct_lost": 2}, r"correct_lost in faults is 2: expected with correct_gained at most top1 \+ top5"),
-        (0, {"correct_lost": 1, "correct_gained": 1}, "correct_lost in faults is 1: expected with correct_gained"),
         (0, {"first_layer": -2}, r"first_layer in faults is -2: expected -1\.\.1"),
         (0, {"last_layer": 2}, r"last_layer in faults is 2: expected -1\.\.1"),
     ],
@@ -64,8 +54,6 @@ def test_faults_that_cannot_be_are_refused(row: int, values: dict[str, int], mes
     [
         (2, {"fault": 3}, r"fault in layers is 3: expected 0\.\.2"),
         (2, {"layer": 2}, r"layer in layers is 2: expected 0\.\.1"),
-        (2, {"images_out": 2}, "images_out in layers is 2: expected at most the images of the fault"),
-        (0, {"row": 1}, "images_out in layers is 3: expected the sum of single, column, row, block, all"),
         (0, {"largest_error": -1}, "largest_error in layers is -1"),
         (0, {"error_sum": np.nan}, "error_sum in layers is nan"),
         (0, {"error_sum": np.inf}, "error_sum in layers is inf"),
@@ -91,40 +79,26 @@ def test_operations_that_cannot_be_are_refused(row: int, values: dict[str, int],
     ("changes", "message"),
     [
         ({"images": 0}, r"images is 0: expected 1\.\.10000000"),
-        ({"images": True}, "images is True: expected an integer"),
-        ({"images": 3}, r"images in faults is 4: expected 1\.\.3|image of flips is 3"),
+        ({"images": 3}, r"images in faults is 4: expected 1\.\.3|image in flips is 3"),
         ({"fault_free_correct": 5}, r"fault_free_correct is 5: expected 0\.\.4"),
-        ({"fault_free_correct": 2.0}, "fault_free_correct is 2.0: expected an integer"),
         ({"faults": np.zeros((1, 1), FAULTS_DTYPE)}, r"expected one dimension of FAULTS_DTYPE"),
         ({"faults": np.zeros(1)}, r"faults is float64 \(1,\): expected one dimension of FAULTS_DTYPE"),
         ({"strata": table_of(STRATA_DTYPE)}, "strata is empty"),
         ({"strata": changed("strata", 0, sampled=1)}, "sampled in strata is 1: expected the number of its rows"),
         ({"strata": changed("strata", 0, population=1)}, "sampled in strata is 2: expected at most its population"),
         ({"strata": changed("strata", 0, population=-1)}, "population in strata is -1"),
-        ({"strata": changed("strata", 0, population=2**63 - 1)}, "strata have more than 9223372036854775807 faults"),
-        ({"strata": changed("strata", 2, population=4)}, "size of the population is 9615: expected 9616"),
         ({"strata": changed("strata", 2, site=1, bit=3)}, r"bit of WEIGHT_LOAD in strata is 3: expected 0\.\.2"),
-        ({"strata": changed("strata", 2, site=0, bit=2, kind=1)}, "one of site, bit and kind twice"),
-        ({"population": {}}, "population has nothing: expected size, and either all or none of simulated"),
-        ({"population": {"size": 9615, "unused": 1}}, "population has size, unused: expected size"),
-        ({"population": {"size": 9615, "luck": 1}}, "population has luck, size: expected size"),
-        ({"population": {"size": 9615.0}}, "size of the population is 9615.0: expected an integer"),
-        ({"population": {"size": 9615, **RULES, "unused": -1}}, "unused of the population is -1"),
         ({"layer_shapes": []}, "there are no layers"),
         ({"graph": []}, "there are no operations"),
         ({"layer_shapes": [LayerShape("a\nb", 1, 1, 1, 1)]}, "layer is .*: expected a printable name of at most 256"),
         ({"layer_shapes": [LayerShape("", 1, 1, 1, 1)]}, "layer is ''"),
         ({"layer_shapes": [LayerShape("ü" * 129, 1, 1, 1, 1)]}, "layer is 'ü+: expected a printable name"),
-        ({"layer_shapes": [LayerShape("a", 0, 1, 1, 1)]}, r"groups of layer 'a' is 0: expected an integer of 1\.\."),
+        ({"layer_shapes": [LayerShape("a", 0, 1, 1, 1)]}, r"groups of layer 'a' is 0: expected 1\.\."),
         ({"layer_shapes": [LayerShape("a", 1, 1, 2**31, 1)]}, "k of layer 'a' is 2147483648"),
-        ({"graph": [Operation("a", "guess", 0)]}, "kind of operation 'a' is 'guess': expected quantise, multiply"),
-        ({"graph": [Operation("a", "relu", 2)]}, r"layer of operation 'a' is 2: expected -1\.\.1"),
+        ({"graph": [GraphOperation("a", "guess", 0)]}, "kind of operation 'a' is 'guess': expected quantise, multiply"),
+        ({"graph": [GraphOperation("a", "relu", 2)]}, r"layer of operation 'a' is 2: expected -1\.\.1"),
         ({"array": {"rows": 8}}, "array has no cols"),
         ({"array": {**SMALL.array, "rows": 0}}, r"array: rows is 0: expected 1\.\.1024"),
-        ({"subject": {"network": object()}}, "subject is not what JSON takes"),
-        ({"request": ["margin"]}, r'request is \["margin"\]: expected an object'),
-        ({"request": {"x": "y" * MOST_TEXT_BYTES}}, "request takes 60008 bytes: expected at most 60000"),
-        ({"versions": {"efat": 1}}, "versions has a value that is not a text"),
     ],
 )
 def test_values_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from efat import records
 from efat.campaigns.campaign import Outcome
-from efat.propagation import injection, tables
+from efat.propagation import injection
 from efat.propagation.population import POPULATION_DTYPE
 from efat.propagation.request import Subject
 from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE
@@ -26,14 +27,13 @@ IMAGES = 7
 
 
 def subject(images: int = IMAGES) -> Subject:
-    return Subject("digits-cnn", None, None, images, CONFIG)
+    return Subject("digits-cnn", images=images).identified(CONFIG)
 
 
 def arguments(faults: npt.NDArray[np.void], strata: npt.NDArray[np.int64] | None = None) -> dict[str, Any]:
-    given = subject()
     return {
-        "subject": given,
-        "identity": given.identity(),
+        "subject": subject(),
+        "array": CONFIG,
         "faults": faults,
         "strata": np.zeros(len(faults), np.int64) if strata is None else strata,
     }
@@ -63,15 +63,13 @@ def random_faults(count: int, random: np.random.Generator, layers: list[dict[str
 
 
 def test_words_are_the_same_everywhere() -> None:
-    assert tables.OUTCOMES == replay.OUTCOMES
-    assert tables.PATTERNS == replay.PATTERNS
     assert set(replay.LAYER_COUNTS) == set(LAYERS_DTYPE.names or ()) - {"fault", "layer"}
     assert set(replay.OPERATION_COUNTS) == set(OPERATIONS_DTYPE.names or ()) - {"stratum", "operation"}
 
 
 def test_the_run_without_faults() -> None:
     outcome = injection.fault_free(arguments(np.empty(0, POPULATION_DTYPE)))
-    loaded = subject().load()
+    loaded = subject().load(CONFIG)
     with torch.no_grad():
         predicted = loaded.network(loaded.images).argmax(1)
     assert outcome.values["images"] == IMAGES
@@ -98,7 +96,7 @@ def test_permanent_faults_are_counted(seed: int) -> None:
     faults = random_faults(16, random, [{"m": 1, "k": 1, "n": 1}])[::2]
     outcome = injection.inject(arguments(faults))
     rows = table(outcome, injection.FAULTS)
-    loaded = subject().load()
+    loaded = subject().load(CONFIG)
     labels = loaded.labels.numpy()
     with torch.no_grad():
         clean = loaded.network(loaded.images)
@@ -151,7 +149,7 @@ def test_rows_fit_each_other(seed: int) -> None:
     )  # fmt: skip
     for name in POPULATION_DTYPE.names or ():
         assert np.array_equal(rows[name], faults[name])
-    assert (sum(rows[name].astype(np.int64) for name in tables.OUTCOMES) == rows["images"]).all()
+    assert (sum(rows[name].astype(np.int64) for name in replay.OUTCOMES) == rows["images"]).all()
     assert np.array_equal(rows["images"], np.where(faults["image"] < 0, IMAGES, 1))
     for number, row in enumerate(rows):
         changed = of_layers[(of_layers["fault"] == number) & (of_layers["images_out"] > 0)]["layer"]
@@ -173,6 +171,6 @@ def test_nothing_to_inject() -> None:
 @pytest.mark.parametrize("unit", [injection.fault_free, injection.inject])
 def test_data_that_changed_meanwhile_are_refused(unit: Any) -> None:
     given = arguments(np.empty(0, POPULATION_DTYPE))
-    given["identity"] = {**given["identity"], "images": "other"}
+    given["subject"] = records.replace(subject(), identity={**subject().identity, "images": "other"})
     with pytest.raises(InputError, match="they changed while it ran"):
         unit(given)

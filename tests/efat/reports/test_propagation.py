@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from efat import records
 from efat.figures.propagation import bits_chart, heat_chart, shade
 from efat.propagation.estimates import Estimates, HeatMap, bit_shares, heat_maps, worst_bit
-from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE, Propagation
+from efat.propagation.summary import Propagation
+from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE, PopulationCounts
 from efat.reports import propagation as report_propagation
 from efat.reports.pages import Finding
 from efat.reports.propagation import PropagationReport, manner, net, propagation_findings, propagation_page
@@ -27,7 +29,7 @@ from tests.support.propagation_tables import propagations, small_propagation
 
 def report_of(found: Propagation) -> PropagationReport:
     """A report on it, as if it were read."""
-    return PropagationReport("faults", "here/faults", found, float(found.request["confidence"]), "d" * 64)
+    return PropagationReport("faults", "here/faults", found, "d" * 64)
 
 
 def percents(share: float) -> set[str]:
@@ -91,10 +93,8 @@ def test_the_sentences_and_the_table_of_nets_say_what_was_found(seed: int) -> No
     critical, lost, worst, *_ = (*propagation_findings(report), Finding("", ""))
     assert critical.figure in percents(np.average(changed > 0, weights=weights))
     assert critical.sentence.startswith(f"{critical.figure} of ")
-    if len(faults) < found.population["size"]:
-        assert (
-            f" with 90% confidence, from {len(faults):,} of {found.population['size']:,} faults." in critical.sentence
-        )
+    if len(faults) < found.population.size:
+        assert f" with 90% confidence, from {len(faults):,} of {found.population.size:,} faults." in critical.sentence
     assert lost.figure in percents(np.average(changed, weights=weights))
     balance = (faults["correct_lost"].astype(float) - faults["correct_gained"]) / faults["images"]
     if balance.max() > 0:
@@ -145,7 +145,7 @@ def of_bits(*bits: tuple[Site, int, int, int, int]) -> Propagation:
             [(row, 1, 0, 4, 4, 4, 4, 0, 0, 0, 0, 1, 4.0) for row in np.nonzero(faults["top1"])[0]], LAYERS_DTYPE
         ),
         operations=np.zeros(0, OPERATIONS_DTYPE),
-        population={"size": start},
+        population=PopulationCounts(start, start, 0, 0, 0),
     )
 
 
@@ -176,8 +176,9 @@ def test_the_most_dangerous_bit_is_named_once_it_is_sure(
 
 def test_what_is_known_has_no_interval() -> None:
     report = report_of(of_bits((Site.PSUM, 9, 7, 7, 3), (Site.WEIGHT, 0, 12, 12, 6)))
-    lost = report.summary["overall"]["accuracy_lost"]
-    assert lost["low"] == lost["value"] == lost["high"]
+    lost = report.summary.overall.accuracy_lost
+    assert lost is not None
+    assert lost.low == lost.value == lost.high
     sentence = propagation_findings(report)[1].sentence
     assert "(" not in sentence
 
@@ -280,7 +281,7 @@ def test_texts_from_files_are_texts(seed: int) -> None:
     hostile = "<script>alert(1)</script>\"'{{ 7 * 7 }}"
     found = campaign(seed)
     shapes = [replace(shape, name=f"{hostile}{place}") for place, shape in enumerate(found.layer_shapes)]
-    found = replace(found, layer_shapes=shapes, subject={**found.subject, "network": hostile})
+    found = replace(found, layer_shapes=shapes, subject=records.replace(found.subject, network=hostile))
     whole = read_page(propagation_page(report_of(found)))
     assert whole.one("h1").text == f"Fault propagation in {hostile}"
     assert not list(whole.all("script"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
-from efat.propagation.tables import FILE_NAME, Propagation, write_propagation
+from efat import records
+from efat.propagation.summary import Propagation
+from efat.propagation.tables import FILE_NAME
 from efat.reports.lot import lot_page, read_lot_report
 from efat.reports.propagation import propagation_findings, read_propagation_report
 from simulator.errors import InputError
@@ -29,7 +34,7 @@ def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:
     write_retrained_lot(folder / "lot", seed, chips=4)
     (folder / "faults").mkdir()
     found = on_the_array_of(folder / "lot", campaign(seed))
-    write_propagation(folder / "faults" / FILE_NAME, found)
+    found.save(folder / "faults" / FILE_NAME)
     alone = done("report", "lot").output
     output = done("report", "lot", "--propagation", "faults", "-o", "both.html").output
     report = read_propagation_report(folder / "faults")
@@ -52,10 +57,10 @@ def test_faults_of_something_else_are_refused(folder: Path, seed: int) -> None:
     write_retrained_lot(folder / "lot", seed, chips=2)
     (folder / "faults").mkdir()
     found = campaign(seed)
-    write_propagation(folder / "faults" / FILE_NAME, found)
+    found.save(folder / "faults" / FILE_NAME)
     assert "faults is of another array than manifest.json" in refused("report", "lot", "--propagation", "faults")
-    other = replace(on_the_array_of(folder / "lot", found), subject={**found.subject, "network": "lenet5"})
-    write_propagation(folder / "faults" / FILE_NAME, other)
+    other = replace(on_the_array_of(folder / "lot", found), subject=records.replace(found.subject, network="lenet5"))
+    other.save(folder / "faults" / FILE_NAME)
     assert "faults is of another network than manifest.json" in refused("report", "lot", "--propagation", "faults")
     assert "--propagation adds such a folder" in refused("report", "faults", "--propagation", "faults")
     assert refused("report", "lot", "--propagation", "none") == "none is no folder: expected that of efat propagate"
@@ -64,7 +69,7 @@ def test_faults_of_something_else_are_refused(folder: Path, seed: int) -> None:
 
 def test_a_folder_of_efat_propagate_has_a_page_of_its_own(folder: Path, seed: int) -> None:
     (folder / "faults").mkdir()
-    write_propagation(folder / "faults" / FILE_NAME, campaign(seed))
+    campaign(seed).save(folder / "faults" / FILE_NAME)
     output = done("report", "faults").output
     sentences = [finding.sentence for finding in propagation_findings(read_propagation_report(folder / "faults"))]
     assert output.splitlines() == [*sentences, "Wrote faults/report.html."]
@@ -84,7 +89,7 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, emptied])
 def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
     (folder / "faults").mkdir()
-    write_propagation(folder / "faults" / FILE_NAME, asked(small_propagation()))
+    asked(small_propagation()).save(folder / "faults" / FILE_NAME)
     damage(folder / "faults" / FILE_NAME)
     assert "faults/propagation.h5" in refused("report", "faults")
 
@@ -101,8 +106,11 @@ def test_a_damaged_file_is_named(folder: Path, damage: Callable[[Path], None]) -
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, where: str, changes: dict[str, Any], message: str) -> None:
-    found = asked(small_propagation())
-    write_propagation(tmp_path / FILE_NAME, replace(found, **{where: {**getattr(found, where), **changes}}))
+    asked(small_propagation()).save(tmp_path / FILE_NAME)
+    with h5py.File(tmp_path / FILE_NAME, "r+") as file:
+        del file.attrs["digest"]
+        file.attrs["version"] = 1
+        file.attrs[where] = np.bytes_(json.dumps({**json.loads(file.attrs[where]), **changes}))
     with pytest.raises(InputError, match=message) as error:
         read_propagation_report(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / FILE_NAME}: ")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import efat
-from efat.propagation.tables import FILE_NAME, write_propagation
+from efat.propagation.tables import FILE_NAME
 from tests.support.command import done
 from tests.support.html_page import read_page
 from tests.support.propagation_campaigns import campaign
@@ -30,7 +30,7 @@ def test_a_report_is_what_the_command_writes_and_says(folder: Path, seed: int) -
 
 def test_faults_have_a_report(folder: Path, seed: int) -> None:
     (folder / "faults").mkdir()
-    write_propagation(folder / "faults" / FILE_NAME, campaign(seed))
+    campaign(seed).save(folder / "faults" / FILE_NAME)
     assert efat.report("faults").sentences == done("report", "faults").output.splitlines()[:-1]
 
 
