@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from efat.explanation.explanation import Explanation, ImageExplanation, explain
     from efat.image_split import SplitRequest
     from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
-    from efat.inference.simulation import RetrainedLot, Simulation, simulate
+    from efat.inference.simulate import simulate
+    from efat.inference.simulation import RetrainedLot, Simulation
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
@@ -86,7 +87,7 @@ _MODULES = {
     "report": "efat.reports.report",
     "retrain": "efat.retraining.lot",
     "retrain_chip": "efat.retraining.chip",
-    "simulate": "efat.inference.simulation",
+    "simulate": "efat.inference.simulate",
     "validate": "efat.validation.validation",
     "validate_network": "efat.validation.validation",
 }

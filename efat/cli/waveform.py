@@ -131,7 +131,7 @@ def write_waveform(request: WaveformRequest, simulation: Simulation, clock_mhz: 
                 gemm.w,
                 chip.faults,
                 window,
-                bypass=simulation.accelerator(chip).bypass,
+                bypass=gemm.bypass,
                 pes=pes,
                 clock_mhz=clock_mhz,
                 limit=request.limit,

@@ -16,7 +16,8 @@ from efat.explanation.costs import MOST_SHOWN, BypassCosts, FaultCost, cells
 from efat.explanation.divergence import ErrorPropagation, FirstDivergence, error_propagation, first_divergence
 from efat.explanation.fault_subsets import FaultSubsets, Inference, minimal_subset
 from efat.inference.classified import Comparison
-from efat.inference.simulation import Simulation, simulate
+from efat.inference.simulate import simulate
+from efat.inference.simulation import Simulation
 from efat.setup import Setup
 from simulator.errors import InputError
 from simulator.faults import Fault
@@ -136,16 +137,15 @@ class Explanation(Shown):
     ) -> None:
         (self._chip,) = simulation.chips
         self.simulation = simulation
-        present = len(simulation.images)
+        present = len(simulation.data)
         self.images = min(present, DEFAULT_IMAGES) if images is None else images
         if not 1 <= self.images <= present:
-            raise InputError(f"images is {images}: expected 1..{present}, the test images of {simulation.data_name}")
+            raise InputError(f"images is {images}: expected 1..{present}, the test images of {simulation.data.name}")
         self._asked, self._measured = tuple(dict.fromkeys(asked)), measured
         for image in self._asked:
             self._check_image(image)
-        network = simulation.networks.network(self._chip)
-        self.subsets = FaultSubsets(network, simulation.accelerator(self._chip, "emulation"))
-        self._used = simulation.images[: self.images], simulation.labels[: self.images]
+        self.subsets = FaultSubsets(*simulation.on_chip(self._chip, "emulation"))
+        self._used = simulation.data.images[: self.images], simulation.data.labels[: self.images]
         self.bypass = BypassCosts(self.subsets, self._chip, *self._used, simulation.batch)
         self.fault_free: Comparison | None = None
         self.without_faults: Comparison | None = None
@@ -164,11 +164,11 @@ class Explanation(Shown):
         return self._stopped is None
 
     def _check_image(self, image: int) -> None:
-        present = len(self.simulation.images)
+        present = len(self.simulation.data)
         if not 0 <= image < present:
             raise InputError(
                 f"image {image}: expected 0..{present - 1}, one of the {present} test images of "
-                f"{self.simulation.data_name}"
+                f"{self.simulation.data.name}"
             )
 
     def run(self, progress: Stages | None = None) -> None:
@@ -222,10 +222,10 @@ class Explanation(Shown):
         return self.explained[-1]
 
     def _explained(self, image: int, progress: Callable[[int], None] | None) -> ImageExplanation:
-        subsets, one = self.subsets, self.simulation.images[image : image + 1]
+        subsets, one = self.subsets, self.simulation.data.images[image : image + 1]
         fault_free = int(subsets.classify_fault_free(one, 1))
         without, on_chip = (int(subsets.classify(subset, one, 1)) for subset in ((), subsets.acting))
-        predictions = (image, int(self.simulation.labels[image]), fault_free, without, on_chip)
+        predictions = (image, int(self.simulation.data.labels[image]), fault_free, without, on_chip)
         if on_chip == fault_free:
             return ImageExplanation(*predictions, "none")
         if on_chip == without:
@@ -263,6 +263,7 @@ class Explanation(Shown):
 
     def parts(self) -> Iterator[Table | str]:
         """The chip, what its faults and the bypass of its PEs cost, and each image that was explained."""
+        yield from self.simulation.about_weights()
         yield self._chip_line()
         if self.on_chip is not None:
             yield self._accuracies()
@@ -300,7 +301,7 @@ class Explanation(Shown):
             changed = "" if found is self.fault_free else len(found.changed)
             rows.append((name, f"{found.accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}", changed))
         return Table(
-            f"{self.simulation.network_name} on {self.simulation.data_name}, {counted(self.images, 'image')}",
+            f"{self.simulation.network_name} on {self.simulation.data.name}, {counted(self.images, 'image')}",
             ["runs on", "accuracy", "95 %\ninterval", "predictions changed\nfrom the row above"],
             rows,
         )
@@ -393,7 +394,7 @@ class Explanation(Shown):
         costs = {cost.index: cost for cost in self.costs}
         return {
             "network": simulation.network_name,
-            "data": simulation.data_name,
+            "data": simulation.data.name,
             "array": simulation.config.as_dict(),
             "chip": self._chip.id,
             "digest": self._chip.digest(),

@@ -96,11 +96,6 @@ class ChipReport:
     as_is: Accuracy | None = None
 
     @property
-    def made_worse(self) -> bool:
-        """Whether more images are right if nothing is done about the chip's faults."""
-        return self.as_is is not None and self.as_is.correct > self.accuracy.correct
-
-    @property
     def serial_cycles(self) -> int:
         """Clock cycles of all layers and images, one fold after the other."""
         return sum(layer.serial_cycles for layer in self.layers)

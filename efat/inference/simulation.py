@@ -1,64 +1,41 @@
-"""A network on the chips of a lot: everything `efat simulate` measures, ready to show or to write down."""
+"""A network on the chips of a lot: everything that is measured there, ready to be shown or written down."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from os import PathLike
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from efat import records
-from efat.confidence import Accuracy
-from efat.display import Shown, Table
+from efat.confidence import Accuracy, bound_text
+from efat.display import MOST_ROWS, Shown, Table, Verdict, counted
 from efat.image_split import SplitRequest
-from efat.inference.chip_networks import ChipNetworks, GroupNetworks, MitigatedNetworks, OneNetwork, check_networks
+from efat.inference.chip_networks import ChipNetwork, ChipNetworks
 from efat.inference.classified import (
     ChipReport,
     EngineMismatchError,
-    LayerReport,
     check_on_cycle_engine,
     measure_accuracy,
     run_chip,
 )
 from efat.retraining.manifest import Manifest
-from efat.setup import (
-    OwnData,
-    OwnNetwork,
-    Setup,
-    augmentation_of,
-    check_network_named,
-    check_no_object,
-    first_images,
-    name_of,
-    split_workload,
-)
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray
-from simulator.errors import InputError
-from simulator.lots.chips import Chip, ChipLot
-from training.calibration import Method
-from training.data.batches import Batches
+from simulator.lots.chips import Chip
 from training.data.classification import Progress, classify
 from training.data.datasets import Dataset, Normalization
-from training.data.workloads import LoadedWorkload, load_workload
 from training.layers.array_share import ArrayShare, array_share
-from training.layers.convert import convert, put_on_chip
+from training.layers.convert import put_on_chip
 from training.layers.deployment import Deployment
 from training.layers.quantized import Accelerator, Engine
-from training.learning.mitigations.batch_norm import BatchNormStatistics
-from training.learning.mitigations.bypass import Bypass
-from training.learning.mitigations.combination import Mitigations
-from training.learning.recipe import Recipe
 
-_Data = Path | tuple[Dataset, Dataset] | None
-
-DEFAULT_CYCLE_IMAGES = 8
-"""Images that each chip classifies on the cycle engine, too, if nothing else is asked for."""
+DEFAULT_CLOCK_MHZ = 700.0
+MOST_NAMED = 3
+"""Chips and modules that are named in a line; of more it is said that there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,21 +64,22 @@ class Simulation(Shown):
 
     Attributes:
         network_name: name of the network.
-        data_name: name of the data set.
-        config: the array of the lot.
+        data: the images, and what they are.
+        chips: the chips to run, of one array, those that run the same weights one after the other.
+        networks: what runs on each of them.
+        deployment: how all weights sit on the chip that they were retrained for, on whatever chip they run; None for
+            weights of no chip, and where each chip has a deployment of its own.
         engine: the engine that runs the chips.
+        batch: images per GEMM.
+        cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
+            outputs for; 0 for none, as with the cycle engine itself.
         bypass: whether the PEs that the faults require to be bypassed are, beside those that the chips' fuses bypass.
         mitigation: name of what is done about the faults of each chip; None for nothing beside `bypass`.
         normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
         split: which test images were left out, as they decided something; None for none.
-        batch: images per GEMM.
-        images: float32 [n, c, h, w].
-        labels: int64 [n].
-        classes: number of classes of the data.
-        chips: the chips to run, those that run the same weights one after the other.
-        networks: what runs on each of them.
-        cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
-            outputs for; 0 for none, as with the cycle engine itself.
+        clock_mhz: clock frequency that latencies are given for.
+        threads: of the cycle engine; None for one per core.
+        float_network: the network before it was quantised; None for the weights of a lot.
         retrained: the retraining of the lot that the weights are from; None for weights that are no lot's.
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`, and for the weights of a lot.
@@ -110,32 +88,30 @@ class Simulation(Shown):
     """
 
     network_name: str
-    data_name: str
-    config: ArrayConfig
-    engine: Engine
-    bypass: bool
-    batch: int
-    images: Tensor
-    labels: Tensor
-    classes: int
+    data: Dataset
     chips: list[Chip]
-    networks: ChipNetworks = field(repr=False)
+    networks: ChipNetworks
+    deployment: Deployment | None = None
+    engine: Engine = "emulation"
+    batch: int = 64
     cycle_images: int = 0
+    bypass: bool = False
     mitigation: str | None = None
     normalization: Normalization | None = None
     split: SplitRequest | None = None
-    _float_network: nn.Module | None = field(default=None, repr=False)
-    retrained: RetrainedLot | None = field(default=None, repr=False)
-    _threads: int | None = None
+    clock_mhz: float = DEFAULT_CLOCK_MHZ
+    threads: int | None = None
+    float_network: nn.Module | None = None
+    retrained: RetrainedLot | None = None
     reports: list[ChipReport] = field(default_factory=list)
     float_accuracy: Accuracy | None = None
     fault_free: dict[str, Accuracy] = field(default_factory=dict)
     share: ArrayShare | None = None
 
     @property
-    def deployment(self) -> Deployment | None:
-        """How all weights sit on the chip that they were retrained for; see `ChipNetworks`."""
-        return self.networks.deployment
+    def config(self) -> ArrayConfig:
+        """The array of the chips."""
+        return self.chips[0].faults.config
 
     @property
     def fault_free_accuracy(self) -> Accuracy | None:
@@ -143,19 +119,24 @@ class Simulation(Shown):
         return None if self.retrained is not None else next(iter(self.fault_free.values()), None)
 
     @property
-    def steps(self) -> int:
-        """Images to classify in all: the unit of `run`'s progress."""
-        return len(self.images) * len(self.chips) * (1 if self.treatment is None else 2)
-
-    @property
     def treatment(self) -> str | None:
         """What is done about the faults of chips, by the name of its option; None for nothing."""
         return "bypass" if self.bypass else self.mitigation
 
     @property
+    def steps(self) -> int:
+        """Images to classify in all: the unit of `run`'s progress."""
+        return len(self.data) * len(self.chips) * (1 if self.treatment is None else 2)
+
+    @property
     def cycle_steps(self) -> int:
         """Images to run on the cycle engine, too: the unit of `run`'s other progress."""
         return self.cycle_images * len(self.chips)
+
+    @property
+    def done(self) -> list[tuple[Chip, ChipReport]]:
+        """The chips that are done, and their reports."""
+        return list(zip(self.chips, self.reports, strict=False))
 
     def run(self, progress: Progress | None = None, checked: Progress | None = None) -> None:
         """Run all chips. Interrupted, it keeps the reports of the chips that are done.
@@ -167,55 +148,64 @@ class Simulation(Shown):
         Raises:
             EngineMismatchError: the cycle engine gives other outputs than the emulation.
         """
-        if self._float_network is not None:
-            in_float = classify(self._float_network, self.images, self.batch)
-            self.float_accuracy = measure_accuracy(in_float, self.labels)
-        of_group: str | None = None
+        if self.float_network is not None:
+            self.float_accuracy = self._accuracy(classify(self.float_network, self.data.images, self.batch))
+        expected: tuple[str, Tensor] | None = None
         for chip in self.chips[len(self.reports) :]:
-            if self.networks.group(chip) != of_group:
-                network = self.networks.compared_with(chip)
-                # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is
-                # bypassed: weights that were retrained for bypassed PEs are zero there.
-                put_on_chip(network, Accelerator.fault_free(self.config))
-                if self.share is None:
-                    self.share = array_share(network, self.images[:1])
-                fault_free = classify(network, self.images, self.batch)
-                of_group = self.networks.group(chip)
-                self.fault_free[of_group] = measure_accuracy(fault_free, self.labels)
-            network = self.networks.network(chip)
-            report = run_chip(
-                network, self.accelerator(chip), self.images, self.labels, fault_free, self.batch, progress
-            )
-            self._check(chip, network, checked)
-            self.reports.append(replace(report, as_is=self._as_is(chip, progress)))
+            found = self.networks(chip)
+            if expected is None or expected[0] != found.group:
+                expected = found.group, self._run_fault_free(found)
+            chip_on_array = self._accelerator(chip, found, self.engine)
+            data = self.data
+            report = run_chip(found.network, chip_on_array, data.images, data.labels, expected[1], self.batch, progress)
+            if self.cycle_images:
+                try:
+                    check_on_cycle_engine(found.network, chip_on_array, data.images[: self.cycle_images])
+                except EngineMismatchError as error:
+                    raise EngineMismatchError(f"chip {chip.id}: {error}") from None
+                if checked is not None:
+                    checked(self.cycle_images)
+            self.reports.append(replace(report, as_is=self._as_is(chip, found, progress)))
+            del found  # Two networks of groups are never in memory at a time.
 
-    def _as_is(self, chip: Chip, progress: Progress | None) -> Accuracy | None:
+    def _accuracy(self, predictions: Tensor) -> Accuracy:
+        return measure_accuracy(predictions, self.data.labels)
+
+    def _run_fault_free(self, found: ChipNetwork) -> Tensor:
+        # The emulation is as good without faults; it takes multipliers that are not exact, too. Nothing is bypassed:
+        # weights that were retrained for bypassed PEs are zero there.
+        put_on_chip(found.reference, Accelerator.fault_free(self.config))
+        if self.share is None:
+            self.share = array_share(found.reference, self.data.images[:1])
+        predictions = classify(found.reference, self.data.images, self.batch)
+        self.fault_free[found.group] = self._accuracy(predictions)
+        return predictions
+
+    def _as_is(self, chip: Chip, found: ChipNetwork, progress: Progress | None) -> Accuracy | None:
         """Accuracy on the chip if nothing is done about its faults, where PEs are bypassed because of them."""
         if self.treatment is None:
             return None
-        before = self._mask_before(chip)
-        if (self._bypass_mask(chip) & ~before).any():
-            network = put_on_chip(self.networks.compared_with(chip), Accelerator(self.config, chip.faults, before))
-            return measure_accuracy(classify(network, self.images, self.batch, progress), self.labels)
+        before = _union(self.config, chip.bypass, None if self.mitigation is not None else found.bypass)
+        if (self._bypassed(chip, found) & ~before).any():
+            network = put_on_chip(found.reference, Accelerator(self.config, chip.faults, before))
+            return self._accuracy(classify(network, self.data.images, self.batch, progress))
         if progress is not None:
-            progress(len(self.images))
+            progress(len(self.data))
         return None
 
-    def _check(self, chip: Chip, network: nn.Module, checked: Progress | None) -> None:
-        if not self.cycle_images:
-            return
-        try:
-            check_on_cycle_engine(network, self.accelerator(chip), self.images[: self.cycle_images])
-        except EngineMismatchError as error:
-            raise EngineMismatchError(f"chip {chip.id}: {error}") from None
-        if checked is not None:
-            checked(self.cycle_images)
+    def on_chip(self, chip: Chip, engine: Engine | None = None) -> tuple[nn.Module, Accelerator]:
+        """The network of a chip, not put there yet, and the chip on an engine: that of the simulation if None."""
+        found = self.networks(chip)
+        return found.network, self._accelerator(chip, found, engine or self.engine)
 
-    def accelerator(self, chip: Chip, engine: Engine | None = None) -> Accelerator:
-        """The chip with what is bypassed in it, and the engine that runs it: that of the simulation if None."""
-        return Accelerator(
-            self.config, chip.faults, self._bypass_mask(chip), engine=engine or self.engine, threads=self._threads
-        )
+    def _accelerator(self, chip: Chip, found: ChipNetwork, engine: Engine) -> Accelerator:
+        bypass = self._bypassed(chip, found)
+        return Accelerator(self.config, chip.faults, bypass, engine=engine, threads=self.threads)
+
+    def _bypassed(self, chip: Chip, found: ChipNetwork) -> BoolArray:
+        """What the chip's fuses bypass, what its network is for and, if asked for, what the faults require."""
+        required = chip.faults.required_bypass() if self.bypass else None
+        return _union(self.config, chip.bypass, found.bypass, required)
 
     def other_chips(self) -> list[str]:
         """Ids of the chips that the weights were not retrained for: with other faults, or more bypassed by fuses."""
@@ -230,43 +220,236 @@ class Simulation(Shown):
             if chip.faults.digest() != digest or (chip.bypass is not None and (chip.bypass & ~deployment.bypass).any())
         ]
 
-    def _bypass_mask(self, chip: Chip) -> BoolArray:
-        """What the chip's fuses bypass, what its network is for and, if asked for, what the faults require."""
-        required = chip.faults.required_bypass() if self.bypass else None
-        return _union(self.config, chip.bypass, self.networks.bypass(chip), required)
+    def parts(self) -> Iterator[Table | str]:
+        """Accuracies, layers, cycles, how it was computed, and what it comes to."""
+        yield from self.about_weights()
+        retrained = self.retrained
+        yield self._accuracies() if retrained is None else self._retrained_accuracies(retrained)
+        if self.reports:
+            yield self._layers()
+            yield self._cycles()
+            yield self._on_array()
+            yield self._how_computed()
+            yield Verdict(self._verdict() if retrained is None else self._retrained_verdict(retrained))
+        left = len(self.chips) - len(self.reports)
+        if left:
+            yield f"Stopped early: {left} of {len(self.chips)} chips were not simulated."
 
-    def _mask_before(self, chip: Chip) -> BoolArray:
-        """What is bypassed in a chip before anything is done about its faults here."""
-        return _union(self.config, chip.bypass, None if self.mitigation is not None else self.networks.bypass(chip))
+    def about_weights(self) -> list[str]:
+        """A line about what the weights were made for, and whether other chips are simulated, if they were."""
+        if self.retrained is not None:
+            manifest = self.retrained.manifest
+            chips, groups = counted(len(manifest.chips), "chip"), counted(len(manifest.groups), "group")
+            return [f"Weights of {self.retrained.path}: {chips} in {groups}, planned by {manifest.strategy}."]
+        deployment = self.deployment
+        if deployment is None:
+            return []
+        chip, mitigation = (deployment.about.get(name) for name in ("chip", "mitigation"))
+        line = (
+            f"Weights made for {chip or 'a chip without a name'}{f' with {mitigation}' if mitigation else ''}: "
+            f"{int(deployment.bypass.sum()):,} PEs bypassed, {len(deployment.placements)} layers rearranged"
+        )
+        others = self.other_chips()
+        if others:
+            line += f"; {'this is another chip' if len(others) == 1 else f'{len(others)} other chips'}: {_some(others)}"
+        return [f"{line}."]
 
-    def table(self) -> Table:
-        """A row for each chip that is done."""
-        rows = [
-            (chip.id, len(chip.faults), found.bypassed_pes, str(found.accuracy), found.changed_predictions)
-            for chip, found in zip(self.chips, self.reports, strict=False)
-        ]
-        measured = {"in float": self.float_accuracy, "without faults": self.fault_free_accuracy}
-        return Table(
-            f"{self.network_name} on {len(self.chips)} chips: {len(self.images):,} images of {self.data_name}",
-            ("chip", "faults", "bypassed PEs", "accuracy", "changed predictions"),
-            rows,
-            [f"accuracy {where}: {accuracy}" for where, accuracy in measured.items() if accuracy is not None],
+    @property
+    def _title(self) -> str:
+        config = self.config
+        return (
+            f"{self.network_name} on {self.data.name}, {len(self.data)} images; {config.rows}x{config.cols} array, "
+            f"{self.engine} engine"
         )
 
-    def as_dict(self, clock_mhz: float) -> dict[str, Any]:
-        """Everything measured, as JSON takes it; latencies for a clock of `clock_mhz` MHz."""
+    def _accuracies(self) -> Table:
+        config = self.config
+        widths = f"int{config.weight_bits} x {'' if config.act_signed else 'u'}int{config.act_bits}, fault-free"
+        measured = [("float32", "", "", self.float_accuracy, ""), (widths, "0", "0", self.fault_free_accuracy, "0")]
+        references = [row for row in measured if row[3] is not None]
+        chips = [
+            (
+                chip.id,
+                _faulty(chip),
+                str(report.bypassed_pes),
+                report.accuracy,
+                f"{report.changed_predictions} ({report.changed_predictions / len(self.data):.1%})",
+            )
+            for chip, report in self.done
+        ]
+        rows = []
+        for name, faulty, bypassed, accuracy, changed in [*references, *chips]:
+            assert accuracy is not None
+            low, high = accuracy.interval
+            rows.append((name, faulty, bypassed, f"{accuracy.value:.1%}", f"{low:.1%} .. {high:.1%}", changed))
+        heads = ["runs on", "faulty\nPEs", "bypassed\nPEs", "accuracy", "95 %\ninterval", "changed\npredictions"]
+        most = MOST_ROWS + len(references)
+        return Table(self._title, heads, rows, most=most, sections=[len(references) - 1])
+
+    def _retrained_accuracies(self, retrained: RetrainedLot) -> Table:
+        manifest = retrained.manifest
+        rows = []
+        for chip, report in self.done:
+            found, reached = manifest.chip_named[chip.id], report.accuracy
+            row = [chip.id, found.group, _faulty(chip), str(report.bypassed_pes)]
+            row += [f"{accuracy.value:.1%}" for accuracy in (self.fault_free[found.group], reached)]
+            row.append(bound_text(reached.at_least))
+            # What was measured on other images, and what is required of them, does not stand beside these.
+            if retrained.same_images:
+                row += [f"{count / manifest.images:.1%}" for count in (found.correct, manifest.required)]
+                row.append("yes" if retrained.passes(report) else "no")
+            rows.append(row)
+        heads = [
+            "chip",
+            "weights of",
+            "faulty\nPEs",
+            "bypassed\nPEs",
+            "weights,\nfault-free",
+            "on\nthe chip",
+            "at least",
+        ]
+        heads += ["at\nretraining", "required", "passes"] if retrained.same_images else []
+        return Table(self._title, heads, rows, left=2)
+
+    def _layers(self) -> Table:
+        chips = len(self.reports)
+        others = "" if self._same_cycles else ", cycles those of the slowest"
+        rows = []
+        for of_chips in zip(*(report.layers for report in self.reports), strict=True):
+            # Where operands sit differs between chips that have weights of their own groups; with it the cycles.
+            layer = max(of_chips, key=lambda report: report.serial_cycles)
+            changed, outputs = (
+                sum(counts) for counts in zip(*((r.outputs_changed, r.outputs) for r in of_chips), strict=True)
+            )
+            rows.append(
+                (
+                    layer.name,
+                    f"{layer.m} x {layer.k} x {layer.n}",
+                    layer.folds,
+                    layer.serial_cycles,
+                    layer.double_buffered_cycles,
+                    f"{layer.utilisation(self.config):.1%}",
+                    f"{changed / outputs:.2%}",
+                    max(report.largest_change for report in of_chips),
+                )
+            )
+        return Table(
+            "Layers" + (f"; changes are those of all {chips} chips{others}" if chips > 1 else ""),
+            [
+                *("layer", "GEMM\nM x K x N", "folds", "cycles,\nserial", "double-\nbuffered"),
+                *("utilisation", "outputs\nchanged", "largest\nchange"),
+            ],
+            rows,
+            most=len(rows),
+        )
+
+    def _cycles(self) -> str:
+        report = max(self.reports, key=lambda report: report.serial_cycles)
+        parts = (
+            f"{cycles:,} cycles {name} ({_duration(self.latency_ms(cycles))} per image)"
+            for name, cycles in (("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles))
+        )
+        which = "Each chip" if self._same_cycles else "The slowest chip"
+        return (
+            f"{which}, {len(self.data)} images in batches of {self.batch}, at {self.clock_mhz:g} MHz:\n"
+            f"{', '.join(parts)}.\n"
+        )
+
+    @property
+    def _same_cycles(self) -> bool:
+        return len({tuple(layer.serial_cycles for layer in report.layers) for report in self.reports}) == 1
+
+    def latency_ms(self, cycles: int) -> float:
+        """Milliseconds per image when `cycles` clock cycles classify all images."""
+        return cycles / (self.clock_mhz * 1e3) / len(self.data)
+
+    def _on_array(self) -> str:
+        """How much of the network the chips are behind, and what computes in float without any faults."""
+        share = self.share
+        assert share is not None
+        if not share.in_float:
+            return "All multiply-accumulates run on the array."
+        named = [f"{name or 'the forward of the network'} ({count:,})" for name, count in share.in_float.items()]
+        more = len(named) - MOST_NAMED
+        places = ", ".join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        percent = f"{share.value:.1%}" if share.value < 0.9995 else "More than 99.9%"
+        left = sum(share.in_float.values())
+        return f"{percent} of the multiply-accumulates run on the array; {left:,} per image stay in float: {places}."
+
+    def _how_computed(self) -> str:
+        """Which engine the numbers are from, and what was compared with the other one."""
+        if self.engine == "cycle":
+            return "Computed on the cycle engine, register by register."
+        images = self.cycle_images
+        if not images:
+            return "Emulated bit for bit; nothing was compared with the cycle engine."
+        which = "all images" if images == len(self.data) else "the first image"
+        if 1 < images < len(self.data):
+            which = f"the first {images} images"
+        of = "of each chip" if len(self.reports) > 1 else "of the chip"
+        return f"Emulated bit for bit; the cycle engine gives the same outputs on {which} {of}."
+
+    def _verdict(self) -> str:
+        reference = self.fault_free_accuracy
+        assert reference is not None
+        chip, worst = min(self.done, key=lambda found: found[1].accuracy.value)
+        values = [report.accuracy.value for report in self.reports]
+        within = sum(reference.value - value <= 0.01 for value in values)
+        how = "with broken PEs bypassed" if self.bypass else "as they are"
+        if self.mitigation is not None:
+            how = f"with {self.mitigation}"
+        elif self.deployment is not None and not self.bypass:
+            how = "with the PEs bypassed that the weights are for"
+        text = (
+            f"{within} of {len(values)} {'chip stays' if len(values) == 1 else 'chips stay'} within 1 point of the "
+            f"fault-free {reference.value:.1%}, {how}.\n"
+            f"Accuracy on them: {sum(values) / len(values):.1%} in the mean, {worst.accuracy.value:.1%} on the worst "
+            f"({chip.id})."
+        )
+        if len(self.data) < 100:
+            text += f"\nOf {len(self.data)} images one is more than a point: too few to tell chips apart so finely."
+        unusable = sum(len(chip.faults.unusable_columns()) > 0 for chip, _ in self.done)
+        if self.bypass and unusable:
+            has = "chip has" if unusable == 1 else "chips have"
+            text += f"\n{unusable} {has} broken column accumulators, which no bypass hides."
+        return text
+
+    def _retrained_verdict(self, retrained: RetrainedLot) -> str:
+        manifest, done = retrained.manifest, self.done
+        chip, worst = min(done, key=lambda found: found[1].accuracy.correct)
+        mean = sum(report.accuracy.value for report in self.reports) / len(done)
+        shown = (
+            f"Accuracy on {len(self.data):,} images: {mean:.1%} in the mean, {worst.accuracy.value:.1%} on the worst "
+            f"chip ({chip.id}), at least {bound_text(worst.accuracy.at_least)} with 95 % confidence."
+        )
+        if not retrained.same_images:
+            others = (
+                f"Other images than the {manifest.images:,} that verified the lot, of which the constraint is said."
+            )
+            return f"{shown}\n{others}"
+        passing = sum(retrained.passes(report) is True for report in self.reports)
+        changed = [c.id for c, report in done if report.accuracy.correct != manifest.chip_named[c.id].correct]
+        classify_as = "chip classifies" if len(done) == 1 else "chips classify"
+        return (
+            f"{passing} of {len(done)} {classify_as} as many images correctly as required: {manifest.required:,} of "
+            f"{manifest.images:,} unseen images.\n{shown}\n"
+            + (f"Not as at the retraining: {_some(changed)}." if changed else "All as measured at the retraining.")
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything measured, as JSON takes it."""
         return {
             "network": self.network_name,
-            "data": self.data_name,
+            "data": self.data.name,
             "normalization": None if self.normalization is None else str(self.normalization),
             "split": None if self.split is None else self.split.as_dict(),
-            "images": len(self.images),
+            "images": len(self.data),
             "batch": self.batch,
             "engine": self.engine,
             "cycle_images": self.cycle_images,
             "bypass": self.bypass,
             "mitigation": self.mitigation,
-            "clock_mhz": clock_mhz,
+            "clock_mhz": self.clock_mhz,
             "array": self.config.as_dict(),
             "deployment": self.deployment_dict(),
             "manifest": self._manifest_dict(),
@@ -275,12 +458,19 @@ class Simulation(Shown):
             "fault_free": None if self.fault_free_accuracy is None else self.fault_free_accuracy.as_dict(),
             "on_array": None if self.share is None else self.share.as_dict(),
             "groups": self._group_dicts(),
-            "chips": [
-                self._chip_dict(chip, report, clock_mhz) for chip, report in zip(self.chips, self.reports, strict=False)
-            ],
+            "chips": [self._chip_dict(chip, report) for chip, report in self.done],
         }
 
-    def _chip_dict(self, chip: Chip, report: ChipReport, clock_mhz: float) -> dict[str, Any]:
+    def _chip_dict(self, chip: Chip, report: ChipReport) -> dict[str, Any]:
+        retraining: dict[str, Any] = {}
+        if self.retrained is not None:
+            found = self.retrained.manifest.chip_named[chip.id]
+            retraining = {
+                "group": found.group,
+                "correct_at_retraining": found.correct,
+                "required": self.retrained.manifest.required,
+                "passes": self.retrained.passes(report),
+            }
         return {
             "chip": chip.id,
             "faults": chip.faults.summary(),
@@ -291,10 +481,10 @@ class Simulation(Shown):
             "changed_predictions": report.changed_predictions,
             "serial_cycles": report.serial_cycles,
             "double_buffered_cycles": report.double_buffered_cycles,
-            "latency_ms_per_image": self.latency_ms(report.serial_cycles, clock_mhz),
-            "latency_ms_per_image_double_buffered": self.latency_ms(report.double_buffered_cycles, clock_mhz),
-            **self._retraining_of(chip, report),
-            "layers": [self._layer_dict(layer) for layer in report.layers],
+            "latency_ms_per_image": self.latency_ms(report.serial_cycles),
+            "latency_ms_per_image_double_buffered": self.latency_ms(report.double_buffered_cycles),
+            **retraining,
+            "layers": [{**vars(layer), "utilisation": layer.utilisation(self.config)} for layer in report.layers],
         }
 
     def _manifest_dict(self) -> dict[str, Any] | None:
@@ -323,17 +513,6 @@ class Simulation(Shown):
             for name, accuracy in self.fault_free.items()
         ]
 
-    def _retraining_of(self, chip: Chip, report: ChipReport) -> dict[str, Any]:
-        if self.retrained is None:
-            return {}
-        found = self.retrained.manifest.chip_named[chip.id]
-        return {
-            "group": found.group,
-            "correct_at_retraining": found.correct,
-            "required": self.retrained.manifest.required,
-            "passes": self.retrained.passes(report),
-        }
-
     def deployment_dict(self) -> dict[str, Any] | None:
         """What the weights were retrained for, as JSON takes it; None for weights of no chip."""
         if self.deployment is None:
@@ -345,348 +524,23 @@ class Simulation(Shown):
             "other_chips": self.other_chips(),
         }
 
-    def _layer_dict(self, layer: LayerReport) -> dict[str, Any]:
-        return {**asdict(layer), "utilisation": layer.utilisation(self.config)}
-
-    def latency_ms(self, cycles: int, clock_mhz: float) -> float:
-        """Milliseconds per image when `cycles` clock cycles classify all images."""
-        return cycles / (clock_mhz * 1e3) / len(self.images)
-
 
 def _union(config: ArrayConfig, *masks: BoolArray | None) -> BoolArray:
     """PEs of an array that any mask has, bool [R, C]."""
-    found = np.zeros((config.rows, config.cols), np.bool_)
-    for mask in masks:
-        if mask is not None:
-            found |= mask
-    return found
+    none = np.zeros((config.rows, config.cols), np.bool_)
+    return reduce(np.logical_or, (mask for mask in masks if mask is not None), none)
 
 
-def simulate(
-    network: Setup | str | nn.Module | None,
-    lot: str | PathLike[str],
-    *,
-    manifest: str | Path | None = None,
-    weights: str | Path | None = None,
-    data: str | Path | tuple[object, object] | None = None,
-    normalization: str | Normalization | None = None,
-    split: SplitRequest | None = None,
-    chips: Sequence[str] = (),
-    engine: Engine = "emulation",
-    cycle_images: int | None = None,
-    images: int | None = None,
-    batch: int = 64,
-    bypass: bool = False,
-    mitigation: str | None = None,
-    calibration: Method | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    run: bool = True,
-) -> Simulation:
-    """Classify images on the chips of a lot, and measure what the faults change.
-
-    Args:
-        network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a float
-            `torch.nn.Module`. Of a setup its network, weights and data are taken as they are before any retraining,
-            its calibration, and those test images that judge; its mitigation retrains, and is not done here.
-        lot: an `efat.Lot`, or a file of chips.
-        manifest: what `efat.retrain` wrote for the lot, or for the chips of it that `chips` says: each runs the weights
-            of its group, bypassed and placed as is its own. The network is then None to take it from there. A network
-            of the user's own is named again, as no file says what code to run; if it was an object, by the setup.
-            Chips run group by group.
-        weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
-            that come with the network.
-        data: what `training.data.datasets.load_data` reads, or a pair of training and test images as for
-            `efat.Setup`; None for what comes with the network, or for where the retraining found them.
-        normalization: as for `efat.Setup`.
-        split: which test images decided something, and are left out; None for all test images.
-        chips: ids of the chips to run; none for all.
-        engine: `emulation`, or `cycle` for every register in every clock cycle; both give the same, bit for bit.
-        cycle_images: how many of the first images each chip runs on the cycle engine, too; None for
-            `DEFAULT_CYCLE_IMAGES` of the emulation's.
-        images: number of images; None for all, or for all verification images of the retraining.
-        batch: images per GEMM.
-        bypass: bypass the PEs that the faults require to be bypassed, beside those that the chips' fuses bypass.
-        mitigation: what is done about the faults of each chip without retraining, such as `fam`: see
-            `Mitigations.named`; None for nothing beside `bypass`.
-        calibration: how the activations' scales are chosen, for weights that do not bring theirs; None for `max`.
-        threads: threads of the cycle engine; None for one per core.
-        progress: called with the number of images just classified.
-        run: whether it runs now; otherwise everything is loaded and checked for `Simulation.run`.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
-        EngineMismatchError: the cycle engine gives other outputs than the emulation.
-    """
-    own: object = data
-    said: dict[str, object] = {
-        "weights": weights,
-        "normalization": normalization,
-        "split": split,
-        "calibration": calibration,
-    }
-    if manifest is not None:
-        said |= {"bypass": bypass or None, "mitigation": mitigation}
-        _refuse_beside("a manifest", {**said, **({"data": data} if isinstance(network, Setup) else {})})
-    elif isinstance(network, Setup):
-        _refuse_beside("a setup", {**said, "data": data})
-        check_no_object(network.network, network.data)
-        weights = network.weights if network.hardened is None else network.hardened
-        own, normalization, split, calibration = network.data, network.normalization, network.split, network.calibration
-        network = network.network.module if isinstance(network.network, OwnNetwork) else str(network.network)
-    if isinstance(own, tuple):
-        own = OwnData(*own)
-    images_of = own.pair if isinstance(own, OwnData) else None if own is None else Path(str(own))
-    if manifest is not None:
-        if isinstance(network, nn.Module):
-            raise InputError("a network is given beside a manifest as an object: give the setup it was retrained with")
-        prepared = _of_manifest(
-            Path(manifest), Path(lot), network, images_of, chips, engine, cycle_images, images, batch, threads
-        )
-    else:
-        if network is None:
-            raise InputError("no network: give one, or a manifest that names it")
-        assert not isinstance(network, Setup)
-        prepared = _prepared(
-            network=network,
-            lot=Path(lot),
-            weights=None if weights is None else Path(weights),
-            data=images_of,
-            normalization=Normalization.parse(normalization) if isinstance(normalization, str) else normalization,
-            split=split,
-            chips=chips,
-            engine=engine,
-            cycle_images=cycle_images,
-            images=images,
-            batch=batch,
-            bypass=bypass,
-            mitigation=mitigation,
-            calibration=calibration or "max",
-            threads=threads,
-        )
-    if run:
-        prepared.run(progress)
-    return prepared
+def _faulty(chip: Chip) -> str:
+    faulty = int(chip.faults.faulty_pes().sum())
+    return f"{faulty} ({faulty / chip.faults.config.pe_count:.2%})"
 
 
-def _refuse_beside(what: str, said: Mapping[str, object]) -> None:
-    for name, value in said.items():
-        if value is not None:
-            raise InputError(f"{name} is given beside {what}, which says it: leave it out")
+def _duration(milliseconds: float) -> str:
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.3g} s"
+    return f"{milliseconds:.3g} ms" if milliseconds >= 1 else f"{milliseconds * 1000:.3g} us"
 
 
-def _prepared(
-    *,
-    network: str | nn.Module,
-    lot: Path,
-    weights: Path | None,
-    data: _Data,
-    normalization: Normalization | None,
-    split: SplitRequest | None,
-    chips: Sequence[str],
-    engine: Engine,
-    cycle_images: int | None,
-    images: int | None,
-    batch: int,
-    bypass: bool,
-    mitigation: str | None,
-    calibration: Method,
-    threads: int | None,
-) -> Simulation:
-    strategy = None if mitigation is None else _without_retraining(mitigation, bypass=bypass)
-    measures = strategy is not None and any(isinstance(each, BatchNormStatistics) for each in strategy.in_turn)
-    needs_training_images = measures or split is not None
-    config, chosen = _read_chips(lot, chips)
-    workload = load_workload(
-        network, weights=weights, data=data, normalization=normalization, training=needs_training_images
-    )
-    judging = workload.test if split is None else split_workload(network, workload, split, normalization).verification
-    shown = first_images(judging, images, "test" if split is None else "verification")
-    deployment = workload.deployment
-    if deployment is None:
-        quantised = convert(workload.network, config, workload.calibration, method=calibration)
-    else:
-        deployment.check_array(config)
-        quantised = convert(
-            workload.network, config, workload.calibration, activation_scales=deployment.activation_scales
-        )
-        deployment.put(quantised, Accelerator.fault_free(config))
-    networks: ChipNetworks = OneNetwork(quantised, deployment)
-    if strategy is not None:
-        if deployment is not None:
-            raise InputError(
-                f"{weights} was retrained for a chip, which says what is bypassed: leave out the mitigation"
-            )
-        _check_columns(chosen, strategy)
-        batches = _batches(network, workload) if measures else None
-        networks = MitigatedNetworks(workload.network, quantised, strategy, batches)
-    return Simulation(
-        network_name=name_of(network),
-        data_name=judging.name,
-        config=config,
-        engine=engine,
-        bypass=bypass,
-        batch=batch,
-        images=shown.images,
-        labels=shown.labels,
-        classes=shown.classes,
-        chips=chosen,
-        networks=networks,
-        cycle_images=_checked_images(engine, cycle_images, len(shown)),
-        normalization=normalization,
-        split=split,
-        mitigation=None if mitigation is None else mitigation.lower(),
-        _float_network=workload.network,
-        _threads=threads,
-    )
-
-
-def _without_retraining(mitigation: str, *, bypass: bool) -> Mitigations:
-    """The strategy of a name, which does not retrain."""
-    strategy = Mitigations.named(mitigation)
-    if bypass:
-        raise InputError(f"mitigation {mitigation} and bypass both say what is bypassed: leave out one of them")
-    if strategy.retrains:
-        raise InputError(
-            f"mitigation {mitigation} retrains, which a simulation does not: efat retrain-chip does for one chip, and "
-            "efat resilience is the first step for a lot"
-        )
-    return strategy
-
-
-def _check_columns(chips: Sequence[Chip], strategy: Mitigations) -> None:
-    """Refuse chips that a strategy that bypasses can put no output on, before any of them runs."""
-    if any(isinstance(mitigation, Bypass) for mitigation in strategy.in_turn):
-        for chip in chips:
-            if len(chip.faults.unusable_columns()) == chip.faults.config.cols:
-                raise InputError(
-                    f"chip {chip.id} has no column whose accumulator works, so that no mitigation helps: "
-                    "leave it out by choosing the others"
-                )
-
-
-def _batches(network: str | nn.Module, workload: LoadedWorkload) -> Batches:
-    """Batches of training images, as `efat retrain-chip` measures batch normalisation on."""
-    if not any(isinstance(module, _BatchNorm) and module.track_running_stats for module in workload.network.modules()):
-        raise InputError(
-            f"network {name_of(network)} has no statistics of batch normalisation to measure: leave out +bn"
-        )
-    assert workload.train is not None
-    recipe = Recipe(augmentation=augmentation_of(name_of(network), None))
-    return Batches(workload.train, recipe.batch, recipe.seed, recipe.augmentation)
-
-
-def _read_chips(lot: Path, chips: Sequence[str]) -> tuple[ArrayConfig, list[Chip]]:
-    """The array of a lot, and chips of it that networks can run on."""
-    with ChipLot(lot) as opened:
-        chosen = [opened[chip_id] for chip_id in chips] if chips else list(opened)
-        config = opened.config
-    if not chosen:
-        raise InputError(f"{lot} has no chips: generate or import some first")
-    for chip in chosen:
-        if chip.faults.has_flips:
-            raise InputError(
-                f"chip {chip.id} has FLIP faults, whose cycle counts within one GEMM: "
-                "a network on a chip needs permanent faults only (STUCK_AT_0, STUCK_AT_1)"
-            )
-    return config, chosen
-
-
-def _checked_images(engine: Engine, cycle_images: int | None, images: int) -> int:
-    """How many of the first images each chip runs on the cycle engine, too."""
-    if cycle_images is None:
-        return min(DEFAULT_CYCLE_IMAGES, images) if engine == "emulation" else 0
-    if engine == "cycle":
-        raise InputError(f"cycle images is {cycle_images}: the cycle engine runs all images already; leave it out")
-    if cycle_images < 0:
-        raise InputError(f"cycle images is {cycle_images}: expected 0 or more")
-    return min(cycle_images, images)
-
-
-def _of_manifest(
-    manifest: Path,
-    lot: Path,
-    network: Setup | str | None,
-    data: _Data,
-    chips: Sequence[str],
-    engine: Engine,
-    cycle_images: int | None,
-    images: int | None,
-    batch: int,
-    threads: int | None,
-) -> Simulation:
-    found = Manifest.load(manifest)
-    setup = found.setup
-    if isinstance(network, Setup):
-        given, kept = (records.replace(each, hardened=None).as_dict() for each in (network.located(), setup))
-        different = [name for name, value in kept.items() if given[name] != value]
-        if different:
-            raise InputError(f"{manifest} is of another setup ({', '.join(different)}): give the one it was made with")
-        setup = records.replace(setup, network=network.network, data=network.data)
-    else:
-        check_network_named(manifest, setup.network, network)
-    normalization = setup.parsed_normalization
-    config, chosen = _read_chips(lot, chips)
-    _check_lot(manifest, found, lot, config, chosen, complete=not chips)
-    position = {group.name: number for number, group in enumerate(found.groups)}
-    chosen.sort(key=lambda chip: position[found.chip_named[chip.id].group])
-    folder = manifest.parent
-    check_networks(found, folder, chosen)
-    first = found.group_named[found.chip_named[chosen[0].id].group]
-    # Any group's weights make the network; each chip's own replace them before it runs.
-    weights = folder / first.weights
-    if data is None:
-        loaded = records.replace(setup, weights=weights, hardened=None).load()
-        base, shown = loaded.network, first_images(loaded.verification, images, "verification")
-    else:
-        workload = load_workload(str(setup.network), weights=weights, data=data, normalization=normalization)
-        base, shown = workload.network, first_images(workload.test, images)
-    same_images = found.verification == shown.digest
-    return Simulation(
-        network_name=str(setup.network),
-        data_name=shown.name,
-        config=config,
-        engine=engine,
-        bypass=False,
-        batch=batch,
-        images=shown.images,
-        labels=shown.labels,
-        classes=shown.classes,
-        chips=chosen,
-        networks=GroupNetworks(found, folder, config, base),
-        normalization=normalization,
-        cycle_images=_checked_images(engine, cycle_images, len(shown)),
-        retrained=RetrainedLot(manifest, found, same_images),
-        _threads=threads,
-    )
-
-
-def _check_lot(
-    path: Path, manifest: Manifest, lot: Path, config: ArrayConfig, chips: Sequence[Chip], *, complete: bool
-) -> None:
-    """Chips are those that were retrained for: of the same array, with the same faults; all of them if `complete`."""
-    array = config.as_dict()
-    for name, value in array.items():
-        if manifest.array[name] != value:
-            raise InputError(
-                f"{lot} has an array with {name}={value}, and {path} one with {manifest.array[name]}: "
-                "give the lot that was retrained"
-            )
-    for chip in chips:
-        retrained = manifest.chip_named.get(chip.id)
-        if retrained is None:
-            raise InputError(f"chip {chip.id} of {lot} is not in {path}: choose those that are with --chip ID")
-        if not chip.has_digest(retrained.digest):
-            raise InputError(
-                f"chip {chip.id} of {lot} has other faults or bypassed PEs than the one that {path} has weights for: "
-                "give the lot that was retrained, or retrain this one"
-            )
-    if complete:
-        ids = {chip.id for chip in chips}
-        missing = [chip.id for chip in manifest.chips if chip.id not in ids]
-        if missing:
-            raise InputError(
-                f"{lot} has no chip {missing[0]}, which is in {path}: give the lot that was retrained, or choose chips "
-                "with --chip ID"
-            )
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:MOST_NAMED]) + (", ..." if len(ids) > MOST_NAMED else "")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from efat.inference.simulation import Simulation
+from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from simulator.suggestions import did_you_mean
@@ -27,12 +28,14 @@ class LayerGemm:
         group: group of the convolution, from 0; 0 for every other layer.
         x: integer activations [M, K].
         w: integer weights [K, N].
+        bypass: what is bypassed in the chip, bool [rows, cols].
     """
 
     layer: str
     group: int
     x: npt.NDArray[np.integer]
     w: npt.NDArray[np.integer]
+    bypass: BoolArray | None
 
 
 def only_chip(simulation: Simulation) -> Chip:
@@ -58,20 +61,20 @@ def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
         InputError: more than one chip, or there is no such layer or group.
     """
     chip = only_chip(simulation)
-    network = simulation.networks.network(chip)
+    network, accelerator = simulation.on_chip(chip)
     layers = quantized_layers(network)
     if layer not in layers and not (layer.isdecimal() and int(layer) < len(layers)):
         raise InputError(
             f"no layer {layer!r} in {simulation.network_name}: expected 0..{len(layers) - 1} or one of "
             f"{', '.join(layers)}{did_you_mean(layer, layers)}"
         )
-    put_on_chip(network, simulation.accelerator(chip))
+    put_on_chip(network, accelerator)
     with _stopped_at(layers, layer, group) as found, torch.inference_mode():
-        network(simulation.images[: simulation.batch])
+        network(simulation.data.images[: simulation.batch])
     if found:
         run = found[0]
         x, w = run.on_array()
-        return LayerGemm(run.layer, run.group, x.cpu().numpy(), w.cpu().numpy())
+        return LayerGemm(run.layer, run.group, x.cpu().numpy(), w.cpu().numpy(), accelerator.bypass)
     raise InputError(f"layer {layer!r} of {simulation.network_name} does not run: choose another")
 
 

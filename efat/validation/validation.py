@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from efat.display import Shown, Table, Verdict, counted
-from efat.inference.simulation import Simulation, simulate
-from efat.setup import Setup
+from efat.inference.simulate import simulate
+from efat.inference.simulation import Simulation
+from efat.setup import Setup, first_images
 from efat.validation.cases import Case, config_pool, load_case, random_case, shrink
 from simulator import ArrayConfig, InputError, Site, simulate_gemm
 from simulator.rtl import rtl_gemm, unavailable
@@ -318,9 +319,9 @@ class NetworkValidation(Shown):
         for chip in simulation.chips[len(self.comparisons) :]:
             logits = {}
             for engine in engines:
-                network = put_on_chip(simulation.networks.network(chip), simulation.accelerator(chip, engine))
+                network = put_on_chip(*simulation.on_chip(chip, engine))
                 with torch.inference_mode():
-                    parts = [network(batch) for batch in torch.split(simulation.images, simulation.batch)]
+                    parts = [network(batch) for batch in torch.split(simulation.data.images, simulation.batch)]
                 logits[engine] = bits_of(torch.cat(parts))
             difference = logits["emulation"] != logits["cycle"]
             self.comparisons.append(ChipComparison(chip.id, difference.numel(), int(difference.sum())))
@@ -334,8 +335,9 @@ class NetworkValidation(Shown):
 
     def parts(self) -> Iterator[Table | str]:
         """Logits and mismatches by chip."""
+        yield from self.simulation.about_weights()
         yield Table(
-            f"emulation against cycle: {self.simulation.network_name}, {len(self.simulation.images)} images a chip",
+            f"emulation against cycle: {self.simulation.network_name}, {len(self.simulation.data)} images a chip",
             ["chip", "logits", "mismatches"],
             [(comparison.chip, comparison.logits, comparison.mismatches) for comparison in self.comparisons],
             most=len(self.comparisons),
@@ -352,7 +354,7 @@ class NetworkValidation(Shown):
         """Everything found, as JSON takes it."""
         return {
             "network": self.simulation.network_name,
-            "images": len(self.simulation.images),
+            "images": len(self.simulation.data),
             "deployment": self.simulation.deployment_dict(),
             "complete": len(self.comparisons) == len(self.simulation.chips),
             "chips": [asdict(comparison) for comparison in self.comparisons],
@@ -390,7 +392,7 @@ def validate_network(
         network, lot, weights=weights, data=data, normalization=normalization, images=images, run=False
     )
     if images is None:
-        simulation.images = simulation.images[:DEFAULT_IMAGES]
+        simulation.data = first_images(simulation.data, min(DEFAULT_IMAGES, len(simulation.data)))
     found = NetworkValidation(simulation)
     if run:
         found.run(progress)

@@ -45,14 +45,20 @@ def check_gemm(
         TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
         InputError: shapes that do not fit, values out of range, or faults of another array.
     """
-    acts = _operand("x", x, config.act_range, "M, K")
-    weights = _operand("w", w, config.weight_range, "K, N")
+    acts = check_operand("x", x, config.act_range, "M, K")
+    weights = check_operand("w", w, config.weight_range, "K, N")
     if acts.shape[1] != weights.shape[0]:
         raise InputError(f"x is {acts.shape} and w is {weights.shape}: expected x [M, K] and w [K, N] with the same K")
     return CheckedGemm(acts, weights, *check_chip(config, faults, bypass))
 
 
-def _operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
+def check_operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
+    """One operand of a GEMM as an array; `axes` names its dimensions in messages.
+
+    Raises:
+        TypeError: it does not hold integers.
+        InputError: it has not two dimensions, or values are out of range.
+    """
     array = np.asarray(values)
     if array.ndim != 2:
         raise InputError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")

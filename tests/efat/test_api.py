@@ -78,7 +78,7 @@ def test_simulates_a_module_and_tensors_of_ones_own_as_its_setup_does(lot: efat.
     data = ((images, labels), (torch.rand(20, 1, 4, 4), torch.arange(20) % 3))
     run = efat.simulate(network, lot, data=data, chips=["chip-0001"])
     assert [report.accuracy.images for report in run.reports] == [20]
-    assert str(run).startswith("Sequential on 1 chips: 20 images of test images")
+    assert str(run).startswith("Sequential on test images, 20 images; 8x8 array, emulation engine\n")
     setup = efat.Setup(network, data=data)
     judged = efat.simulate(setup, lot, chips=["chip-0001"])
     assert judged.reports[0].accuracy.images == len(setup.load().verification)

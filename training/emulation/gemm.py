@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap
-from simulator.dtypes import BoolArray, Int32Array, Int64Array, UInt8Array
+from simulator.dtypes import BoolArray, Int8Array, Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
 from training.emulation.program import Program, lower
 from training.emulation.tensors import run_on_tensors
-from training.emulation.upsets import recompute_touched
 from training.numbers import activation_dtype
 
 _WORK_PER_THREAD = 8_000_000
@@ -49,14 +48,13 @@ def faulty_gemm(
         InputError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
             another array, or a FLIP in a cycle that the GEMM does not have.
     """
-    check_activations(x, config)
     if x.device != w.device:
         raise InputError(f"x is on {x.device} and w is on {w.device}: expected both on the same device")
-    if w.ndim == 2 and x.shape[1] != w.shape[0]:
+    if x.ndim == w.ndim == 2 and x.shape[1] != w.shape[0]:
         raise InputError(
             f"x is {tuple(x.shape)} and w is {tuple(w.shape)}: expected x [M, K] and w [K, N] with the same K"
         )
-    return _run(lower(w.detach().cpu().numpy(), config, faults, bypass=bypass), x)
+    return run(lower(w.detach().cpu().numpy(), config, faults, bypass=bypass), x)
 
 
 def run(program: Program, x: Tensor) -> Tensor:
@@ -73,22 +71,18 @@ def run(program: Program, x: Tensor) -> Tensor:
         TypeError: `x` does not hold integers.
         InputError: another K than the program's, values out of range, or a FLIP in a cycle that the GEMM does not have.
     """
-    check_activations(x, program.config)
-    if x.shape[1] != program.k:
-        raise InputError(f"x is {tuple(x.shape)}: expected [M, {program.k}], the K this program was lowered for")
-    return _run(program, x)
-
-
-def check_activations(x: Tensor, config: ArrayConfig) -> None:
-    """Refuse what is not a matrix of activations.
-
-    Raises:
-        TypeError: no integers.
-        InputError: not two dimensions, or values out of range.
-    """
     if x.ndim != 2:
         raise InputError(f"x has shape {tuple(x.shape)}: expected two dimensions [M, K]")
-    check_values("x", x, config.act_range)
+    check_values("x", x, program.config.act_range)
+    if x.shape[1] != program.k:
+        raise InputError(f"x is {tuple(x.shape)}: expected [M, {program.k}], the K this program was lowered for")
+    if x.device.type != "cpu" and not program.chip.has_flips:
+        return run_on_tensors(program, x)
+    m, k = x.shape
+    activations = x.detach().to("cpu", activation_dtype(program.config)).contiguous().view(-1).numpy()
+    outputs = np.empty((program.n, m), np.int32)
+    run_on_memory(program, activations, np.arange(m) * k, np.arange(k), outputs.reshape(-1), (0, 0, max(m, 1)))
+    return torch.from_numpy(outputs).t().to(x.device)
 
 
 def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
@@ -110,26 +104,9 @@ def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
             )
 
 
-def _run(program: Program, x: Tensor) -> Tensor:
-    if x.device.type != "cpu" and not program.chip.has_flips:
-        return run_on_tensors(program, x)
-    m, k = x.shape
-    activations = x.detach().to("cpu", activation_dtype(program.config)).contiguous()
-    outputs = np.empty((program.n, m), np.int32)
-    run_on_memory(
-        program,
-        activations.view(-1).numpy(),
-        np.arange(m) * k,
-        np.arange(k),
-        outputs.reshape(-1),
-        (0, 0, max(m, 1)),
-    )
-    return torch.from_numpy(outputs).t().to(x.device)
-
-
 def run_on_memory(
     program: Program,
-    memory: npt.NDArray[np.int8] | UInt8Array,
+    memory: Int8Array | UInt8Array,
     pixel: Int64Array,
     offset: Int64Array,
     outputs: Int32Array,
@@ -149,32 +126,21 @@ def run_on_memory(
         InputError: a FLIP in a cycle that the GEMM does not have.
     """
     # Numba takes 0.4 s to import.
-    from training.emulation.gemm_kernel import Apart, Source, Target, emulate
+    from training.emulation.gemm_kernel import Source, Target, emulate
     from training.emulation.intrinsics import LANES
 
-    source = Source(memory, pixel, offset)
+    config, m = program.config, len(pixel)
+    source = Source(memory.view(np.int8), config.act_signed, pixel, offset)
     target = Target(outputs, *place)
-    layout = program.layout
-    pes = Apart(program.pe_weight, program.pe_table, program.tables)
-    m = len(pixel)
 
     def part(first: int, stop: int) -> None:
-        config = program.config
-        emulate(
-            source,
-            layout,
-            program.words,
-            pes,
-            config.rows,
-            config.cols,
-            config.acc_bits,
-            first,
-            stop,
-            target,
-        )
+        sizes = (config.rows, config.cols, config.acc_bits)
+        emulate(source, program.layout, program.weights, *sizes, first, stop, target)
 
     _in_parallel(part, m, LANES, m * program.k * program.n)
     if program.chip.has_flips:
+        from training.emulation.upsets import recompute_touched
+
         recompute_touched(program, source, target)
 
 
@@ -214,7 +180,7 @@ def emulated_convolution(
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
-    """Convolve on a faulty array: one GEMM for each group, as `layers.image_to_columns` lays it out.
+    """Convolve on a faulty array: one GEMM for each group, int32 [batch, outputs, out_height, out_width].
 
     Args:
         images: [batch, channels, height, width] on the CPU, padded, int8 or, if activations are unsigned, uint8, within
@@ -226,19 +192,15 @@ def emulated_convolution(
         stride: pixels from one output to the next, down and across.
         dilation: pixels from one kernel element to the next, down and across.
         groups: groups of channels.
-
-    Returns:
-        int32 [batch, outputs, out_height, out_width].
     """
     images = images.contiguous()
     pixel, offset, size = _places(tuple(images.shape), tuple(weight.shape[1:]), stride, dilation)
     total = len(weight)
     outputs = np.empty((len(images), total, *size), np.int32)
     pixels = size[0] * size[1]
-    filters = weight.detach().flatten(1).numpy()
     memory = images.view(-1).numpy()
     channels = weight.shape[1] * images.shape[2] * images.shape[3]
-    for group, part in enumerate(np.split(filters, groups)):
+    for group, part in enumerate(np.split(weight.detach().flatten(1).numpy(), groups)):
         program = lower(part.T, config, faults, bypass=bypass)
         place = (group * len(part) * pixels, total * pixels, pixels)
         run_on_memory(program, memory, pixel, offset + group * channels, outputs.reshape(-1), place)
@@ -252,10 +214,21 @@ def _places(
     """Where each output's window begins, where each kernel element lies from there, and outputs down and across."""
     batch, channels, height, width = images
     per_group, kernel_rows, kernel_columns = kernel
-    out_height = (height - dilation[0] * (kernel_rows - 1) - 1) // stride[0] + 1
-    out_width = (width - dilation[1] * (kernel_columns - 1) - 1) // stride[1] + 1
-    image, down, across = np.ogrid[:batch, :out_height, :out_width]
+    size = output_size((height, width), (kernel_rows, kernel_columns), stride, dilation)
+    image, down, across = np.ogrid[:batch, : size[0], : size[1]]
     pixel = image * channels * height * width + down * stride[0] * width + across * stride[1]
     channel, row, column = np.ogrid[:per_group, :kernel_rows, :kernel_columns]
     offset = channel * height * width + row * dilation[0] * width + column * dilation[1]
-    return pixel.reshape(-1), offset.reshape(-1), (out_height, out_width)
+    return pixel.reshape(-1), offset.reshape(-1), size
+
+
+def output_size(
+    image: tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of outputs that a kernel gives on a padded image; below 1 where it does not fit in.
+
+    >>> output_size((7, 8), (3, 3), (2, 1), (1, 2))
+    (3, 4)
+    """
+    down, across = ((image[axis] - dilation[axis] * (kernel_size[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1))
+    return down, across

@@ -8,14 +8,14 @@ are evaluated one by one. The block stays in the first-level cache; nothing of t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numba import njit
 
-from simulator.dtypes import Int16Array, Int32Array, Int64Array
+from simulator.dtypes import Int8Array, Int32Array, Int64Array, UInt8Array
 from simulator.kernels import Function, kernels
-from training.emulation import intrinsics
+from training.emulation import intrinsics, program
 from training.emulation.intrinsics import (
     LANES,
     PAIRS,
@@ -28,9 +28,10 @@ from training.emulation.intrinsics import (
     store_wrapped,
     transpose_rows,
 )
-from training.emulation.program import Layout
+from training.emulation.program import Layout, Weights
 
 _HALF = 0xFFFF
+_Memory = Int8Array | UInt8Array
 
 _PAIRS_IN_CACHE = 128
 """Of `LANES` words each: 24 KiB, which leaves room for weights and sums in a first-level cache of 32 KiB."""
@@ -39,8 +40,9 @@ _PAIRS_IN_CACHE = 128
 class Source(NamedTuple):
     """Where X lies: `X[m, k]` is `memory[pixel[m] + offset[k]]`; both increase strictly."""
 
-    memory: Any
-    """int8 or uint8, one dimension."""
+    memory: Int8Array
+    """int8, one dimension: the bytes of activations, signed or not."""
+    signed: bool
     pixel: Int64Array
     """int64 [M]"""
     offset: Int64Array
@@ -57,18 +59,7 @@ class Target(NamedTuple):
     size: int
 
 
-class Apart(NamedTuple):
-    """What PEs that are evaluated one by one multiply activations with."""
-
-    weight: Int32Array
-    """int32 [PEs]"""
-    table: Int32Array
-    """int32 [PEs]: the table that its product is looked up in, or -1."""
-    tables: Int16Array
-    """int16 [tables, 2**act_bits], by the activation's bit pattern."""
-
-
-_kernel = kernels(intrinsics)
+_kernel = kernels(intrinsics, program)
 
 
 def _inlined(function: Function) -> Function:
@@ -80,8 +71,7 @@ def _inlined(function: Function) -> Function:
 def emulate(
     source: Source,
     layout: Layout,
-    words: Int32Array,
-    pes: Apart,
+    weights: Weights,
     rows: int,
     cols: int,
     acc_bits: int,
@@ -94,8 +84,7 @@ def emulate(
     Args:
         source: X.
         layout: PEs apart, and masks.
-        words: int32 [N, k-folds, pairs], weights of the dot products, 0 for the PEs apart.
-        pes: weights and tables of the PEs apart.
+        weights: those of the dot products, weights and tables of the PEs apart.
         rows: rows of the array.
         cols: columns of the array.
         acc_bits: width of a partial sum.
@@ -103,8 +92,8 @@ def emulate(
         stop: one past the last.
         target: where outputs go.
     """
-    n, depth, pairs = words.shape
-    weights = words.reshape(-1)
+    n, depth, pairs = weights.words.shape
+    words = weights.words.reshape(-1)
     k = len(source.offset)
     at_once = max(1, min(depth, _PAIRS_IN_CACHE // pairs))
     block = np.zeros((at_once * pairs, LANES), np.int32)
@@ -137,15 +126,15 @@ def emulate(
                     for fold in range(folds):
                         here = used_pairs if fold == folds - 1 else pairs
                         at = fold * pairs
-                        _sum_in_order(block, at, here, weights, layout, pes, entry + fold, column_sum)
+                        _sum_in_order(block, at, here, words, layout, weights, entry + fold, column_sum)
                         keep, force = layout.accumulator_keep[column], layout.accumulator_force[column]
                         for lane in range(LANES):
                             sums[output, lane] = ((sums[output, lane] + column_sum[0, lane]) & keep) | force
                 else:
-                    add_dot(block, 0, (folds - 1) * pairs + used_pairs, weights, entry * pairs, sums, output)
+                    add_dot(block, 0, (folds - 1) * pairs + used_pairs, words, entry * pairs, sums, output)
                     for fold in range(folds):
                         for pe in range(layout.first_pe[entry + fold], layout.first_pe[entry + fold + 1]):
-                            _add_pe(block, fold * pairs, layout, pes, pe, sums, output)
+                            _add_pe(block, fold * pairs, layout, weights, pe, sums, output)
         _store(sums, start, lanes, acc_bits, target)
 
 
@@ -160,9 +149,9 @@ def _sum_in_order(
     block: Int32Array,
     at: int,
     pairs: int,
-    weights: Int32Array,
+    words: Int32Array,
     layout: Layout,
-    pes: Apart,
+    weights: Weights,
     entry: int,
     column_sum: Int32Array,
 ) -> None:
@@ -172,88 +161,96 @@ def _sum_in_order(
     done = 0
     for pe in range(layout.first_pe[entry], layout.first_pe[entry + 1]):
         pair = min((layout.row[pe] + 1) // 2, pairs)
-        add_dot(block, at + done, pair - done, weights, first + done, column_sum, 0)
+        add_dot(block, at + done, pair - done, words, first + done, column_sum, 0)
         done = pair
-        _add_pe(block, at, layout, pes, pe, column_sum, 0)
+        _add_pe(block, at, layout, weights, pe, column_sum, 0)
         force_bits(column_sum, 0, layout.psum_keep[pe], layout.psum_force[pe])
-    add_dot(block, at + done, pairs - done, weights, first + done, column_sum, 0)
+    add_dot(block, at + done, pairs - done, words, first + done, column_sum, 0)
 
 
 @_inlined
-def _add_pe(block: Int32Array, at: int, layout: Layout, pes: Apart, pe: int, sums: Int32Array, output: int) -> None:
+def _add_pe(
+    block: Int32Array, at: int, layout: Layout, weights: Weights, pe: int, sums: Int32Array, output: int
+) -> None:
     """The product of a PE apart, its weight in one half of a pair beside 0, or looked up."""
     row = layout.row[pe]
+    shift = 16 * (row % 2)
     keep, force = layout.product_keep[pe], layout.product_force[pe]
-    word = np.int32((pes.weight[pe] & _HALF) << (16 * (row % 2)))
-    add_product(block, at + row // 2, word, keep, force, sums, output, pes.tables, pes.table[pe], 16 * (row % 2))
+    word = np.int32((weights.apart[pe] & _HALF) << shift)
+    add_product(block, at + row // 2, word, keep, force, sums, output, weights.tables, weights.table[pe], shift)
 
 
 @_kernel
 def _gather(source: Source, start: int, lanes: int, k_start: int, k_stop: int, block: Int32Array) -> None:
     """Activations of a k-fold in pairs of reduction indices; pairs beyond the fold are 0."""
-    depth = k_stop - k_start
-    block[depth // 2 :] = 0
+    pixel, offset = source.pixel[start : start + lanes], source.offset[k_start:k_stop]
+    block[len(offset) // 2 :] = 0
+    # What is in this branch is all that is compiled for both kinds of activations.
+    if source.signed:
+        _gather_lanes(source.memory, pixel, offset, block)
+    else:
+        _gather_lanes(source.memory.view(np.uint8), pixel, offset, block)
+
+
+@_kernel
+def _gather_lanes(memory: _Memory, pixel: Int64Array, offset: Int64Array, block: Int32Array) -> None:
     lane = 0
-    while lane + ROWS <= lanes:
-        if source.pixel[start + lane + ROWS - 1] == source.pixel[start + lane] + ROWS - 1:
-            _gather_run(source, start, lane, k_start, depth, block)
+    while lane + ROWS <= len(pixel):
+        if pixel[lane + ROWS - 1] == pixel[lane] + ROWS - 1:
+            _gather_run(memory, pixel, offset, lane, block)
         else:
-            _gather_rows(source, start, lane, k_start, depth, block)
+            _gather_rows(memory, pixel, offset, lane, block)
         lane += ROWS
-    while lane < lanes:
-        _gather_row(source, start, lane, k_start, 0, depth, block)
-        lane += 1
+    for one in range(lane, len(pixel)):
+        _gather_row(memory, pixel[one], offset, 0, one, block)
 
 
-@_kernel
-def _gather_run(source: Source, start: int, lane: int, k_start: int, depth: int, block: Int32Array) -> None:
+@_inlined
+def _gather_run(memory: _Memory, pixel: Int64Array, offset: Int64Array, lane: int, block: Int32Array) -> None:
     """Eight rows of X whose activations lie side by side."""
-    base = source.pixel[start + lane]
-    for pair in range(depth // 2):
-        low, high = source.offset[k_start + 2 * pair], source.offset[k_start + 2 * pair + 1]
-        load_run(source.memory, base + low, base + high, block, pair, lane)
-    if depth % 2:
+    for pair in range(len(offset) // 2):
+        low, high = pixel[lane] + offset[2 * pair], pixel[lane] + offset[2 * pair + 1]
+        load_run(memory, low, high, block, pair, lane)
+    if len(offset) % 2:
         for one in range(lane, lane + ROWS):
-            _gather_row(source, start, one, k_start, depth - 1, depth, block)
+            _gather_row(memory, pixel[one], offset, len(offset) - 1, one, block)
 
 
-@_kernel
-def _gather_rows(source: Source, start: int, lane: int, k_start: int, depth: int, block: Int32Array) -> None:
+@_inlined
+def _gather_rows(memory: _Memory, pixel: Int64Array, offset: Int64Array, lane: int, block: Int32Array) -> None:
     """Eight rows of X apart: sixteen reduction indices at a time where they lie side by side."""
-    offset, at_once = source.offset, 2 * PAIRS
-    done = 0
-    while done + at_once <= depth and offset[k_start + done + at_once - 1] == offset[k_start + done] + at_once - 1:
-        transpose_rows(source.memory, source.pixel, start + lane, offset[k_start + done], block, done // 2, lane)
+    depth, at_once, done = len(offset), 2 * PAIRS, 0
+    while done + at_once <= depth and offset[done + at_once - 1] == offset[done] + at_once - 1:
+        transpose_rows(memory, pixel, offset[done], block, done // 2, lane)
         done += at_once
     # The last ones, again sixteen at a time: some for the second time, and with an odd depth one too many.
     again = depth + depth % 2 - at_once
     if (
         done < depth
         and again >= 0
-        and offset[k_start + depth - 1] - offset[k_start + again] == depth - 1 - again
-        and source.pixel[start + lane + ROWS - 1] + offset[k_start + again] + at_once <= len(source.memory)
+        and offset[depth - 1] - offset[again] == depth - 1 - again
+        and pixel[lane + ROWS - 1] + offset[again] + at_once <= len(memory)
     ):
-        transpose_rows(source.memory, source.pixel, start + lane, offset[k_start + again], block, again // 2, lane)
+        transpose_rows(memory, pixel, offset[again], block, again // 2, lane)
         if depth % 2:
             for one in range(lane, lane + ROWS):
                 block[depth // 2, one] &= _HALF
         done = depth
     if done < depth:
         for one in range(lane, lane + ROWS):
-            _gather_row(source, start, one, k_start, done, depth, block)
+            _gather_row(memory, pixel[one], offset, done, one, block)
 
 
 @_kernel
-def _gather_row(source: Source, start: int, lane: int, k_start: int, done: int, depth: int, block: Int32Array) -> None:
+def _gather_row(memory: _Memory, base: int, offset: Int64Array, done: int, lane: int, block: Int32Array) -> None:
     """One row of X, from reduction index `done` (even, or the last) of the k-fold on."""
-    memory, offset = source.memory, source.offset
-    base = source.pixel[start + lane]
+    depth = len(offset)
     for pair in range(done // 2, depth // 2):
-        low = np.int32(memory[base + offset[k_start + 2 * pair]])
-        high = np.int32(memory[base + offset[k_start + 2 * pair + 1]])
+        low = np.int32(memory[base + offset[2 * pair]])
+        high = np.int32(memory[base + offset[2 * pair + 1]])
         block[pair, lane] = (low & _HALF) | (high << 16)
     if depth % 2:
-        block[depth // 2, lane] = np.int32(memory[base + offset[k_start + depth - 1]]) & _HALF
+        block[depth // 2, lane] = np.int32(memory[base + offset[depth - 1]]) & _HALF
 
 
 @_kernel

@@ -43,27 +43,27 @@ _HALVES = ir.VectorType(ir.IntType(16), 2 * WIDTH)
 _EIGHT_HALVES = ir.VectorType(ir.IntType(16), WIDTH)
 _EIGHT_BYTES = ir.VectorType(ir.IntType(8), 8)
 _SIXTEEN_BYTES = ir.VectorType(ir.IntType(8), 16)
+_index = types.int64
+_word = types.int32
 
 
-def _add_dot(typing: Any, words: Any, begin: Any, count: Any, weights: Any, first: Any, sums: Any, row: Any) -> Any:
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator; its first argument is Numba's context, and is not among those of a call."""
+    return intrinsic(function)
+
+
+@_intrinsic
+def add_dot(typing: Any, words: Any, begin: Any, count: Any, weights: Any, first: Any, sums: Any, row: Any) -> Any:
     """Add to `sums[row]` the products of pairs `begin` to `begin + count` and the weights from `first` on.
 
-    Args:
-        typing: Numba's context.
-        words: [pairs, LANES], two activations each.
-        begin: first pair.
-        count: number of pairs.
-        weights: one dimension, two weights each.
-        first: weights of the first pair.
-        sums: [any, LANES].
-        row: which of them.
+    `words` [pairs, LANES] holds two activations each, `weights`, one dimension, two weights; `sums` is [any, LANES].
     """
     _check(words, weights, sums)
-    index = types.int64
-    return types.void(words, index, index, weights, index, sums, index), _generate_dot
+    return types.void(words, _index, _index, weights, _index, sums, _index), _generate_dot
 
 
-def _add_product(
+@_intrinsic
+def add_product(
     typing: Any,
     words: Any,
     pair: Any,
@@ -76,65 +76,51 @@ def _add_product(
     table: Any,
     shift: Any,
 ) -> Any:
-    """Add to `sums[row]` the products of one pair, with stuck bits.
+    """Add to `sums[row]` the product `(p & keep) | force` of one pair of `words` [pairs, LANES].
 
-    The choice between both ways is made in here, as a branch in a kernel would make Numba count references to arrays.
-
-    Args:
-        typing: Numba's context.
-        words: [pairs, LANES], two activations each.
-        pair: which of them.
-        weight: two weights; the sum of both products is one product if one of them is 0.
-        keep: bits of the product that are kept.
-        force: bits that are set.
-        sums: [any, LANES].
-        row: which of them.
-        tables: int16 [tables, a power of two], products by the activation's bit pattern.
-        table: where the product of one activation is looked up, instead of multiplying by the weight; -1 for nowhere.
-        shift: where that activation stands in its word, 0 or 16.
+    `p` is the sum of the products with both halves of `weight`, one of which may be 0; or, unless `table` is -1, the
+    entry of `tables` int16 [tables, a power of two] at the bits of the activation that stands at `shift`, 0 or 16, in
+    its word. The choice is made in here, as a branch in a kernel would make Numba count references to arrays.
     """
     _check(words, sums)
     _check(tables, dtype=types.int16)
-    index, word = types.int64, types.int32
-    return types.void(words, index, word, word, word, sums, index, tables, index, word), _generate_product
+    signature = (words, _index, _word, _word, _word, sums, _index, tables, _index, _word)
+    return types.void(*signature), _generate_product
 
 
-def _force_bits(typing: Any, words: Any, row: Any, keep: Any, force: Any) -> Any:
-    """Stuck bits of `words[row]`.
-
-    Args:
-        typing: Numba's context.
-        words: [any, LANES].
-        row: which of them.
-        keep: bits that are kept.
-        force: bits that are set.
-    """
+@_intrinsic
+def force_bits(typing: Any, words: Any, row: Any, keep: Any, force: Any) -> Any:
+    """Stuck bits of `words[row]`, [any, LANES]: each becomes `(word & keep) | force`."""
     _check(words)
-    return types.void(words, types.int64, types.int32, types.int32), _generate_force
+    return types.void(words, _index, _word, _word), _generate_force
 
 
-def _store_wrapped(typing: Any, words: Any, row: Any, lane: Any, mask: Any, sign: Any, memory: Any, place: Any) -> Any:
-    """Write `WIDTH` sums to memory, wrapped to fewer bits.
+@_intrinsic
+def store_wrapped(typing: Any, words: Any, row: Any, lane: Any, mask: Any, sign: Any, memory: Any, place: Any) -> Any:
+    """Write `WIDTH` sums of `words[row]` from `lane` on to `memory`, from `place` on, wrapped to fewer bits.
 
-    Args:
-        typing: Numba's context.
-        words: [any, LANES].
-        row: which of them.
-        lane: first lane.
-        mask: bits that are kept.
-        sign: the sign bit and all bits above it.
-        memory: one dimension.
-        place: where the first goes.
+    `mask` has the bits that are kept; `sign` the sign bit and all above it.
     """
     _check(words, memory)
-    index, word = types.int64, types.int32
-    return types.void(words, index, index, word, word, memory, index), _generate_store
+    return types.void(words, _index, _index, _word, _word, memory, _index), _generate_store
 
 
-add_dot: Any = intrinsic(_add_dot)
-add_product: Any = intrinsic(_add_product)
-force_bits: Any = intrinsic(_force_bits)
-store_wrapped: Any = intrinsic(_store_wrapped)
+@_intrinsic
+def transpose_rows(typing: Any, memory: Any, pixel: Any, place: Any, words: Any, pair: Any, lane: Any) -> Any:
+    """Gather `memory[pixel[lane + i] + place + j]`, i = 0..7 and j = 0..15, int8 or uint8.
+
+    Lane `lane + i` of `words` [pairs, LANES] gets what j = 0 and 1 are in pair `pair`, and so on.
+    """
+    return types.void(memory, pixel, _index, words, _index, _index), _generate_transpose
+
+
+@_intrinsic
+def load_run(typing: Any, memory: Any, low: Any, high: Any, words: Any, pair: Any, lane: Any) -> Any:
+    """Gather a pair of reduction indices of eight rows: `memory[low + i]` and `memory[high + i]`, int8 or uint8.
+
+    They go to lanes `lane + i` of `words[pair]`.
+    """
+    return types.void(memory, _index, _index, words, _index, _index), _generate_run
 
 
 def _check(*arrays: Any, dtype: Any = types.int32) -> None:
@@ -146,7 +132,7 @@ def _check(*arrays: Any, dtype: Any = types.int32) -> None:
 def _generate_dot(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     _, begin, count, _, first, _, row = arguments
     words = _rows(context, builder, signature, arguments, 0)
-    weights = array_data(context, builder, signature, arguments, 3)
+    weights = _data(context, builder, signature, arguments, 3)
     sums = _vectors(builder, _rows(context, builder, signature, arguments, 5), row)
     before = [_load(builder, address) for address in sums]
     entry = builder.block
@@ -230,7 +216,7 @@ def _generate_force(context: Any, builder: ir.IRBuilder, signature: Any, argumen
 def _generate_store(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
     _, row, lane, *operands, _, place = arguments
     mask, sign = (_broadcast(builder, word) for word in operands)
-    words, memory = (array_data(context, builder, signature, arguments, number) for number in (0, 5))
+    words, memory = (_data(context, builder, signature, arguments, number) for number in (0, 5))
     first = builder.add(builder.mul(row, _INDEX(LANES)), lane)
     source, target = (
         builder.bitcast(builder.gep(start, [index]), ir.PointerType(_WORDS))
@@ -241,13 +227,13 @@ def _generate_store(context: Any, builder: ir.IRBuilder, signature: Any, argumen
     return context.get_dummy_value()
 
 
-def array_data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
-    """Where the numbers of an intrinsic's argument begin."""
+def _data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
+    """Where the numbers of an argument begin."""
     return context.make_array(signature.args[number])(context, builder, arguments[number]).data
 
 
 def _rows(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, number: int) -> Any:
-    return builder.bitcast(array_data(context, builder, signature, arguments, number), ir.PointerType(_WORDS))
+    return builder.bitcast(_data(context, builder, signature, arguments, number), ir.PointerType(_WORDS))
 
 
 def _vectors(builder: ir.IRBuilder, rows: Any, row: Any) -> list[Any]:
@@ -288,51 +274,12 @@ def has_pair_instruction(context: Any) -> bool:
     return "+avx2" in features.split(",")
 
 
-def _transpose_rows(
-    typing: Any, memory: Any, pixel: Any, first: Any, place: Any, words: Any, pair: Any, lane: Any
-) -> Any:
-    """Gather `X[first + i, k + j]`, i = 0..7 and j = 0..15, each row's 16 side by side in memory.
-
-    Args:
-        typing: Numba's context.
-        memory: int8 or uint8, one dimension.
-        pixel: int64; row m begins at `memory[pixel[m]]`.
-        first: first row.
-        place: from a row's beginning to reduction index k.
-        words: int32 [pairs, LANES], where they go.
-        pair: pair that k is the first of.
-        lane: lane of the first row.
-    """
-    index = types.int64
-    return types.void(memory, pixel, index, index, words, index, index), _generate_transpose
-
-
-def _load_run(typing: Any, memory: Any, low: Any, high: Any, words: Any, pair: Any, lane: Any) -> Any:
-    """Gather a pair of reduction indices of eight rows whose activations lie side by side.
-
-    Args:
-        typing: Numba's context.
-        memory: int8 or uint8, one dimension.
-        low: where the first of the pair begins.
-        high: where the second begins.
-        words: int32 [pairs, LANES], where they go.
-        pair: the pair.
-        lane: lane of the first row.
-    """
-    index = types.int64
-    return types.void(memory, index, index, words, index, index), _generate_run
-
-
-transpose_rows: Any = intrinsic(_transpose_rows)
-load_run: Any = intrinsic(_load_run)
-
-
 def _generate_transpose(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    memory, pixel, words = (array_data(context, builder, signature, arguments, number) for number in (0, 1, 4))
-    _, _, first, place, _, pair, lane = arguments
+    memory, pixel, words = (_data(context, builder, signature, arguments, number) for number in (0, 1, 3))
+    _, _, place, _, pair, lane = arguments
     rows = []
     for number in range(ROWS):
-        begin = builder.load(builder.gep(pixel, [builder.add(first, _INDEX(number))]))
+        begin = builder.load(builder.gep(pixel, [builder.add(lane, _INDEX(number))]))
         address = builder.gep(memory, [builder.add(begin, place)])
         rows.append(_load_as(builder, address, _EIGHT_HALVES))
     # Interleaving row i with row i + 4, three times over, transposes eight by eight.
@@ -349,7 +296,7 @@ def _generate_transpose(context: Any, builder: ir.IRBuilder, signature: Any, arg
 
 
 def _generate_run(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-    memory, words = (array_data(context, builder, signature, arguments, number) for number in (0, 3))
+    memory, words = (_data(context, builder, signature, arguments, number) for number in (0, 3))
     _, low, high, _, pair, lane = arguments
     extend = builder.sext if signature.args[0].dtype.signed else builder.zext
     low_half, high_half = (

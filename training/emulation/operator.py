@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,7 @@ from simulator.faults import FAULT_DTYPE
 from simulator.gates.designs import DESIGNS
 from simulator.multipliers.multiplier import Multiplier
 from training.emulation.gemm import check_values, faulty_gemm
-from training.emulation.program import checked_chip, lower
+from training.emulation.program import chip_faults, lower
 
 _FIELDS = FAULT_DTYPE.names or ()
 
@@ -46,7 +46,7 @@ class FaultyGemm(nn.Module):
         self, config: ArrayConfig, faults: FaultMap | None = None, *, bypass: npt.ArrayLike | None = None
     ) -> None:
         super().__init__()
-        chip = checked_chip(config, faults, bypass)
+        chip = chip_faults(config, faults, bypass)
         self.config = config
         table = np.stack([chip.faults.table[name].astype(np.int64) for name in _FIELDS], axis=1)
         self.register_buffer("faults", torch.from_numpy(table), persistent=False)
@@ -75,7 +75,11 @@ _multipliers: WeakValueDictionary[str, Multiplier] = WeakValueDictionary()
 """Multipliers that are not built in, by digest: operators take numbers and texts only."""
 
 
-def _numbers(config: ArrayConfig) -> tuple[int, int, int, int, bool, int, str]:
+_ARRAY = "int rows, int cols, int weight_bits, int act_bits, bool act_signed, int acc_bits, str multiplier"
+
+
+def _numbers(config: ArrayConfig) -> tuple[int | str, ...]:
+    """An array as operators take it."""
     multiplier = config.multiplier
     if not isinstance(multiplier, str):
         _multipliers[multiplier.digest] = multiplier
@@ -84,50 +88,26 @@ def _numbers(config: ArrayConfig) -> tuple[int, int, int, int, bool, int, str]:
     return (*sizes, config.act_signed, config.acc_bits, multiplier)
 
 
-def _config(
-    rows: int, cols: int, weight_bits: int, act_bits: int, act_signed: bool, acc_bits: int, multiplier: str
-) -> ArrayConfig:
+def _config(*numbers: Any) -> ArrayConfig:
+    *sizes, multiplier = numbers
     known = multiplier if multiplier in DESIGNS else _multipliers.get(multiplier)
     if known is None:
         raise InputError(
             f"multiplier {multiplier} is not known in this process: make a FaultyGemm with it first, or use one of "
             f"{', '.join(DESIGNS)}"
         )
-    return ArrayConfig(rows, cols, weight_bits, act_bits, act_signed, acc_bits, known)
+    return ArrayConfig(*(*sizes, known))
 
 
-def _faulty_gemm(
-    x: Tensor,
-    w: Tensor,
-    faults: Tensor,
-    bypass: Tensor,
-    rows: int,
-    cols: int,
-    weight_bits: int,
-    act_bits: int,
-    act_signed: bool,
-    acc_bits: int,
-    multiplier: str,
-) -> Tensor:
-    config = _config(rows, cols, weight_bits, act_bits, act_signed, acc_bits, multiplier)
+def _faulty_gemm(x: Tensor, w: Tensor, faults: Tensor, bypass: Tensor, *numbers: Any) -> Tensor:
+    config = _config(*numbers)
     integers = (_whole("x", x, config.act_range), _whole("w", w, config.weight_range))
     outputs = faulty_gemm(*integers, config, _fault_map(config, faults), bypass=bypass.cpu().numpy())
     return outputs.to(torch.float64) if _gives_floats(x, w) else outputs
 
 
-def _effective_weights(
-    w: Tensor,
-    faults: Tensor,
-    bypass: Tensor,
-    rows: int,
-    cols: int,
-    weight_bits: int,
-    act_bits: int,
-    act_signed: bool,
-    acc_bits: int,
-    multiplier: str,
-) -> Tensor:
-    config = _config(rows, cols, weight_bits, act_bits, act_signed, acc_bits, multiplier)
+def _effective_weights(w: Tensor, faults: Tensor, bypass: Tensor, *numbers: Any) -> Tensor:
+    config = _config(*numbers)
     weights = _whole("w", w, config.weight_range).cpu().numpy()
     program = lower(weights, config, _fault_map(config, faults), bypass=bypass.cpu().numpy())
     return torch.from_numpy(program.effective_weights.astype(np.float64, order="C")).to(w.device)
@@ -200,8 +180,10 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return (of_x, of_w, None, None, *[None] * len(ctx.numbers))
 
 
-_faulty_gemm_operator = torch.library.custom_op("efat::faulty_gemm", _faulty_gemm, mutates_args=())
+_CHIP = f"Tensor w, Tensor faults, Tensor bypass, {_ARRAY}"
+_operator: Any = partial(torch.library.custom_op, mutates_args=())
+_faulty_gemm_operator = _operator("efat::faulty_gemm", _faulty_gemm, schema=f"(Tensor x, {_CHIP}) -> Tensor")
 _faulty_gemm_operator.register_fake(_fake_faulty_gemm)
 _faulty_gemm_operator.register_autograd(_gradients, setup_context=_remember)
-_effective_weights_operator = torch.library.custom_op("efat::effective_weights", _effective_weights, mutates_args=())
+_effective_weights_operator = _operator("efat::effective_weights", _effective_weights, schema=f"({_CHIP}) -> Tensor")
 _effective_weights_operator.register_fake(_fake_effective_weights)

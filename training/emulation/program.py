@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.dtypes import BoolArray, Int16Array, Int32Array, Int64Array
-from simulator.engine.operands import check_chip
+from simulator.engine.operands import check_chip, check_operand
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,16 +73,16 @@ class ChipFaults:
 
         return pe_products(self.faults)
 
-    @property
-    def tabled(self) -> BoolArray:
-        """PEs [rows, cols] that do not multiply exactly: their products are looked up."""
-        looked_up: BoolArray = self.multipliers.behaviour >= 0
-        return looked_up
+    def products(self, behaviour: Int32Array, weights: Int32Array) -> tuple[Int16Array, Int32Array]:
+        """Products of PEs that do not multiply exactly: distinct rows int16 [rows, 2**act_bits], and each PE's row."""
+        from simulator.multipliers.pe_behaviour import rows_of_products
+
+        return rows_of_products(self.multipliers, behaviour, weights, self.config.weight_bits, self.config.act_bits)
 
     @cached_property
     def apart(self) -> BoolArray:
         """PEs [rows, cols] whose product or sum is more than `a * w`: they are evaluated one by one."""
-        faulty: BoolArray = (self.tabled | self.product.any | self.psum.any) & ~self.bypass
+        faulty: BoolArray = ((self.multipliers.behaviour >= 0) | self.product.any | self.psum.any) & ~self.bypass
         return faulty
 
     @cached_property
@@ -93,32 +93,25 @@ class ChipFaults:
     @cached_property
     def apart_when_unused(self) -> BoolArray:
         """The same for rows without weights, where everything is 0 but what stuck bits make of it."""
-        from simulator.multipliers.pe_behaviour import rows_of_products
-
         activation, weight = self.activation.force, self.weight.force
         product = activation * weight
-        if self.tabled.any():
-            config, place = self.config, np.nonzero(self.tabled)
-            rows, row_of = rows_of_products(
-                self.multipliers,
-                self.multipliers.behaviour[place],
-                weight[place],
-                config.weight_bits,
-                config.act_bits,
-            )
+        place = np.nonzero(self.multipliers.behaviour >= 0)
+        if len(place[0]):
+            rows, row_of = self.products(self.multipliers.behaviour[place], weight[place])
             product[place] = rows[row_of, activation[place] & (rows.shape[1] - 1)]
         apart: BoolArray = (self.psum.any | (self.product.of(product) != 0)) & ~self.bypass
         return apart
 
 
-def chip_faults(faults: FaultMap, bypass: BoolArray) -> ChipFaults:
-    """Work out a chip's masks; the last few chips are remembered.
+def chip_faults(config: ArrayConfig, faults: FaultMap | None = None, bypass: npt.ArrayLike | None = None) -> ChipFaults:
+    """A chip's masks; the last few chips are remembered.
 
-    Args:
-        faults: of one array.
-        bypass: bool [rows, cols].
+    Raises:
+        TypeError: `bypass` is not boolean.
+        InputError: faults of another array, or a bypass of another shape.
     """
-    return _chip_faults(faults, np.packbits(bypass).tobytes())
+    faults, mask = check_chip(config, faults, bypass)
+    return _chip_faults(faults, np.packbits(mask).tobytes())
 
 
 @lru_cache(maxsize=8)
@@ -223,6 +216,19 @@ class LayoutWeights(NamedTuple):
     """int32 [PEs whose products are looked up]: see `simulator.multipliers.pe_behaviour`."""
 
 
+class Weights(NamedTuple):
+    """What PEs multiply activations with."""
+
+    words: Int32Array
+    """int32 [N, F, fold_rows / 2], in pairs of rows; 0 where a PE is bypassed or evaluated by itself."""
+    apart: Int32Array
+    """int32 [PEs evaluated one by one]"""
+    table: Int32Array
+    """int32 [PEs evaluated one by one]: the table that its product is looked up in, or -1."""
+    tables: Int16Array
+    """int16 [tables, 2**act_bits], products by the activation's bit pattern."""
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A GEMM with fixed weights on one chip, ready to run on any activations. Arrays are read-only.
@@ -231,20 +237,14 @@ class Program:
         chip: the chip's faults and bypass.
         w: int8 [K, N], the weights it was made from.
         effective_weights: int16 [K, N], weights as the multipliers get them; 0 at bypassed PEs.
-        words: int32 [N, F, fold_rows / 2], the weights of dot products in pairs of rows.
-        pe_weight: int32 [PEs evaluated one by one].
-        pe_table: int32 [PEs evaluated one by one]: the table that its product is looked up in, or -1.
-        tables: int16 [tables, 2**act_bits], products by the activation's bit pattern.
+        weights: those of the dot products, and those of PEs that are evaluated one by one.
         layout: which those are, and all masks.
     """
 
     chip: ChipFaults
     w: npt.NDArray[np.int8]
     effective_weights: Int16Array
-    words: Int32Array
-    pe_weight: Int32Array
-    pe_table: Int32Array
-    tables: Int16Array
+    weights: Weights
     layout: Layout
 
     @property
@@ -260,7 +260,7 @@ class Program:
     @property
     def n(self) -> int:
         """Number of outputs."""
-        return len(self.words)
+        return len(self.weights.words)
 
     def summary(self) -> dict[str, int]:
         """How much there is to do.
@@ -272,16 +272,14 @@ class Program:
         """
         layout, config = self.layout, self.config
         cuts = int(((layout.psum_keep != -1) | (layout.psum_force != 0)).sum())
-        used = np.ix_(np.arange(self.k) % config.rows, np.arange(self.n) % config.cols)
-        flips = int((self.chip.faults.table["cycle"] >= 0).sum())
         return {
             "columns": self.n,
-            "folds": self.words.shape[1] * -(-self.n // config.cols),
+            "folds": self.weights.words.shape[1] * -(-self.n // config.cols),
             "variants": min(layout.fold_rows, self.k) + len(layout.step_pair),
             "cuts": cuts,
             "corrections": len(layout.row) - cuts,
-            "bypassed": int(self.chip.bypass[used].sum()),
-            "flips": flips,
+            "bypassed": int(_tiled(self.chip.bypass, self.k, self.n).sum()),
+            "flips": int((self.chip.faults.table["cycle"] >= 0).sum()),
         }
 
 
@@ -306,14 +304,15 @@ def lower(
         TypeError: `w` does not hold integers, or `bypass` is not boolean.
         InputError: shapes that do not fit, values out of range, K = 0 or N = 0, or faults of another array.
     """
-    weights = _checked_weights(w, config)
-    chip = checked_chip(config, faults, bypass)
+    weights = check_operand("w", w, config.weight_range, "K, N")
+    if 0 in weights.shape:
+        raise InputError(f"w has shape {weights.shape}: expected K >= 1 and N >= 1")
+    chip = chip_faults(config, faults, bypass)
     k, n = weights.shape
     layout, places = _layout(chip, k, n)
     fed = np.ascontiguousarray(weights.T, np.int16)
     seen = (fed & places.keep) | places.force
-    used_as_w = ~_tiled(chip.bypass, k, n) if chip.bypass.any() else None
-    effective = np.where(used_as_w, seen, np.int16(0)) if used_as_w is not None else seen
+    effective = np.where(_tiled(chip.bypass, k, n), np.int16(0), seen) if chip.bypass.any() else seen
     rows, depth = config.rows, -(-k // config.rows)
     together = seen & places.together
     halves = np.zeros((n, depth, layout.fold_rows), np.int16)
@@ -323,59 +322,14 @@ def lower(
     if full < depth:
         halves[:, full, : k - full * rows] = together[:, full * rows :]
     pe_weight = np.where(places.source >= 0, seen.ravel()[places.source], places.unused).astype(np.int32)
-    pe_table, tables = _looked_up(chip, places, pe_weight)
-    program = Program(
-        chip,
-        np.array(weights, np.int8, order="C"),
-        effective.T,
-        halves.view(np.int32),
-        pe_weight,
-        pe_table,
-        tables,
-        layout,
-    )
-    for array in (program.w, program.effective_weights, program.words, pe_weight, pe_table, tables):
+    table, tables = np.full(len(pe_weight), -1, np.int32), np.empty((0, 1), np.int16)
+    if len(places.tabled):
+        tables, table[places.tabled] = chip.products(places.behaviour, pe_weight[places.tabled])
+    parts = Weights(halves.view(np.int32), pe_weight, table, tables)
+    program = Program(chip, np.array(weights, np.int8, order="C"), effective.T, parts, layout)
+    for array in (program.w, program.effective_weights, *parts):
         array.flags.writeable = False
     return program
-
-
-def _looked_up(chip: ChipFaults, places: LayoutWeights, pe_weight: Int32Array) -> tuple[Int32Array, Int16Array]:
-    """The table of each PE that is evaluated by itself, and the tables."""
-    from simulator.multipliers.pe_behaviour import rows_of_products
-
-    pe_table = np.full(len(pe_weight), -1, np.int32)
-    if not len(places.tabled):
-        return pe_table, np.empty((0, 1), np.int16)
-    config = chip.config
-    tables, pe_table[places.tabled] = rows_of_products(
-        chip.multipliers, places.behaviour, pe_weight[places.tabled], config.weight_bits, config.act_bits
-    )
-    return pe_table, tables
-
-
-def _checked_weights(w: npt.ArrayLike, config: ArrayConfig) -> npt.NDArray[np.integer]:
-    weights = np.asarray(w)
-    if weights.ndim != 2:
-        raise InputError(f"w has shape {weights.shape}: expected two dimensions [K, N]")
-    if not np.issubdtype(weights.dtype, np.integer):
-        raise TypeError(f"w holds {weights.dtype}: expected integers; quantise it first")
-    if 0 in weights.shape:
-        raise InputError(f"w has shape {weights.shape}: expected K >= 1 and N >= 1")
-    low, high = config.weight_range
-    if weights.min() < low or weights.max() > high:
-        outside = weights[(weights < low) | (weights > high)][0]
-        raise InputError(f"w holds {outside}: expected {low}..{high} for this array's widths")
-    return weights
-
-
-def checked_chip(config: ArrayConfig, faults: FaultMap | None, bypass: npt.ArrayLike | None) -> ChipFaults:
-    """The masks of a chip.
-
-    Raises:
-        TypeError: `bypass` is not boolean.
-        InputError: faults of another array, or a bypass of another shape.
-    """
-    return chip_faults(*check_chip(config, faults, bypass))
 
 
 @lru_cache(maxsize=64)
@@ -384,18 +338,15 @@ def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
     rows, cols = config.rows, config.cols
     depth, width = -(-k // rows), min(n, cols)
     last_rows = k - (depth - 1) * rows
-    fold, row, col = _pes_apart(chip, depth, last_rows, width)
-    fold_rows = max(min(rows, k), int(row.max(initial=-1)) + 1)
+    apart = _pes_apart(chip, depth, last_rows, width)
+    fold_rows = max(min(rows, k), int(apart[1].max(initial=-1)) + 1)
     fold_rows += fold_rows % 2
 
     # One copy for each n-fold, sorted by output, k-fold and row.
     copies = np.arange(-(-n // cols))
-    output = (copies[:, None] * cols + col).ravel()
-    fold, row, col = (np.tile(values, len(copies)) for values in (fold, row, col))
-    kept = output < n
-    output, fold, row, col = output[kept], fold[kept], row[kept], col[kept]
-    order = np.lexsort((row, fold, output))
-    output, fold, row, col = output[order], fold[order], row[order], col[order]
+    output = (copies[:, None] * cols + apart[2]).ravel()
+    pes = np.stack([output, *np.tile(apart, len(copies))])[:, output < n]
+    output, fold, row, col = pes.take(np.lexsort((pes[2], pes[1], pes[0])), axis=1)
     entries = np.bincount(output * depth + fold, minlength=n * depth)
     index = fold * rows + row
     source = np.where(index < k, output * k + index, -1)
@@ -439,14 +390,13 @@ def _layout(chip: ChipFaults, k: int, n: int) -> tuple[Layout, LayoutWeights]:
     return layout, weights
 
 
-def _pes_apart(chip: ChipFaults, depth: int, last_rows: int, width: int) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """K-fold, row and column of all PEs of one n-fold that are evaluated one by one."""
+def _pes_apart(chip: ChipFaults, depth: int, last_rows: int, width: int) -> Int64Array:
+    """K-fold, row and column of all PEs of one n-fold that are evaluated one by one: [3, PEs]."""
     in_use = np.arange(chip.config.rows)[:, None] < last_rows
     whole = np.argwhere(chip.apart[:, :width])
     last = np.argwhere(np.where(in_use, chip.apart, chip.apart_when_unused)[:, :width])
     fold = np.concatenate([np.repeat(np.arange(depth - 1), len(whole)), np.full(len(last), depth - 1)])
-    row, col = np.concatenate([np.tile(whole, (depth - 1, 1)), last]).T
-    return fold, row, col
+    return np.stack([fold, *np.concatenate([np.tile(whole, (depth - 1, 1)), last]).T])
 
 
 def _activation_steps(

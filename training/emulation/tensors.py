@@ -17,18 +17,10 @@ _BLOCK_ELEMENTS = 1 << 24
 
 
 def run_on_tensors(program: Program, x: Tensor) -> Tensor:
-    """Run a program without FLIPs by tensor operations.
-
-    Args:
-        program: from `training.lower`.
-        x: integer activations [M, K] on any device, checked.
-
-    Returns:
-        int32 [M, N] on the same device.
-    """
+    """Run a program without FLIPs on integer activations [M, K] that were checked: int32 [M, N] on their device."""
     # Laid out as the CPU's outputs are.
     outputs = torch.empty(program.n, len(x), dtype=torch.int32, device=x.device).t()
-    folds = [_Fold(program, fold, x.device) for fold in range(program.words.shape[1])]
+    folds = [_Fold(program, fold, x.device) for fold in range(program.weights.words.shape[1])]
     columns = torch.arange(program.n, device=x.device) % program.config.cols
     keep, force = (torch.tensor(mask, device=x.device)[columns] for mask in program.chip.accumulator)
     rows = max(1, _BLOCK_ELEMENTS // max(program.layout.fold_rows + len(program.layout.step_pair), program.n))
@@ -68,29 +60,22 @@ class _Fold:
         )
         self.rows = rows
 
-        # PEs evaluated by themselves: the i-th of each output in level i.
-        entry = np.arange(n) * program.words.shape[1] + fold
+        # PEs evaluated by themselves: the i-th of each output in level i, where there is one.
+        entry = np.arange(n) * program.weights.words.shape[1] + fold
         begin, end = layout.first_pe[entry], layout.first_pe[entry + 1]
         levels = int((end - begin).max(initial=0))
-        halves = program.words[:, fold].view(np.int16).T.astype(np.float64)
+        halves = program.weights.words[:, fold].view(np.int16).T.astype(np.float64)
         cut = np.full((levels + 1, n), rows)
+        masks = (layout.product_keep, layout.product_force, layout.psum_keep, layout.psum_force)
         self.levels = []
         for level in range(levels):
             there = begin + level < end
             pe = np.where(there, begin + level, 0)
             row = np.where(there, layout.row[pe], 0)
             cut[level] = np.where(there, row, rows)
-            masks = (layout.product_keep, layout.product_force, layout.psum_keep, layout.psum_force)
-            neutral = (0, 0, -1, 0)
-            self.levels.append(
-                [torch.tensor(seen[row, np.arange(n)], device=device)]
-                + [torch.tensor(program.pe_weight[pe], device=device)]
-                + [torch.tensor(program.pe_table[pe].astype(np.int64), device=device)]
-                + [
-                    torch.tensor(np.where(there, mask[pe], other).astype(np.int32), device=device)
-                    for mask, other in zip(masks, neutral, strict=True)
-                ]
-            )
+            stuck = [np.where(there, mask[pe], other) for mask, other in zip(masks, (0, 0, -1, 0), strict=True)]
+            parts = (seen[row, np.arange(n)], program.weights.apart[pe], program.weights.table[pe].astype(np.int64))
+            self.levels.append([torch.tensor(part, device=device) for part in (*parts, *np.array(stuck, np.int32))])
         self.weights: list[Tensor | None] = []
         position = np.arange(rows)[:, None]
         for level in range(levels + 1):
@@ -99,17 +84,10 @@ class _Fold:
             spread = np.zeros((rows + len(self.variant_row), n))
             np.put_along_axis(spread, seen, between, axis=0)
             self.weights.append(torch.tensor(spread, device=device) if spread.any() else None)
-        self.tables = torch.tensor(program.tables.astype(np.int32), device=device)
+        self.tables = torch.tensor(program.weights.tables.astype(np.int32), device=device)
 
     def outputs(self, x: Tensor) -> Tensor:
-        """The fold's outputs.
-
-        Args:
-            x: int32 [M, K].
-
-        Returns:
-            int32 [M, N], modulo 2^32.
-        """
+        """From int32 [M, K] the fold's outputs int32 [M, N], modulo 2^32."""
         fed = torch.zeros(len(x), self.rows, dtype=torch.int32, device=x.device)
         fed[:, : self.used] = x[:, self.first : self.first + self.used]
         variants = torch.cat([fed, (fed[:, self.variant_row] & self.variant_keep) | self.variant_force], dim=1)

@@ -1,18 +1,33 @@
-"""FLIP faults in the emulation: an upset in one clock cycle touches known outputs, which are computed once more."""
+"""FLIP faults in the emulation: an upset in one clock cycle touches known outputs, which are computed once more.
+
+They are computed one by one with every fault there is, which is slow, and few.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from simulator import Kind, Site, gemm_timing
+from simulator.dtypes import BoolArray, Int8Array, Int64Array
 from simulator.errors import InputError
-from training.emulation.program import ChipFaults, Program
+from simulator.gates import netlist, netlist_kernel
+from simulator.kernels import kernels
+from simulator.multipliers import pe_behaviour_kernel
+from simulator.multipliers.pe_behaviour_kernel import PeProducts, single_product
+from training.emulation import gemm_kernel, program
+from training.emulation.gemm_kernel import Source, Target
+from training.emulation.program import ChipFaults, Program, StuckBits
 
-if TYPE_CHECKING:
-    from training.emulation.gemm_kernel import Source, Target
+_WEIGHT = int(Site.WEIGHT)
+_WEIGHT_LOAD = int(Site.WEIGHT_LOAD)
+_ACTIVATION = int(Site.ACTIVATION)
+_PRODUCT = int(Site.PRODUCT)
+_PSUM = int(Site.PSUM)
+_MULTIPLIER = int(Site.MULTIPLIER)
+_ACCUMULATOR = int(Site.ACCUMULATOR)
 
 
 class Upset(NamedTuple):
@@ -32,16 +47,9 @@ class Upset(NamedTuple):
 def recompute_touched(program: Program, source: Source, target: Target) -> None:
     """Compute the outputs that FLIPs touch, and put them where the fault-free-in-time ones are.
 
-    Args:
-        program: with FLIPs among its faults.
-        source: X.
-        target: where outputs are.
-
     Raises:
         InputError: a FLIP in a cycle that the GEMM does not have.
     """
-    from training.emulation.upsets_kernel import Dense, recompute
-
     m, config, chip = len(source.pixel), program.config, program.chip
     listed = list(upsets(chip, m, program.k, program.n))
     if not listed:
@@ -53,33 +61,16 @@ def recompute_touched(program: Program, source: Source, target: Target) -> None:
         columns = slice(start + upset.first_column, min(program.n, start + upset.stop_column))
         touched[columns, upset.first_m : upset.stop_m] = True
     table = np.array(sorted(listed, key=lambda upset: upset.fold), np.int64)
-    masks = (chip.weight, chip.activation, chip.product, chip.psum, chip.accumulator)
-    weight, activation, product, psum, accumulator = (np.stack(mask) for mask in masks)
-    dense = Dense(weight, activation, product, psum, accumulator, np.array(chip.bypass))
-    recompute(
-        source,
-        # Copies, in the order of C: Numba compiles anew for arrays that are read-only or laid out otherwise.
-        np.array(program.w.T, order="C"),
-        dense,
-        chip.multipliers,
-        table,
-        np.ascontiguousarray(np.argwhere(touched)),
-        32 - config.acc_bits,
-        target,
-    )
+    masks = _Masks(chip.weight, chip.activation, chip.product, chip.psum, chip.accumulator, chip.bypass)
+    # Copies, in the order of C: Numba compiles anew for arrays that are read-only or laid out otherwise.
+    w, outputs = np.array(program.w.T, order="C"), np.ascontiguousarray(np.argwhere(touched))
+    _recompute(source, w, masks, chip.multipliers, table, outputs, 32 - config.acc_bits, target)
 
 
 def upsets(chip: ChipFaults, m: int, k: int, n: int) -> Iterator[Upset]:
-    """What the FLIPs of a chip come to in a GEMM; those that change nothing that is kept are left out.
+    """What the FLIPs of a chip come to in a GEMM [M, K] by [K, N]; those that change nothing that is kept are left out.
 
-    Args:
-        chip: the chip.
-        m: rows of X.
-        k: reduction length.
-        n: outputs.
-
-    Yields:
-        One entry for each FLIP that can be seen. A stuck bit further on hides it, so an entry ends there.
+    A stuck bit further on hides a FLIP, so an entry ends there.
 
     Raises:
         InputError: a FLIP in a cycle that the GEMM does not have.
@@ -129,3 +120,111 @@ def upsets(chip: ChipFaults, m: int, k: int, n: int) -> Iterator[Upset]:
                 stop = int(east.min(initial=config.cols))
             if col < stop:
                 yield Upset(site, fold, row, col, stop, row_of_x, row_of_x + 1, mask)
+
+
+class _Masks(NamedTuple):
+    """Those of `ChipFaults`, for a kernel."""
+
+    weight: StuckBits
+    activation: StuckBits
+    product: StuckBits
+    psum: StuckBits
+    accumulator: StuckBits
+    bypass: BoolArray
+
+
+_kernel = kernels(netlist, netlist_kernel, pe_behaviour_kernel, gemm_kernel, program)
+
+
+@_kernel
+def _recompute(
+    source: Source,
+    w: Int8Array,
+    masks: _Masks,
+    products: PeProducts,
+    upsets: Int64Array,
+    touched: Int64Array,
+    unused_bits: int,
+    target: Target,
+) -> None:
+    """Compute outputs one by one.
+
+    Args:
+        source: X.
+        w: int8 [N, K].
+        masks: all masks.
+        products: which PEs do not multiply exactly.
+        upsets: int64 [upsets, 8], fields of `Upset`, sorted by fold.
+        touched: int64 [outputs, 2], their n and m.
+        unused_bits: bits of an int32 above the accumulator's.
+        target: where outputs go.
+    """
+    rows, cols = masks.bypass.shape
+    k = w.shape[1]
+    depth = -(-k // rows)
+    codes = np.zeros(products.circuit.first_pin[-1], np.uint8)
+    inverted = np.empty(len(upsets), np.int32)
+    for n, m in touched:
+        column = n % cols
+        total = np.int32(0)
+        for fold_of_k in range(depth):
+            fold = n // cols * depth + fold_of_k
+            begin = np.searchsorted(upsets[:, 1], fold)
+            end = np.searchsorted(upsets[:, 1], fold + 1)
+            running = np.int32(0)
+            for row in range(rows):
+                index = fold_of_k * rows + row
+                activation = weight = np.int32(0)
+                if index < k:
+                    activation = np.int32(source.memory[source.pixel[m] + source.offset[index]])
+                    weight = np.int32(w[n, index])
+                if not source.signed:
+                    activation &= np.int32(0xFF)
+                activation = _stuck(masks.activation, row, column, activation)
+                weight = _stuck(masks.weight, row, column, weight)
+                activation ^= np.int32(_inverted(upsets, begin, end, _ACTIVATION, row, column, m))
+                weight ^= np.int32(_inverted(upsets, begin, end, _WEIGHT_LOAD, row, column, m))
+                weight ^= np.int32(_inverted(upsets, begin, end, _WEIGHT, row, column, m))
+                if masks.bypass[row, column]:
+                    continue
+                count = 0
+                for entry in range(begin, end):
+                    if upsets[entry, 0] == _MULTIPLIER and _touches(upsets[entry], row, column, m):
+                        inverted[count] = upsets[entry, 7]
+                        count += 1
+                behaviour = products.behaviour[row, column]
+                if behaviour >= 0 or count > 0:
+                    product = np.int32(single_product(products, behaviour, inverted[:count], weight, activation, codes))
+                else:
+                    product = np.int32(activation * weight)
+                product ^= np.int32(_inverted(upsets, begin, end, _PRODUCT, row, column, m))
+                product = _stuck(masks.product, row, column, product)
+                running = np.int32(running + product) ^ np.int32(_inverted(upsets, begin, end, _PSUM, row, column, m))
+                running = _stuck(masks.psum, row, column, running)
+            total = np.int32(total + running) ^ np.int32(_inverted(upsets, begin, end, _ACCUMULATOR, 0, column, m))
+            total = (total & masks.accumulator.keep[column]) | masks.accumulator.force[column]
+        image, in_image = divmod(m, target.size)
+        where = target.start + image * target.stride + n * target.size + in_image
+        target.memory[where] = np.int32(total << unused_bits) >> unused_bits
+
+
+@_kernel
+def _stuck(masks: StuckBits, row: int, column: int, value: int) -> int:
+    stuck: int = np.int32((value & masks.keep[row, column]) | masks.force[row, column])
+    return stuck
+
+
+@_kernel
+def _inverted(upsets: Int64Array, begin: int, end: int, site: int, row: int, column: int, m: int) -> int:
+    """Bits that upsets `begin` to `end` invert on one net while it carries what row `m` of X meets."""
+    mask = 0
+    for upset in upsets[begin:end]:
+        if upset[0] == site and _touches(upset, row, column, m):
+            mask ^= upset[7]
+    return mask
+
+
+@_kernel
+def _touches(upset: Int64Array, row: int, column: int, m: int) -> bool:
+    """Whether an upset concerns one PE while it meets row `m` of X."""
+    return bool(upset[2] == row and upset[3] <= column < upset[4] and upset[5] <= m < upset[6])

@@ -20,9 +20,9 @@ from torch.nn import functional
 from simulator import ArrayConfig
 from simulator.dtypes import Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
-from training.emulation.gemm import run_on_memory
+from training.emulation.gemm import output_size, run_on_memory
 from training.emulation.program import lower
-from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear, output_size
+from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from training.numbers import dequantize
 
 if TYPE_CHECKING:

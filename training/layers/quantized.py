@@ -17,7 +17,7 @@ from torch.nn import functional
 from simulator import ArrayConfig
 from simulator.dtypes import BoolArray
 from simulator.errors import ConversionError, InputError, NotFiniteError
-from training.emulation.gemm import emulated_convolution
+from training.emulation.gemm import emulated_convolution, output_size
 from training.layers.accelerator import ENGINES, Accelerator, Engine
 from training.layers.placement import Placement
 from training.numbers import (
@@ -365,34 +365,10 @@ def image_to_columns(
     >>> image_to_columns(torch.arange(6).view(1, 1, 2, 3), (2, 2), (1, 1), (1, 1)).tolist()
     [[0, 1, 3, 4], [1, 2, 4, 5]]
     """
-    batch, channels, height, width = images.shape
-    out_height, out_width = output_size((height, width), kernel_size, stride, dilation)
-    of_batch, of_channel, of_row, of_column = images.stride()
-    windows = images.as_strided(
-        (batch, out_height, out_width, channels, *kernel_size),
-        (
-            of_batch,
-            of_row * stride[0],
-            of_column * stride[1],
-            of_channel,
-            of_row * dilation[0],
-            of_column * dilation[1],
-        ),
-        images.storage_offset(),
-    )
-    return windows.reshape(batch * out_height * out_width, channels * kernel_size[0] * kernel_size[1])
-
-
-def output_size(
-    image: tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int]:
-    """Rows and columns of outputs that a kernel gives on a padded image; below 1 where it does not fit in.
-
-    >>> output_size((7, 8), (3, 3), (2, 1), (1, 2))
-    (3, 4)
-    """
-    down, across = ((image[axis] - dilation[axis] * (kernel_size[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1))
-    return down, across
+    across_kernel = dilation[1] * (kernel_size[1] - 1) + 1
+    windows = images.unfold(2, dilation[0] * (kernel_size[0] - 1) + 1, stride[0]).unfold(3, across_kernel, stride[1])
+    in_order = windows[..., :: dilation[0], :: dilation[1]].permute(0, 2, 3, 1, 4, 5)
+    return in_order.reshape(in_order.shape[:3].numel(), in_order.shape[3:].numel())
 
 
 __all__ = [

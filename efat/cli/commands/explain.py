@@ -20,7 +20,7 @@ from efat.cli.options import (
     write_json,
 )
 from efat.cli.parameters import complete_chips
-from efat.cli.printing import say, this_command, warn_of_guessing
+from efat.cli.printing import this_command, warn_of_guessing
 
 if TYPE_CHECKING:
     from training.calibration import Method
@@ -95,8 +95,6 @@ def explain(
     from efat.cli.render import console, show, stages_bar, working
 
     with working("Loading, quantising and calibrating"):
-        from efat.cli.commands.simulate import deployment_line
-
         explanation = efat.explain(
             subject.network,
             lot,
@@ -111,9 +109,6 @@ def explain(
             calibration=calibration,
             run=False,
         )
-    line = deployment_line(explanation.simulation)
-    if line is not None:
-        say(line)
     interrupted = False
     try:
         with stages_bar() as progress:
@@ -121,7 +116,9 @@ def explain(
     except KeyboardInterrupt:
         interrupted = True
     clean = explanation.fault_free
-    warn_of_guessing("the quantised network", None if clean is None else clean.accuracy, explanation.simulation.classes)
+    warn_of_guessing(
+        "the quantised network", None if clean is None else clean.accuracy, explanation.simulation.data.classes
+    )
     show(explanation)
     if explanation.changed_images and explanation.changed_images[0] not in chosen:
         console().print(f"To see how: {this_command('--image', str(explanation.changed_images[0]))}", soft_wrap=True)

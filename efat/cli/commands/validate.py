@@ -158,8 +158,6 @@ def _compare_networks(subject: NetworkRequest, lot: Path, images: int | None, js
     from efat.cli.render import progress_bar, show, working
 
     with working("Loading, quantising and calibrating"):
-        from efat.cli.commands.simulate import deployment_line
-
         validation = efat.validate_network(
             subject.name,
             lot,
@@ -169,9 +167,6 @@ def _compare_networks(subject: NetworkRequest, lot: Path, images: int | None, js
             images=images,
             run=False,
         )
-    line = deployment_line(validation.simulation)
-    if line is not None:
-        say(line)
     interrupted = False
     with progress_bar("chips", len(validation.simulation.chips)) as progress:
         try:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from efat import simulate
 from efat.cli import main
 from efat.inference import classified as inference
 from efat.inference import simulation
@@ -86,7 +87,7 @@ def test_the_cycle_engine_runs_as_many_images_as_asked_for(lot: Path, monkeypatc
     assert message == "--engine cycle runs all images on the cycle engine: leave out --cycle-images"
     assert "leave out --cycle-images" in refused(*SIMULATE, "--vcd", "w.vcd", "--layer", "0", "--cycle-images", "2")
     with pytest.raises(InputError, match="cycle images is 2: the cycle engine runs all images already"):
-        simulation.simulate("digits-cnn", lot, engine="cycle", cycle_images=2)
+        simulate("digits-cnn", lot, engine="cycle", cycle_images=2)
 
 
 def test_engines_that_disagree_end_the_run(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +435,7 @@ def test_a_chip_with_flips_is_refused(folder: Path) -> None:
 
 def test_output_that_cannot_be_written_is_refused_before_the_run(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    monkeypatch.setattr(simulation, "simulate", None)
+    monkeypatch.setattr("efat.inference.simulate.simulate", None)
     assert "no permission to write it" in refused(*SIMULATE, "--json", "result.json")
 
 

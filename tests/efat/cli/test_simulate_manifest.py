@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from efat import records
+from efat import records, simulate
 from efat.confidence import at_least
 from efat.inference import simulation
-from efat.inference.simulation import simulate
 from efat.inference.waveforms import layer_gemm
 from efat.planning.plan import AS_IS
 from efat.planning.selection import Constraint

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from efat import simulate
 from efat.cli import main
-from efat.inference.chip_networks import OneNetwork
-from efat.inference.simulation import simulate
+from efat.inference.chip_networks import one_network
 from efat.inference.waveforms import layer_gemm
 from simulator import ArrayConfig, FaultMap, FaultModel, gemm_timing, sample_faults, simulate_gemm
 from simulator.lots.chips import Chip, write_lot
@@ -194,7 +194,7 @@ def test_layers_count_in_the_order_they_run_and_groups_are_gemms(
     simulation = simulate("digits-cnn", lot, chips=["bad"], images=2, batch=1, run=False)
     workload = load_workload("digits-cnn")
     network_on_chip = convert(network, CONFIG, workload.calibration)
-    simulation.networks = OneNetwork(network_on_chip)
+    simulation.networks = one_network(network_on_chip)
     names = [layer_gemm(simulation, str(position)).layer for position in range(3)]
     assert names == ["first", "grouped", "last"]
     groups = [layer_gemm(simulation, "grouped", group) for group in (0, 1)]

@@ -22,7 +22,7 @@ from efat.explanation.divergence import (
 )
 from efat.explanation.explanation import Explanation
 from efat.explanation.fault_subsets import FaultSubsets, Inference, LayerRun, minimal_subset
-from efat.inference.chip_networks import OneNetwork
+from efat.inference.chip_networks import one_network
 from efat.inference.simulation import Simulation
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError
@@ -190,16 +190,10 @@ def explanation(seed: int, rate: float, *, placed: bool = False, bypassing: floa
         placed_anywhere(random, quantised)
     simulation = Simulation(
         network_name="tiny",
-        data_name=HELD_OUT.name,
-        config=ARRAY,
-        engine="emulation",
-        bypass=False,
+        data=HELD_OUT,
         batch=7,
-        images=HELD_OUT.images,
-        labels=HELD_OUT.labels,
-        classes=HELD_OUT.classes,
         chips=[Chip("chip", faults, random.random((ARRAY.rows, ARRAY.cols)) < bypassing)],
-        networks=OneNetwork(quantised),
+        networks=one_network(quantised),
     )
     return Explanation(simulation, 10)
 
@@ -212,7 +206,7 @@ def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, plac
     found.measure(seen.append)
     assert not found.places or 0 < sum(seen) <= found.steps
     bypass = explained.subsets.bypass
-    chip, labels = explained.simulation.chips[0], explained.simulation.labels[:10]
+    chip, labels = explained.simulation.chips[0], explained.simulation.data.labels[:10]
 
     def scores(*in_use: tuple[int, int]) -> Tensor:
         """On the cycle engine."""
@@ -221,7 +215,7 @@ def test_bypass_costs_are_those_of_plain_runs_with_the_pe_in_use(seed: int, plac
             fewer[pe] = False
         with torch.inference_mode():
             return put_on_chip(explained.subsets.network, Accelerator(ARRAY, chip.faults, fewer, engine="cycle"))(
-                explained.simulation.images[:10]
+                explained.simulation.data.images[:10]
             )
 
     on_chip = scores()
@@ -267,7 +261,7 @@ def test_leaving_out_is_a_plain_run_without_the_fault(seed: int, bypassing: floa
     found.measure(seen.append)
     assert sum(seen) == found.steps
     chip = found.simulation.chips[0].faults
-    images, labels = found.simulation.images[:10], found.simulation.labels[:10].tolist()
+    images, labels = found.simulation.data.images[:10], found.simulation.data.labels[:10].tolist()
     on_chip, without = predictions(found, chip.table, images), predictions(found, chip.table[:0], images)
     assert found.on_chip is not None
     assert found.without_faults is not None
@@ -310,8 +304,8 @@ def test_images_are_explained_by_minimal_sets(seed: int, placed: bool) -> None:
     found = explanation(seed, 0.5, placed=placed, bypassing=0.15)
     table = found.simulation.chips[0].faults.table
     explained = 0
-    for image in range(len(found.simulation.images)):
-        one = found.simulation.images[image : image + 1]
+    for image in range(len(found.simulation.data.images)):
+        one = found.simulation.data.images[image : image + 1]
         (on_chip,) = predictions(found, table, one)
         counts: list[int] = []
         result = found.explain(image, counts.append)
@@ -341,7 +335,7 @@ def check_action(found: Explanation, faults: tuple[int, ...], place_in_set: int,
     action = found.explained[-1].actions[place_in_set]
     table = found.simulation.chips[0].faults.table[list(faults)]
     others, kept = FaultMap(ARRAY, np.delete(table, place_in_set)), FaultMap(ARRAY, table)
-    one = found.simulation.images[image : image + 1]
+    one = found.simulation.data.images[image : image + 1]
     before, after = (observed(found, some.table, one) for some in (others, kept))
     errors = [(b.outputs.long() - a.outputs.long()).abs() for a, b in zip(before, after, strict=True)]
     by_layer: dict[str, int] = {}
@@ -363,7 +357,7 @@ def check_action(found: Explanation, faults: tuple[int, ...], place_in_set: int,
 
 def test_what_cannot_act_is_known(seed: int) -> None:
     found = explanation(seed, 0.6, bypassing=0.5)
-    subsets, one = found.subsets, found.simulation.images[:1]
+    subsets, one = found.subsets, found.simulation.data.images[:1]
     everything = subsets.infer(range(len(subsets.faults)), one)
     acting = subsets.infer(subsets.acting, one)
     for some, other in zip(everything.layers, acting.layers, strict=True):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from efat import simulate
 from efat.campaigns.campaign import Campaign
 from efat.image_split import SplitRequest
-from efat.inference import simulation
 from efat.inference.classified import measure_accuracy
 from efat.records import as_json, content_of, replace
 from efat.retraining.chip import ChipRetraining, PreparedChip, Retrained, retrain_chip
@@ -82,13 +82,11 @@ def test_simulation_gives_the_accuracy_of_retraining(lot: Path, mitigation: str)
     assert measure_accuracy(logits.argmax(1), held_out.labels).value == result.accuracy
     weights = written(retrained)
     for engine in ENGINES:
-        again = simulation.simulate(
-            "digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine=engine, images=IMAGES
-        )
+        again = simulate("digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine=engine, images=IMAGES)
         again.run()
         assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
         with torch.inference_mode():
-            assert torch.equal(again.networks.network(again.chips[0])(images), logits)
+            assert torch.equal(again.on_chip(again.chips[0])[0](images), logits)
         assert again.reports[0].bypassed_pes == result.deployment.bypass.sum()
         assert again.other_chips() == []
         # Without faults and bypass, the weights that are left are all there are.
@@ -107,7 +105,7 @@ def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
     # What is bypassed anyway may be bypassed by fuses or not: the chip computes the same.
     chips = [Chip("bare", chip.faults), Chip("blown", chip.faults, bypass), Chip("more", chip.faults, more)]
     write_lot("others.h5", CONFIG, [*chips, Chip("clean", FaultMap(CONFIG))])
-    others = simulation.simulate("digits-cnn", Path("others.h5"), run=False, weights=weights, images=IMAGES)
+    others = simulate("digits-cnn", Path("others.h5"), run=False, weights=weights, images=IMAGES)
     assert others.other_chips() == ["more", "clean"]
     others.engine = "emulation"
     others.run()
@@ -115,7 +113,7 @@ def test_chips_that_the_weights_are_not_for(lot: Path) -> None:
     assert correct[0] == correct[1] == retrained.result.evaluations[-1].correct
     write_lot("large.h5", ArrayConfig(16, 17), [Chip("large", FaultMap(ArrayConfig(16, 17)))])
     with pytest.raises(InputError, match="array with cols=16, and this one has 17"):
-        simulation.simulate("digits-cnn", Path("large.h5"), run=False, weights=weights)
+        simulate("digits-cnn", Path("large.h5"), run=False, weights=weights)
 
 
 def test_what_is_measured(lot: Path) -> None:
@@ -130,7 +128,7 @@ def test_what_is_measured(lot: Path) -> None:
     assert metrics["iterations"] == 3
     assert metrics["accuracy"]["before"]["correct"] == result.evaluations[0].correct
     assert metrics["accuracy"]["after"]["correct"] == result.evaluations[-1].correct
-    plain = simulation.simulate("digits-cnn", lot, run=False, engine="emulation", images=IMAGES)
+    plain = simulate("digits-cnn", lot, run=False, engine="emulation", images=IMAGES)
     plain.run()
     assert plain.float_accuracy is not None
     assert plain.fault_free_accuracy is not None
@@ -192,9 +190,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(lot: Path) -> None:
     assert metrics["diverged_at"] >= metrics["iterations"] == len(metrics["losses"])
     assert "diverged" in metrics["message"]
     weights = written(retrained)
-    again = simulation.simulate(
-        "digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine="emulation", images=IMAGES
-    )
+    again = simulate("digits-cnn", lot, run=False, weights=weights, chips=["bad"], engine="emulation", images=IMAGES)
     again.run()
     assert again.reports[0].accuracy.correct == result.evaluations[-1].correct
 

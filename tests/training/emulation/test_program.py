@@ -82,7 +82,7 @@ def test_programs_are_read_only_and_do_not_change_with_their_inputs(seed: int) -
     bypass[:] = True
     assert np.array_equal(program.w, kept[0])
     assert np.array_equal(program.chip.bypass, kept[1])
-    arrays = [program.w, program.effective_weights, program.words, program.pe_weight, *program.layout[1:]]
+    arrays = [program.w, program.effective_weights, *program.weights, *program.layout[1:]]
     for array in arrays:
         assert not array.flags.writeable
 

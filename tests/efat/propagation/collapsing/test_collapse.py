@@ -122,7 +122,7 @@ def test_flips_touch_what_they_touch_in_the_emulation(case: Case, seed: int) -> 
         layer = case.layers[fault["layer"]]
         _, _, m, k = layer.x.shape
         n = layer.weights.shape[1]
-        chip = chip_faults(FaultMap.from_faults(config, [fault_of(fault)]), bypass)
+        chip = chip_faults(config, FaultMap.from_faults(config, [fault_of(fault)]), bypass)
         touched = False
         for upset in upsets(chip, m, k, n):
             n_fold, k_fold = divmod(upset.fold, -(-k // config.rows))
