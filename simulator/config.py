@@ -35,8 +35,7 @@ class ArrayConfig:
             their gates can be faulty, or a `simulator.multipliers.multiplier.Multiplier`.
 
     Raises:
-        TypeError: a size or width is not an integer, `act_signed` is not a bool, or `multiplier` is something else.
-        InputError: a size or width is out of its range, an unknown design, or a multiplier of other widths.
+        InputError: a field is of another type or out of its range, or a multiplier of other widths.
     """
 
     rows: int
@@ -54,12 +53,12 @@ class ArrayConfig:
                 continue
             if field.name == "act_signed":
                 if not isinstance(value, bool):
-                    raise TypeError(f"act_signed is {value!r}: expected True or False")
+                    raise InputError(f"act_signed is {value!r}: expected True or False")
                 continue
             try:
                 object.__setattr__(self, field.name, operator.index(value))
             except TypeError:
-                raise TypeError(f"{field.name} is {value!r}: expected an integer") from None
+                raise InputError(f"{field.name} is {value!r}: expected an integer") from None
         self._check_range("rows", 1, LARGEST_SIDE)
         self._check_range("cols", 1, LARGEST_SIDE)
         self._check_range("weight_bits", SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS)
@@ -81,7 +80,7 @@ class ArrayConfig:
                 raise InputError(f"multiplier {multiplier!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
             return
         if not isinstance(multiplier, Multiplier):
-            raise TypeError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")
+            raise InputError(f"multiplier is {multiplier!r}: expected the name of a design or a Multiplier")
         found = (multiplier.weight_bits, multiplier.act_bits, multiplier.act_signed)
         expected = (self.weight_bits, self.act_bits, self.act_signed)
         if found != expected:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +118,8 @@ class FaultMap:
         """Build a map from single faults.
 
         Raises:
-            TypeError: a field has the wrong type.
-            InputError: a fault lies outside the array or its net, has a cycle it must not have (or lacks one),
-                or contradicts another.
+            InputError: a field is no integer, a fault lies outside the array or its net, has a cycle it must not have
+                (or lacks one), or contradicts another.
         """
         listed = list(faults)
         for fault in listed:
@@ -132,12 +130,12 @@ class FaultMap:
                 raise InputError(f"{fault}: {expected}")
         return cls.from_arrays(
             config,
-            row=[operator.index(fault.row) for fault in listed],
-            col=[operator.index(fault.col) for fault in listed],
-            site=[Site(fault.site) for fault in listed],
-            bit=[operator.index(fault.bit) for fault in listed],
-            kind=[Kind(fault.kind) for fault in listed],
-            cycle=[PERMANENT if fault.cycle is None else operator.index(fault.cycle) for fault in listed],
+            row=[fault.row for fault in listed],
+            col=[fault.col for fault in listed],
+            site=[fault.site for fault in listed],
+            bit=[fault.bit for fault in listed],
+            kind=[fault.kind for fault in listed],
+            cycle=[PERMANENT if fault.cycle is None else fault.cycle for fault in listed],
         )
 
     @classmethod
@@ -155,8 +153,7 @@ class FaultMap:
         """Build a map from one integer array [faults] per field; `cycle` is -1 (or left out) for permanent faults.
 
         Raises:
-            TypeError: an array does not hold integers.
-            InputError: arrays of unequal length, or values as in `FaultMap`.
+            InputError: no integers, arrays of unequal length, or values as in `FaultMap`.
         """
         columns = {"row": row, "col": col, "site": site, "bit": bit, "kind": kind}
         count = len(np.atleast_1d(np.asarray(row)))
@@ -165,7 +162,7 @@ class FaultMap:
         for name, values in columns.items():
             array = np.asarray(values)
             if array.size and not np.issubdtype(array.dtype, np.integer):
-                raise TypeError(f"fault field {name!r} holds {array.dtype}: expected integers")
+                raise InputError(f"fault field {name!r} holds {array.dtype}: expected integers")
             if array.shape != (count,):
                 raise InputError(f"fault field {name!r} has shape {array.shape}: expected ({count},) like 'row'")
             limits = np.iinfo(FAULT_DTYPE[name])

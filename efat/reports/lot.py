@@ -199,7 +199,7 @@ def _check_plan(path: Path, plan: Plan, manifest: Manifest) -> None:
 def _resilience(path: Path, plan: Plan, table: ResilienceTable) -> ResilienceMap:
     try:
         return ResilienceMap(table, plan.constraint, plan.statistic, plan.predictor)
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path} is damaged ({first_line(error)}): make it again with efat plan") from None
 
 

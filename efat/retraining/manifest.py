@@ -326,7 +326,7 @@ def _config(array: Mapping[str, Any]) -> ArrayConfig:
     check(isinstance(array["multiplier"], str), "array: multiplier", array["multiplier"], "its name")
     try:
         return ArrayConfig(**{name: value for name, value in array.items() if name != "multiplier"})
-    except (TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"array: {error}") from None
 
 

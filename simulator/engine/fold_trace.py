@@ -142,7 +142,6 @@ def record_fold(
         Consecutive traces, the same numbers as `simulate_gemm(..., record=window.gemm_cycles)` records.
 
     Raises:
-        TypeError: as `simulate_gemm`.
         InputError: `x` and `w` are not of the window's GEMM, a PE is not in the array, or as `simulate_gemm`.
     """
     acts, weights = np.asarray(x), np.asarray(w)

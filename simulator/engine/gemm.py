@@ -75,9 +75,8 @@ def simulate_gemm(
         Outputs, cycle counts and, if asked for, the trace.
 
     Raises:
-        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
-        InputError: shapes that do not fit, values out of range, K = 0 or N = 0, faults of another array, a FLIP in a
-            cycle that the GEMM does not have, or an impossible `record` window.
+        InputError: no integers, values out of range, shapes that do not fit, K = 0 or N = 0, faults of another array, a
+            FLIP in a cycle that the GEMM does not have, or an impossible `record` window.
     """
     acts, weights, faults, bypassed = check_gemm(x, w, config, faults, bypass)
     (m, k), n = acts.shape, weights.shape[1]

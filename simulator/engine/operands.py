@@ -42,8 +42,7 @@ def check_gemm(
         bypass: bool [rows, cols]; None for none.
 
     Raises:
-        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
-        InputError: shapes that do not fit, values out of range, or faults of another array.
+        InputError: no integers, shapes that do not fit, values out of range, or faults of another array.
     """
     acts = check_operand("x", x, config.act_range, "M, K")
     weights = check_operand("w", w, config.weight_range, "K, N")
@@ -63,7 +62,7 @@ def check_operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axe
     if array.ndim != 2:
         raise InputError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} holds {array.dtype}: expected integers; quantise it first")
+        raise InputError(f"{name} holds {array.dtype}: expected integers; quantise it first")
     low, high = limits
     if array.size and not (array.min() >= low and array.max() <= high):
         outside = array[(array < low) | (array > high)][0]
@@ -82,7 +81,6 @@ def check_chip(
         bypass: bool [rows, cols]; None for none.
 
     Raises:
-        TypeError: `bypass` is not boolean.
         InputError: faults of another array, or a bypass of another shape.
     """
     faults = FaultMap(config) if faults is None else faults
@@ -91,7 +89,7 @@ def check_chip(
     shape = (config.rows, config.cols)
     mask = np.zeros(shape, np.bool_) if bypass is None else np.asarray(bypass)
     if mask.dtype != np.bool_:
-        raise TypeError(f"bypass holds {mask.dtype}: expected bool")
+        raise InputError(f"bypass holds {mask.dtype}: expected bool")
     if mask.shape != shape:
         raise InputError(f"bypass has shape {mask.shape}: expected {shape}, one entry per PE")
     return faults, mask

@@ -156,7 +156,7 @@ def write_gemm_vcd(
 
     Raises:
         WaveformTooLargeError: the file might be larger than `limit`.
-        WaveformError, InputError, TypeError, ModuleNotFoundError, OSError: as `write_vcd` and `simulate_gemm`.
+        WaveformError, InputError, ModuleNotFoundError, OSError: as `write_vcd` and `simulate_gemm`.
     """
     if window.config != faults.config:
         raise InputError(f"faults are of another array: they are of {faults.config}, expected {window.config}")

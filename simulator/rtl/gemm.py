@@ -71,7 +71,6 @@ def rtl_gemm(
         seconds: longest time to wait for the simulator; None for one that grows with the work.
 
     Raises:
-        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean.
         InputError: as of `simulate_gemm`; or FLIPs, whose cycles are counted in serial timing, in another timing.
         RtlUnavailableError: Icarus Verilog or cocotb is missing.
         CosimulationError: the simulator failed, or took too long.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator import ArrayConfig
+from simulator import ArrayConfig, InputError
 from simulator.multipliers.multiplier import Multiplier, built_in, exact_products
 
 
@@ -77,7 +77,7 @@ def test_values_out_of_range_are_refused(change: dict[str, Any], message: str) -
     ],
 )
 def test_values_of_other_types_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(InputError, match=message):
         ArrayConfig(**{"rows": 4, "cols": 4, **change})
 
 

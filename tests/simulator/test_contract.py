@@ -17,7 +17,18 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults, simulate_gemm
+from simulator import (
+    ArrayConfig,
+    Fault,
+    FaultMap,
+    FaultModel,
+    InputError,
+    Kind,
+    Site,
+    gemm_timing,
+    sample_faults,
+    simulate_gemm,
+)
 from simulator.bits import wrap
 from simulator.rtl import rtl_gemm, unavailable
 from tests.support.oracle import gate_product, oracle_gemm
@@ -279,8 +290,8 @@ def test_empty_input_gives_empty_output(gemm: Implementation) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"x": [[0.5]]}, TypeError, "x holds .*float.*: expected integers"),
-        ({"w": [[True]]}, TypeError, "w holds .*bool: expected integers"),
+        ({"x": [[0.5]]}, InputError, "x holds .*float.*: expected integers"),
+        ({"w": [[True]]}, InputError, "w holds .*bool: expected integers"),
         ({"x": [[300]]}, ValueError, "x holds 300: expected -128..127"),
         ({"w": [[-129]]}, ValueError, "w holds -129: expected -128..127"),
         ({"x": [1]}, ValueError, "expected two dimensions"),
@@ -289,7 +300,7 @@ def test_empty_input_gives_empty_output(gemm: Implementation) -> None:
         ({"x": np.zeros((2, 0), int), "w": np.zeros((0, 2), int)}, ValueError, "K >= 1"),
         ({"faults": FaultMap(ArrayConfig(2, 3))}, ValueError, "faults are of another array"),
         ({"bypass": np.zeros((3, 3), bool)}, ValueError, "expected \\(2, 2\\)"),
-        ({"bypass": np.zeros((2, 2), int)}, TypeError, "bypass holds int64: expected bool"),
+        ({"bypass": np.zeros((2, 2), int)}, InputError, "bypass holds int64: expected bool"),
         (
             {"faults": FaultMap.from_faults(ArrayConfig(2, 2), [Fault(0, 0, Site.PSUM, 0, Kind.FLIP, cycle=5)])},
             ValueError,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
+from simulator import ArrayConfig, Fault, FaultMap, InputError, Kind, Site
 from simulator.faults import FAULT_DTYPE
 from tests.support.strategies import configs, fault_maps
 
@@ -204,7 +204,7 @@ def test_both_stuck_values_on_a_bit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"row": [0.5]}, TypeError, "'row' holds float64: expected integers"),
+        ({"row": [0.5]}, InputError, "'row' holds float64: expected integers"),
         ({"bit": [1, 2]}, ValueError, r"'bit' has shape \(2,\): expected \(1,\)"),
         ({"site": [9]}, ValueError, "unknown site: expected one of 0 WEIGHT"),
         ({"site": [7]}, ValueError, "unknown site"),

@@ -44,7 +44,6 @@ def faulty_gemm(
         int32 [M, N] on the device of `x`; its rows need not lie one after the other in memory.
 
     Raises:
-        TypeError: `x` or `w` does not hold integers, or `bypass` is not boolean. `FaultyGemm` takes floats.
         InputError: shapes that do not fit, values out of range, K = 0 or N = 0, tensors on different devices, faults of
             another array, or a FLIP in a cycle that the GEMM does not have.
     """
@@ -68,7 +67,6 @@ def run(program: Program, x: Tensor) -> Tensor:
         int32 [M, N] on the device of `x`; its rows need not lie one after the other in memory.
 
     Raises:
-        TypeError: `x` does not hold integers.
         InputError: another K than the program's, values out of range, or a FLIP in a cycle that the GEMM does not have.
     """
     if x.ndim != 2:
@@ -89,11 +87,10 @@ def check_values(name: str, values: Tensor, limits: tuple[int, int]) -> None:
     """Refuse values that are not integers within limits.
 
     Raises:
-        TypeError: no integers.
-        InputError: out of range.
+        InputError: no integers, or out of range.
     """
     if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool:
-        raise TypeError(f"{name} holds {values.dtype}: expected integers; quantise it first")
+        raise InputError(f"{name} holds {values.dtype}: expected integers; quantise it first")
     low, high = limits
     limits_of_type = torch.iinfo(values.dtype)
     if values.numel() and (limits_of_type.min < low or limits_of_type.max > high):

@@ -35,7 +35,6 @@ class FaultyGemm(nn.Module):
         bypass: bool [rows, cols], PEs that pass their partial sum on unchanged; None for none.
 
     Raises:
-        TypeError: `bypass` is not boolean.
         InputError: faults of another array, or a bypass of another shape.
     """
 
@@ -63,8 +62,7 @@ class FaultyGemm(nn.Module):
             int32 [M, N] if `x` and `w` are integers; otherwise float64 [M, N], which holds every such number.
 
         Raises:
-            TypeError: `x` or `w` holds neither integers nor floats.
-            InputError: numbers that are not whole, out of range, shapes that do not fit, different devices, or a FLIP
+            InputError: numbers that are not whole or out of range, shapes that do not fit, different devices, or a FLIP
                 in a cycle that the GEMM does not have.
         """
         outputs: Tensor = torch.ops.efat.faulty_gemm(x, w, self.faults, self.bypass, *_numbers(self.config))

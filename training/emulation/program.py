@@ -107,7 +107,6 @@ def chip_faults(config: ArrayConfig, faults: FaultMap | None = None, bypass: npt
     """A chip's masks; the last few chips are remembered.
 
     Raises:
-        TypeError: `bypass` is not boolean.
         InputError: faults of another array, or a bypass of another shape.
     """
     faults, mask = check_chip(config, faults, bypass)
@@ -301,7 +300,6 @@ def lower(
         The program, for `training.run`.
 
     Raises:
-        TypeError: `w` does not hold integers, or `bypass` is not boolean.
         InputError: shapes that do not fit, values out of range, K = 0 or N = 0, or faults of another array.
     """
     weights = check_operand("w", w, config.weight_range, "K, N")

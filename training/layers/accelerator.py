@@ -37,7 +37,6 @@ class Accelerator:
             emulation has as many as torch.
 
     Raises:
-        TypeError: `bypass` is not boolean.
         InputError: an unknown engine, faults of another array, a bypass of another shape, fewer than one thread, or
             faults, bypass or a multiplier that is not exact with the `exact` engine.
     """
@@ -59,7 +58,7 @@ class Accelerator:
             bypass = np.array(self.bypass)
             expected = (self.config.rows, self.config.cols)
             if bypass.dtype != np.bool_:
-                raise TypeError(f"bypass holds {bypass.dtype}: expected bool")
+                raise InputError(f"bypass holds {bypass.dtype}: expected bool")
             if bypass.shape != expected:
                 raise InputError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
             bypass.flags.writeable = False
@@ -106,8 +105,7 @@ class Accelerator:
             int32 [M, N], read out of the column accumulators, on the device of `x`.
 
         Raises:
-            TypeError: `x` or `w` does not hold integers.
-            InputError: shapes that do not fit, K = 0 or N = 0, or values out of range.
+            InputError: no integers, shapes that do not fit, K = 0 or N = 0, or values out of range.
         """
         if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or 0 in w.shape:
             raise InputError(

@@ -31,8 +31,7 @@ class Placement:
         columns: int64 [groups, N], the position of each output: column `position % C` of n-fold `position // C`.
 
     Raises:
-        TypeError: positions that are no integers.
-        InputError: shapes that do not fit, a negative or huge position, or two at the same position.
+        InputError: no integers, shapes that do not fit, a negative or huge position, or two at the same position.
     """
 
     rows: Int64Array
@@ -42,7 +41,7 @@ class Placement:
         for name in ("rows", "columns"):
             positions = np.array(getattr(self, name))
             if not np.issubdtype(positions.dtype, np.integer):
-                raise TypeError(f"{name} of a placement hold {positions.dtype}: expected integers")
+                raise InputError(f"{name} of a placement hold {positions.dtype}: expected integers")
             if positions.ndim != 2 or 0 in positions.shape:
                 raise InputError(f"{name} of a placement have shape {positions.shape}: expected [groups, positions]")
             if positions.min() < 0 or positions.max() >= LARGEST_POSITION:

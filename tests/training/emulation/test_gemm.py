@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import training.emulation.intrinsics
-from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, InputError, Kind, Site, sample_faults, simulate_gemm
 from tests.support.strategies import GemmCase, gemm_cases
 from training import faulty_gemm, lower, run
 from training.emulation.tensors import run_on_tensors
@@ -213,7 +213,7 @@ def test_a_program_runs_on_its_own_shape_only() -> None:
     program = lower(np.ones((3, 2), int), ArrayConfig(4, 4))
     with pytest.raises(ValueError, match=r"x is \(2, 4\): expected \[M, 3\]"):
         run(program, torch.ones(2, 4, dtype=torch.int8))
-    with pytest.raises(TypeError, match=r"x holds torch.float32: expected integers"):
+    with pytest.raises(InputError, match=r"x holds torch.float32: expected integers"):
         run(program, torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"x holds -129: expected -128..127"):
         run(program, torch.full((2, 3), -129))

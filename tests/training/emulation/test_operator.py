@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, InputError, Kind, Site, sample_faults, simulate_gemm
 from tests.support.strategies import GemmCase, gemm_cases
 from training import FaultyGemm
 
@@ -124,10 +124,10 @@ def test_one_graph_serves_other_numbers_of_rows(seed):
         ([[1.0]], [[float("nan")]], ValueError, "w holds nan: expected -128..127"),
         ([[300.0]], [[1.0]], ValueError, "x holds 300: expected -128..127"),
         ([[1]], [[-129]], ValueError, "w holds -129: expected -128..127"),
-        ([[True]], [[1]], TypeError, "x holds torch.bool: expected integers"),
+        ([[True]], [[1]], InputError, "x holds torch.bool: expected integers"),
         ([1], [[1]], ValueError, "expected two dimensions"),
         ([[1, 2]], [[1]], ValueError, "with the same K"),
-        ([[1j]], [[1]], TypeError, "x holds torch.complex64: expected integers"),
+        ([[1j]], [[1]], InputError, "x holds torch.complex64: expected integers"),
     ],
 )
 def test_bad_input_is_refused(x, w, error, message):

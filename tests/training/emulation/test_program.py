@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults, simulate_gemm
+from simulator import ArrayConfig, Fault, FaultMap, FaultModel, InputError, Kind, Site, sample_faults, simulate_gemm
 from tests.support.strategies import GemmCase, gemm_cases
 from training import lower
 from training.emulation.program import _layout
@@ -99,7 +99,7 @@ def test_what_depends_on_faults_alone_is_worked_out_once(seed: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([[0.5]], CONFIG), TypeError, "w holds float64: expected integers"),
+        (([[0.5]], CONFIG), InputError, "w holds float64: expected integers"),
         (([[128]], CONFIG), ValueError, "w holds 128: expected -128..127"),
         (([1], CONFIG), ValueError, r"w has shape \(1,\)"),
         ((np.zeros((0, 2), int), CONFIG), ValueError, "K >= 1 and N >= 1"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
+from simulator import ArrayConfig, Fault, FaultMap, InputError, Kind, Site, simulate_gemm
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from training.layers.accelerator import ENGINES, Accelerator, Engine
 
@@ -93,8 +93,13 @@ def test_every_engine_has_a_name_and_every_name_an_engine():
 @pytest.mark.parametrize(
     ("x", "w", "error", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(3, 2, dtype=torch.int8), TypeError, "x holds torch.float32: expected integers"),
-        (torch.zeros(2, 3).int(), torch.zeros(3, 2).bool(), TypeError, "w holds torch.bool: expected integers"),
+        (
+            torch.zeros(2, 3),
+            torch.zeros(3, 2, dtype=torch.int8),
+            InputError,
+            "x holds torch.float32: expected integers",
+        ),
+        (torch.zeros(2, 3).int(), torch.zeros(3, 2).bool(), InputError, "w holds torch.bool: expected integers"),
         (torch.zeros(2, 3).int(), torch.zeros(4, 2).int(), ValueError, r"\[2, 3\] by \[4, 2\]: expected"),
         (torch.zeros(2, 0).int(), torch.zeros(0, 2).int(), ValueError, "K >= 1"),
         (torch.zeros(2, 3).int(), torch.zeros(3, 0).int(), ValueError, "N >= 1"),
@@ -115,7 +120,7 @@ def test_operands_that_no_array_takes(engine, x, w, error, message):
         ({"threads": 0}, ValueError, "threads is 0"),
         ({"faults": FaultMap(ArrayConfig(8, 8))}, ValueError, "of another array"),
         ({"bypass": np.zeros((3, 4), np.bool_)}, ValueError, r"\(3, 4\): expected \(4, 3\)"),
-        ({"bypass": np.zeros((4, 3), np.int8)}, TypeError, "bypass holds int8: expected bool"),
+        ({"bypass": np.zeros((4, 3), np.int8)}, InputError, "bypass holds int8: expected bool"),
         ({"engine": "exact", "faults": STUCK}, ValueError, "without faults and bypass"),
         ({"engine": "exact", "bypass": np.ones((4, 3), np.bool_)}, ValueError, "without faults and bypass"),
     ],

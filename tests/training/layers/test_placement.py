@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import ArrayConfig, simulate_gemm
+from simulator import ArrayConfig, InputError, simulate_gemm
 from tests.support.strategies import configs, operands
 from training.layers.placement import LARGEST_POSITION, Placement
 
@@ -23,8 +23,8 @@ def random_placement(random: np.random.Generator, groups: int, k: int, n: int, l
 @pytest.mark.parametrize(
     ("rows", "columns", "error", "message"),
     [
-        ([[0.0, 1.0]], [[0]], TypeError, "rows of a placement hold float64: expected integers"),
-        ([[0]], [[False]], TypeError, "columns of a placement hold bool: expected integers"),
+        ([[0.0, 1.0]], [[0]], InputError, "rows of a placement hold float64: expected integers"),
+        ([[0]], [[False]], InputError, "columns of a placement hold bool: expected integers"),
         ([0, 1], [[0]], ValueError, r"rows of a placement have shape \(2,\): expected \[groups, positions\]"),
         ([[0]], np.empty((1, 0), int), ValueError, r"columns of a placement have shape \(1, 0\)"),
         ([[0, -1]], [[0]], ValueError, "rows of a placement hold -1: expected 0..16777215"),
