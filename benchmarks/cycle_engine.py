@@ -31,8 +31,8 @@ from simulator.faults import Site
 from simulator.multipliers.pe_behaviour import pe_products
 from training.data.classification import classify
 from training.data.workloads import load_workload
+from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
-from training.layers.quantized import Accelerator
 
 IntArray = npt.NDArray[np.int32]
 

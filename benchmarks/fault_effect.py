@@ -20,8 +20,8 @@ from efat.inference.classified import run_chip
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults, simulate_gemm
 from training.data.classification import classify
 from training.data.workloads import load_workload
+from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip
-from training.layers.quantized import Accelerator
 
 SIZE = 32
 RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)

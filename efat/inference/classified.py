@@ -15,8 +15,9 @@ from efat.confidence import Accuracy
 from simulator.config import ArrayConfig
 from simulator.engine.timing import gemm_timing
 from training.data.classification import Progress, bits_of, classify
+from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import observing, put_on_chip
-from training.layers.quantized import Accelerator, Engine, GemmRun
+from training.layers.quantized import GemmRun
 
 
 class EngineMismatchError(RuntimeError):

@@ -32,8 +32,8 @@ from training.data.batches import Batches
 from training.data.classification import Progress
 from training.data.datasets import Dataset, Normalization
 from training.data.workloads import LoadedWorkload, load_workload
+from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import convert
-from training.layers.quantized import Accelerator, Engine
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.combination import Mitigations

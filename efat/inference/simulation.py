@@ -28,10 +28,10 @@ from simulator.dtypes import BoolArray
 from simulator.lots.chips import Chip
 from training.data.classification import Progress, classify
 from training.data.datasets import Dataset, Normalization
+from training.layers.accelerator import Accelerator, Engine
 from training.layers.array_share import ArrayShare, array_share
 from training.layers.convert import put_on_chip
 from training.layers.deployment import Deployment
-from training.layers.quantized import Accelerator, Engine
 
 DEFAULT_CLOCK_MHZ = 700.0
 MOST_NAMED = 3

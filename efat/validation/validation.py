@@ -25,8 +25,8 @@ from simulator.rtl import rtl_gemm, unavailable
 from training import faulty_gemm
 from training.data.classification import bits_of
 from training.data.datasets import Normalization
+from training.layers.accelerator import Engine
 from training.layers.convert import put_on_chip
-from training.layers.quantized import Engine
 
 DEFAULT_CASES = 2000
 DEFAULT_RTL_CASES = 500

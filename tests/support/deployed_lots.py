@@ -28,9 +28,9 @@ from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, write_lot
 from training.data.classification import count_correct
 from training.data.datasets import Dataset
+from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.deployment import Deployment, write_deployed
-from training.layers.quantized import Accelerator
 from training.layers.trainable import trainable
 from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe

@@ -352,23 +352,21 @@ def convert(
     for name, layer in float_layers(network):
         scale = scales[name]
         quantized = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
-        layers[layer] = quantized(layer, scale, accelerator, name).eval()  # type: ignore[arg-type]
+        layers[layer] = quantized(layer, scale, accelerator, name).eval()
         layer.forward = partial(_refuse_to_run, type(layer).__name__)  # type: ignore[method-assign]
-    converted = _replaced(network, layers)
+    converted = with_replaced(network, layers)
     if checked is not None:
         check_conversion(converted, layers, *checked)
     return converted
 
 
-def _replaced(network: nn.Module, layers: Mapping[FloatLayer, QuantizedLayer]) -> nn.Module:
-    """Replace layers in place, wherever they are used; gives the network, which may be replaced itself."""
-    if isinstance(network, FloatLayer):
-        return layers[network]
+def with_replaced(network: nn.Module, others: Mapping[Any, nn.Module]) -> nn.Module:
+    """Put other modules in the place of some, wherever they are used; gives the network, which may be one itself."""
     for parent in list(network.modules()):
-        for child_name, child in parent._modules.items():
-            if isinstance(child, FloatLayer):
-                parent._modules[child_name] = layers[child]
-    return network
+        for name, child in parent._modules.items():
+            if child in others:
+                parent._modules[name] = others[child]
+    return others.get(network, network)
 
 
 def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:

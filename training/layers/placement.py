@@ -9,6 +9,7 @@ faults every output is the same, bit for bit. Positions that nothing is placed a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class Placement:
             raise InputError(f"placement has {len(self.rows)} groups of rows and {len(self.columns)} of columns")
 
     @classmethod
+    @lru_cache(maxsize=64)
     def in_order(cls, groups: int, k: int, n: int) -> Placement:
         """The default: each index at its own position."""
         return cls(np.tile(np.arange(k), (groups, 1)), np.tile(np.arange(n), (groups, 1)))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from simulator import ArrayConfig
 from simulator.dtypes import BoolArray
 from simulator.errors import ConversionError, InputError, NotFiniteError
 from training.emulation.gemm import emulated_convolution, output_size
-from training.layers.accelerator import ENGINES, Accelerator, Engine
+from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
 from training.numbers import (
     activation_dtype,
@@ -88,6 +86,11 @@ class QuantizedLayer(nn.Module, ABC):
         output_scale: float32 [outputs]: the value of one step of each output's accumulator, the product of the two.
     """
 
+    SIZES: ClassVar[tuple[str, ...]]
+    """What networks ask a float layer for; a quantised layer has it, too."""
+    channel_dim: ClassVar[int]
+    """The dimension of an output's channels."""
+
     weight: nn.Parameter
     bias: nn.Parameter | None
     weight_int: Tensor
@@ -122,6 +125,8 @@ class QuantizedLayer(nn.Module, ABC):
             raise ConversionError(
                 f"layer {name!r}: activation scale is {float(input_scale)}: expected finite and positive"
             )
+        for size in self.SIZES:
+            setattr(self, size, getattr(layer, size))
         for parameter in ("weight", "bias"):
             self.register_parameter(parameter, None)
         for buffer in ("weight_int", "bias_int", "activation_scale", "weight_scale", "output_scale"):
@@ -134,13 +139,7 @@ class QuantizedLayer(nn.Module, ABC):
             )
 
     def load_parameters(self, weight: Tensor, bias: Tensor | None, activation_scale: Tensor) -> None:
-        """Quantise other parameters in place of the present ones; they are neither checked nor copied.
-
-        Args:
-            weight: float32, the shape of the present weights, finite.
-            bias: float32 [outputs], finite, or None.
-            activation_scale: float32, no dimensions, finite and positive.
-        """
+        """Quantise other parameters in place of the present ones; they are neither checked nor copied."""
         config = self.config
         scales = weight_scales(weight, config, bias=bias, activation_scale=float(activation_scale))
         output_scale = activation_scale * scales
@@ -192,15 +191,29 @@ class QuantizedLayer(nn.Module, ABC):
         """Which weights would act if those PEs, bool [R, C], were bypassed; as `kept_weights`."""
         if not bypass.any():
             return None
-        placement = self.placement or in_order(*self.gemm_shape)
+        placement = self.placement or Placement.in_order(*self.gemm_shape)
         kept = placement.at_weights(~bypass, self.config)
         return torch.from_numpy(kept).view(self.weight_int.shape).to(self.weight_int.device)
 
-    def check_input(self, x: Tensor) -> None:
-        """Refuse an input that cannot be quantised.
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
+        """Compute on the chip.
 
         Args:
-            x: of any shape.
+            input: float32, of a shape that the float layer takes.
+
+        Returns:
+            float32, of the shape that the float layer gives, without gradient.
+
+        Raises:
+            InputError: `input` is not float32, or of a shape that does not fit.
+            NotFiniteError: it has a NaN or an infinity.
+        """
+        self.check_shape(input)
+        self.check_input(input)
+        return self.on_batch(input.detach(), self.compute)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input of any shape that cannot be quantised.
 
         Raises:
             InputError: `x` is not float32.
@@ -212,17 +225,38 @@ class QuantizedLayer(nn.Module, ABC):
         if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
             raise NotFiniteError(f"layer {self.name!r}: NaN or infinity in the input: check images and weights")
 
-    def quantize_input(self, x: Tensor) -> Tensor:
-        """The layer's input as integers; not checked.
+    @abstractmethod
+    def check_shape(self, x: Tensor) -> None:
+        """Refuse an input of a shape that does not fit.
 
-        Args:
-            x: float32 of any shape, finite.
-
-        Returns:
-            int8 (uint8 if activations are unsigned), same shape.
+        Raises:
+            InputError: it does not.
         """
+
+    def on_batch(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `compute` makes of an input, as a batch that went through `pad`, in the shape of the input."""
+        return compute(x)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """The input, padded where `multiply` does not do that by itself."""
+        return x
+
+    def compute(self, x: Tensor) -> Tensor:
+        """What the chip makes of an input, float32 as `on_batch` gives it, finite and of a shape that fits."""
+        weights = self.weights_as_float32() if self.multiplies_plainly(x) else None
+        if weights is not None and self.observer is None:
+            return self.product_in_float32(self.input_as_float32(x), weights)
+        accumulated = self._accumulate(self.quantize_input(x))
+        return dequantize(accumulated, self.bias_int, self.output_scale, channel_dim=self.channel_dim)
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """The input as integers, int8 (uint8 if activations are unsigned); not checked."""
         config = self.config
         return quantize(x.detach(), self.activation_scale, activation_limits(config), activation_dtype(config))
+
+    @abstractmethod
+    def _accumulate(self, x: Tensor) -> Tensor:
+        """From the quantised input what the chip's accumulators hold, int32 of the output's shape."""
 
     def _gemm(self, x: Tensor, w: Tensor, group: int = 0) -> Tensor:
         placement = self.placement
@@ -235,43 +269,19 @@ class QuantizedLayer(nn.Module, ABC):
             self.observer(GemmRun(self.name, group, x, w, outputs, placement))
         return outputs
 
-    @abstractmethod
-    def check_shape(self, x: Tensor) -> None:
-        """Refuse an input of a shape that does not fit.
-
-        Raises:
-            InputError: it does not.
-        """
-
-    def pad(self, x: Tensor) -> Tensor:
-        """The input, padded where `multiply` does not do that by itself."""
-        return x
-
-    @abstractmethod
-    def compute(self, x: Tensor) -> Tensor:
-        """What the chip makes of an input, float32 as `pad` gives it, finite and of a shape that fits."""
-
     def multiplies_plainly(self, x: Tensor) -> bool:
         """Whether `multiply` adds up products as they are, in whatever order, where `x` is."""
         return True
 
     @abstractmethod
     def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's product of an input as `pad` gives it with weights, in floating point.
-
-        Args:
-            x: float32.
-            w: float32, the shape of the weights.
-            bias: float32 [outputs], added to the product; or None.
-        """
+        """The product of an input as `on_batch` gives it with weights, all float32; `bias` [outputs] is added."""
 
     def weights_as_float32(self) -> Tensor | None:
         """The weights that act, as whole numbers in float32, where float32 products of such are what the chip gives.
 
         So they are if the chip computes exact sums and no sum can reach 2^24, in whatever order it is made, nor wrap.
-
-        Returns:
-            float32, the shape of the weights, 0 at bypassed PEs; or None.
+        Weights at bypassed PEs are 0. None where products may be others.
         """
         if not self.computes_exactly:
             return None
@@ -285,44 +295,27 @@ class QuantizedLayer(nn.Module, ABC):
         return weights if float(bound.max()) < min(LARGEST_EXACT_FLOAT, 1 << (self.config.acc_bits - 1)) else None
 
     def input_as_float32(self, x: Tensor) -> Tensor:
-        """The input quantised, as `quantize_input` does, but whole numbers in float32; not checked.
-
-        Args:
-            x: float32 of any shape, finite.
-        """
+        """The input quantised, as `quantize_input` does, but whole numbers in float32; not checked."""
         whole = x / self.activation_scale
         return whole.round_().clamp_(*activation_limits(self.config))
 
     def product_in_float32(self, x: Tensor, w: Tensor) -> Tensor:
         """From `input_as_float32` and `weights_as_float32` the result, float32: bit for bit what the chip gives."""
         product = self.multiply(x, w, None if self.bias_int is None else self.bias_int.to(torch.float32))
-        scale = self.output_scale
-        return product.mul_(scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
+        return product.mul_(self.output_scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
 
-    def _widths(self) -> str:
+    def extra_repr(self) -> str:
+        """Sizes and widths, for `print(network)`."""
         config = self.config
-        sign = "" if config.act_signed else "u"
+        sizes = ", ".join(f"{size}={getattr(self, size)}" for size in self.SIZES)
         return (
-            f"weights=int{config.weight_bits}, activations={sign}int{config.act_bits}, "
-            f"bias={self.bias_int is not None}, engine={self.accelerator.engine!r}"
+            f"{sizes}, weights=int{config.weight_bits}, activations={'' if config.act_signed else 'u'}int"
+            f"{config.act_bits}, bias={self.bias_int is not None}, engine={self.accelerator.engine!r}"
         )
 
 
-@lru_cache(maxsize=64)
-def in_order(groups: int, k: int, n: int) -> Placement:
-    """The placement that layers have by default; see `Placement.in_order`."""
-    return Placement.in_order(groups, k, n)
-
-
 def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
-    """The weights and the bias of a float layer, detached.
-
-    Args:
-        layer: the float layer.
-        name: its name, for messages.
-
-    Returns:
-        float32 weights [outputs, ...], and float32 bias [outputs] or None.
+    """The weights, float32 [outputs, ...], and the bias, float32 [outputs] or None, of a float layer, detached.
 
     Raises:
         ConversionError: they are of another type, or not all finite.
@@ -371,49 +364,13 @@ def image_to_columns(
     return in_order.reshape(in_order.shape[:3].numel(), in_order.shape[3:].numel())
 
 
-__all__ = [
-    "ENGINES",
-    "Accelerator",
-    "Engine",
-    "GemmRun",
-    "QuantizedConv2d",
-    "QuantizedLayer",
-    "QuantizedLinear",
-    "float_parameters",
-]
-
-
 class QuantizedLinear(QuantizedLayer):
-    """`nn.Linear` on an accelerator: one GEMM with a row for each input vector."""
+    """`nn.Linear` on an accelerator, float32 [..., in_features]: one GEMM with a row for each input vector."""
 
-    def __init__(
-        self, layer: nn.Linear, activation_scale: Tensor | float, accelerator: Accelerator, name: str = ""
-    ) -> None:
-        super().__init__(layer, activation_scale, accelerator, name)
-        self.in_features = layer.in_features
-        self.out_features = layer.out_features
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
-        """Multiply on the chip.
-
-        Args:
-            input: float32 [..., in_features].
-
-        Returns:
-            float32 [..., out_features], without gradient.
-        """
-        self.check_shape(input)
-        self.check_input(input)
-        return self.compute(input.detach())
-
-    def compute(self, x: Tensor) -> Tensor:
-        """What the chip makes of an input that was checked."""
-        weights = self.weights_as_float32()
-        if weights is not None and self.observer is None:
-            return self.product_in_float32(self.input_as_float32(x), weights)
-        rows = self.quantize_input(x).reshape(x.shape[:-1].numel(), self.in_features)
-        outputs = dequantize(self._gemm(rows, self.weight_int.t()), self.bias_int, self.output_scale)
-        return outputs.reshape(*x.shape[:-1], self.out_features)
+    SIZES = ("in_features", "out_features")
+    channel_dim = -1
+    in_features: int
+    out_features: int
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse an input that has not `in_features` numbers in its last dimension.
@@ -426,66 +383,33 @@ class QuantizedLinear(QuantizedLayer):
                 f"layer {self.name!r}: input has shape {list(x.shape)}: expected [..., {self.in_features}]"
             )
 
+    def _accumulate(self, x: Tensor) -> Tensor:
+        rows = x.reshape(x.shape[:-1].numel(), self.in_features)
+        return self._gemm(rows, self.weight_int.t()).reshape(*x.shape[:-1], self.out_features)
+
     def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         """`x` float32 [..., in_features] by `w` float32 [out_features, in_features]."""
         return functional.linear(x, w, bias)
 
-    def extra_repr(self) -> str:
-        """Sizes and widths, for `print(network)`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, {self._widths()}"
-
 
 class QuantizedConv2d(QuantizedLayer):
-    """`nn.Conv2d` on an accelerator: im2col, then one GEMM for each group with a row for each output pixel."""
+    """`nn.Conv2d` on an accelerator, float32 [batch, in_channels, height, width], or without the batch.
 
-    def __init__(
-        self, layer: nn.Conv2d, activation_scale: Tensor | float, accelerator: Accelerator, name: str = ""
-    ) -> None:
-        super().__init__(layer, activation_scale, accelerator, name)
-        self.in_channels = layer.in_channels
-        self.out_channels = layer.out_channels
-        self.kernel_size = _pair(layer.kernel_size)
-        self.stride = _pair(layer.stride)
-        self.padding = layer.padding if isinstance(layer.padding, str) else _pair(layer.padding)
-        self.dilation = _pair(layer.dilation)
-        self.groups = layer.groups
-        self.padding_mode = layer.padding_mode
+    By im2col: one GEMM for each group, with a row for each output pixel.
+    """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
-        """Convolve on the chip.
-
-        Args:
-            input: float32 [batch, in_channels, height, width], or without the batch.
-
-        Returns:
-            float32 [batch, out_channels, out_height, out_width], without gradient; without the batch if `input` is.
-        """
-        self.check_shape(input)
-        self.check_input(input)
-        result = self.compute(self.pad(input.detach() if input.ndim == 4 else input.detach()[None]))
-        return result if input.ndim == 4 else result[0]
-
-    def compute(self, x: Tensor) -> Tensor:
-        """What the chip makes of images that were checked and went through `pad`."""
-        weights = self.weights_as_float32() if self.multiplies_plainly(x) else None
-        if weights is not None and self.observer is None:
-            return self.product_in_float32(self.input_as_float32(x), weights)
-        down, across = self.product_padding
-        images = functional.pad(self.quantize_input(x), [across, across, down, down])
-        if self._is_emulated(images):
-            accumulated = emulated_convolution(
-                images,
-                self.weight_int,
-                self.config,
-                self.accelerator.faults,
-                self.accelerator.bypass,
-                stride=self.stride,
-                dilation=self.dilation,
-                groups=self.groups,
-            )
-        else:
-            accumulated = self._convolve(images)
-        return dequantize(accumulated, self.bias_int, self.output_scale, channel_dim=1)
+    SIZES = (
+        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
+    )  # fmt: skip
+    channel_dim = -3
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: str | tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    padding_mode: str
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse images with another number of channels, or smaller than the kernel.
@@ -498,7 +422,7 @@ class QuantizedConv2d(QuantizedLayer):
                 f"layer {self.name!r}: input has shape {list(x.shape)}: "
                 f"expected [batch, {self.in_channels}, height, width]"
             )
-        left, right, top, bottom = self._pad_widths()
+        left, right, top, bottom = self._pad_widths
         padded = (x.shape[-2] + top + bottom, x.shape[-1] + left + right)
         if min(output_size(padded, self.kernel_size, self.stride, self.dilation)) < 1:
             raise InputError(
@@ -506,46 +430,26 @@ class QuantizedConv2d(QuantizedLayer):
                 "use larger images"
             )
 
-    def pad(self, images: Tensor) -> Tensor:
+    def on_batch(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `compute` makes of images, padded, with a dimension for the batch; without it if they have none."""
+        return compute(self.pad(x)) if x.ndim == 4 else compute(self.pad(x[None]))[0]
+
+    def pad(self, x: Tensor) -> Tensor:
         """Pad float32 images [batch, in_channels, height, width] where `multiply` does not by itself."""
         if self._pads_in_product:
-            return images
+            return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return functional.pad(images, self._pad_widths(), mode=mode)
+        return functional.pad(x, self._pad_widths, mode=mode)
 
-    def multiplies_plainly(self, x: Tensor) -> bool:
-        """Whether it does; other libraries may convolve by way of Winograd's transform, which rounds."""
-        backend: Any = torch.backends.mkldnn
-        return x.device.type == "cpu" and bool(backend.is_available() and backend.enabled)
-
-    def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve images float32 as `pad` gives them with `w` float32, the shape of the weights."""
-        return functional.conv2d(x, w, bias, self.stride, self.product_padding, self.dilation, self.groups)
-
-    @property
-    def product_padding(self) -> tuple[int, int]:
-        """Zeros that `multiply` pads, on each side down and across; `pad` does the rest."""
-        if not self._pads_in_product:
-            return 0, 0
-        left, _, top, _ = self._pad_widths()
-        return top, left
-
-    @property
-    def _pads_in_product(self) -> bool:
-        left, right, top, bottom = self._pad_widths()
-        return self.padding_mode == "zeros" and left == right and top == bottom
-
-    def _is_emulated(self, images: Tensor) -> bool:
-        """Whether the emulation can read X where the images lie."""
-        return (
-            self.accelerator.engine == "emulation"
-            and self.observer is None
-            and self.placement is None
-            and images.device.type == "cpu"
-        )
-
-    def _convolve(self, images: Tensor) -> Tensor:
-        """By im2col: one GEMM for each group, whose operands can be observed."""
+    def _accumulate(self, x: Tensor) -> Tensor:
+        down, across = self.product_padding
+        images, chip = functional.pad(x, [across, across, down, down]), self.accelerator
+        reads_images = chip.engine == "emulation" and images.device.type == "cpu"
+        if reads_images and self.observer is None and self.placement is None:
+            steps = {"stride": self.stride, "dilation": self.dilation}
+            return emulated_convolution(
+                images, self.weight_int, self.config, chip.faults, chip.bypass, groups=self.groups, **steps
+            )
         size = output_size((images.shape[2], images.shape[3]), self.kernel_size, self.stride, self.dilation)
         outputs = []
         weights = self.weight_int.flatten(1).chunk(self.groups)
@@ -555,27 +459,34 @@ class QuantizedConv2d(QuantizedLayer):
         pixels = torch.cat(outputs, dim=1).view(len(images), *size, self.out_channels)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
+    def multiplies_plainly(self, x: Tensor) -> bool:
+        """Whether it does; other libraries may convolve by way of Winograd's transform, which rounds."""
+        backend: Any = torch.backends.mkldnn
+        return x.device.type == "cpu" and bool(backend.is_available() and backend.enabled)
+
+    def multiply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve images as `pad` gives them with `w`, the shape of the weights."""
+        return functional.conv2d(x, w, bias, self.stride, self.product_padding, self.dilation, self.groups)
+
+    @property
+    def product_padding(self) -> tuple[int, int]:
+        """Zeros that `multiply` pads, on each side down and across; `pad` does the rest."""
+        left, _, top, _ = self._pad_widths
+        return (top, left) if self._pads_in_product else (0, 0)
+
+    @property
+    def _pads_in_product(self) -> bool:
+        left, right, top, bottom = self._pad_widths
+        return self.padding_mode == "zeros" and left == right and top == bottom
+
+    @property
     def _pad_widths(self) -> list[int]:
         """Left, right, top, bottom, as `functional.pad` wants them."""
-        if self.padding == "valid":
-            return [0, 0, 0, 0]
-        sides = []
-        for axis in (1, 0):
-            if isinstance(self.padding, str):  # "same": the odd pixel goes right and below, as in torch
-                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
-                sides.append((total // 2, total - total // 2))
-            else:
-                sides.append((self.padding[axis], self.padding[axis]))
-        return list(chain(*sides))
-
-    def extra_repr(self) -> str:
-        """Sizes and widths, for `print(network)`."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, {self._widths()}"
-        )
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    first, second = values
-    return first, second
+        if isinstance(self.padding, tuple):
+            totals = [2 * width for width in self.padding]
+        else:
+            totals = [0, 0]
+            if self.padding == "same":
+                totals = [step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True)]
+        # The odd pixel goes right and below, as in torch.
+        return [width for total in reversed(totals) for width in (total // 2, total - total // 2)]

@@ -23,16 +23,11 @@ from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from training.emulation.program import lower
 from training.layers.accelerator import Accelerator
-from training.layers.convert import float_layers, quantized_layers
+from training.layers.convert import FloatLayer, float_layers, quantized_layers, with_replaced
 from training.layers.placement import Placement
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer
 from training.layers.user_code import copied
 from training.numbers import SMALLEST_SCALE, activation_limits
-
-_FloatLayer = nn.Conv2d | nn.Linear
-
-_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-"""What networks ask layers for; quantised layers have it, too."""
 
 
 class TrainableLayer(nn.Module):
@@ -49,7 +44,7 @@ class TrainableLayer(nn.Module):
     bias: nn.Parameter | None
     activation_scale: Tensor
 
-    def __init__(self, source: _FloatLayer, quantized: QuantizedLayer, *, learn_scale: bool = False) -> None:
+    def __init__(self, source: FloatLayer, quantized: QuantizedLayer, *, learn_scale: bool = False) -> None:
         """Make a float layer trainable on the chip that its quantised form is on.
 
         Args:
@@ -66,9 +61,8 @@ class TrainableLayer(nn.Module):
             self.activation_scale = nn.Parameter(scale)
         else:
             self.register_buffer("activation_scale", scale, persistent=False)
-        for size in _SIZES:
-            if hasattr(source, size):
-                setattr(self, size, getattr(source, size))
+        for size in quantized.SIZES:
+            setattr(self, size, getattr(source, size))
         # Within a tuple it is no part of the network: its integers are made from the parameters.
         self._on_chip = (quantized,)
 
@@ -106,10 +100,8 @@ class TrainableLayer(nn.Module):
             outputs: Tensor = layer(input)
             return outputs
         layer.check_shape(input)
-        lacks_batch = isinstance(layer, QuantizedConv2d) and input.ndim == 3
-        padded = layer.pad(input[None] if lacks_batch else input)
-        learned: Tensor = _compute_on_chip(padded, self.weight, self.bias, self.activation_scale, layer)
-        return learned[0] if lacks_batch else learned
+        parameters = (self.weight, self.bias, self.activation_scale)
+        return layer.on_batch(input, lambda padded: _compute_on_chip(padded, *parameters, layer))
 
 
 class _OnChip(torch.autograd.Function):
@@ -169,18 +161,9 @@ def _product_gradients(
     """Gradients of `layer.multiply(x, weights)`, where asked for."""
     if isinstance(layer, QuantizedConv2d):
         for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weights,
-            None,
-            layer.stride,
-            layer.product_padding,
-            layer.dilation,
-            False,
-            (0, 0),
-            layer.groups,
-            (of_x, of_weight, False),
-        )
+            gradient, x, weights, None, layer.stride, layer.product_padding, layer.dilation, False, (0, 0),
+            layer.groups, (of_x, of_weight, False),
+        )  # fmt: skip
         return for_x, for_weight
     for_weight = _rows(gradient).t() @ _rows(x) if of_weight else None
     return gradient @ weights if of_x else None, for_weight
@@ -207,10 +190,7 @@ def _effective_weights(layer: QuantizedLayer) -> Tensor:
 
 
 def check_trainable(network: nn.Module) -> None:
-    """Refuse a network whose layers have no weights of their own to learn.
-
-    Args:
-        network: the float network.
+    """Refuse a float network whose layers have no weights of their own to learn.
 
     Raises:
         InputError: a layer computes its weights from other parameters, or shares them with another module.
@@ -234,45 +214,28 @@ def check_trainable(network: nn.Module) -> None:
 
 
 def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = False) -> nn.Module:
-    """Make a float network trainable on a chip.
+    """A copy of a float network whose layers are `TrainableLayer`s, its parameters under the names that they have.
 
     Args:
         network: the float network; it is not changed.
         converted: the same network as `training.layers.convert` gives it; its layers are taken over, with their chip.
         learn_scales: whether the steps of activations are parameters.
 
-    Returns:
-        A copy of `network` whose convolutions and linear layers are `TrainableLayer`s. Its parameters have the names
-        they have in `network`.
-
     Raises:
         InputError: as `check_trainable`.
     """
     check_trainable(network)
-    layers = quantized_layers(converted)
-
-    def replacement(name: str, module: nn.Module) -> nn.Module | None:
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            return None
-        return TrainableLayer(module, layers[name or type(module).__name__.lower()], learn_scale=learn_scales)
-
-    return _replaced(copied(network), replacement)
+    layers, model = quantized_layers(converted), copied(network)
+    found = {
+        layer: TrainableLayer(layer, layers[name], learn_scale=learn_scales) for name, layer in float_layers(model)
+    }
+    return with_replaced(model, found)
 
 
 def deployed(network: nn.Module) -> nn.Module:
-    """The network with its present weights, quantised, on the chip it learned on.
-
-    Args:
-        network: from `trainable`; it is not changed.
-
-    Returns:
-        A copy in evaluation mode, like those of `training.layers.convert`.
-    """
-    on_chip = _replaced(
-        copied(network), lambda _, module: module.quantized if isinstance(module, TrainableLayer) else None
-    )
-    on_chip.eval()
-    return on_chip
+    """A copy of a trainable network in evaluation mode: its present weights, quantised, on the chip it learned on."""
+    model = copied(network)
+    return with_replaced(model, {layer: layer.quantized for layer in trainable_layers(model).values()}).eval()
 
 
 def trainable_layers(network: nn.Module) -> dict[str, TrainableLayer]:
@@ -283,26 +246,7 @@ def trainable_layers(network: nn.Module) -> dict[str, TrainableLayer]:
 def move(network: nn.Module, accelerator: Accelerator, placements: Mapping[str, Placement]) -> None:
     """Put all layers of a trainable network on another chip of the same widths, in place.
 
-    Args:
-        network: from `trainable`.
-        accelerator: the chip.
-        placements: places on it by the layer's name; layers that are not named sit in order.
+    `placements` is by the layer's name; layers that are not named sit in order.
     """
     for name, layer in trainable_layers(network).items():
         layer.move(accelerator, placements.get(name))
-
-
-def _replaced(network: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
-    """Replace modules in place, each once and wherever it is used; gives the network, which may be replaced itself."""
-    found: dict[nn.Module, nn.Module] = {}
-    for name, module in list(network.named_modules()):
-        other = replacement(name, module)
-        if other is not None:
-            found[module] = other
-    if network in found:
-        return found[network]
-    for parent in list(network.modules()):
-        for child_name, child in parent._modules.items():
-            if child in found:
-                parent._modules[child_name] = found[child]
-    return network

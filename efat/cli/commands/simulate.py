@@ -29,7 +29,7 @@ from efat.cli.waveform import WaveformRequest, waveform_options, write_waveform
 if TYPE_CHECKING:
     from efat import Simulation
     from training.calibration import Method
-    from training.layers.quantized import Engine
+    from training.layers.accelerator import Engine
 
 MOST_NAMED = 3
 

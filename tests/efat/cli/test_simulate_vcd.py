@@ -19,8 +19,9 @@ from simulator.lots.chips import Chip, write_lot
 from tests.support.command import refused, run
 from tests.support.vcd_file import read_vcd
 from training.data.workloads import load_workload
+from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip, quantized_layers
-from training.layers.quantized import Accelerator, GemmRun
+from training.layers.quantized import GemmRun
 
 CONFIG = ArrayConfig(16, 12)
 FAULTS = sample_faults(CONFIG, FaultModel(0.1), seed=3)

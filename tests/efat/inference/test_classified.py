@@ -15,8 +15,8 @@ from efat.inference.classified import measure_accuracy, run_chip
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from training.data.classification import classify
+from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip, quantized_layers
-from training.layers.quantized import Accelerator
 
 CONFIG = ArrayConfig(8, 4)
 FAULT_FREE = Accelerator(CONFIG, engine="exact")

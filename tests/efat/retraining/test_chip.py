@@ -23,8 +23,8 @@ from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, write_lot
 from training.data.classification import count_correct
 from training.data.workloads import WORKLOADS
+from training.layers.accelerator import Engine
 from training.layers.deployment import read_deployed
-from training.layers.quantized import Engine
 from training.learning.recipe import Recipe
 
 CONFIG = ArrayConfig(16, 16)

@@ -226,7 +226,7 @@ def test_layers_that_cannot_be_quantised(weight, bias, scale, message):
 
 def test_printing_a_layer_shows_its_widths():
     text = str(QuantizedConv2d(nn.Conv2d(4, 6, 3), 0.02, exact(act_signed=False, act_bits=4)))
-    assert "4, 6, kernel_size=(3, 3)" in text
+    assert "in_channels=4, out_channels=6, kernel_size=(3, 3)" in text
     assert "weights=int8, activations=uint4, bias=True, engine='exact'" in text
     assert "in_features=4, out_features=6" in str(QuantizedLinear(nn.Linear(4, 6), 0.02, EXACT))
 
