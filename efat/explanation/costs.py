@@ -46,22 +46,15 @@ class FaultCost:
 
 @dataclass(frozen=True)
 class BypassCost:
-    """What the bypass of one PE costs.
-
-    Attributes:
-        row: row of the PE.
-        col: column of the PE.
-        reason: why it is bypassed.
-        in_use: the chip with this PE not bypassed, compared with the chip.
-        margin: how much further, in the mean over the images, the score of the right class is then above the highest
-            of the others; None if a score is not finite, or there are no others.
-    """
+    """What the bypass of one PE costs: the chip with this PE in use, compared with the chip."""
 
     row: int
     col: int
     reason: Reason
     in_use: Comparison
     margin: float | None
+    """How much further, in the mean over the images, the score of the right class is then above the highest of the
+    others; None if a score is not finite, or there are no others."""
 
     @property
     def gain(self) -> tuple[int, float]:
@@ -80,13 +73,6 @@ class Release:
 class BypassCosts:
     """What the bypass of each PE of a chip costs on some images. All runs are exact, on the emulation.
 
-    Args:
-        subsets: the network on the chip.
-        chip: the chip.
-        images: float32 [n, c, h, w].
-        labels: int64 [n].
-        batch: images per GEMM.
-
     Attributes:
         places: row and column of the bypassed PEs whose column any layer uses; all others change nothing.
         costs: of those that are done, in this order.
@@ -103,7 +89,7 @@ class BypassCosts:
 
     @property
     def steps(self) -> int:
-        """Images to classify in all for `measure`, at most: the unit of its progress."""
+        """Images to classify in all for `measure`, at most."""
         return len(self._images) * (1 + len(self.places) + len(self.places).bit_length() + 1) if self.places else 0
 
     def measure(self, progress: Progress | None = None) -> None:

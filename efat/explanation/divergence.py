@@ -22,7 +22,7 @@ from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.engine.fold_trace import FoldWindow, record_fold
 from simulator.engine.mapping import Fold, folds
 from simulator.engine.masks import stuck_masks
-from simulator.engine.timing import load_cycles
+from simulator.engine.timing import gemm_timing, load_cycles
 from simulator.engine.trace import Trace
 from simulator.errors import InputError
 from simulator.faults import Fault, FaultMap, Site
@@ -36,34 +36,19 @@ one output channel n; in one row of X; anything else. The first that fits is the
 
 @dataclass(frozen=True)
 class LayerEffect:
-    """What an error changes in one layer on one image.
-
-    Attributes:
-        layer: qualified name of the layer.
-        outputs: outputs of its GEMMs: M times N, of all groups.
-        changed: those whose accumulator differs.
-        pattern: where they are.
-        largest_error: largest absolute difference of an accumulator, in its steps.
-    """
+    """What an error changes in one layer on one image: how many of its GEMMs' outputs M times N, and by how much."""
 
     layer: str
     outputs: int
     changed: int
     pattern: Pattern
     largest_error: int
+    """Largest absolute difference of an accumulator, in its steps."""
 
 
 @dataclass(frozen=True)
 class ErrorPropagation:
-    """What an error changes in a network on one image.
-
-    Attributes:
-        layers: each layer, in the order in which they run.
-        scores: scores of the network.
-        scores_changed: those that differ.
-        before: class predicted without the error.
-        after: class predicted with it.
-    """
+    """What an error changes in a network on one image: its layers as they run, its scores, and the class predicted."""
 
     layers: tuple[LayerEffect, ...]
     scores: int
@@ -117,15 +102,7 @@ def pattern_of(changed: BoolArray) -> Pattern:
 
 @dataclass(frozen=True)
 class StoredSum:
-    """A sum that a column stores, with a fault and without it.
-
-    Attributes:
-        row_of_x: m, the row of X that it is of.
-        output: n, the output of the group's GEMM that it is of.
-        cycle: clock cycle in which it is stored.
-        was: the accumulator without the fault.
-        became: the accumulator with it.
-    """
+    """What a column stores in a clock cycle for row m of X and output n of a group's GEMM, without a fault and with."""
 
     row_of_x: int
     output: int
@@ -175,6 +152,10 @@ def first_divergence(
     return None
 
 
+_TRACED = {Site.WEIGHT_LOAD: "shift", Site.WEIGHT: "weight", Site.ACTIVATION: "east", Site.PSUM: "south"}
+"""Where traces have the nets; of a fault inside the multiplier it is the product."""
+
+
 class _LocatedGemm:
     """The first GEMM whose outputs differ; see `first_divergence`."""
 
@@ -193,35 +174,20 @@ class _LocatedGemm:
 
     def first_divergence(self, fault: Fault, position: int) -> FirstDivergence:
         """Where the fault first acts in it; the GEMM is of layer number `position`."""
+        config = self._config
         fold, was, became = self._first_fold()
         row_of_x, column = (int(place) for place in np.argwhere(was != became)[0])
-        window = FoldWindow.of(self._x, self._w, self._config, fold.index)
-        start = fold.index * window.cycles_per_fold
-        stored = StoredSum(
-            row_of_x=row_of_x,
-            output=int(self._output_at[fold.n_start + column]),
-            cycle=start + load_cycles(self._config) + row_of_x + (self._config.rows - 1) + column,
-            was=int(was[row_of_x, column]),
-            became=int(became[row_of_x, column]),
-        )
-        if fault.site is Site.ACCUMULATOR:
-            cycle, values = stored.cycle, (stored.was, stored.became)
-        elif fault.site is Site.WEIGHT_LOAD:
-            in_fold, values = self._loaded(fault, fold.index, row_of_x)
-            cycle = start + in_fold
-        else:
-            in_fold = load_cycles(self._config) + row_of_x + fault.row + fault.col
-            cycle, values = start + in_fold, self._carried(fault, self._at(fault, fold.index, in_fold))
-        return FirstDivergence(
-            layer=self._run.layer,
-            position=position,
-            group=self._run.group,
-            fold=fold.index,
-            cycle=cycle,
-            was=values[0],
-            became=values[1],
-            stored=stored,
-        )
+        start = fold.index * gemm_timing(config, len(self._x), *self._w.shape).cycles_per_fold
+        values = int(was[row_of_x, column]), int(became[row_of_x, column])
+        at_store = start + load_cycles(config) + row_of_x + (config.rows - 1) + column
+        stored = StoredSum(row_of_x, int(self._output_at[fold.n_start + column]), at_store, *values)
+        cycle = at_store
+        if fault.site is not Site.ACCUMULATOR:
+            in_fold = load_cycles(config) + row_of_x + fault.row + fault.col
+            if fault.site is Site.WEIGHT_LOAD:
+                in_fold = load_cycles(config) - 1 - self._load_for(fault, fold.index, row_of_x) + fault.row
+            cycle, values = start + in_fold, self._on_net(fault, fold.index, in_fold)
+        return FirstDivergence(self._run.layer, position, self._run.group, fold.index, cycle, *values, stored)
 
     def _first_fold(self) -> tuple[Fold, Int32Array, Int32Array]:
         """The fold, and int32 [M, used columns]: what the columns store, 0 at outputs that end up the same."""
@@ -246,41 +212,31 @@ class _LocatedGemm:
         without, with_fault = (faulty_gemm(x, w, self._config, faults, bypass=self._bypass) for faults in self._maps)
         return without.numpy(), with_fault.numpy()
 
-    def _at(self, fault: Fault, fold: int, in_fold: int) -> list[Trace]:
-        """What the fault's PE does in one cycle of a fold, without the fault and with it."""
-        window = FoldWindow.of(self._x, self._w, self._config, fold, in_fold, in_fold + 1)
-        return [next(self._recorded(window, faults, [(fault.row, fault.col)])) for faults in self._maps]
-
     def _recorded(self, window: FoldWindow, faults: FaultMap, pes: list[tuple[int, int]]) -> Iterator[Trace]:
         return record_fold(self._x.numpy(), self._w.numpy(), window, faults, bypass=self._bypass, pes=pes)
 
-    def _carried(self, fault: Fault, traces: list[Trace]) -> tuple[int, int]:
-        """What the net of a PE's datapath carries in the one cycle recorded, without the fault and with it."""
+    def _on_net(self, fault: Fault, fold: int, in_fold: int) -> tuple[int, int]:
+        """What the net of the fault's PE carries in one cycle of a fold, without the fault and with it."""
+        pe = fault.row, fault.col
+        window = FoldWindow.of(self._x, self._w, self._config, fold, in_fold, in_fold + 1)
         values = []
-        for trace, faults in zip(traces, self._maps, strict=True):
+        for faults in self._maps:
+            trace = next(self._recorded(window, faults, [pe]))
+            value = int(getattr(trace, _TRACED.get(fault.site, "product"))[0, fault.row, fault.col])
             if fault.site is Site.WEIGHT:
-                keep, force = (mask[fault.row, fault.col] for mask in stuck_masks(faults, Site.WEIGHT, np.int16))
-                net = (trace.weight & keep) | force
-            elif fault.site is Site.ACTIVATION:
-                net = trace.east
-            elif fault.site is Site.PSUM:
-                net = trace.south
-            else:
-                net = trace.product
-            values.append(int(net[0, fault.row, fault.col]))
+                keep, force = (int(mask[pe]) for mask in stuck_masks(faults, Site.WEIGHT, np.int16))
+                value = (value & keep) | force
+            values.append(value)
         return values[0], values[1]
 
-    def _loaded(self, fault: Fault, fold: int, row_of_x: int) -> tuple[int, tuple[int, int]]:
-        """The cycle of the fold in which a weight passes the net otherwise, and what passes.
+    def _load_for(self, fault: Fault, fold: int, row_of_x: int) -> int:
+        """The row whose weight passes the net otherwise first, of those whose product with a row of X differs.
 
-        It is the first one whose product with row `row_of_x` of X differs; weights of rows further south pass earlier.
+        It is the one furthest south: its weight passes earliest.
         """
         rows = np.arange(fault.row, self._config.rows)
         without, with_fault = (self._products(faults, fold, row_of_x, rows, fault.col) for faults in self._maps)
-        south = int(rows[(without != with_fault) & ~self._bypass[rows, fault.col]].max())
-        in_fold = load_cycles(self._config) - 1 - south + fault.row
-        before, after = (int(trace.shift[0, fault.row, fault.col]) for trace in self._at(fault, fold, in_fold))
-        return in_fold, (before, after)
+        return int(rows[(without != with_fault) & ~self._bypass[rows, fault.col]].max())
 
     def _products(self, faults: FaultMap, fold: int, row_of_x: int, rows: Int64Array, column: int) -> Int32Array:
         """What PEs of a column, int64 [rows] from the north, make of a row of X: int32 [rows]."""

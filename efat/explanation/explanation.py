@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -49,16 +48,11 @@ _NETS = {
 
 @dataclass(frozen=True)
 class Action:
-    """What one fault of a set does to an image, compared with the set without it.
-
-    Attributes:
-        index: the fault's place in canonical order.
-        first: where it first acts; None if it changes no output of any layer.
-        travel: how far its error goes.
-    """
+    """What one fault of a set, `index` in canonical order, does to an image, compared with the set without it."""
 
     index: int
     first: FirstDivergence | None
+    """Where it first acts; None if it changes no output of any layer."""
     travel: ErrorPropagation
 
 
@@ -178,7 +172,7 @@ class Explanation(Shown):
             self.measure(_summed("images", self.steps, report))
             self.bypass.measure(_summed("images with a bypassed PE in use", self.bypass.steps, report))
         for image in self._asked:
-            self.explain(image, partial(_tried, report, image))
+            self.explain(image, _summed(f"sets of faults for image {image}", None, report))
 
     @property
     def steps(self) -> int:
@@ -207,12 +201,12 @@ class Explanation(Shown):
         """The costs, the fault first that most images are gained without, then the one that loses most alone."""
         return sorted(self.costs, key=lambda cost: cost.rank)
 
-    def explain(self, image: int, progress: Callable[[int], None] | None = None) -> ImageExplanation:
+    def explain(self, image: int, progress: Progress | None = None) -> ImageExplanation:
         """Find out why an image is classified as it is on the chip; `explained` has the answer then, too.
 
         Args:
             image: its index.
-            progress: called with the number of sets of faults tried so far.
+            progress: called with 1 after each set of faults that is tried.
 
         Raises:
             InputError: there is no such image.
@@ -221,7 +215,7 @@ class Explanation(Shown):
         self.explained.append(self._explained(image, progress))
         return self.explained[-1]
 
-    def _explained(self, image: int, progress: Callable[[int], None] | None) -> ImageExplanation:
+    def _explained(self, image: int, progress: Progress | None) -> ImageExplanation:
         subsets, one = self.subsets, self.simulation.data.images[image : image + 1]
         fault_free = int(subsets.classify_fault_free(one, 1))
         without, on_chip = (int(subsets.classify(subset, one, 1)) for subset in ((), subsets.acting))
@@ -236,7 +230,7 @@ class Explanation(Shown):
             nonlocal runs
             runs += 1
             if progress is not None:
-                progress(runs)
+                progress(1)
             return int(subsets.classify(subset, one, 1)) == on_chip
 
         kept = minimal_subset(subsets.acting, same)
@@ -422,11 +416,7 @@ class Explanation(Shown):
         }
 
 
-def _tried(report: Stages, image: int, sets: int) -> None:
-    report(f"sets of faults for image {image}", sets, None)
-
-
-def _summed(what: str, of: int, report: Stages) -> Progress:
+def _summed(what: str, of: int | None, report: Stages) -> Progress:
     """Reports how much is done in all, where it is told how much was just done."""
     done = 0
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -117,7 +115,7 @@ def run_chip(
     accelerator: Accelerator,
     images: Tensor,
     labels: Tensor,
-    fault_free: Tensor,
+    expected: Tensor,
     batch: int,
     progress: Progress | None = None,
 ) -> ChipReport:
@@ -128,17 +126,25 @@ def run_chip(
         accelerator: the chip and the engine that runs it.
         images: float32 [n, c, h, w].
         labels: int64 [n].
-        fault_free: int64 [n], predictions of the same network on a fault-free array.
+        expected: int64 [n], predictions of the same network on a fault-free array.
         batch: images per GEMM.
         progress: called after each batch.
     """
-    put_on_chip(network, accelerator)
-    with _observed(network, accelerator.config) as layers:
+    layers: dict[str, LayerReport] = {}
+    config = accelerator.config
+    fault_free = Accelerator.fault_free(config)
+
+    def observe(run: GemmRun) -> None:
+        exact = fault_free.gemm(*run.on_array())
+        exact = exact if run.placement is None else run.placement.take_out(exact, run.group)
+        layers.setdefault(run.layer, LayerReport(run.layer)).add(run, exact, config)
+
+    with observing(put_on_chip(network, accelerator), observe):
         predictions = classify(network, images, batch, progress)
     return ChipReport(
         predictions=predictions,
         accuracy=measure_accuracy(predictions, labels),
-        changed_predictions=int((predictions != fault_free).sum()),
+        changed_predictions=int((predictions != expected).sum()),
         bypassed_pes=0 if accelerator.bypass is None else int(accelerator.bypass.sum()),
         layers=list(layers.values()),
     )
@@ -178,31 +184,9 @@ def _computed(network: nn.Module, accelerator: Accelerator, images: Tensor) -> l
     return [*found, ("logits", bits_of(logits))]
 
 
-@contextmanager
-def _observed(network: nn.Module, config: ArrayConfig) -> Iterator[dict[str, LayerReport]]:
-    """Reports by layer name, filled while the network runs."""
-    reports: dict[str, LayerReport] = {}
-    fault_free = Accelerator.fault_free(config)
-
-    def observe(run: GemmRun) -> None:
-        report = reports.setdefault(run.layer, LayerReport(run.layer))
-        exact = fault_free.gemm(*run.on_array())
-        report.add(run, exact if run.placement is None else run.placement.take_out(exact, run.group), config)
-
-    with observing(network, observe):
-        yield reports
-
-
 @dataclass(frozen=True)
 class ChangedPrediction:
-    """An image that two runs classify differently.
-
-    Attributes:
-        image: index of the image.
-        label: its class.
-        reference: class predicted in the run that is compared with.
-        found: class predicted in this run.
-    """
+    """An image that two runs classify differently: its class, and those predicted in the other run and in this one."""
 
     image: int
     label: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from efat.records import parse
 from simulator import ArrayConfig, FaultMap, InputError, Kind, Site, gemm_timing
@@ -29,15 +30,7 @@ _MOST_COMPILED_PES, _MOST_COMPILED_GATES = 20, 400
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One GEMM on one chip.
-
-    Attributes:
-        config: the array.
-        x: int64 [M, K].
-        w: int64 [K, N].
-        faults: of the array.
-        bypass: bool [rows, cols].
-    """
+    """One GEMM, X [M, K] times W [K, N], on one chip; `bypass` is bool [rows, cols]."""
 
     config: ArrayConfig
     x: Int64Array
@@ -80,13 +73,13 @@ def load_case(path: Path) -> Case:
     if not isinstance(content, dict) or content.get("efat_validate_case") != _VERSION:
         raise InputError(f"{path} is no case of version {_VERSION}: expected a file that efat validate wrote")
     try:
-        return _case(content)
+        return _case_of(content)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{path} is damaged: {what}") from None
 
 
-def _case(content: dict[str, Any]) -> Case:
+def _case_of(content: dict[str, Any]) -> Case:
     config = ArrayConfig(**content["array"])
     m, k, n = (int(size) for size in content["shape"])
     faults = _integers(content["faults"], (-1, len(_FIELDS)))
@@ -217,18 +210,29 @@ def shrink(case: Case, fails: Callable[[Case], bool]) -> Case:
 def _simpler(case: Case) -> Iterator[Case]:
     """Cases that are a step smaller, the largest steps first."""
     yield from _with_fewer_faults(case)
-    if case.bypass.any():
-        yield replace(case, bypass=np.zeros_like(case.bypass))
-    for row, col in np.argwhere(case.bypass).tolist():
-        bypass = case.bypass.copy()
-        bypass[row, col] = False
+    for bypass in _emptier(case.bypass):
         yield replace(case, bypass=bypass)
     yield from _with_smaller_operands(case)
     for axis in (0, 1):
         for line in range(case.bypass.shape[axis]):
             if case.bypass.shape[axis] > 1:
                 yield _without_line(case, axis, line)
-    yield from _with_smaller_numbers(case)
+    for name in ("x", "w"):
+        values = getattr(case, name)
+        if (values > 1).any() or (values < 0).any():
+            yield replace(case, **{name: (values != 0).astype(np.int64)})
+        for fewer in _emptier(values):
+            yield replace(case, **{name: fewer})
+
+
+def _emptier(values: npt.NDArray[Any]) -> Iterator[Any]:
+    """All of them zero, if they are not; then each one that is not."""
+    if values.any():
+        yield np.zeros_like(values)
+    for place in np.argwhere(values).tolist():
+        fewer = values.copy()
+        fewer[tuple(place)] = 0
+        yield fewer
 
 
 def _with_fewer_faults(case: Case) -> Iterator[Case]:
@@ -265,30 +269,14 @@ def _without_line(case: Case, axis: int, line: int) -> Case:
     table = case.faults.table
     # Accumulators have no row.
     placed = (table["site"] != Site.ACCUMULATOR) | (axis == 1)
-    table = table[~placed | (table[name] != line)]
-    placed = (table["site"] != Site.ACCUMULATOR) | (axis == 1)
-    moved = table.copy()
-    moved[name] -= placed & (table[name] > line)
+    moved = table[~placed | (table[name] != line)]
+    moved[name] -= ((moved["site"] != Site.ACCUMULATOR) | (axis == 1)) & (moved[name] > line)
     x, w = case.x, case.w
     used = w.shape[axis]
     if line < used <= length and used > 1:
         w = np.delete(w, line, axis)
         x = np.delete(x, line, 1) if axis == 0 else x
     return Case(config, x, w, FaultMap(config, moved), np.delete(case.bypass, line, axis))
-
-
-def _with_smaller_numbers(case: Case) -> Iterator[Case]:
-    """Zeros, or ones, in place of some numbers."""
-    for name in ("x", "w"):
-        values = getattr(case, name)
-        if values.any():
-            yield replace(case, **{name: np.zeros_like(values)})
-        if (values > 1).any() or (values < 0).any():
-            yield replace(case, **{name: (values != 0).astype(np.int64)})
-        for place in np.argwhere(values != 0).tolist():
-            fewer = values.copy()
-            fewer[tuple(place)] = 0
-            yield replace(case, **{name: fewer})
 
 
 def _parts(length: int) -> Iterator[slice]:

@@ -71,12 +71,7 @@ def _implementations(against: Against) -> Mapping[str, Implementation]:
 
 @dataclass(frozen=True)
 class ComparedCase:
-    """A case, and what each implementation makes of it.
-
-    Attributes:
-        case: the case.
-        answers: by name, the reference first: the outputs, or the kind of error that it ended with.
-    """
+    """A case, and what each implementation, the reference first, makes of it: outputs, or a kind of error."""
 
     case: Case
     answers: Mapping[str, list[list[int]] | str]
@@ -287,13 +282,7 @@ def replay_case(path: str | Path, *, against: Against = "cycle") -> ComparedCase
 
 @dataclass(frozen=True)
 class ChipComparison:
-    """Logits of one chip under the emulation and the cycle engine.
-
-    Attributes:
-        chip: its id.
-        logits: how many were compared.
-        mismatches: how many differ in any bit.
-    """
+    """How many logits of a chip were compared, and how many of them differ in any bit."""
 
     chip: str
     logits: int
