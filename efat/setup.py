@@ -23,8 +23,8 @@ from training.calibration import Method
 from training.data.batches import NO_AUGMENTATION, Augmentation, Batches
 from training.data.datasets import DATA_VARIABLE, Dataset, Normalization
 from training.data.workloads import WORKLOADS, LoadedWorkload, check_fits, load_test_images, load_workload
+from training.layers.convert import check_float_network
 from training.layers.deployment import Deployment
-from training.layers.quantized_already import check_float_network
 from training.layers.trainable import check_trainable
 from training.layers.user_code import copied, failure
 from training.learning.mitigations.combination import Mitigations

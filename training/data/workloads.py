@@ -18,8 +18,8 @@ from simulator.suggestions import did_you_mean
 from training.data.batches import NO_AUGMENTATION, Augmentation
 from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
 from training.data.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11
+from training.layers.convert import check_float_network
 from training.layers.deployment import Deployment, read_deployed
-from training.layers.quantized_already import check_float_network
 from training.layers.user_code import copied, failure, line_of
 from training.layers.weights import put_weights
 

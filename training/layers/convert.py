@@ -10,7 +10,7 @@ from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
@@ -20,21 +20,12 @@ from simulator.errors import ConversionError, InputError
 from training.calibration import DEFAULT_PERCENTILE, MagnitudeHistogram, Method, check_method
 from training.layers.accelerator import Accelerator
 from training.layers.quantized import Observer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, float_parameters
-from training.layers.quantized_already import check_float_network
-from training.layers.user_code import copied, failure
+from training.layers.user_code import copied, failure, tensors_in
 from training.numbers import activation_limits
 
 FloatLayer = nn.Conv2d | nn.Linear
 
 _Module = TypeVar("_Module", bound=nn.Module)
-
-Seen = Callable[[str, Tensor], None]
-"""Called with a layer's name and its input."""
-
-
-def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The one input of a layer among the arguments of its call."""
-    return args[0] if args else kwargs.get("input")
 
 
 def float_layers(network: nn.Module) -> Iterator[tuple[str, FloatLayer]]:
@@ -44,19 +35,11 @@ def float_layers(network: nn.Module) -> Iterator[tuple[str, FloatLayer]]:
             yield name or type(layer).__name__.lower(), layer
 
 
-@contextmanager
-def seen_calls(layers: Mapping[str, FloatLayer], see: Seen) -> Iterator[None]:
-    """While this is open, `see` is called with the input of each layer before it runs."""
-    forwards = {layer: seen_forward(name, layer, see) for name, layer in layers.items()}
-    with other_forwards(forwards):
-        yield
-
-
-def seen_forward(name: str, layer: FloatLayer, see: Seen) -> Callable[..., Tensor]:
-    """What computes as the float layer, and tells of each call."""
+def _seen_forward(name: str, layer: FloatLayer, see: Callable[[str, Tensor], None]) -> Callable[..., Tensor]:
+    """What computes as the float layer, and calls `see` with its name and input before."""
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
-        found = input_of(args, kwargs)
+        found = _input_of(args, kwargs)
         if isinstance(found, Tensor):
             see(name, found)
         # Of the type: the instance may have another one for a while.
@@ -64,6 +47,15 @@ def seen_forward(name: str, layer: FloatLayer, see: Seen) -> Callable[..., Tenso
         return plain(layer, *args, **kwargs)
 
     return forward
+
+
+def _seen_forwards(network: nn.Module, see: Callable[[str, Tensor], None]) -> dict[FloatLayer, Callable[..., Tensor]]:
+    return {layer: _seen_forward(name, layer, see) for name, layer in float_layers(network)}
+
+
+def _input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The one input of a layer among the arguments of its call."""
+    return args[0] if args else kwargs.get("input")
 
 
 @contextmanager
@@ -78,7 +70,7 @@ def other_forwards(forwards: Mapping[_Module, Callable[..., Any]]) -> Iterator[N
             vars(module).pop("forward", None)
 
 
-CHECKED_INPUTS = 8
+_CHECKED_INPUTS = 8
 """How many inputs of the first calibration batch a network is checked on."""
 
 _TOLERANCE = 1e-3
@@ -88,37 +80,26 @@ _FIX = "call layers, and use no more of them than weight, bias and sizes"
 
 
 @dataclass(frozen=True, eq=False)
-class FloatRun:
-    """What a network does with some inputs.
-
-    Attributes:
-        calls: name and input of each layer, in the order in which they ran.
-        outputs: the tensors that the network returned.
-    """
+class _FloatRun:
+    """What a network does with some inputs: name and input of each layer as they ran, and what it returned."""
 
     calls: list[tuple[str, Tensor]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
 
     def see(self, name: str, x: Tensor) -> None:
-        """Note a call."""
         self.calls.append((name, x.detach().clone()))
 
+    def run(self, network: nn.Module, forwards: Mapping[Any, Callable[..., Tensor]], inputs: Tensor) -> None:
+        with other_forwards(forwards), torch.no_grad():
+            self.outputs.extend(tensor.detach().clone() for tensor in tensors_in(network(inputs)))
 
-def run_in_float(network: nn.Module, inputs: Tensor) -> FloatRun:
-    """What a float network does, whenever it runs.
 
-    Args:
-        network: in evaluation mode.
-        inputs: what it is called with.
-
-    Raises:
-        ConversionError: it does something else each time.
-    """
+def _run_in_float(network: nn.Module, inputs: Tensor) -> _FloatRun:
+    """What a float network does, whenever it runs."""
     # The first time some networks make what they then keep.
-    _, first, second = runs = FloatRun(), FloatRun(), FloatRun()
+    _, first, second = runs = _FloatRun(), _FloatRun(), _FloatRun()
     for run in runs:
-        with seen_calls(dict(float_layers(network)), run.see):
-            run.outputs.extend(_outputs(network, inputs))
+        run.run(network, _seen_forwards(network, run.see), inputs)
     if _first_difference(first, second) is not None:
         raise ConversionError(
             f"{type(network).__name__} gives other outputs each time it runs on the same inputs: it must neither draw "
@@ -127,69 +108,42 @@ def run_in_float(network: nn.Module, inputs: Tensor) -> FloatRun:
     return first
 
 
-def check_conversion(
-    converted: nn.Module,
-    layers: Mapping[FloatLayer, QuantizedLayer],
-    inputs: Tensor,
-    expected: FloatRun,
+def _check_conversion(
+    converted: nn.Module, layers: Mapping[FloatLayer, QuantizedLayer], inputs: Tensor, expected: _FloatRun
 ) -> None:
-    """Check that a converted network does what the float network does, but for the rounding of its layers.
-
-    Args:
-        converted: the network; its layers are on the chips afterwards that they were on.
-        layers: the quantised form of each float layer.
-        inputs: what it is called with.
-        expected: what the float network does with them.
-
-    Raises:
-        ConversionError: it does something else; the first layer that shows it is named.
-    """
-    found = FloatRun()
-    in_float = {quantized: seen_forward(quantized.name, layer, found.see) for layer, quantized in layers.items()}
-    with other_forwards(in_float):
-        found.outputs.extend(_outputs_of_converted(converted, inputs))
+    """Check that a converted network does what the float network does, but for the rounding of its layers."""
+    found = _FloatRun()
+    in_float = {quantized: _seen_forward(quantized.name, layer, found.see) for layer, quantized in layers.items()}
+    failed = f"the float network runs and the converted one does not: {{}}; {_FIX}"
+    with _blamed(converted, failed):
+        found.run(converted, in_float, inputs)
     difference = _first_difference(expected, found)
     if difference is not None:
         raise ConversionError(difference)
     chips = {quantized: quantized.accelerator for quantized in layers.values()}
+    held = {quantized: _held_against(layer, quantized) for layer, quantized in layers.items()}
     try:
         for quantized, chip in chips.items():
             quantized.accelerator = Accelerator.fault_free(chip.config)
-        with other_forwards({quantized: _held_against(layer, quantized) for layer, quantized in layers.items()}):
-            _outputs_of_converted(converted, inputs)
+        with _blamed(converted, failed):
+            _FloatRun().run(converted, held, inputs)
     finally:
         for quantized, chip in chips.items():
             quantized.accelerator = chip
 
 
-def _outputs_of_converted(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+@contextmanager
+def _blamed(network: nn.Module, message: str) -> Iterator[None]:
+    """Whatever the user's network raises on inputs, it is the inputs or the network that must change."""
     try:
-        return _outputs(network, inputs)
+        yield
     except ConversionError:
         raise
     except Exception as error:
-        # Whatever the user's network raises, it did not with the float layers.
-        raise ConversionError(
-            f"the float network runs and the converted one does not: {failure(error, network)}; {_FIX}"
-        ) from error
+        raise ConversionError(message.format(failure(error, network))) from error
 
 
-def _outputs(network: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """The tensors that a network returns."""
-    with torch.no_grad():
-        return [tensor.detach().clone() for tensor in _tensors(network(inputs))]
-
-
-def _tensors(returned: Any) -> Iterator[Tensor]:
-    """Those in tuples, lists and dictionaries, however nested."""
-    if isinstance(returned, Tensor):
-        yield returned
-    elif isinstance(returned, Mapping | tuple | list):
-        for value in returned.values() if isinstance(returned, Mapping) else returned:
-            yield from _tensors(value)
-
-
-def _first_difference(expected: FloatRun, found: FloatRun) -> str | None:
+def _first_difference(expected: _FloatRun, found: _FloatRun) -> str | None:
     """The first call of another layer or with another input, or else another output, in words; None if all is equal.
 
     Nothing is quantised in either run.
@@ -239,7 +193,7 @@ def _held_against(layer: FloatLayer, quantized: QuantizedLayer) -> Callable[...,
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = type(quantized).forward(quantized, *args, **kwargs)
         if quantized.config.multiplies_exactly:
-            _check_result(layer, quantized, input_of(args, kwargs), result)
+            _check_result(layer, quantized, _input_of(args, kwargs), result)
         return result
 
     return forward
@@ -270,8 +224,6 @@ def _check_result(layer: FloatLayer, quantized: QuantizedLayer, x: Tensor, resul
             "than rounding explains: convert another form of it, and report it"
         )
 
-
-__all__ = ["ConversionError", "check_convertible", "convert", "put_on_chip", "quantized_layers"]
 
 Calibration = Tensor | Iterable[Any]
 """One batch, or batches; a batch is the input tensor or a tuple or list that starts with it, as loaders give."""
@@ -356,7 +308,7 @@ def convert(
         layer.forward = partial(_refuse_to_run, type(layer).__name__)  # type: ignore[method-assign]
     converted = with_replaced(network, layers)
     if checked is not None:
-        check_conversion(converted, layers, *checked)
+        _check_conversion(converted, layers, *checked)
     return converted
 
 
@@ -419,6 +371,42 @@ def _check_widths(network: ArrayConfig, array: ArrayConfig) -> None:
             raise ValueError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantizable", "torchao.")
+_PREPARED = (
+    "torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat", "torch.ao.quantization.fake_quantize",
+    "torch.ao.quantization.observer",
+)  # fmt: skip
+_INSTEAD = "give the float32 network that it was made from, which is quantised here for the array"
+
+
+def check_float_network(network: nn.Module) -> None:
+    """Refuse a network that is quantised, prepared for it or a graph of operations, which has no layers to convert.
+
+    Raises:
+        ConversionError: it is such.
+    """
+    for name, module in network.named_modules():
+        homes = [base.__module__ for base in type(module).__mro__]
+        what = f"layer {name!r} is a {type(module).__name__}" if name else f"the network is a {type(module).__name__}"
+        if any(home.startswith(_QUANTISED) for home in homes):
+            raise ConversionError(f"{what} of torch.ao, quantised already: {_INSTEAD}")
+        if any(home.startswith(_PREPARED) for home in homes):
+            raise ConversionError(
+                f"{what} of torch.ao: the network is prepared for quantisation; give it as it was before, and load "
+                "what was learned since with load_state_dict(..., strict=False)"
+            )
+        if isinstance(module, torch.jit.ScriptModule) or "torch._dynamo.eval_frame" in homes:
+            raise ConversionError(f"{what}, compiled: give the Python module that it was made from")
+        if isinstance(module, fx.GraphModule):
+            targets = [str(node.target) for node in module.graph.nodes if node.op in ("call_function", "call_method")]
+            if any("quantize" in target for target in targets):
+                raise ConversionError(f"{what} with operations that quantise: {_INSTEAD}")
+            if any(target.startswith("aten.") for target in targets):
+                raise ConversionError(
+                    f"{what}, exported to operations without layers: give the Python module it was made from"
+                )
+
+
 def check_convertible(module: nn.Module) -> None:
     """Refuse a network with layers that cannot be converted, or without any that can.
 
@@ -447,7 +435,9 @@ def check_convertible(module: nn.Module) -> None:
             raise ConversionError(
                 f"layer {name!r} has weights of shape {list(layer.weight.shape)}: expected inputs and outputs"
             )
-        if _has_own_forward(layer):
+        own = ("forward", "_conv_forward") if isinstance(layer, nn.Conv2d) else ("forward",)
+        plain = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+        if any(getattr(type(layer), method) is not getattr(plain, method) for method in own):
             raise ConversionError(
                 f"layer {name!r} is a {type(layer).__name__} with a forward of its own: "
                 "use a plain Conv2d or Linear and put the rest into another module"
@@ -462,23 +452,17 @@ def check_convertible(module: nn.Module) -> None:
 
 
 def _check_scales(network: nn.Module, scales: Mapping[str, float]) -> None:
-    names = [name for name, _ in float_layers(network)]
-    for name in names:
-        if name not in scales:
-            raise ConversionError(f"layer {name!r} has no activation scale: give one for each layer, or calibrate")
-    for name in scales:
-        if name not in names:
-            raise ConversionError(
-                f"there is an activation scale for layer {name!r}, which the network has not: "
-                "give those of this network, or calibrate"
-            )
-
-
-def _has_own_forward(layer: FloatLayer) -> bool:
-    kind = type(layer)
-    if isinstance(layer, nn.Conv2d):
-        return kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
-    return kind.forward is not nn.Linear.forward
+    names = dict(float_layers(network))
+    missing, unknown = (
+        [name for name in one if name not in other] for one, other in ((names, scales), (scales, names))
+    )
+    if missing:
+        raise ConversionError(f"layer {missing[0]!r} has no activation scale: give one for each layer, or calibrate")
+    if unknown:
+        raise ConversionError(
+            f"there is an activation scale for layer {unknown[0]!r}, which the network has not: "
+            "give those of this network, or calibrate"
+        )
 
 
 def _refuse_to_run(kind: str, *_args: object, **_kwargs: object) -> Tensor:
@@ -499,9 +483,10 @@ def _calibrate(network: nn.Module, batches: Iterable[Tensor], config: ArrayConfi
         except InputError as error:
             raise ConversionError(f"layer {name!r}: {error}") from None
 
-    with torch.no_grad(), seen_calls(dict(float_layers(network)), observe):
+    with torch.no_grad(), other_forwards(_seen_forwards(network, observe)):
         for count, batch in enumerate(batches):
-            _run(network, batch, count)
+            with _blamed(network, _batch_failed(batch, count)):
+                network(batch)
     for name, histogram in histograms.items():
         if not histogram.total:
             raise ConversionError(
@@ -516,37 +501,21 @@ def _calibrate(network: nn.Module, batches: Iterable[Tensor], config: ArrayConfi
     return histograms
 
 
-def _run(network: nn.Module, batch: Tensor, count: int) -> None:
-    try:
-        network(batch)
-    except InputError:
-        raise
-    except Exception as error:
-        raise _failed(network, error, batch, count) from error
+def _batch_failed(batch: Tensor, count: int) -> str:
+    return f"the network failed on calibration batch {count} of shape {list(batch.shape)}: {{}}"
 
 
-def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, FloatRun]:
+def _run_some(network: nn.Module, batch: Tensor) -> tuple[Tensor, _FloatRun]:
     """Some inputs of a batch, or all if the network takes no fewer, and what the network does with them."""
-    some = batch[:CHECKED_INPUTS]
+    some = batch[:_CHECKED_INPUTS]
     try:
-        return some, run_in_float(network, some)
-    except InputError:
+        return some, _run_in_float(network, some)
+    except ConversionError:
         raise
     except Exception:
         # Whatever the user's network has against so few; against all it has nothing, if it was calibrated on them.
-        try:
-            return batch, run_in_float(network, batch)
-        except InputError:
-            raise
-        except Exception as error:
-            raise _failed(network, error, batch, 0) from error
-
-
-def _failed(network: nn.Module, error: Exception, batch: Tensor, count: int) -> ConversionError:
-    """Whatever the user's network raises on inputs, it is the inputs or the network that must change."""
-    return ConversionError(
-        f"the network failed on calibration batch {count} of shape {list(batch.shape)}: {failure(error, network)}"
-    )
+        with _blamed(network, _batch_failed(batch, 0)):
+            return batch, _run_in_float(network, batch)
 
 
 def _batches(calibration: Calibration) -> Iterator[Tensor]:

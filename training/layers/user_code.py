@@ -31,7 +31,7 @@ def copied(network: _Network) -> _Network:
     # Torch copies no tensor that was computed with gradients.
     memo: dict[int, Any] = {}
     for module in network.modules():
-        for kept in _tensors(list(vars(module).values())):
+        for kept in tensors_in(list(vars(module).values())):
             if not kept.is_leaf:
                 memo[id(kept)] = kept.detach().clone()
     try:
@@ -44,12 +44,13 @@ def copied(network: _Network) -> _Network:
         ) from error
 
 
-def _tensors(kept: Any) -> Iterator[Tensor]:
+def tensors_in(kept: Any) -> Iterator[Tensor]:
+    """Tensors in tuples, lists and dictionaries, however nested."""
     if isinstance(kept, Tensor):
         yield kept
     elif isinstance(kept, Mapping | list | tuple):
         for value in kept.values() if isinstance(kept, Mapping) else kept:
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _uncopied(network: nn.Module) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simulator.errors import InputError, first_line
-from training.layers.quantized_already import check_float_weights, check_weights_file
 
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PARALLEL_PREFIX = "module."
@@ -50,7 +51,7 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, d
     expected = network.state_dict()
     problems = _differences(weights, expected)
     if problems:
-        check_float_weights(path, weights, expected)
+        _check_float(path, weights, expected)
         raise InputError(f"{path} does not fit {described}: {'; '.join(problems)}")
     network.load_state_dict({**expected, **weights})
 
@@ -64,16 +65,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    check_weights_file(path)
     with path.open("rb") as file:
-        beginning = file.read(9)
-    found = _read_safetensors(path) if beginning[8:] == b"{" else _read_state_dict(path)
+        beginning = file.read(16)
+    _check_no_model(path, beginning)
+    found = _read_safetensors(path) if beginning[8:9] == b"{" else _read_state_dict(path)
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(found).__name__}: expected a state dict, saved with .state_dict()")
-    check_float_weights(path, found)
+    _check_float(path, found)
     weights: dict[str, Tensor] = {}
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -127,3 +128,50 @@ def _differences(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _check_no_model(path: Path, beginning: bytes) -> None:
+    """Refuse a file of a format that holds a whole model rather than weights."""
+    kind = None
+    if beginning[4:8] == b"TFL3":
+        kind = "a TFLite model"
+    elif path.suffix.lower() == ".onnx":
+        kind = "an ONNX model"
+    elif beginning.startswith(b"\x89HDF"):
+        kind = "an HDF5 file, of Keras maybe"
+    elif beginning.startswith(b"GGUF"):
+        kind = "a GGUF model"
+    elif zipfile.is_zipfile(path):
+        kind = _archive(path)
+    if kind is not None:
+        raise InputError(
+            f"{path} is {kind}, and not weights of a PyTorch network: build the network in PyTorch, as "
+            "package.module:function, and give its float32 weights (torch.save(network.state_dict(), ...))"
+        )
+
+
+def _archive(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return None  # whoever reads it says what is wrong
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript archive"
+    if any(name.endswith(("/models/model.json", "serialized_exported_program.json")) for name in names):
+        return "an exported program of PyTorch"
+    return None
+
+
+def _check_float(path: Path, weights: Mapping[Any, object], expected: Mapping[str, Tensor] | None = None) -> None:
+    """Refuse weights that are quantised; integers that the expected ones are, too, are none of them."""
+    for key, value in weights.items():
+        packed = isinstance(key, str) and "_packed_params" in key
+        if isinstance(value, Tensor) and expected is not None and value.dtype in (torch.int8, torch.uint8):
+            packed |= key not in expected or expected[key].is_floating_point()
+        if packed or (isinstance(value, Tensor) and value.is_quantized):
+            found = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"{path} holds weights that are quantised already ({key} is {found}): give the float32 weights that "
+                "it was made from, which is quantised here for the array"
+            )
