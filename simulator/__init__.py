@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.config import ArrayConfig
+    from simulator.cycles.counts import Traffic, gemm_traffic
     from simulator.cycles.scalesim import ConvLayer, GemmLayer
-    from simulator.cycles.traffic import Traffic, gemm_traffic
     from simulator.engine.fold_trace import FoldWindow
     from simulator.engine.gemm import GemmResult, simulate_gemm
     from simulator.engine.timing import Timing, gemm_timing, output_cycles
@@ -62,7 +62,7 @@ __all__ = [
 _EXPORTS = {
     "config": "ArrayConfig",
     "cycles.scalesim": "ConvLayer GemmLayer",
-    "cycles.traffic": "Traffic gemm_traffic",
+    "cycles.counts": "Traffic gemm_traffic",
     "engine.fold_trace": "FoldWindow",
     "engine.gemm": "GemmResult simulate_gemm",
     "engine.timing": "Timing gemm_timing output_cycles",

@@ -9,34 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from efat.cli.options import ARRAY_HELP, NETWORKS, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.options import ARRAY_HELP, NETWORKS, check_json, check_output, fail, json_option, write_json
 from efat.cli.parameters import ARRAY_PRESETS, INPUT_FILE, ArraySize, complete_networks
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from efat.cli.render import ResultsTable
-    from simulator.config import ArrayConfig
-    from simulator.cycles.counts import NetworkCount
-    from simulator.cycles.scalesim import GemmLayer, ScaleSimConfig
-    from simulator.cycles.traffic import Traffic
+    from simulator.cycles.scalesim import ScaleSimConfig
 
 
 class CountedArray(ArraySize):
     """An array as `ArraySize` takes it, as a `ScaleSimConfig` with everything that a `.cfg` says."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it."""
-        size = super().convert(value, param, ctx)
+    def _parse(self, value: str) -> Any:
+        size = super()._parse(value)
         from simulator.cycles.scalesim import ScaleSimConfig, read_config
 
-        try:
-            if value.strip().lower() in ARRAY_PRESETS or re.fullmatch(r"\d+[xX]\d+", value.strip()):
-                return ScaleSimConfig(*size)
-            return read_config(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        written_out = value.strip().lower() in ARRAY_PRESETS or re.fullmatch(r"\d+[xX]\d+", value.strip())
+        return ScaleSimConfig(*size) if written_out else read_config(value)
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]
@@ -121,10 +110,7 @@ def cycles(
     behind them is not modelled: the array never waits.
     """
     if list_presets:
-        _refuse_beside_presets()
-        from efat.cli.render import console
-
-        show_presets(console())
+        _show_presets()
         return
     _check_choice(array, config, topology, gemm, network, image, batch)
     inputs = [path for path in (config, topology) if path is not None]
@@ -132,46 +118,28 @@ def cycles(
     check_json(json_path, inputs=inputs)
     if json_path is not None and json_path.resolve() == report.resolve():
         fail(f"{json_path} is named by --json and by --report: choose two names")
-    from efat.cli.render import console, working
+    import efat
+    from efat.cli.render import show, working
     from simulator import ArrayConfig
-    from simulator.cycles.counts import count_network
-    from simulator.cycles.scalesim import write_compute_report
+    from simulator.cycles.scalesim import TopologyKindError
 
-    with input_errors():
-        described = _described(array, config)
-        machine = ArrayConfig(
-            described.rows, described.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits
-        )
-        layers = (
-            _topology_layers(topology, gemm) if topology is not None else _network_layers(network, batch or 1, image)
-        )
-    with working("Counting"):
-        counts = count_network(machine, layers)
-        write_compute_report(report, machine, layers, stalls=bool(described.stalls))
+    size = _described(array, config)
+    machine = ArrayConfig(size.rows, size.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits)
+    try:
+        with working("Counting"):
+            found = efat.count_cycles(
+                network or topology or "", machine, batch=batch or 1, image=image, gemm=gemm, scalesim=size
+            )
+            found.write_report(report)
+    except TopologyKindError as error:
+        fail(f"{error}; {'leave out' if gemm else 'add'} --gemm")
     if json_path is not None:
-        found = {
-            "array": machine.as_dict(),
-            "run_name": described.run_name,
-            "stalls_not_modelled": described.stalls or None,
-            "layers": [count.as_dict() for count in counts.layers],
-        }
-        write_json(json_path, {**found, "total": counts.totals()})
-    size = "" if image is None else f" of {'x'.join(map(str, image))}"
-    source = str(topology) if topology is not None else f"{network}, {batch or 1} images{size}"
-    name = f" ({described.run_name})" if described.run_name else ""
-    show_counts(f"{source}{name}", machine, counts, console())
-    if described.stalls:
-        say(
-            f"With {described.stalls} SCALE-Sim has the array wait for its memories. That is not\n"
-            "modelled: all cycles are without stalls, and the report leaves total cycles, stall\n"
-            "cycles and overall utilisation empty."
-        )
-    if network is not None:
-        say("Counted are Conv2d and Linear layers: nothing else of a network runs on the array.")
+        write_json(json_path, found.as_dict())
+    show(found)
     say(f"Wrote {report}")
 
 
-def _refuse_beside_presets() -> None:
+def _show_presets() -> None:
     context = click.get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -179,6 +147,13 @@ def _refuse_beside_presets() -> None:
             fail(
                 f"{parameter.opts[0]} has no effect beside --list-presets, which counts nothing: leave one of them out"
             )
+    from efat.cli.render import console, results_table
+    from simulator.arrays import PRESETS
+
+    table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
+    for preset in PRESETS.values():
+        table.add_row(preset.name, f"{preset.rows}x{preset.cols}", preset.what, preset.source)
+    console().print(table)
 
 
 def _check_choice(
@@ -216,136 +191,3 @@ def _described(given: ScaleSimConfig | None, path: Path | None) -> ScaleSimConfi
         size = f"{given.rows}x{given.cols}"
         fail(f"--array gives {size} and {path} gives {found.rows}x{found.cols}: leave one of them out")
     return found
-
-
-def _topology_layers(path: Path, gemm: bool) -> list[GemmLayer]:
-    from simulator.cycles.scalesim import TopologyKindError, read_conv_topology, read_gemm_topology
-
-    try:
-        return read_gemm_topology(path) if gemm else [layer.gemm() for layer in read_conv_topology(path)]
-    except TopologyKindError as error:
-        fail(f"{error}; {'leave out' if gemm else 'add'} --gemm")
-
-
-def _network_layers(name: str | None, batch: int, image: tuple[int, int, int] | None) -> list[GemmLayer]:
-
-    from efat.cli.render import working
-
-    assert name is not None
-    with working("Loading"):
-        from efat.network_gemms import network_gemms
-
-        return network_gemms(name, batch, image)
-
-
-MOST_LAYERS_SHOWN = 200
-
-
-def show_counts(title: str, config: ArrayConfig, counts: NetworkCount, console: Console) -> None:
-    """Print everything counted.
-
-    Args:
-        title: what the layers are.
-        config: the array.
-        counts: what was counted.
-        console: where to.
-    """
-    console.print(_cycles_table(f"{title} on {config.rows}x{config.cols}: clock cycles", counts))
-    console.print(_words_table(counts))
-    console.print(_bandwidth_table(counts))
-    if len(counts.layers) > MOST_LAYERS_SHOWN:
-        console.print(
-            f"The tables show the first {MOST_LAYERS_SHOWN} of {len(counts.layers):,} layers: --json has them all."
-        )
-
-
-def show_presets(console: Console) -> None:
-    """Print the arrays known by name."""
-    from efat.cli.render import results_table
-    from simulator.arrays import PRESETS
-
-    table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
-    for preset in PRESETS.values():
-        table.add_row(preset.name, f"{preset.rows}x{preset.cols}", preset.what, preset.source)
-    console.print(table)
-
-
-def _cycles_table(title: str, counts: NetworkCount) -> ResultsTable:
-    from efat.cli.render import results_table
-
-    grouped = any(count.layer.groups > 1 for count in counts.layers)
-    groups = ["groups"] if grouped else []
-    headings = ["GEMM\nM x K x N", *groups, "folds", "cycles,\nSCALE-Sim", "serial", "double-\nbuffered"]
-    table = results_table(title, left=["layer"], right=[*headings, "utilisation,\nserial", "double-\nbuffered"])
-    for count in counts.layers[:MOST_LAYERS_SHOWN]:
-        layer, timing = count.layer, count.timing
-        table.add_row(
-            layer.name,
-            f"{layer.m} x {layer.k} x {layer.n}",
-            *([f"{layer.groups:,}"] if grouped else []),
-            f"{timing.folds:,}",
-            f"{timing.scalesim:,}",
-            f"{timing.serial:,}",
-            f"{timing.double_buffered:,}",
-            f"{timing.serial_utilisation:.1%}",
-            f"{timing.double_buffered_utilisation:.1%}",
-        )
-    _end_of_layers(table, counts)
-    table.add_row(
-        "total",
-        "",
-        *([""] if grouped else []),
-        f"{counts.folds:,}",
-        f"{counts.scalesim:,}",
-        f"{counts.serial:,}",
-        f"{counts.double_buffered:,}",
-        f"{counts.serial_utilisation:.1%}",
-        f"{counts.double_buffered_utilisation:.1%}",
-    )
-    return table
-
-
-def _words_table(counts: NetworkCount) -> ResultsTable:
-    from efat.cli.render import results_table
-
-    headings = ["ifmap\nreads", "filter\nreads", "ofmap\nreads", "ofmap\nwrites"]
-    table = results_table("Words between the SRAMs and the array", left=["layer"], right=headings)
-    for count in counts.layers[:MOST_LAYERS_SHOWN]:
-        table.add_row(count.layer.name, *_words(count.traffic))
-    _end_of_layers(table, counts)
-    table.add_row("total", *_words(counts.traffic))
-    return table
-
-
-def _words(traffic: Traffic) -> list[str]:
-    words = (traffic.ifmap.reads, traffic.filter.reads, traffic.ofmap.reads, traffic.ofmap.writes)
-    return [f"{count:,}" for count in words]
-
-
-def _bandwidth_table(counts: NetworkCount) -> ResultsTable:
-    from efat.cli.render import results_table
-
-    headings = [f"{sram}\n{kind}" for sram in ("ifmap", "filter", "ofmap", "all") for kind in ("average", "peak")]
-    traffic = counts.traffic
-    sizes = f"{traffic.ifmap.word_bytes}, {traffic.filter.word_bytes} and {traffic.ofmap.word_bytes} bytes a word"
-    title = f"Bytes per serial clock cycle, with {sizes}"
-    table = results_table(title, left=["layer"], right=headings)
-    for count in counts.layers[:MOST_LAYERS_SHOWN]:
-        table.add_row(count.layer.name, *_bandwidth(count.traffic))
-    _end_of_layers(table, counts)
-    table.add_row("total", *_bandwidth(traffic))
-    return table
-
-
-def _bandwidth(traffic: Traffic) -> list[str]:
-    cells = []
-    for part in (traffic.ifmap, traffic.filter, traffic.ofmap, traffic):
-        cells += [f"{part.average_bytes_per_cycle:,.2f}", f"{part.peak_bytes_per_cycle:,}"]
-    return cells
-
-
-def _end_of_layers(table: ResultsTable, counts: NetworkCount) -> None:
-    left = len(counts.layers) - MOST_LAYERS_SHOWN
-    if left > 0:
-        table.add_row(f"... {left:,} more")
-    table.add_section()

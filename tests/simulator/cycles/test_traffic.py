@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, gemm_timing, simulate_gemm
-from simulator.cycles.traffic import SramTraffic, gemm_traffic
+from simulator.cycles.counts import SramTraffic, gemm_traffic
 from simulator.engine.mapping import folds
 from tests.support.strategies import configs
 
