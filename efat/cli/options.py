@@ -160,6 +160,15 @@ def calibration_option(
     )
 
 
+calibration_or_weights_option = calibration_option(
+    "How the activations' scales are chosen; retrained weights bring theirs.  [default: max]", default=None
+)
+bypass_option = click.option(
+    "--bypass",
+    is_flag=True,
+    help="Bypass the PEs that the faults require, beside those that a chip's fuses bypass already.",
+)
+
 force_option = click.option("--force", is_flag=True, help="Replace a file that is there already.")
 
 

@@ -104,39 +104,31 @@ def simulate(
         InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
         EngineMismatchError: the cycle engine gives other outputs than the emulation.
     """
-    own: object = data
-    said: dict[str, object] = {
-        "weights": weights,
-        "normalization": normalization,
-        "split": split,
-        "calibration": calibration,
-    }
+    given: object = data
+    said: dict[str, object] = {"weights": weights, "normalization": normalization, "split": split}
+    said["calibration"] = calibration
+    if isinstance(network, Setup):
+        said["data"] = data
     if manifest is not None:
-        said |= {"bypass": bypass or None, "mitigation": mitigation}
-        _refuse_beside("a manifest", {**said, **({"data": data} if isinstance(network, Setup) else {})})
+        _refuse_beside("a manifest", {**said, "bypass": bypass or None, "mitigation": mitigation})
         if isinstance(network, nn.Module):
             raise InputError("a network is given beside a manifest as an object: give the setup it was retrained with")
-    elif isinstance(network, Setup):
-        _refuse_beside("a setup", {**said, "data": data})
-        check_no_object(network.network, network.data)
-        weights = network.weights if network.hardened is None else network.hardened
-        own, normalization, split, calibration = network.data, network.normalization, network.split, network.calibration
-        network = network.network.module if isinstance(network.network, OwnNetwork) else str(network.network)
+        found = _of_manifest(Path(manifest), Path(lot), network, _images(data), chips, images)
     elif network is None:
         raise InputError("no network: give one, or a manifest that names it")
-    if isinstance(own, tuple):
-        own = OwnData(*own)
-    images_of = own.pair if isinstance(own, OwnData) else None if own is None else Path(str(own))
-    if isinstance(network, Setup | None) or manifest is not None:
-        assert manifest is not None
-        assert not isinstance(network, nn.Module)
-        found = _of_manifest(Path(manifest), Path(lot), network, images_of, chips, images)
     else:
+        if isinstance(network, Setup):
+            setup, own = network, network.network
+            _refuse_beside("a setup", said)
+            check_no_object(own, setup.data)
+            network = own.module if isinstance(own, OwnNetwork) else str(own)
+            weights = setup.weights if setup.hardened is None else setup.hardened
+            given, normalization, split, calibration = setup.data, setup.normalization, setup.split, setup.calibration
         found = _of_network(
             network,
             _read_chips(Path(lot), chips),
             weights=None if weights is None else Path(weights),
-            data=images_of,
+            data=_images(given),
             normalization=Normalization.parse(normalization) if isinstance(normalization, str) else normalization,
             split=split,
             images=images,
@@ -155,6 +147,13 @@ def _refuse_beside(what: str, said: Mapping[str, object]) -> None:
     for name, value in said.items():
         if value is not None:
             raise InputError(f"{name} is given beside {what}, which says it: leave it out")
+
+
+def _images(data: object) -> _Data:
+    """What `load_workload` takes of what a user gives."""
+    if isinstance(data, tuple):
+        data = OwnData(*data)
+    return data.pair if isinstance(data, OwnData) else None if data is None else Path(str(data))
 
 
 def _read_chips(lot: Path, chips: Sequence[str]) -> list[Chip]:
@@ -325,7 +324,8 @@ def _check_lot(path: Path, manifest: Manifest, lot: Path, chips: Sequence[Chip],
                 "give the lot that was retrained, or retrain this one"
             )
     if complete:
-        missing = [chip.id for chip in manifest.chips if chip.id not in {chip.id for chip in chips}]
+        ids = {chip.id for chip in chips}
+        missing = [chip.id for chip in manifest.chips if chip.id not in ids]
         if missing:
             raise InputError(
                 f"{lot} has no chip {missing[0]}, which is in {path}: give the lot that was retrained, or choose chips "

@@ -63,13 +63,10 @@ class Simulation(Shown):
     """Networks, the images they classify and the chips they run on, with the reports of the chips that are done.
 
     Attributes:
-        network_name: name of the network.
-        data: the images, and what they are.
         chips: the chips to run, of one array, those that run the same weights one after the other.
         networks: what runs on each of them.
         deployment: how all weights sit on the chip that they were retrained for, on whatever chip they run; None for
             weights of no chip, and where each chip has a deployment of its own.
-        engine: the engine that runs the chips.
         batch: images per GEMM.
         cycle_images: how many of the first images each chip runs on the cycle engine, too, and must give the same
             outputs for; 0 for none, as with the cycle engine itself.
@@ -79,7 +76,7 @@ class Simulation(Shown):
         split: which test images were left out, as they decided something; None for none.
         clock_mhz: clock frequency that latencies are given for.
         threads: of the cycle engine; None for one per core.
-        float_network: the network before it was quantised; None for the weights of a lot.
+        float_network: None for the weights of a lot.
         retrained: the retraining of the lot that the weights are from; None for weights that are no lot's.
         reports: one per chip that is done, in the order of `chips`.
         float_accuracy: of the float network; None before `run`, and for the weights of a lot.
@@ -318,9 +315,8 @@ class Simulation(Shown):
         for of_chips in zip(*(report.layers for report in self.reports), strict=True):
             # Where operands sit differs between chips that have weights of their own groups; with it the cycles.
             layer = max(of_chips, key=lambda report: report.serial_cycles)
-            changed, outputs = (
-                sum(counts) for counts in zip(*((r.outputs_changed, r.outputs) for r in of_chips), strict=True)
-            )
+            changed = sum(report.outputs_changed for report in of_chips)
+            outputs = sum(report.outputs for report in of_chips)
             rows.append(
                 (
                     layer.name,
@@ -345,10 +341,8 @@ class Simulation(Shown):
 
     def _cycles(self) -> str:
         report = max(self.reports, key=lambda report: report.serial_cycles)
-        parts = (
-            f"{cycles:,} cycles {name} ({_duration(self.latency_ms(cycles))} per image)"
-            for name, cycles in (("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles))
-        )
+        named = ("serial", report.serial_cycles), ("double-buffered", report.double_buffered_cycles)
+        parts = (f"{cycles:,} cycles {name} ({_duration(self.latency_ms(cycles))} per image)" for name, cycles in named)
         which = "Each chip" if self._same_cycles else "The slowest chip"
         return (
             f"{which}, {len(self.data)} images in batches of {self.batch}, at {self.clock_mhz:g} MHz:\n"

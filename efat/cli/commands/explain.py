@@ -10,7 +10,8 @@ import click
 import efat
 from efat.cli.options import (
     NetworkRequest,
-    calibration_option,
+    bypass_option,
+    calibration_or_weights_option,
     check_json,
     check_manifest_alone,
     json_option,
@@ -54,14 +55,8 @@ Examples:
     metavar="N",
     help="Leave out each fault on the first N test images.  [default: 100, or none with --image]",
 )
-@click.option(
-    "--bypass",
-    is_flag=True,
-    help="Bypass the PEs that the faults require, beside those that the chip's fuses bypass already.",
-)
-@calibration_option(
-    "How the activations' scales are chosen; retrained weights bring theirs.  [default: max]", default=None
-)
+@bypass_option
+@calibration_or_weights_option
 @json_option("everything found")
 def explain(
     subject: NetworkRequest,

@@ -11,7 +11,8 @@ import efat
 from efat.cli.learning_options import SplitOptions, split_options
 from efat.cli.options import (
     NetworkRequest,
-    calibration_option,
+    bypass_option,
+    calibration_or_weights_option,
     check_json,
     check_manifest_alone,
     check_output,
@@ -82,11 +83,7 @@ Examples:
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", default=64, show_default=True, help="Images per GEMM."
 )
-@click.option(
-    "--bypass",
-    is_flag=True,
-    help="Bypass the PEs that the faults require, beside those that a chip's fuses bypass already.",
-)
+@bypass_option
 @click.option(
     "--mitigation",
     shell_complete=complete_deployments,
@@ -94,9 +91,7 @@ Examples:
     help="What is done about the broken PEs of each chip without retraining, as for efat retrain-chip: none, fap, fam, "
     "fam-rows or fam-columns, and then +bn.",
 )
-@calibration_option(
-    "How the activations' scales are chosen; retrained weights bring theirs.  [default: max]", default=None
-)
+@calibration_or_weights_option
 @click.option(
     "--clock-mhz",
     type=click.FloatRange(min=0, min_open=True),
