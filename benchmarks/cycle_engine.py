@@ -28,7 +28,7 @@ from simulator.engine.cycle_kernel import BLOCK_CYCLES, FoldProducts, Tape, _ker
 from simulator.engine.masks import NO_FLIPS, PeMasks, pe_masks, stuck_masks
 from simulator.engine.timing import stream_cycles
 from simulator.faults import Site
-from simulator.multipliers.pe_behaviour import pe_products
+from simulator.pe_behaviour import pe_products
 from training.data.classification import classify
 from training.data.workloads import load_workload
 from training.layers.accelerator import Accelerator

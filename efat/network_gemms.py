@@ -23,8 +23,7 @@ from simulator.cycles.scalesim import (
     write_compute_report,
 )
 from simulator.engine.timing import Timing
-from simulator.errors import InputError
-from simulator.suggestions import did_you_mean
+from simulator.errors import InputError, did_you_mean
 from training.data.workloads import WORKLOADS, own_network
 from training.layers.convert import FloatLayer, check_convertible, float_layers, other_forwards
 from training.layers.user_code import copied, failure

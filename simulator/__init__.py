@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from simulator.engine.vcd import write_gemm_vcd, write_vcd
     from simulator.errors import InputError
     from simulator.faults import Fault, FaultMap, Kind, Site
+    from simulator.gates.designs import build_netlist
     from simulator.gates.files import read_netlist
     from simulator.gates.netlist import Netlist
     from simulator.lots.chips import Chip, ChipLot, append_chips, write_lot
@@ -47,6 +48,7 @@ __all__ = [
     "Trace",
     "Traffic",
     "append_chips",
+    "build_netlist",
     "gemm_timing",
     "gemm_traffic",
     "output_cycles",
@@ -70,6 +72,7 @@ _EXPORTS = {
     "engine.vcd": "write_gemm_vcd write_vcd",
     "errors": "InputError",
     "faults": "Fault FaultMap Kind Site",
+    "gates.designs": "build_netlist",
     "gates.files": "read_netlist",
     "gates.netlist": "Netlist",
     "lots.chips": "Chip ChipLot append_chips write_lot",

@@ -1,15 +1,13 @@
-"""The parameters of one systolic array: its size and the widths of its nets."""
+"""The parameters of one systolic array, its size and the widths of its nets; and sizes of arrays known by name."""
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from simulator.errors import InputError
+from simulator.errors import InputError, checked_integer, did_you_mean
 from simulator.gates.designs import DESIGNS
 from simulator.multipliers.multiplier import Multiplier, built_in
-from simulator.suggestions import did_you_mean
 
 LARGEST_SIDE = 1024
 SMALLEST_OPERAND_BITS = 2
@@ -35,7 +33,8 @@ class ArrayConfig:
             their gates can be faulty, or a `simulator.multipliers.multiplier.Multiplier`.
 
     Raises:
-        InputError: a field is of another type or out of its range, or a multiplier of other widths.
+        InputError: a size or width that is no integer or out of its range, `act_signed` that is no bool, an unknown
+            design, or a multiplier of other widths.
     """
 
     rows: int
@@ -47,30 +46,19 @@ class ArrayConfig:
     multiplier: str | Multiplier = DEFAULT_MULTIPLIER
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "multiplier":
-                continue
-            if field.name == "act_signed":
-                if not isinstance(value, bool):
-                    raise InputError(f"act_signed is {value!r}: expected True or False")
-                continue
-            try:
-                object.__setattr__(self, field.name, operator.index(value))
-            except TypeError:
-                raise InputError(f"{field.name} is {value!r}: expected an integer") from None
-        self._check_range("rows", 1, LARGEST_SIDE)
-        self._check_range("cols", 1, LARGEST_SIDE)
-        self._check_range("weight_bits", SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS)
-        self._check_range("act_bits", SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS)
-        self._check_range("acc_bits", self.product_bits, LARGEST_ACCUMULATOR_BITS)
+        if not isinstance(self.act_signed, bool):
+            raise InputError(f"act_signed is {self.act_signed!r}: expected True or False")
+        operand_bits = SMALLEST_OPERAND_BITS, LARGEST_OPERAND_BITS
+        self._check_integer("rows", 1, LARGEST_SIDE)
+        self._check_integer("cols", 1, LARGEST_SIDE)
+        self._check_integer("weight_bits", *operand_bits)
+        self._check_integer("act_bits", *operand_bits)
+        note = " (weight_bits + act_bits is the least)"
+        self._check_integer("acc_bits", self.product_bits, LARGEST_ACCUMULATOR_BITS, note)
         self._check_multiplier()
 
-    def _check_range(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:
-            because = " (weight_bits + act_bits is the least)" if name == "acc_bits" else ""
-            raise InputError(f"{name} is {value}: expected {low}..{high}{because}")
+    def _check_integer(self, name: str, least: int, most: int, note: str = "") -> None:
+        object.__setattr__(self, name, checked_integer(name, getattr(self, name), least, most, note))
 
     def _check_multiplier(self) -> None:
         multiplier = self.multiplier
@@ -131,3 +119,33 @@ class ArrayConfig:
             return 0, (1 << self.act_bits) - 1
         half = 1 << (self.act_bits - 1)
         return -half, half - 1
+
+
+@dataclass(frozen=True)
+class ArrayPreset:
+    """The size of a known array.
+
+    Widths are options of their own, and all arrays here are simulated as weight stationary and with integers, whatever
+    the original is. `what` says what it is, `source` where its size stands.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    what: str
+    source: str
+
+
+_TPU_V2_V3 = "Jouppi et al., CACM 63(7) 2020, doi 10.1145/3360307"
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        ArrayPreset("tpu-v1", 256, 256, "Google TPU v1", "Jouppi et al., ISCA 2017, arXiv 1704.04760"),
+        ArrayPreset("tpu-v2", 128, 128, "one array of Google TPU v2", _TPU_V2_V3),
+        ArrayPreset("tpu-v3", 128, 128, "one array of Google TPU v3", _TPU_V2_V3),
+        ArrayPreset("tpu-v4", 128, 128, "one array of Google TPU v4", "Jouppi et al., ISCA 2023, arXiv 2304.01433"),
+        ArrayPreset("gemmini", 16, 16, "Gemmini's default configuration", "Genc et al., DAC 2021, arXiv 1911.09925"),
+        ArrayPreset("scale-sim", 32, 32, "SCALE-Sim 3.0.0's scale.cfg", "Samajdar et al. 2018, arXiv 1811.02883"),
+    )
+}
+"""The arrays by name."""

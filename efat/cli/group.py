@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
         """Find a command, or say which one may be meant."""
         name = args[0]
         if name not in self._places and not name.startswith("-") and not ctx.resilient_parsing:
-            from simulator.suggestions import did_you_mean
+            from simulator.errors import did_you_mean
 
             ctx.fail(f"No such command {name!r}{did_you_mean(name, self._places) or '.'}")
         return super().resolve_command(ctx, args)

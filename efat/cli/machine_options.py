@@ -171,9 +171,9 @@ def chosen_multiplier(
     Says on the terminal which ports of a netlist were taken, and how near products are to the exact ones.
     """
     from simulator.gates.files import read_netlist_file
+    from simulator.gates.signs import Signs, error_note
     from simulator.multipliers.files import read_multiplier, read_table
     from simulator.multipliers.multiplier import Multiplier
-    from simulator.multipliers.signs import Signs, error_note
 
     if name in DESIGNS and not faulty:
         return name

@@ -21,7 +21,7 @@ MITIGATION_NAMES = tuple(
 """Those of `training.learning.mitigations.combination.NAMES`, likewise."""
 
 ARRAY_PRESETS = ("tpu-v1", "tpu-v2", "tpu-v3", "tpu-v4", "gemmini", "scale-sim")
-"""Names of `simulator.arrays.PRESETS`, without importing NumPy for them; a test keeps the two equal."""
+"""Names of `simulator.config.PRESETS`, without importing NumPy for them; a test keeps the two equal."""
 
 SITES = ("WEIGHT", "WEIGHT_LOAD", "ACTIVATION", "PRODUCT", "PSUM", "MULTIPLIER", "ACCUMULATOR")
 """Names of `simulator.Site`, without importing NumPy for them; a test keeps the two equal."""
@@ -81,7 +81,7 @@ class OneOf(_Written):
     def _parse(self, value: str) -> Any:
         found = value.strip().upper().replace("-", "_")
         if found not in self._names:
-            from simulator.suggestions import did_you_mean
+            from simulator.errors import did_you_mean
 
             known = [name.lower() for name in self._names]
             hint = did_you_mean(value.replace("-", "_"), known)
@@ -133,9 +133,9 @@ class ArraySize(_Written):
         match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", value.strip())
         if match is not None:
             return int(match[1]), int(match[2])
-        from simulator.arrays import PRESETS
+        from simulator.config import PRESETS
         from simulator.cycles.scalesim import read_config
-        from simulator.suggestions import did_you_mean
+        from simulator.errors import did_you_mean
 
         preset = PRESETS.get(value.strip().lower())
         if preset is not None:

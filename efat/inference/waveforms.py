@@ -12,9 +12,8 @@ import torch
 
 from efat.inference.simulation import Simulation
 from simulator.dtypes import BoolArray
-from simulator.errors import InputError
+from simulator.errors import InputError, did_you_mean
 from simulator.lots.chips import Chip
-from simulator.suggestions import did_you_mean
 from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 

@@ -16,8 +16,7 @@ from efat.planning.selection import Constraint, Statistic
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, digest_of
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
-from simulator.errors import InputError
-from simulator.suggestions import did_you_mean
+from simulator.errors import InputError, did_you_mean
 
 __all__ = [
     "AS_IS",

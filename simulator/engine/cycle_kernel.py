@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simulator import pe_behaviour_kernel as pe_products_kernel
 from simulator.dtypes import Int16Array, Int32Array
 from simulator.engine import masks
 from simulator.engine.masks import BYPASSED, CLEAN, MASKED, FoldFlips, PeMasks
 from simulator.faults import Site
 from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
-from simulator.multipliers import pe_behaviour_kernel as pe_products_kernel
-from simulator.multipliers.pe_behaviour_kernel import PeProducts, single_product
+from simulator.pe_behaviour_kernel import PeProducts, single_product
 
 BLOCK_CYCLES = 1024
 """Cycles evaluated per visit of a PE: enough to amortise the visit, few enough for the lines to stay in cache."""

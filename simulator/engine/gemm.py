@@ -26,7 +26,7 @@ from simulator.faults import FaultMap, Site
 
 if TYPE_CHECKING:
     from simulator.engine.cycle_kernel import FoldProducts, Tape
-    from simulator.multipliers.pe_behaviour_kernel import PeProducts
+    from simulator.pe_behaviour_kernel import PeProducts
 
 
 _WORK_PER_THREAD = 8_000_000
@@ -123,7 +123,7 @@ def simulate_gemm(
 def _chip(faults: FaultMap, packed_bypass: bytes) -> tuple[PeMasks, PeProducts]:
     """What a chip's faults are to the engine; remembered, as a chip mostly gets many GEMMs."""
     # Numba takes 0.4 s to import: planning, timing and the command line's help do without it.
-    from simulator.multipliers.pe_behaviour import pe_products
+    from simulator.pe_behaviour import pe_products
 
     config = faults.config
     bits = np.unpackbits(np.frombuffer(packed_bypass, np.uint8), count=config.pe_count)
@@ -196,8 +196,8 @@ class _GemmRun:
     def _tables(self, weights: Int16Array, columns: int) -> FoldProducts:
         """What the PEs that do not multiply exactly make of a fold's weights."""
         from simulator.engine.cycle_kernel import FoldProducts
-        from simulator.multipliers.pe_behaviour import rows_of_products
-        from simulator.multipliers.pe_behaviour_kernel import EXACT
+        from simulator.pe_behaviour import rows_of_products
+        from simulator.pe_behaviour_kernel import EXACT
 
         behaviour = self.products.behaviour[:, :columns]
         row_of = np.zeros(self.products.behaviour.shape, np.int32)

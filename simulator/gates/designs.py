@@ -13,9 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.errors import InputError
+from simulator.errors import InputError, did_you_mean
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
-from simulator.suggestions import did_you_mean
 
 _ZERO, _ONE = -2, -1
 """Bits that are constant; all others are numbers of nets."""
@@ -178,7 +177,7 @@ DESIGNS = tuple(_REDUCTIONS)
 
 
 @lru_cache(maxsize=512)
-def build(
+def build_netlist(
     design: str, weight_bits: int, act_bits: int, *, weight_signed: bool = True, act_signed: bool = True
 ) -> Netlist:
     """Build a multiplier.
@@ -196,7 +195,7 @@ def build(
     Raises:
         InputError: an unknown design, or a width out of range.
 
-    >>> netlist = build("dadda", 8, 8)
+    >>> netlist = build_netlist("dadda", 8, 8)
     >>> len(netlist.gates), netlist.locations
     (321, 962)
     """

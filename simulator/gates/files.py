@@ -11,9 +11,9 @@ from simulator.files import BLIF, VERILOG, other_kind
 from simulator.gates.blif import parse_blif
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Netlist, NetlistError
+from simulator.gates.signs import OtherSignsError, Signs, check_signs, error_note
 from simulator.gates.verilog import parse_verilog
 from simulator.gates.wiring import Wiring, assemble, choose_ports
-from simulator.multipliers.signs import OtherSignsError, Signs, check_signs, error_note
 
 LARGEST_FILE_BYTES = 8 << 20
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.dtypes import Int32Array, UInt8Array
 from simulator.errors import InputError
-from simulator.multipliers.signs import Signs
+from simulator.gates.signs import Signs
 
 MOST_PINS = 4
 LARGEST_OPERAND_BITS = 8

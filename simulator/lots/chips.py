@@ -23,14 +23,13 @@ import numpy.typing as npt
 from simulator import hdf5
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray
-from simulator.errors import InputError
+from simulator.errors import InputError, did_you_mean
 from simulator.faults import FAULT_DTYPE, FaultMap
 from simulator.files import FAULT_LIST
 from simulator.gates.designs import DESIGNS
 from simulator.gates.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
 from simulator.multipliers.multiplier import Multiplier
 from simulator.sampling import FaultModel, sample_faults
-from simulator.suggestions import did_you_mean
 
 LONGEST_ID_BYTES = 64
 MOST_CHIPS = 10_000_000

@@ -13,35 +13,27 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.dtypes import Float64Array, Int32Array, UInt64Array
-from simulator.faults import Kind
 from simulator.gates.evaluation import circuit_of, netlist_products
 from simulator.gates.netlist import Netlist
 from simulator.multipliers.multiplier import TableErrors, table_errors
-
-Words = UInt64Array
 
 _BLOCK_FAULTS = 128
 
 
 class ProductBitFault(NamedTuple):
-    """The fault of a product's bit that is nearest to a fault of a gate.
-
-    Attributes:
-        bit: which bit of the product.
-        kind: the value that it is stuck at.
-        differs: fraction of all input pairs for which the two faults give different products; 0 if they are equal.
-    """
+    """A bit of the product that is stuck at 0 or 1."""
 
     bit: int
-    kind: Kind
+    stuck: int
     differs: float
+    """Fraction of all input pairs for which the fault that it is nearest to gives another product."""
 
 
 class GateFault(NamedTuple):
-    """One stuck-at fault of a netlist."""
+    """A location of a netlist that is stuck at 0 or 1."""
 
     location: int
-    kind: Kind
+    stuck: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +70,9 @@ class FaultClass:
 
 
 def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = None) -> list[FaultClass]:
-    """Evaluate both stuck-at faults of every gate output and input pin on every input pair, and collapse equals.
+    """All stuck-at faults of gate outputs and input pins, evaluated on every input pair; in the order of first faults.
 
-    Args:
-        netlist: the gates.
-        progress: is told how many more faults have been evaluated, of `2 * netlist.locations`.
-
-    Returns:
-        All classes, each fault in one of them, in the order of their first faults.
+    `progress` is told how many more faults have been evaluated, of `2 * netlist.locations`.
     """
     from simulator.gates.netlist_kernel import CLEAR, SET, evaluate, set_operands, single_faults
 
@@ -100,18 +87,18 @@ def fault_classes(netlist: Netlist, progress: Callable[[int], None] | None = Non
     for start in range(0, netlist.locations, _BLOCK_FAULTS):
         locations = np.arange(start, min(start + _BLOCK_FAULTS, netlist.locations), dtype=np.int32)
         outputs = np.empty((len(locations), netlist.product_bits, nets.shape[1]), np.uint64)
-        for kind, code in ((Kind.STUCK_AT_0, CLEAR), (Kind.STUCK_AT_1, SET)):
+        for stuck, code in enumerate((CLEAR, SET)):
             single_faults(circuit, locations, code, nets, outputs)
             for location, inverted in zip(locations.tolist(), outputs, strict=True):
                 key = hashlib.blake2b(inverted.tobytes(), digest_size=32).digest()
                 if key not in found:
                     found[key] = ([], inverted.copy())
-                found[key][0].append(GateFault(location, kind))
+                found[key][0].append(GateFault(location, stuck))
             if progress is not None:
                 progress(len(locations))
     product_nets = nets[circuit.outputs]
     classes = [
-        _fault_class(netlist, sorted(faults), inverted, good, nearest_product_bit_fault(inverted, product_nets, pairs))
+        _fault_class(netlist, sorted(faults), inverted, good, _nearest_product_bit_fault(inverted, product_nets, pairs))
         for faults, inverted in found.values()
     ]
     return sorted(classes, key=lambda one: one.faults[0])
@@ -146,25 +133,15 @@ def _fault_class(
     )
 
 
-def nearest_product_bit_fault(inverted: Words, good: Words, pairs: int) -> ProductBitFault:
-    """Find the stuck bit of the product that gives the right faulty product most often.
-
-    Args:
-        inverted: uint64 [product bits, words], the pairs for which a fault inverts each bit of the product.
-        good: uint64 [product bits, words], the product's bits without faults.
-        pairs: number of pairs; words may have more bits.
-
-    Returns:
-        The nearest fault, of the lowest bit and first kind if several are as near.
-    """
+def _nearest_product_bit_fault(inverted: UInt64Array, good: UInt64Array, pairs: int) -> ProductBitFault:
+    """The stuck bit of the product that gives the right faulty product most often; of the lowest bit if several do."""
     from simulator.multipliers.fault_classes_kernel import same_products
 
     same = np.empty((len(inverted), 2), np.int64)
     last = np.uint64((1 << (pairs % 64 or 64)) - 1)
     same_products(inverted, good, last, same)
     bit, stuck = (int(index) for index in np.unravel_index(np.argmax(same), same.shape))
-    kind = Kind.STUCK_AT_1 if stuck else Kind.STUCK_AT_0
-    return ProductBitFault(bit, kind, 1 - int(same[bit, stuck]) / pairs)
+    return ProductBitFault(bit, stuck, 1 - int(same[bit, stuck]) / pairs)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from simulator.dtypes import Int16Array
-from simulator.errors import InputError
+from simulator.errors import InputError, did_you_mean
 from simulator.gates.files import read_netlist_file
 from simulator.multipliers.multiplier import DESIGNS, Multiplier, built_in
 from simulator.multipliers.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
-from simulator.suggestions import did_you_mean
 
 NETLIST_SUFFIXES = (".v", ".sv", ".blif")
 

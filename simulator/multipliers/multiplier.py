@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from simulator.dtypes import Int16Array
 from simulator.errors import InputError
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import MOST_LOCATIONS, Netlist
-from simulator.multipliers.signs import Signs, signed_products
+from simulator.gates.signs import Signs, signed_products
 
 __all__ = ["DESIGNS", "Multiplier", "TableErrors", "built_in", "exact_products", "table_errors"]
 
@@ -195,7 +195,7 @@ def built_in(design: str, weight_bits: int, act_bits: int, *, act_signed: bool =
     Raises:
         InputError: an unknown design.
     """
-    netlist = build(design, weight_bits, act_bits, act_signed=act_signed)
+    netlist = build_netlist(design, weight_bits, act_bits, act_signed=act_signed)
     return Multiplier(design, netlist, act_signed=act_signed)
 
 

@@ -22,8 +22,7 @@ import numpy as np
 from simulator.dtypes import Int32Array, Int64Array
 from simulator.errors import InputError
 from simulator.files import BLIF, NUMPY, VERILOG, file_kind, other_kind
-from simulator.multipliers.multiplier import TableErrors, table_errors
-from simulator.multipliers.signs import (
+from simulator.gates.signs import (
     OtherSignsError,
     SignError,
     Signs,
@@ -32,6 +31,7 @@ from simulator.multipliers.signs import (
     product_values,
     signed_products,
 )
+from simulator.multipliers.multiplier import TableErrors, table_errors
 
 Operand = Literal["weight", "activation"]
 _HEADER_SUFFIXES = (".h", ".hh", ".hpp", ".c", ".cc", ".cpp", ".inc")

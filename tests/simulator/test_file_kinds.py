@@ -15,7 +15,7 @@ from simulator import ArrayConfig, FaultMap
 from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
 from simulator.errors import InputError
 from simulator.files import file_kind
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import NetlistError
 from simulator.lots.chips import Chip, ChipLot, write_lot
@@ -37,8 +37,8 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "a NumPy array": lambda path: path.write_bytes(b"\x93NUMPY\1\0" + bytes(100)),
     "a netlist in JSON": lambda path: path.write_text(json.dumps(YOSYS, indent=2)),
     "JSON": lambda path: path.write_text('{"a": 1}'),
-    "a netlist in Verilog": lambda path: path.write_text(netlist_text.verilog(build("array", 2, 2))),
-    "a netlist in BLIF": lambda path: path.write_text(netlist_text.blif(build("array", 2, 2))),
+    "a netlist in Verilog": lambda path: path.write_text(netlist_text.verilog(build_netlist("array", 2, 2))),
+    "a netlist in BLIF": lambda path: path.write_text(netlist_text.blif(build_netlist("array", 2, 2))),
     "a list of faults (CSV)": lambda path: path.write_text("chip,row,col,site,bit,kind\na,1,1,PSUM,2,STUCK_AT_0\n"),
     "a SCALE-Sim configuration": lambda path: path.write_text(
         "[architecture_presets]\nArrayHeight: 3\nArrayWidth: 5\n"

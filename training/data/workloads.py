@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from simulator.errors import InputError, first_line
-from simulator.suggestions import did_you_mean
+from simulator.errors import InputError, did_you_mean, first_line
 from training.data.batches import NO_AUGMENTATION, Augmentation
 from training.data.datasets import DIGITS, FASHION_MNIST, Dataset, Normalization, evenly_spaced, load_data
 from training.data.networks import DigitsCnn, LeNet5, ResNet18, ResNet20, Vgg11

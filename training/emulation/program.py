@@ -15,7 +15,7 @@ from simulator.engine.operands import check_chip, check_operand
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
-    from simulator.multipliers.pe_behaviour_kernel import PeProducts
+    from simulator.pe_behaviour_kernel import PeProducts
 
 
 class StuckBits(NamedTuple):
@@ -69,13 +69,13 @@ class ChipFaults:
     def multipliers(self) -> PeProducts:
         """Which PEs do not multiply exactly."""
         # Numba takes 0.4 s to import.
-        from simulator.multipliers.pe_behaviour import pe_products
+        from simulator.pe_behaviour import pe_products
 
         return pe_products(self.faults)
 
     def products(self, behaviour: Int32Array, weights: Int32Array) -> tuple[Int16Array, Int32Array]:
         """Products of PEs that do not multiply exactly: distinct rows int16 [rows, 2**act_bits], and each PE's row."""
-        from simulator.multipliers.pe_behaviour import rows_of_products
+        from simulator.pe_behaviour import rows_of_products
 
         return rows_of_products(self.multipliers, behaviour, weights, self.config.weight_bits, self.config.act_bits)
 
@@ -212,7 +212,7 @@ class LayoutWeights(NamedTuple):
     tabled: Int64Array
     """int64 [PEs whose products are looked up]: which of those that are evaluated one by one they are."""
     behaviour: Int32Array
-    """int32 [PEs whose products are looked up]: see `simulator.multipliers.pe_behaviour`."""
+    """int32 [PEs whose products are looked up]: see `simulator.pe_behaviour`."""
 
 
 class Weights(NamedTuple):

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator import Kind, Site, gemm_timing
+from simulator import Kind, Site, gemm_timing, pe_behaviour_kernel
 from simulator.dtypes import BoolArray, Int8Array, Int64Array
 from simulator.errors import InputError
 from simulator.gates import netlist, netlist_kernel
 from simulator.kernels import kernels
-from simulator.multipliers import pe_behaviour_kernel
-from simulator.multipliers.pe_behaviour_kernel import PeProducts, single_product
+from simulator.pe_behaviour_kernel import PeProducts, single_product
 from training.emulation import gemm_kernel, program
 from training.emulation.gemm_kernel import Source, Target
 from training.emulation.program import ChipFaults, Program, StuckBits

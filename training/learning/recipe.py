@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simulator.errors import InputError, first_line
-from simulator.suggestions import did_you_mean
+from simulator.errors import InputError, did_you_mean, first_line
 from training.data.batches import Augmentation
 
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}

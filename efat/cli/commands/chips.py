@@ -234,7 +234,7 @@ def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) ->
     import numpy as np
 
     from efat.cli.render import counted, results_table
-    from simulator.multipliers.signs import Signs, error_note
+    from simulator.gates.signs import Signs, error_note
 
     config = lot.config
     sign = "signed" if config.act_signed else "unsigned"

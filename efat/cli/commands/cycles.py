@@ -148,7 +148,7 @@ def _show_presets() -> None:
                 f"{parameter.opts[0]} has no effect beside --list-presets, which counts nothing: leave one of them out"
             )
     from efat.cli.render import console, results_table
-    from simulator.arrays import PRESETS
+    from simulator.config import PRESETS
 
     table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
     for preset in PRESETS.values():

@@ -62,10 +62,12 @@ def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, js
     """List the built-in designs: their gates, and where faults can sit."""
     check_json(json_path)
     from efat.cli.render import console, progress_bar
-    from simulator.gates.designs import build
+    from simulator.gates.designs import build_netlist
     from simulator.multipliers.fault_classes import compare, fault_classes
 
-    netlists = {design: build(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS}
+    netlists = {
+        design: build_netlist(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS
+    }
     comparisons = {}
     if faults:
         total = sum(2 * netlist.locations for netlist in netlists.values())
@@ -128,12 +130,12 @@ def faults(
     if str(json_path) == "-":
         _refuse(context, ("top",), "--json - prints all classes and no table")
     from efat.cli.render import console, progress_bar
-    from simulator.gates.designs import build
+    from simulator.gates.designs import build_netlist
     from simulator.multipliers.fault_classes import compare, fault_classes
 
     name = design or DESIGNS[0]
     if netlist_path is None:
-        netlist = build(name, weight_bits, act_bits, act_signed=not unsigned_acts)
+        netlist = build_netlist(name, weight_bits, act_bits, act_signed=not unsigned_acts)
     else:
         read = _read_netlist(netlist_path, unsigned_acts, weight_port, act_port, product_port)
         name, netlist = netlist_path.name, read.netlist
@@ -321,10 +323,6 @@ def _draw(name: str, netlist: Netlist, classes: list[FaultClass], png: Path) -> 
     draw_fault_classes(name, netlist, classes, png)
 
 
-_STUCK = {"STUCK_AT_0": "s-a-0", "STUCK_AT_1": "s-a-1"}
-"""Stuck at 0 and stuck at 1, as testers write them."""
-
-
 def netlist_dict(netlist: Netlist) -> dict[str, Any]:
     """A netlist's size, as JSON takes it."""
     return {
@@ -402,7 +400,7 @@ def _spread(values: tuple[float, float, float]) -> str:
 
 def fault_name(netlist: Netlist, fault: GateFault) -> str:
     """A fault for people."""
-    return f"{netlist.location_name(fault.location)} {_STUCK[fault.kind.name]}"
+    return f"{netlist.location_name(fault.location)} s-a-{fault.stuck}"
 
 
 def bit_ranges(one: FaultClass) -> str:
@@ -432,7 +430,7 @@ def show_classes(netlist: Netlist, classes: Sequence[FaultClass], total: int, co
         table.add_row(
             fault_name(netlist, one.faults[0]),
             bit_ranges(one),
-            f"{one.nearest.bit} {_STUCK[one.nearest.kind.name]}",
+            f"{one.nearest.bit} s-a-{one.nearest.stuck}",
             str(len(one.faults)),
             f"{one.disturbed:.2%}",
             f"{one.errors.mean_absolute:.5g}",
@@ -450,7 +448,7 @@ def class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
     """A class, as JSON and CSV take it."""
     return {
         "fault": fault_name(netlist, one.faults[0]),
-        "faults": [{"location": fault.location, "kind": fault.kind.name} for fault in one.faults],
+        "faults": [{"location": fault.location, "kind": f"STUCK_AT_{fault.stuck}"} for fault in one.faults],
         "disturbed": one.disturbed,
         "bits": one.bits.tolist(),
         "bits_hit": one.bits_touched,
@@ -459,7 +457,7 @@ def class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
         "worst_case_error": one.errors.worst_case,
         "mean_error": one.errors.mean,
         "nearest_bit": one.nearest.bit,
-        "nearest_kind": one.nearest.kind.name,
+        "nearest_kind": f"STUCK_AT_{one.nearest.stuck}",
         "bit_model_wrong": one.nearest.differs,
     }
 
@@ -480,7 +478,7 @@ def _csv_rows(netlist: Netlist, classes: Sequence[FaultClass]) -> Iterator[dict[
     for one in classes:
         row = class_dict(netlist, one)
         bits = row.pop("bits")
-        members = " ".join(f"{fault.location}:{fault.kind.name}" for fault in one.faults)
+        members = " ".join(f"{fault.location}:STUCK_AT_{fault.stuck}" for fault in one.faults)
         yield {
             **row,
             "faults": len(one.faults),
@@ -502,7 +500,7 @@ def write_classes(path: Path, netlist: Netlist, classes: Sequence[FaultClass]) -
 
 def table_dict(found: ProductTable) -> dict[str, Any]:
     """A product table's errors, as JSON takes them."""
-    from simulator.multipliers.signs import sign_doubt
+    from simulator.gates.signs import sign_doubt
 
     rows, columns = found.products.shape
     errors = found.errors

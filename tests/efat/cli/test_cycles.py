@@ -12,7 +12,7 @@ import pytest
 
 from efat.cli.parameters import ARRAY_PRESETS
 from simulator import ArrayConfig, simulate_gemm
-from simulator.arrays import PRESETS
+from simulator.config import PRESETS
 from simulator.lots.chips import ChipLot
 from tests.support.command import refused, run
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simulator import Kind, Site, simulate_gemm
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.lots.chips import ChipLot
 from simulator.multipliers.fault_classes import compare, fault_classes
 from simulator.multipliers.multiplier import exact_products
@@ -41,7 +41,7 @@ def test_list_shows_every_design(folder: Path) -> None:
     result = run("multiplier", "list")
     assert result.exit_code == 0, result.output
     for design in DESIGNS:
-        netlist = build(design, 8, 8)
+        netlist = build_netlist(design, 8, 8)
         row = next(line for line in result.output.splitlines() if line.split()[:1] == [design])
         assert row.split()[1:] == [str(len(netlist.gates)), str(netlist.depth), str(netlist.locations)]
 
@@ -53,7 +53,7 @@ def test_list_evaluates_faults_when_asked(folder: Path) -> None:
     listed = json.loads(Path("list.json").read_text())
     assert list(listed) == list(DESIGNS)
     for design, row in listed.items():
-        expected = compare(fault_classes(build(design, 3, 2, act_signed=False)))
+        expected = compare(fault_classes(build_netlist(design, 3, 2, act_signed=False)))
         assert row["faults"]["classes"] == expected.classes
         assert row["faults"]["disturbed"] == list(expected.disturbed)
     assert "faults" not in json.loads(run("multiplier", "list", "--json", "-").stdout)["dadda"]
@@ -62,7 +62,7 @@ def test_list_evaluates_faults_when_asked(folder: Path) -> None:
 def test_faults_of_a_design_are_shown(folder: Path) -> None:
     result = run("multiplier", "faults", "--design", "dadda", *SMALL, "--top", "4")
     assert result.exit_code == 0, result.output
-    classes = fault_classes(build("dadda", 3, 2))
+    classes = fault_classes(build_netlist("dadda", 3, 2))
     assert f"The 4 of {len(classes)} classes" in result.output
     assert sum(line.startswith(" gate ") for line in result.output.splitlines()) == 4
     assert f"{max(one.disturbed for one in classes):.2%}" in result.output
@@ -73,14 +73,14 @@ def test_faults_of_a_design_are_shown(folder: Path) -> None:
 def test_all_classes_are_written(folder: Path) -> None:
     result = run("multiplier", "faults", *SMALL, "--csv", "c.csv", "--json", "c.json", "--png", "c.png")
     assert result.exit_code == 0, result.output
-    classes = sorted(fault_classes(build("array", 3, 2)), key=lambda one: -one.disturbed)
+    classes = sorted(fault_classes(build_netlist("array", 3, 2)), key=lambda one: -one.disturbed)
     written = json.loads(Path("c.json").read_text())
     assert written["comparison"]["classes"] == len(classes) == len(written["classes"])
     with Path("c.csv").open() as file:
         lines = list(csv.DictReader(file))
     for one, row, line in zip(classes, written["classes"], lines, strict=True):
         assert [(fault["location"], Kind[fault["kind"]]) for fault in row["faults"]] == one.faults
-        assert line["members"] == " ".join(f"{place}:{kind.name}" for place, kind in one.faults)
+        assert line["members"] == " ".join(f"{place}:STUCK_AT_{stuck}" for place, stuck in one.faults)
         assert row["disturbed"] == float(line["disturbed"]) == one.disturbed
         assert row["bits"] == [float(line[f"bit_{bit}"]) for bit in range(5)] == one.bits.tolist()
         assert row["mean_absolute_error"] == float(line["mean_absolute_error"]) == one.errors.mean_absolute
@@ -226,7 +226,9 @@ def test_multipliers_that_do_not_fit_the_array_are_refused(netlist: Path, trunca
 
 
 def test_an_unsigned_netlist_is_found_out_and_can_be_wrapped(folder: Path) -> None:
-    Path("mul4u.v").write_text(netlist_text.truncated(build("array", 4, 4, weight_signed=False, act_signed=False), 2))
+    Path("mul4u.v").write_text(
+        netlist_text.truncated(build_netlist("array", 4, 4, weight_signed=False, act_signed=False), 2)
+    )
     common = ["chips", "generate", "--array", "4x4", "--count", "1", "--fault-rate", "0.1", "-o", "lot.h5"]
     common += ["--weight-bits", "4", "--act-bits", "4"]
     message = refused(*common, "--multiplier", "mul4u.v")

@@ -15,7 +15,7 @@ from efat import Validation
 from efat.validation.cases import Case, load_case, random_case, shrink
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.errors import InputError
-from simulator.multipliers.pe_behaviour import pe_products
+from simulator.pe_behaviour import pe_products
 from tests.support.oracle import oracle_gemm
 
 CASES_IN_A_SLOW_PART = 25_000

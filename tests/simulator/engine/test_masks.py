@@ -21,7 +21,7 @@ NETS_OF_PE = {
     "psum": Site.PSUM,
 }
 MASKED_SITES = [site for site in Site if site != Site.MULTIPLIER]
-"""Gates inside the multiplier are no net with a mask: `simulator.multipliers.pe_behaviour` has them."""
+"""Gates inside the multiplier are no net with a mask: `simulator.pe_behaviour` has them."""
 
 
 @st.composite

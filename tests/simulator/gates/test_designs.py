@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import Gate, Netlist
 from tests.support import netlist_oracle
@@ -28,7 +28,7 @@ def multiplied(netlist: Netlist) -> list[int]:
 def test_every_width_multiplies_every_pair(design: str) -> None:
     for weight_bits, act_bits in product(range(1, 9), repeat=2):
         for weight_signed, act_signed in product((False, True), repeat=2):
-            netlist = build(design, weight_bits, act_bits, weight_signed=weight_signed, act_signed=act_signed)
+            netlist = build_netlist(design, weight_bits, act_bits, weight_signed=weight_signed, act_signed=act_signed)
             found = netlist_products(netlist)
             assert found.shape == (1 << weight_bits, 1 << act_bits)
             assert found.ravel().tolist() == multiplied(netlist), (design, weight_bits, act_bits)
@@ -37,14 +37,14 @@ def test_every_width_multiplies_every_pair(design: str) -> None:
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("act_signed", [False, True])
 def test_the_oracle_multiplies_too(design: str, act_signed: bool) -> None:
-    netlist = build(design, 5, 4, act_signed=act_signed)
+    netlist = build_netlist(design, 5, 4, act_signed=act_signed)
     assert netlist_oracle.products(netlist) == multiplied(netlist)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_no_gate_is_idle_or_constant(design: str) -> None:
     for weight_bits, act_bits in product((2, 5, 8), repeat=2):
-        netlist = build(design, weight_bits, act_bits)
+        netlist = build_netlist(design, weight_bits, act_bits)
         assert set(range(netlist.product_bits + len(netlist.gates))) == {
             *netlist.inputs[netlist.inputs >= 0].tolist(),
             *netlist.outputs.tolist(),
@@ -56,7 +56,7 @@ def test_unsigned_arrays_have_an_adder_for_each_cell() -> None:
     # n rows of n partial products are added up by n - 1 rows of n adders. Of these n * (n - 1) adders n have only two
     # bits to add: all but one of the first row, the first of the last row, and the one whose column is new.
     for bits in range(2, 9):
-        netlist = build("array", bits, bits, weight_signed=False, act_signed=False)
+        netlist = build_netlist("array", bits, bits, weight_signed=False, act_signed=False)
         assert len(netlist.gates) == bits**2 + 2 * bits + 5 * bits * (bits - 2)
 
 
@@ -65,24 +65,24 @@ def test_dadda_trees_have_the_adders_of_the_paper() -> None:
     # 2 * N - 2 bits adds up: Townsend, Swartzlander and Abraham, A Comparison of Dadda and Wallace Multiplier Delays
     # (SPIE 5205, 2003), section 2. Such an adder by ripple carry is one half adder and 2 * N - 3 full adders.
     for bits in range(3, 9):
-        netlist = build("dadda", bits, bits, weight_signed=False, act_signed=False)
+        netlist = build_netlist("dadda", bits, bits, weight_signed=False, act_signed=False)
         adders = 5 * (bits**2 - 4 * bits + 3) + 2 * (bits - 1) + 2 + 5 * (2 * bits - 3)
         assert len(netlist.gates) == bits**2 + adders
 
 
 def test_trees_are_less_deep_than_arrays() -> None:
-    depth = {design: build(design, 8, 8).depth for design in DESIGNS}
+    depth = {design: build_netlist(design, 8, 8).depth for design in DESIGNS}
     assert depth["wallace"] < depth["array"]
     assert depth["dadda"] < depth["array"]
 
 
 def test_designs_differ_in_their_gates() -> None:
-    assert len({build(design, 8, 8) for design in DESIGNS}) == len(DESIGNS)
+    assert len({build_netlist(design, 8, 8) for design in DESIGNS}) == len(DESIGNS)
 
 
 def test_unknown_designs_and_widths_are_refused() -> None:
     with pytest.raises(ValueError, match="multiplier 'booth' is unknown: expected one of array, wallace, dadda"):
-        build("booth", 8, 8)
+        build_netlist("booth", 8, 8)
     for weight_bits, act_bits in ((0, 8), (8, 9)):
         with pytest.raises(ValueError, match=f"multiplier of {weight_bits}x{act_bits} bits: expected 1..8 bits each"):
-            build("array", weight_bits, act_bits)
+            build_netlist("array", weight_bits, act_bits)

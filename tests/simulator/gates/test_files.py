@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.files import read_netlist, read_netlist_file
 from simulator.gates.netlist import Gate, Netlist, NetlistError
@@ -70,7 +70,7 @@ def test_gates_may_come_in_any_order(netlist: Netlist, cells: bool, shuffler: ra
 @pytest.mark.parametrize("design", DESIGNS)
 def test_built_in_designs_come_back(design: str) -> None:
     for weight_bits, act_bits in ((2, 2), (5, 3), (8, 8)):
-        netlist = build(design, weight_bits, act_bits)
+        netlist = build_netlist(design, weight_bits, act_bits)
         for cells in (False, True):
             assert from_text(netlist_text.verilog(netlist, cells=cells)) == netlist
             assert from_text(netlist_text.blif(netlist, cells=cells)) == netlist
@@ -79,7 +79,7 @@ def test_built_in_designs_come_back(design: str) -> None:
 @needs("yosys")
 @pytest.mark.parametrize("design", DESIGNS)
 def test_built_in_designs_come_back_from_yosys(design: str, tmp_path: Path) -> None:
-    netlist = build(design, 8, 8)
+    netlist = build_netlist(design, 8, 8)
     (tmp_path / "cells.v").write_text(netlist_text.verilog(netlist, cells=True))
     script = "read_verilog -icells cells.v; hierarchy -top random; clean; write_verilog -noattr again.v"
     yosys(tmp_path, f"{script}; write_verilog -noattr -noexpr again_cells.v; write_blif again.blif")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import Kind
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.gates.evaluation import circuit_of, netlist_products
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist, NetlistError
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
@@ -123,7 +123,7 @@ def test_rows_of_fixed_weights_are_those_of_the_oracle(data: st.DataObject) -> N
 @pytest.mark.parametrize("design", ["array", "wallace", "dadda"])
 def test_faults_of_a_whole_multiplier_are_those_of_the_oracle(design: str, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    netlist = build(design, 8, 8)
+    netlist = build_netlist(design, 8, 8)
     for count in (1, 1, 2, 8):
         places = generator.choice(netlist.locations, count, replace=False).tolist()
         faults = {place: frozenset([Kind(int(generator.integers(3)))]) for place in places}
@@ -169,7 +169,7 @@ def test_depth_is_that_of_the_longest_way() -> None:
 
 
 def test_equal_netlists_are_equal_and_others_are_not() -> None:
-    one = build("dadda", 4, 3)
+    one = build_netlist("dadda", 4, 3)
     again = Netlist(one.gates, one.inputs, one.outputs, 4, 3)
     assert one == again
     assert hash(one) == hash(again)
@@ -231,7 +231,7 @@ REFUSED: list[tuple[Callable[[Netlist], dict[str, object]], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message[:30] for _, message in REFUSED])
 def test_arrays_that_are_no_netlist_are_refused(change: Callable[[Netlist], dict[str, object]], message: str) -> None:
-    netlist = build("array", 2, 2, weight_signed=False, act_signed=False)
+    netlist = build_netlist("array", 2, 2, weight_signed=False, act_signed=False)
     with pytest.raises(NetlistError, match=message):
         replace(netlist, **change(netlist))  # type: ignore[arg-type]
 

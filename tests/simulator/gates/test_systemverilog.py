@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulator import Kind
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 from simulator.gates.systemverilog import gate_level_multiplier
 from tests.support import netlist_oracle
@@ -95,7 +95,7 @@ def test_icarus_gives_the_products_of_the_oracle(design: str, tmp_path: Path, se
     if design == "random":
         netlist = random_netlist(generator, weight_bits, act_bits)
     else:
-        netlist = build(design, weight_bits, act_bits, act_signed=bool(generator.integers(2)))
+        netlist = build_netlist(design, weight_bits, act_bits, act_signed=bool(generator.integers(2)))
     faults = random_faults(generator, netlist)
     assert icarus_products(tmp_path, netlist, faults) == oracle_products(netlist, faults)
 
@@ -103,14 +103,14 @@ def test_icarus_gives_the_products_of_the_oracle(design: str, tmp_path: Path, se
 @needs("iverilog")
 def test_icarus_gives_the_products_of_a_whole_multiplier_with_faults(tmp_path: Path, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    netlist = build("array", 8, 8)
+    netlist = build_netlist("array", 8, 8)
     faults = random_faults(generator, netlist)
     assert icarus_products(tmp_path, netlist, faults, stride=255) == oracle_products(netlist, faults, stride=255)
 
 
 @needs("iverilog")
 def test_parameters_of_another_netlist_end_the_simulation(tmp_path: Path) -> None:
-    (tmp_path / "multiplier.sv").write_text(gate_level_multiplier(build("array", 3, 2)))
+    (tmp_path / "multiplier.sv").write_text(gate_level_multiplier(build_netlist("array", 3, 2)))
     top = """
 module top;
   multiplier #(.ACT_SIGNED(0)) dut (.weight(3'd0), .activation(2'd0), .invert('0), .clear('0), .set('0), .product());
@@ -131,7 +131,7 @@ def test_verilator_has_no_complaint(design: str, tmp_path: Path, seed: int) -> N
         # No gates, and operand bits that nobody reads.
         netlist = Netlist(np.empty(0), np.empty((0, MOST_PINS)), np.array([0, 0, 5, 1, 1, 5]), 2, 4)
     else:
-        netlist = build(design, 8, 8)
+        netlist = build_netlist(design, 8, 8)
     (tmp_path / "multiplier.sv").write_text(gate_level_multiplier(netlist))
     # The port `set` is a word of C++, which matters only for the top module.
     tool(tmp_path, "verilator", "--lint-only", "-Wall", "-Wno-SYMRSVDWORD", "multiplier.sv")
@@ -139,14 +139,14 @@ def test_verilator_has_no_complaint(design: str, tmp_path: Path, seed: int) -> N
 
 @needs("yosys")
 def test_yosys_synthesises_it(tmp_path: Path) -> None:
-    netlist = build("dadda", 4, 4)
+    netlist = build_netlist("dadda", 4, 4)
     (tmp_path / "multiplier.sv").write_text(gate_level_multiplier(netlist))
     yosys(tmp_path, "read_verilog -sv multiplier.sv; synth -top multiplier; check -assert; tee -o cells.txt stat")
     assert "$_XOR_" in (tmp_path / "cells.txt").read_text()
 
 
 def test_every_location_has_its_fault_inputs() -> None:
-    netlist = build("wallace", 5, 3)
+    netlist = build_netlist("wallace", 5, 3)
     text = gate_level_multiplier(netlist)
     for location in range(netlist.locations):
         for name in ("invert", "clear", "set"):

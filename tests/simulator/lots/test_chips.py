@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import InputError
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.lots.chips import Chip, ChipLot, append_chips, write_lot
 from simulator.multipliers.multiplier import Multiplier, exact_products
 from tests.support.strategies import configs, fault_maps
@@ -80,7 +80,7 @@ def test_appending_is_writing_together(made: tuple[ArrayConfig, list[Chip]], spl
 
 
 def multiplier_of_gates() -> Multiplier:
-    return Multiplier("mine", build("wallace", 8, 8), act_signed=True)
+    return Multiplier("mine", build_netlist("wallace", 8, 8), act_signed=True)
 
 
 def multiplier_of_tables() -> Multiplier:

@@ -7,30 +7,26 @@ import pytest
 from hypothesis import given, settings
 
 from simulator import Kind
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.netlist import MOST_PINS, Gate, Netlist
 from simulator.multipliers.fault_classes import FaultClass, GateFault, compare, fault_classes
 from simulator.multipliers.multiplier import TableErrors
 from tests.support import netlist_oracle
 from tests.support.netlist_strategies import netlists
 
-STUCK = {"0": Kind.STUCK_AT_0, "1": Kind.STUCK_AT_1}
-
 
 def faulty_products(netlist: Netlist, fault: GateFault) -> list[int]:
-    return netlist_oracle.products(netlist, {fault.location: frozenset([fault.kind])})
+    return netlist_oracle.products(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
 
 
 def product_bits(netlist: Netlist, fault: GateFault) -> list[int]:
-    return netlist_oracle.product_bits(netlist, {fault.location: frozenset([fault.kind])})
+    return netlist_oracle.product_bits(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
 
 
 def check_partition(netlist: Netlist, classes: list[FaultClass]) -> None:
     """Each fault is in one class; faults of a class have equal tables, and classes different ones."""
     listed = [fault for one in classes for fault in one.faults]
-    assert sorted(listed) == [
-        GateFault(location, kind) for location in range(netlist.locations) for kind in STUCK.values()
-    ]
+    assert sorted(listed) == [GateFault(location, stuck) for location in range(netlist.locations) for stuck in (0, 1)]
     assert all(one.faults == sorted(one.faults) for one in classes)
     assert [one.faults[0] for one in classes] == sorted(one.faults[0] for one in classes)
     found = []
@@ -45,12 +41,9 @@ def check_nearest(one: FaultClass, bad: list[int], good: list[int]) -> None:
     """No stuck bit of the product gives the faulty products more often than the one that is named."""
     differing = {}
     for bit in range(len(one.bits)):
-        stuck = {
-            Kind.STUCK_AT_0: [number & ~(1 << bit) for number in good],
-            Kind.STUCK_AT_1: [number | 1 << bit for number in good],
-        }
-        for kind, products in stuck.items():
-            differing[bit, kind] = sum(a != b for a, b in zip(bad, products, strict=True)) / len(good)
+        for stuck in (0, 1):
+            products = [number | 1 << bit if stuck else number & ~(1 << bit) for number in good]
+            differing[bit, stuck] = sum(a != b for a, b in zip(bad, products, strict=True)) / len(good)
     nearest = min(differing, key=differing.__getitem__)
     assert one.nearest == (*nearest, pytest.approx(differing[nearest], abs=1e-12))
 
@@ -90,7 +83,7 @@ def test_classes_of_random_gates_are_those_of_the_oracle(netlist: Netlist) -> No
 @pytest.mark.parametrize("design", DESIGNS)
 def test_classes_of_small_multipliers_are_those_of_the_oracle(design: str) -> None:
     for weight_bits, act_bits, act_signed in ((2, 2, True), (5, 3, False), (4, 5, True)):
-        netlist = build(design, weight_bits, act_bits, act_signed=act_signed)
+        netlist = build_netlist(design, weight_bits, act_bits, act_signed=act_signed)
         classes = fault_classes(netlist)
         check_partition(netlist, classes)
         check_effects(netlist, classes)
@@ -99,7 +92,7 @@ def test_classes_of_small_multipliers_are_those_of_the_oracle(design: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_every_fault_of_a_whole_multiplier_is_in_the_class_of_its_table(design: str) -> None:
-    netlist = build(design, 8, 8)
+    netlist = build_netlist(design, 8, 8)
     classes = fault_classes(netlist)
     check_partition(netlist, classes)
 
@@ -166,7 +159,7 @@ def named(fault: GateFault, gates: int) -> str:
     if fault.location >= gates:
         pin = fault.location - gates
         place = f"{pin // 2}{'ab'[pin % 2]}"
-    return f"{place}/{1 if fault.kind == Kind.STUCK_AT_1 else 0}"
+    return f"{place}/{fault.stuck}"
 
 
 def hand_worked() -> set[frozenset[str]]:
@@ -195,17 +188,17 @@ def test_a_two_by_two_multiplier_worked_by_hand() -> None:
 def test_the_product_bit_model_worked_by_hand() -> None:
     classes = fault_classes(TWO_BY_TWO)
     by_name = {named(fault, 8): one for one in classes for fault in one.faults}
-    equal = {name: (one.nearest.bit, one.nearest.kind) for name, one in by_name.items() if one.nearest.differs == 0}
+    equal = {name: (one.nearest.bit, one.nearest.stuck) for name, one in by_name.items() if one.nearest.differs == 0}
     # p0 is g0, p1 is g4, p2 is g6 and p3 is g7; AND gates with a pin stuck at 0 give 0.
     assert equal == {
-        **dict.fromkeys(("0/0", "0a/0", "0b/0"), (0, Kind.STUCK_AT_0)),
-        "0/1": (0, Kind.STUCK_AT_1),
-        "4/0": (1, Kind.STUCK_AT_0),
-        "4/1": (1, Kind.STUCK_AT_1),
-        "6/0": (2, Kind.STUCK_AT_0),
-        "6/1": (2, Kind.STUCK_AT_1),
-        **dict.fromkeys(("7/0", "7a/0", "7b/0"), (3, Kind.STUCK_AT_0)),
-        "7/1": (3, Kind.STUCK_AT_1),
+        **dict.fromkeys(("0/0", "0a/0", "0b/0"), (0, 0)),
+        "0/1": (0, 1),
+        "4/0": (1, 0),
+        "4/1": (1, 1),
+        "6/0": (2, 0),
+        "6/1": (2, 1),
+        **dict.fromkeys(("7/0", "7a/0", "7b/0"), (3, 0)),
+        "7/1": (3, 1),
     }
     summary = compare(classes)
     assert (summary.faults, summary.classes, summary.undetectable) == (48, 35, 1)
@@ -214,7 +207,7 @@ def test_the_product_bit_model_worked_by_hand() -> None:
 
 
 def test_progress_counts_every_fault() -> None:
-    netlist = build("dadda", 4, 4)
+    netlist = build_netlist("dadda", 4, 4)
     steps: list[int] = []
     fault_classes(netlist, steps.append)
     assert sum(steps) == 2 * netlist.locations
@@ -222,7 +215,7 @@ def test_progress_counts_every_fault() -> None:
 
 
 def test_the_built_in_array_is_that_multiplier() -> None:
-    assert len(fault_classes(build("array", 2, 2, weight_signed=False, act_signed=False))) == 35
+    assert len(fault_classes(build_netlist("array", 2, 2, weight_signed=False, act_signed=False))) == 35
 
 
 def test_c17_collapses_to_its_published_number_of_faults() -> None:

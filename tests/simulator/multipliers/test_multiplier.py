@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.gates.evaluation import netlist_products
 from simulator.gates.netlist import MOST_LOCATIONS
 from simulator.multipliers.multiplier import (
@@ -50,7 +50,7 @@ def test_products_of_gates_are_those_of_the_oracle(netlist: netlist_oracle.Netli
 
 
 def test_unsigned_products_of_gates_use_all_their_bits() -> None:
-    netlist = build("wallace", 8, 8, weight_signed=False, act_signed=False)
+    netlist = build_netlist("wallace", 8, 8, weight_signed=False, act_signed=False)
     assert netlist_products(netlist)[255, 255] == 255 * 255
 
 
@@ -98,7 +98,7 @@ def test_equal_multipliers_are_equal_whatever_their_names() -> None:
     assert hash(one) == hash(Multiplier.from_tables("two", exact, []))
     assert one != "one"
     gates = built_in("array", 4, 4)
-    assert gates == Multiplier("mine", build("array", 4, 4))
+    assert gates == Multiplier("mine", build_netlist("array", 4, 4))
     # A table says where faults can sit, too: it is not the gates that give it.
     others = [
         Multiplier.from_tables("one", exact, [exact]),
@@ -113,7 +113,7 @@ def test_equal_multipliers_are_equal_whatever_their_names() -> None:
 
 def test_what_is_no_multiplier_is_refused() -> None:
     exact = exact_products(4, 4)
-    netlist = build("array", 4, 4)
+    netlist = build_netlist("array", 4, 4)
     with pytest.raises(ValueError, match="multiplier m: expected either gates or tables"):
         Multiplier("m")
     with pytest.raises(ValueError, match="multiplier m: expected either gates or tables"):
@@ -121,7 +121,7 @@ def test_what_is_no_multiplier_is_refused() -> None:
     with pytest.raises(ValueError, match="activations signed=True: expected signed weights and act_signed=False"):
         Multiplier("m", netlist, act_signed=False)
     with pytest.raises(ValueError, match=r"weights signed=False .*expected signed weights"):
-        Multiplier("m", build("array", 4, 4, weight_signed=False))
+        Multiplier("m", build_netlist("array", 4, 4, weight_signed=False))
     with pytest.raises(ValueError, match="no table is given"):
         Multiplier.from_tables("m", None, [])
 

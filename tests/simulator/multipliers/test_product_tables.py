@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.gates.netlist import NetlistError
 from simulator.multipliers.files import TableSigns, for_array, read_multiplier, read_table
 from simulator.multipliers.multiplier import TableErrors, exact_products
@@ -210,7 +210,7 @@ def test_tables_are_made_for_the_array(tmp_path: Path, asymmetric: np.ndarray) -
 def test_multipliers_are_designs_netlists_or_tables(tmp_path: Path) -> None:
     array = {"weight_bits": 3, "act_bits": 2, "act_signed": False}
     built_in = read_multiplier("dadda", **array)
-    assert built_in.netlist == build("dadda", 3, 2, act_signed=False)
+    assert built_in.netlist == build_netlist("dadda", 3, 2, act_signed=False)
     sample = Path(__file__).parents[3] / "tests" / "support" / "data" / "mult3x2_unsigned_acts.blif"
     netlist = read_multiplier(str(sample), **array)
     assert netlist.exact

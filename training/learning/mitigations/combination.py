@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.errors import InputError
-from simulator.suggestions import did_you_mean
+from simulator.errors import InputError, did_you_mean
 from training.learning.mitigations.batch_norm import BatchNormStatistics
 from training.learning.mitigations.bypass import Bypass
 from training.learning.mitigations.gradual import Gradual

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.gates.designs import DESIGNS, build
+from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.multipliers.multiplier import Multiplier, built_in, exact_products
-from simulator.multipliers.pe_behaviour import pe_products, rows_of_products
-from simulator.multipliers.pe_behaviour_kernel import EXACT, single_product
+from simulator.pe_behaviour import pe_products, rows_of_products
+from simulator.pe_behaviour_kernel import EXACT, single_product
 from tests.support.oracle import FaultyMultiplier
 from tests.support.strategies import configs, fault_maps, table_multipliers
 
@@ -84,7 +84,7 @@ def test_a_chip_without_such_faults_needs_no_multiplier() -> None:
     # An upset gate needs the gates, though no PE is faulty for good.
     upset = pe_products(FaultMap.from_faults(config, [Fault(0, 0, Site.MULTIPLIER, 3, Kind.FLIP, cycle=4)]))
     assert not upset.any
-    assert len(upset.circuit.gates) == len(build("array", 8, 8).gates)
+    assert len(upset.circuit.gates) == len(build_netlist("array", 8, 8).gates)
 
 
 def test_of_several_tables_the_highest_location_s_holds() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.gates.designs import build
+from simulator.gates.designs import build_netlist
 from simulator.gates.files import read_netlist_file
 from simulator.gates.netlist import NetlistError
-from simulator.multipliers.signs import (
+from simulator.gates.signs import (
     ALL_SIGNS,
     SignError,
     Signs,
@@ -63,7 +63,9 @@ def test_products_that_tell_nothing_are_said_to() -> None:
 @pytest.mark.parametrize("signs", ALL_SIGNS, ids=str)
 def test_netlists_of_other_signs_are_refused_though_they_are_not_exact(signs: Signs, tmp_path: Path) -> None:
     path = tmp_path / "m.v"
-    path.write_text(netlist_text.truncated(build("dadda", 4, 3, weight_signed=signs[0], act_signed=signs[1]), 2))
+    path.write_text(
+        netlist_text.truncated(build_netlist("dadda", 4, 3, weight_signed=signs[0], act_signed=signs[1]), 2)
+    )
     for stated in ALL_SIGNS:
         options = {"weight_signed": stated.weight, "act_signed": stated.act}
         if stated == signs:

@@ -9,7 +9,7 @@ from simulator.dtypes import Int16Array, Int32Array
 from simulator.faults import FaultMap, Kind, Site
 from simulator.gates.evaluation import circuit_of
 from simulator.gates.netlist_kernel import CLEAR, SET, Circuit, product_rows
-from simulator.multipliers.pe_behaviour_kernel import EXACT, PeProducts
+from simulator.pe_behaviour_kernel import EXACT, PeProducts
 
 
 def pe_products(faults: FaultMap) -> PeProducts:
