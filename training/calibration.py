@@ -23,11 +23,7 @@ _OCTAVES = 10
 
 
 def check_method(method: str, percentile: float) -> None:
-    """Reject a calibration method or percentile that does not exist.
-
-    Raises:
-        InputError: naming what there is.
-    """
+    """Refuse a calibration method or percentile that does not exist, with an `InputError`."""
     if method not in METHODS:
         raise InputError(f"calibration method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     if not 0 < percentile <= 100:
@@ -39,17 +35,14 @@ class MagnitudeHistogram:
 
     The bins are the float32 numbers without their 14 lowest bits: 512 bins per octave, so a bin is at most 0.2 % wide
     whatever the range of the data turns out to be.
-
-    Attributes:
-        total: how many values were seen.
-        smallest: the least value seen, or 0.
-        largest: the largest magnitude seen, or 0.
     """
 
     def __init__(self) -> None:
         self.total = 0
         self.smallest = 0.0
+        """The least value seen, or 0."""
         self.largest = 0.0
+        """The largest magnitude seen, or 0."""
         self._counts = np.zeros(_BINS, np.int64)
 
     def update(self, values: Tensor) -> None:
@@ -70,16 +63,10 @@ class MagnitudeHistogram:
         self._counts += torch.bincount(magnitudes.view(torch.int32) >> _DROPPED_BITS, minlength=_BINS).numpy()
 
     def threshold(self, method: Method, levels: int, percentile: float = DEFAULT_PERCENTILE) -> float:
-        """The magnitude from which on values are clipped.
+        """The magnitude from which on values are clipped: at most the largest; 0 if there were only zeros.
 
-        Args:
-            method: `max` clips nothing; `percentile` clips the values above that percentile of the magnitudes (found
-                to 0.2 %); `mse` minimises the mean squared error of quantisation over thresholds 1/16 octave apart.
-            levels: the greatest quantised value.
-            percentile: for `percentile`, in percent, in (0, 100].
-
-        Returns:
-            At most the largest magnitude; 0 if there were only zeros.
+        Method `max` clips nothing; `percentile` clips the values above that percentile of the magnitudes (found to
+        0.2 %); `mse` minimises the mean squared error of quantisation to `levels` over thresholds 1/16 octave apart.
         """
         if method == "max" or not self.largest:
             return self.largest

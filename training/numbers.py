@@ -64,16 +64,10 @@ def activation_dtype(config: ArrayConfig) -> torch.dtype:
 
 
 def symmetric_scale(largest: Tensor, levels: int) -> Tensor:
-    """The scale with which `largest` becomes `levels`.
+    """The scale, float32, with which `largest`, float64 of any shape, becomes `levels`; at least `SMALLEST_SCALE`.
 
-    Args:
-        largest: float64 of any shape, the largest magnitudes, finite and >= 0.
-        levels: the greatest quantised value, >= 1.
-
-    Returns:
-        float32, same shape, at least `SMALLEST_SCALE`. Where `largest` is 0, any scale would do, and it is the one
-        for the largest magnitude of the others (for 1 if all are 0). NaN stays NaN, so that a training that diverges
-        shows it.
+    Where `largest` is 0, any scale would do, and it is the one for the largest magnitude of the others (for 1 if all
+    are 0). NaN stays NaN, so that a training that diverges shows it.
     """
     substitute = largest.max() if bool((largest > 0).any()) else largest.new_tensor(1.0)
     scale: Tensor = torch.where(largest == 0, substitute, largest) / levels
@@ -83,16 +77,9 @@ def symmetric_scale(largest: Tensor, levels: int) -> Tensor:
 def weight_scales(
     weight: Tensor, config: ArrayConfig, *, bias: Tensor | None = None, activation_scale: float = 1.0
 ) -> Tensor:
-    """The scale of each output channel's weights.
+    """The scale of each output channel's weights: float32 [outputs] from float32 [outputs, ...], finite.
 
-    Args:
-        weight: float32 [outputs, ...], finite.
-        config: gives the width of a weight.
-        bias: float32 [outputs], finite, or None; scales are raised where it would not fit in the accumulator.
-        activation_scale: scale of the layer's input.
-
-    Returns:
-        float32 [outputs].
+    Scales are raised where a bias, float32 [outputs], would not fit in the accumulator.
     """
     scales = symmetric_scale(weight.flatten(1).abs().amax(1).double(), weight_limits(config)[1])
     if bias is None:
@@ -101,16 +88,7 @@ def weight_scales(
 
 
 def quantize(values: Tensor, scale: Tensor, limits: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Divide by the scale in float32, round half to even, clamp.
-
-    Args:
-        values: float32 of any shape, finite.
-        scale: float32, broadcast against `values`, positive.
-        limits: the least and the greatest result.
-        dtype: integer type of the result; holds both limits.
-
-    Returns:
-        Integers of type `dtype`, same shape as `values`.
+    """Divide float32 values, finite, by a positive float32 scale in float32, round half to even, clamp.
 
     >>> quantize(torch.tensor([0.5, 1.5, -2.5, 9.0]), torch.tensor(1.0), (-7, 7), torch.int8).tolist()
     [0, 2, -2, 7]
@@ -119,28 +97,13 @@ def quantize(values: Tensor, scale: Tensor, limits: tuple[int, int], dtype: torc
 
 
 def quantize_bias(bias: Tensor, output_scale: Tensor) -> Tensor:
-    """A bias in units of the accumulator.
-
-    Args:
-        bias: float32 [outputs], finite.
-        output_scale: float32 [outputs], the value of one accumulator step, positive.
-
-    Returns:
-        int32 [outputs], clamped.
-    """
+    """A bias, float32 [outputs], in units of the accumulator, whose steps are `output_scale`: int32, clamped."""
     steps = torch.round(bias.double() / output_scale.double())
     return steps.clamp(_INT32.min, _INT32.max).to(torch.int32)
 
 
 def wrap(values: Tensor, bits: int) -> Tensor:
-    """Reduce integers to signed two's complement of `bits` bits, as a register of that width does.
-
-    Args:
-        values: int64 of any shape.
-        bits: 1..32.
-
-    Returns:
-        int32, same shape.
+    """Reduce int64 to signed two's complement of 1..32 bits, as a register of that width does: int32.
 
     >>> wrap(torch.tensor([127, 128, -129]), 8).tolist()
     [127, -128, 127]
@@ -150,16 +113,9 @@ def wrap(values: Tensor, bits: int) -> Tensor:
 
 
 def dequantize(accumulated: Tensor, bias: Tensor | None, output_scale: Tensor, *, channel_dim: int = -1) -> Tensor:
-    """Add the bias in 32 wrapping bits and turn accumulators into numbers.
+    """Add a bias, int32 [outputs], in 32 wrapping bits, and turn accumulators into numbers, float32 of their shape.
 
-    Args:
-        accumulated: int32 [..., outputs], or with the outputs in another dimension.
-        bias: int32 [outputs] or None.
-        output_scale: float32 [outputs], the value of one accumulator step.
-        channel_dim: dimension of the outputs.
-
-    Returns:
-        float32, same shape as `accumulated`.
+    `accumulated` is int32 with the outputs in dimension `channel_dim`, `output_scale` the value of one of its steps.
     """
     shape = [1] * accumulated.ndim
     shape[channel_dim] = len(output_scale)

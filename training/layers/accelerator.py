@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap, simulate_gemm
 from simulator.dtypes import BoolArray, Int64Array
+from simulator.engine.operands import check_chip
 from simulator.errors import InputError
 from training.emulation.gemm import check_values, faulty_gemm
 from training.numbers import wrap
 
 Engine = Literal["emulation", "cycle", "exact"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -52,15 +53,9 @@ class Accelerator:
             raise InputError(f"engine {self.engine!r} is unknown: choose one of {', '.join(ENGINES)}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads is {self.threads}: expected 1 or more, or None for one per core")
-        if self.faults is not None and self.faults.config != self.config:
-            raise InputError(f"the faults are of another array: {self.faults.config}, expected {self.config}")
+        _, bypass = check_chip(self.config, self.faults, self.bypass)
         if self.bypass is not None:
-            bypass = np.array(self.bypass)
-            expected = (self.config.rows, self.config.cols)
-            if bypass.dtype != np.bool_:
-                raise InputError(f"bypass holds {bypass.dtype}: expected bool")
-            if bypass.shape != expected:
-                raise InputError(f"bypass has shape {bypass.shape}: expected {expected}, one entry per PE")
+            bypass = bypass.copy()
             bypass.flags.writeable = False
             object.__setattr__(self, "bypass", bypass)
         if self.engine == "exact" and not self.config.multiplies_exactly:
@@ -68,7 +63,7 @@ class Accelerator:
                 f"engine 'exact' is for exact multipliers, and this array has {self.config.as_dict()['multiplier']}: "
                 "use engine 'emulation' or 'cycle'"
             )
-        if self.engine == "exact" and (self.faults or (self.bypass is not None and self.bypass.any())):
+        if self.engine == "exact" and (self.faults or bypass.any()):
             raise InputError(
                 "engine 'exact' is without faults and bypass: use engine 'emulation' or 'cycle', or leave them out"
             )
@@ -113,28 +108,21 @@ class Accelerator:
             )
         check_values("x", x, self.config.act_range)
         check_values("w", w, self.config.weight_range)
-        return ENGINES[self.engine](self, x, w).to(x.device)
+        if self.engine == "emulation":
+            return faulty_gemm(x, w, self.config, self.faults, bypass=self.bypass)
+        if self.engine == "exact":
+            return _exact_gemm(x, w, self.config)
+        return _cycle_gemm(self, x, w).to(x.device)
 
 
-def _emulated_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
-    return faulty_gemm(x, w, accelerator.config, accelerator.faults, bypass=accelerator.bypass)
-
-
-def _cycle_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
-    result = simulate_gemm(
-        x.cpu().numpy(),
-        w.cpu().numpy(),
-        accelerator.config,
-        accelerator.faults,
-        bypass=accelerator.bypass,
-        threads=accelerator.threads,
-    )
+def _cycle_gemm(chip: Accelerator, x: Tensor, w: Tensor) -> Tensor:
+    operands = (x.cpu().numpy(), w.cpu().numpy())
+    result = simulate_gemm(*operands, chip.config, chip.faults, bypass=chip.bypass, threads=chip.threads)
     return torch.from_numpy(result.outputs)
 
 
-def _exact_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
+def _exact_gemm(x: Tensor, w: Tensor, config: ArrayConfig) -> Tensor:
     """Float matrix products are exact while every partial sum fits in the mantissa, in whatever order they add up."""
-    config = accelerator.config
     k, n = w.shape
     largest_sum = k * max(map(abs, config.act_range)) * max(map(abs, config.weight_range))
     dtype = torch.float32 if largest_sum <= 1 << 24 else torch.float64
@@ -145,11 +133,3 @@ def _exact_gemm(accelerator: Accelerator, x: Tensor, w: Tensor) -> Tensor:
         block = x[start : start + rows].to(dtype) @ weights
         outputs[start : start + rows] = wrap(block.to(torch.int64), config.acc_bits)
     return outputs
-
-
-ENGINES: dict[str, Callable[[Accelerator, Tensor, Tensor], Tensor]] = {
-    "emulation": _emulated_gemm,
-    "cycle": _cycle_gemm,
-    "exact": _exact_gemm,
-}
-"""Engines by name. Each takes the chip, x [M, K] and w [K, N], already checked, and returns int32 [M, N]."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from training.layers.convert import observing, other_forwards
 from training.layers.quantized import GemmRun, QuantizedLayer
@@ -20,16 +21,14 @@ from training.layers.quantized import GemmRun, QuantizedLayer
 
 @dataclass(frozen=True)
 class ArrayShare:
-    """The multiply-accumulates of a network for one input.
-
-    Args:
-        on_array: those of the layers that run on the array.
-        in_float: those of products of matrices and vectors, convolutions and attention that do not, by the qualified
-            name of the module whose forward has them, the largest first; the network's own forward has no name.
-    """
+    """The multiply-accumulates of a network for one input."""
 
     on_array: int
     in_float: Mapping[str, int]
+    """Those of products of matrices and vectors, convolutions and attention that are no layers on the array.
+
+    By the qualified name of the module whose forward has them, the largest first; the network's own forward has none.
+    """
 
     @property
     def value(self) -> float:
@@ -46,12 +45,7 @@ class ArrayShare:
 
 
 def array_share(network: nn.Module, image: Tensor) -> ArrayShare:
-    """Count the multiply-accumulates of a network for one input, on the array and beside it.
-
-    Args:
-        network: from `training.layers.convert`; it runs once, on the chip that it is on.
-        image: float32 [1, ...], the input.
-    """
+    """Count the multiply-accumulates of a converted network for one input, float32 [1, ...], by running it once."""
     on_array = 0
 
     def observe(run: GemmRun) -> None:
@@ -123,14 +117,12 @@ def _attributed(network: nn.Module, counter: FlopCounterMode) -> Iterator[Counte
 
     # Layers may be called by their forward, where no hook is.
     forwards = {module: as_layer(module) for module in names if isinstance(module, QuantizedLayer)}
-    handles = [handle for module in names if module not in forwards for handle in _hooked(module, enter, leave)]
+    handles: list[RemovableHandle] = []
+    for module in names.keys() - forwards.keys():
+        handles += (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
     try:
         with other_forwards(forwards):
             yield found
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _hooked(module: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> tuple[Any, Any]:
-    return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)

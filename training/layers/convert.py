@@ -277,8 +277,7 @@ def convert(
             activations are unsigned; `activation_scales` lacks a layer, names one that is not there, or has a value
             that is not positive and finite; or the converted network does something else than the float one, which
             the rounding of its layers does not explain.
-        InputError: an unknown method, or a percentile outside (0, 100].
-        ValueError: `accelerator` has other widths than `config`.
+        InputError: an unknown method, a percentile outside (0, 100], or an `accelerator` of other widths.
     """
     check_method(method, percentile)
     if accelerator is None:
@@ -352,7 +351,7 @@ def put_on_chip(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 
     Raises:
         ConversionError: `module` has no quantised layers.
-        ValueError: the accelerator has other widths.
+        InputError: the accelerator has other widths.
     """
     layers = quantized_layers(module).values()
     if not layers:
@@ -368,7 +367,7 @@ def _check_widths(network: ArrayConfig, array: ArrayConfig) -> None:
     for name in ("weight_bits", "act_bits", "act_signed"):
         expected, found = getattr(network, name), getattr(array, name)
         if expected != found:
-            raise ValueError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
+            raise InputError(f"the accelerator has {name}={found}, the network {expected}: convert the network anew")
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantizable", "torchao.")

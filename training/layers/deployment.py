@@ -90,8 +90,8 @@ class Deployment:
             accelerator: the chip, with what is bypassed in it.
 
         Raises:
-            InputError: a layer that operands are placed for is not there, or is of another shape.
-            ValueError: the chip has other widths than the network.
+            InputError: a layer that operands are placed for is not there, or is of another shape, or the chip has other
+                widths than the network.
         """
         layers = quantized_layers(network)
         for name, placement in self.placements.items():
@@ -122,21 +122,20 @@ class Deployment:
 
 
 def write_deployed(path: Path, weights: Mapping[str, Tensor], deployment: Deployment, about: Mapping[str, str]) -> None:
-    """Write weights and how they sit on their chip, in one piece; the same content gives the same bytes.
-
-    Args:
-        path: the file; its folder is there.
-        weights: the float network's parameters and buffers, by name.
-        deployment: how they sit on the chip.
-        about: where it is from, for people: short texts by name.
-    """
+    """Write what `deployed_bytes` gives, in one piece; the file's folder is there."""
     content = deployed_bytes(weights, deployment, about)
     with replaced(path) as beside:
         beside.write_bytes(content)
 
 
 def deployed_bytes(weights: Mapping[str, Tensor], deployment: Deployment, about: Mapping[str, str]) -> bytes:
-    """What `write_deployed` writes."""
+    """A file of weights and how they sit on their chip; the same content gives the same bytes.
+
+    Args:
+        weights: the float network's parameters and buffers, by name.
+        deployment: how they sit on the chip.
+        about: where it is from, for people: short texts by name.
+    """
     # Each in memory of its own: a layer that is used under two names would be refused as a tensor written twice.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     tensors[_BYPASS] = torch.from_numpy(deployment.bypass.astype(np.uint8))
@@ -146,7 +145,14 @@ def deployed_bytes(weights: Mapping[str, Tensor], deployment: Deployment, about:
         tensors[_ROWS + name] = torch.from_numpy(placement.rows.astype(np.int32))
         tensors[_COLUMNS + name] = torch.from_numpy(placement.columns.astype(np.int32))
     metadata = {**about, "format": FORMAT, "version": str(VERSION), "array": json.dumps(dict(deployment.array))}
-    return _with_sorted_header(save(tensors, metadata))
+    content = save(tensors, metadata)
+    # The library has the metadata in another order in every process.
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_deployed(path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
@@ -163,11 +169,7 @@ def read_deployed(path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
 
 
 def deployed_from(content: bytes, path: Path) -> tuple[dict[str, Tensor], Deployment | None]:
-    """The same from what `deployed_bytes` gave.
-
-    Args:
-        content: the bytes.
-        path: where they are from, for messages.
+    """The same from what `deployed_bytes` gave; `path` is where that is from, for messages.
 
     Raises:
         InputError: they are malformed.
@@ -193,16 +195,6 @@ def _split(
         return weights, replace(_deployment(array, extra), about=about)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {first_line(error)}; write it anew with efat retrain-chip") from None
-
-
-def _with_sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its metadata in alphabetical order: the library has another in every process."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _metadata_of(path: Path) -> Mapping[str, str]:
@@ -235,7 +227,10 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, A
 
 
 def _deployment(array: dict[str, Any], tensors: Mapping[str, Tensor]) -> Deployment:
-    missing = [name for name in (_BYPASS, *_partners(tensors)) if name not in tensors]
+    # Rows and columns of a layer come together.
+    pairs = ((_ROWS, _COLUMNS), (_COLUMNS, _ROWS))
+    partners = [other + name.removeprefix(kind) for name in tensors for kind, other in pairs if name.startswith(kind)]
+    missing = [name for name in (_BYPASS, *partners) if name not in tensors]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     bypass = tensors[_BYPASS]
@@ -245,18 +240,11 @@ def _deployment(array: dict[str, Any], tensors: Mapping[str, Tensor]) -> Deploym
             "zeros and ones"
         )
     scales = {name.removeprefix(_SCALE): _scale(name, tensors[name]) for name in tensors if name.startswith(_SCALE)}
-    placements = {}
-    for name, rows in tensors.items():
-        if name.startswith(_ROWS):
-            layer = name.removeprefix(_ROWS)
-            placements[layer] = Placement(rows.numpy(), tensors[_COLUMNS + layer].numpy())
+    layers = [name.removeprefix(_ROWS) for name in tensors if name.startswith(_ROWS)]
+    placements = {
+        layer: Placement(tensors[_ROWS + layer].numpy(), tensors[_COLUMNS + layer].numpy()) for layer in layers
+    }
     return Deployment(array, bypass.numpy().astype(np.bool_), scales, placements)
-
-
-def _partners(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Rows and columns of a layer come together."""
-    swapped = {_ROWS: _COLUMNS, _COLUMNS: _ROWS}
-    return [swapped[kind] + name.removeprefix(kind) for name in tensors for kind in swapped if name.startswith(kind)]
 
 
 def _scale(name: str, value: Tensor) -> float:

@@ -94,14 +94,7 @@ class Placement:
         return outputs[:, torch.tensor(self.columns[group])]
 
     def at_weights(self, per_pe: BoolArray, config: ArrayConfig) -> BoolArray:
-        """What a mask of PEs is for each weight.
-
-        Args:
-            per_pe: bool [R, C].
-            config: the array.
-
-        Returns:
-            bool [groups * N, K]: the value at the PE that holds the weight, in the order of a layer's weights.
+        """For each weight, in the order of a layer's, bool [groups * N, K], a mask of PEs, bool [R, C], at its PE.
 
         Raises:
             InputError: a mask of another shape.

@@ -45,13 +45,7 @@ class TrainableLayer(nn.Module):
     activation_scale: Tensor
 
     def __init__(self, source: FloatLayer, quantized: QuantizedLayer, *, learn_scale: bool = False) -> None:
-        """Make a float layer trainable on the chip that its quantised form is on.
-
-        Args:
-            source: the float layer; its parameters are copied.
-            quantized: the same layer converted; it is taken over.
-            learn_scale: whether the step of the input is a parameter.
-        """
+        """Make a float layer trainable on the chip that its quantised form is on, which is taken over."""
         super().__init__()
         self.name = quantized.name
         self.weight = nn.Parameter(source.weight.detach().clone())
@@ -89,11 +83,9 @@ class TrainableLayer(nn.Module):
         return self._on_chip[0].acting(bypass)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch's layers have
-        """Compute on the chip; in training mode, with gradients.
+        """Compute on the chip as the float layer would; in training mode, with gradients.
 
-        Args:
-            input: float32, of the shape that the float layer takes. In training mode NaN makes outputs NaN, and
-                infinity is clipped; in evaluation mode both are refused.
+        In training mode NaN makes outputs NaN, and infinity is clipped; in evaluation mode both are refused.
         """
         layer = self.quantized
         if not self.training:
@@ -216,10 +208,8 @@ def check_trainable(network: nn.Module) -> None:
 def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = False) -> nn.Module:
     """A copy of a float network whose layers are `TrainableLayer`s, its parameters under the names that they have.
 
-    Args:
-        network: the float network; it is not changed.
-        converted: the same network as `training.layers.convert` gives it; its layers are taken over, with their chip.
-        learn_scales: whether the steps of activations are parameters.
+    The layers of `converted`, the same network as `training.layers.convert` gives it, are taken over, with their chip.
+    If `learn_scales`, the steps of activations are parameters, too.
 
     Raises:
         InputError: as `check_trainable`.

@@ -67,11 +67,7 @@ def _uncopied(network: nn.Module) -> str:
 
 
 def user_failure(error: BaseException) -> str | None:
-    """What an exception says that a user's module raised, in one line; None if none was running.
-
-    Args:
-        error: as it was caught.
-    """
+    """What an exception says that a user's module raised, in one line; None if none was running."""
     for frame, _ in _frames(error):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and _rank(Path(frame.f_code.co_filename)) is not None:
@@ -80,15 +76,10 @@ def user_failure(error: BaseException) -> str | None:
 
 
 def failure(error: BaseException, network: nn.Module) -> str:
-    """What an exception says of a network's own code, in one line.
+    """What an exception that was raised while a network ran says of its own code, in one line.
 
-    Args:
-        error: raised while the network ran.
-        network: whose modules are looked for among what ran.
-
-    Returns:
-        Its type, unless it is one of ours, its first line, and where it is from: the innermost module that ran, and the
-        line of code that is neither of torch nor of this project; as much of it as is known.
+    Its type, unless it is one of ours, its first line, and where it is from: the innermost module that ran, and the
+    line of code that is neither of torch nor of this project; as much of it as is known.
     """
     said = first_line(error)
     if not isinstance(error, InputError) and said != type(error).__name__:

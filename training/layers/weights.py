@@ -21,13 +21,7 @@ _SHOWN = 3
 
 
 def load_weights(network: nn.Module, path: Path, described: str) -> None:
-    """Read weights into a network, all of them or, if anything does not fit, none.
-
-    Args:
-        network: takes the weights, in place.
-        path: safetensors, or what `torch.save` wrote of a state dict; it may be wrapped in a dictionary under
-            `state_dict` or `model_state_dict`, and its keys prefixed with `module.`, as data-parallel training does.
-        described: the network in words, for messages.
+    """Read weights into a network, all of them or, if anything does not fit, none; messages call it `described`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,13 +31,7 @@ def load_weights(network: nn.Module, path: Path, described: str) -> None:
 
 
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, described: str) -> None:
-    """Put weights that were read into a network, all of them or, if anything does not fit, none.
-
-    Args:
-        network: takes the weights, in place.
-        weights: by key, as `read_weights` gives them.
-        path: where they are from, for messages.
-        described: the network in words, for messages.
+    """Put weights that were read from a path into a network, all of them or, if anything does not fit, none.
 
     Raises:
         InputError: the weights are those of another network.
@@ -57,7 +45,10 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, d
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by key, without the wrapping and prefix that `load_weights` allows.
+    """Tensors by key from safetensors, or from what `torch.save` wrote of a state dict.
+
+    That may be wrapped in a dictionary under `state_dict` or `model_state_dict`, and its keys prefixed with `module.`,
+    as data-parallel training does.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,11 +114,12 @@ def _differences(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         if expected[key].is_floating_point() and not weights[key].is_floating_point()
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("not float", types))
-    return [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    more = ", ..."
+    return [
+        f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{more if len(names) > _SHOWN else ''})"
+        for kind, names in kinds
+        if names
+    ]
 
 
 def _check_no_model(path: Path, beginning: bytes) -> None:

@@ -64,13 +64,13 @@ def test_both_engines_give_the_same_report(lot: Path) -> None:
 
 def test_the_cycle_engine_runs_as_many_images_as_asked_for(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stepped: list[int] = []
-    original = accelerator.ENGINES["cycle"]
+    original = accelerator._cycle_gemm
 
     def counted(chip: Accelerator, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         stepped.append(len(x))
         return original(chip, x, w)
 
-    monkeypatch.setitem(accelerator.ENGINES, "cycle", counted)
+    monkeypatch.setattr(accelerator, "_cycle_gemm", counted)
     some = [*SIMULATE[:-1], "6", "--chip", "mild", "--json", "result.json"]
     for asked, expected, said in (
         ([], 6, "the same outputs on all images of the chip."),
@@ -91,7 +91,7 @@ def test_the_cycle_engine_runs_as_many_images_as_asked_for(lot: Path, monkeypatc
 
 
 def test_engines_that_disagree_end_the_run(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = accelerator.ENGINES["cycle"]
+    original = accelerator._cycle_gemm
 
     def wrong(chip: Accelerator, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         outputs = original(chip, x, w)
@@ -100,7 +100,7 @@ def test_engines_that_disagree_end_the_run(lot: Path, monkeypatch: pytest.Monkey
             outputs[0, 0] ^= 1
         return outputs
 
-    monkeypatch.setitem(accelerator.ENGINES, "cycle", wrong)
+    monkeypatch.setattr(accelerator, "_cycle_gemm", wrong)
     result = run(*SIMULATE, "--chip", "mild", "--json", "result.json")
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == (
