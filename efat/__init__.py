@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
     from efat.inference.simulate import simulate
     from efat.inference.simulation import RetrainedLot, Simulation
+    from efat.inference.waveforms import ChipWaveform, write_waveform
     from efat.lot import Lot
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
@@ -52,6 +53,7 @@ _MODULES = {
     "ChipComparison": "efat.validation.validation",
     "ChipReport": "efat.inference.classified",
     "ChipRetraining": "efat.retraining.chip",
+    "ChipWaveform": "efat.inference.waveforms",
     "ComparedCase": "efat.validation.validation",
     "Comparison": "efat.inference.classified",
     "Constraint": "efat.planning.selection",
@@ -90,6 +92,7 @@ _MODULES = {
     "simulate": "efat.inference.simulate",
     "validate": "efat.validation.validation",
     "validate_network": "efat.validation.validation",
+    "write_waveform": "efat.inference.waveforms",
 }
 """What is exported, and the module that has it."""
 
@@ -98,6 +101,7 @@ __all__ = [
     "ChipComparison",
     "ChipReport",
     "ChipRetraining",
+    "ChipWaveform",
     "ComparedCase",
     "Comparison",
     "Constraint",
@@ -136,6 +140,7 @@ __all__ = [
     "simulate",
     "validate",
     "validate_network",
+    "write_waveform",
 ]
 
 

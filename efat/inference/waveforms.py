@@ -2,33 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from efat.display import Shown, counted
 from efat.inference.simulation import Simulation
 from simulator.dtypes import BoolArray
+from simulator.engine.fold_trace import FoldWindow, check_pes
+from simulator.engine.vcd import DEFAULT_LIMIT_BYTES, Waveform, size_text, write_gemm_vcd
 from simulator.errors import InputError, did_you_mean
 from simulator.lots.chips import Chip
 from training.layers.convert import put_on_chip, quantized_layers
 from training.layers.quantized import GemmRun, QuantizedLayer
 
 
-@dataclass(frozen=True, eq=False)
-class LayerGemm:
-    """A GEMM that a layer runs on a chip.
+@dataclass(frozen=True, repr=False)
+class ChipWaveform(Shown):
+    """A waveform of one fold of a layer's GEMM on a chip.
 
     Attributes:
-        layer: qualified name of the layer.
-        group: group of the convolution, from 0; 0 for every other layer.
-        x: integer activations [M, K].
-        w: integer weights [K, N].
-        bypass: what is bypassed in the chip, bool [rows, cols].
+        path: the file.
+        written: what is in it.
+        chip: id of the chip.
+        window: the fold, and its cycles.
+        where: the fold, the layer and the group.
+        pes: number of PEs.
     """
+
+    path: Path
+    written: Waveform
+    chip: str
+    window: FoldWindow
+    where: str
+    pes: int
+
+    def parts(self) -> Iterator[str]:
+        """What the file shows, and how to look at it."""
+        yield (
+            f"{self.path}: {size_text(self.written.size)}, {self.written.signals} signals of {counted(self.pes, 'PE')} "
+            f"in cycles {self.window.first}:{self.window.stop} of {self.where}, on chip {self.chip}."
+        )
+        yield f"Look at it with: gtkwave {shlex.quote(str(self.path))}"
+
+
+def write_waveform(
+    simulation: Simulation,
+    path: str | Path,
+    layer: str,
+    *,
+    fold: int = 0,
+    group: int = 0,
+    pes: Sequence[tuple[int, int]] | None = None,
+    cycles: tuple[int | None, int | None] = (None, None),
+    limit: int | None = DEFAULT_LIMIT_BYTES,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> ChipWaveform:
+    """Write a waveform of one fold of a layer's GEMM on a chip, with fault-free values beside the faulty ones.
+
+    Args:
+        simulation: with one chip; `efat.simulate(..., run=False)` gives it. The network runs up to the layer, with the
+            first batch of images, and is on the chip afterwards.
+        path: the file (VCD); one that is there is replaced.
+        layer: the layer's qualified name, or its position in the order in which layers run, from 0.
+        fold: fold of the GEMM.
+        group: group of a grouped convolution.
+        pes: PEs (row, col) to show; None for all.
+        cycles: first cycle of the fold and one past the last; None for the fold's own.
+        limit: most bytes of the file; None for no limit.
+        progress: called with what is done, how much of it, and of how much.
+
+    Raises:
+        InputError: more than one chip, there is no such layer, group, fold, PE or cycle, or the file might be larger.
+        OSError: the file cannot be written.
+    """
+    chip = _only_chip(simulation)
+    config = simulation.config
+    chosen = check_pes(config, pes)
+    show = progress or (lambda what, done, of: None)
+    show("running the network up to the layer", 0, 1)
+    gemm = layer_gemm(simulation, layer, group)
+    show("running the network up to the layer", 1, 1)
+    window = FoldWindow.of(gemm.x, gemm.w, config, fold, *cycles)
+    where = f"fold {fold} of layer {gemm.layer}" + (f", group {group}" if group else "")
+    done = 0
+
+    def progressed(more: int) -> None:
+        nonlocal done
+        done += more
+        show("cycles", done, len(window))
+
+    written = write_gemm_vcd(
+        path,
+        gemm.x,
+        gemm.w,
+        chip.faults,
+        window,
+        bypass=gemm.bypass,
+        pes=chosen,
+        clock_mhz=simulation.clock_mhz,
+        limit=limit,
+        comment=f"chip {chip.id}, {simulation.network_name}, {where}",
+        progress=progressed,
+    )
+    return ChipWaveform(Path(path), written, chip.id, window, where, len(chosen))
+
+
+class LayerGemm(NamedTuple):
+    """A GEMM that a layer runs on a chip: integer activations [M, K] and weights [K, N], and what it bypasses."""
 
     layer: str
     group: int
@@ -37,29 +125,15 @@ class LayerGemm:
     bypass: BoolArray | None
 
 
-def only_chip(simulation: Simulation) -> Chip:
-    """The chip of a simulation that has one.
-
-    Raises:
-        InputError: it has several.
-    """
+def _only_chip(simulation: Simulation) -> Chip:
     if len(simulation.chips) != 1:
         raise InputError(f"{len(simulation.chips)} chips are chosen: a waveform shows one, choose it with --chip ID")
     return simulation.chips[0]
 
 
 def layer_gemm(simulation: Simulation, layer: str, group: int = 0) -> LayerGemm:
-    """Run the network on the chip, with the first batch of images, up to the layer, and take the operands of its GEMM.
-
-    Args:
-        simulation: with one chip. Its network is on that chip afterwards.
-        layer: the layer's qualified name, or its position in the order in which layers run, from 0.
-        group: group of a grouped convolution.
-
-    Raises:
-        InputError: more than one chip, or there is no such layer or group.
-    """
-    chip = only_chip(simulation)
+    """The operands of a layer's GEMM on the only chip of a simulation; see `write_waveform`."""
+    chip = _only_chip(simulation)
     network, accelerator = simulation.on_chip(chip)
     layers = quantized_layers(network)
     if layer not in layers and not (layer.isdecimal() and int(layer) < len(layers)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +25,7 @@ from efat.cli.options import (
 )
 from efat.cli.parameters import complete_chips, complete_deployments
 from efat.cli.printing import say, warn, warn_of_guessing
-from efat.cli.waveform import WaveformRequest, waveform_options, write_waveform
+from efat.cli.waveform import waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from efat import Simulation
@@ -121,7 +121,7 @@ def simulate(
     clock_mhz: float,
     threads: int | None,
     json_path: Path | None,
-    waveform: WaveformRequest | None,
+    waveform: dict[str, Any] | None,
 ) -> None:
     """Classify images on faulty chips, and show what the faults change.
 
@@ -166,7 +166,7 @@ def simulate(
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
         if cycle_images is not None:
             fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
-        check_output(waveform.path, inputs=[lot, *subject.inputs, *([] if manifest is None else [manifest])])
+        check_output(waveform["path"], inputs=[lot, *subject.inputs, *([] if manifest is None else [manifest])])
     from efat.cli.render import progress_bars, show, working
 
     with working("Loading, quantising and calibrating"):
@@ -198,7 +198,7 @@ def simulate(
     if waveform is not None:
         for line in simulation.about_weights():
             say(line)
-        write_waveform(waveform, simulation, clock_mhz)
+        write_waveform(simulation, waveform)
         return
     interrupted = False
     bars = {"images": simulation.steps, "on the cycle engine": simulation.cycle_steps}
