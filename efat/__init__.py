@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from efat.confidence import Accuracy
     from efat.explanation.costs import FaultCost
     from efat.explanation.explanation import Explanation, ImageExplanation, explain
+    from efat.figures.fault_map import draw_fault_map
     from efat.image_split import SplitRequest
     from efat.inference.classified import ChipReport, Comparison, EngineMismatchError, LayerReport
     from efat.inference.simulate import simulate
@@ -81,6 +82,7 @@ _MODULES = {
     "Validation": "efat.validation.validation",
     "WorkerDiedError": "efat.campaigns.workers",
     "count_cycles": "efat.network_gemms",
+    "draw_fault_map": "efat.figures.fault_map",
     "explain": "efat.explanation.explanation",
     "measure_resilience": "efat.resilience.measurement",
     "plan": "efat.planning.planner",
@@ -129,6 +131,7 @@ __all__ = [
     "Validation",
     "WorkerDiedError",
     "count_cycles",
+    "draw_fault_map",
     "explain",
     "measure_resilience",
     "plan",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from efat.display import Shown, Table
+import numpy as np
+
+from efat.display import MOST_ROWS, Shown, Table
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
-from simulator.lots.chips import Chip, ChipLot, generate_chips, provenance, write_lot
+from simulator.lots.chips import Chip, ChipLot, Progress, generate_chips, provenance, write_lot
 from simulator.lots.csv import Written, read_csv, write_csv
 from simulator.sampling import FaultModel
 
@@ -61,7 +64,7 @@ class Lot(Shown):
         *,
         count: int,
         seed: int = 0,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Lot:
         """Make a lot of chips with random faults; a file that is there is replaced.
 
@@ -113,7 +116,7 @@ class Lot(Shown):
         chips: Iterable[Chip],
         *,
         provenance: dict[str, str] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Lot:
         """Make a lot of chips that are there; a file that is there is replaced.
 
@@ -131,11 +134,12 @@ class Lot(Shown):
         write_lot(path, array, chips, provenance=provenance, progress=progress)
         return cls(path)
 
-    def write_csv(self, path: str | Path) -> Written:
+    def write_csv(self, path: str | Path, *, progress: Progress | None = None) -> Written:
         """Write the faults and bypassed PEs as a list, from which `read_csv` makes the same chips.
 
         Args:
             path: the file (CSV); one that is there is replaced.
+            progress: called with the number of chips just written.
 
         Returns:
             Numbers of faults and of bypassed PEs.
@@ -144,14 +148,20 @@ class Lot(Shown):
             InputError: the lot is damaged.
             OSError: it cannot be written.
         """
-        return write_csv(path, self)
+        return write_csv(path, self._chips(progress))
 
     def __len__(self) -> int:
         return len(self.chip_ids)
 
     def __iter__(self) -> Iterator[Chip]:
+        return self._chips()
+
+    def _chips(self, progress: Progress | None = None) -> Iterator[Chip]:
         with ChipLot(self.path) as opened:
-            yield from opened
+            for chip in opened:
+                yield chip
+                if progress is not None:
+                    progress(1)
 
     def __getitem__(self, chip_id: str) -> Chip:
         with ChipLot(self.path) as opened:
@@ -160,22 +170,47 @@ class Lot(Shown):
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def table(self) -> Table:
-        """A row for each chip."""
+    def as_dict(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """The array, where the lot comes from, and each chip's summary, for JSON; `progress` counts chips."""
+        chips = [chip.as_dict() for chip in self._chips(progress)]
+        return {"array": self.config.as_dict(), "provenance": self.provenance, "chips": chips}
+
+    def parts(self, *, progress: Progress | None = None) -> Iterator[Table | str]:
+        """A row for each chip (the first ones of a long lot), and the lot's totals; `progress` counts chips."""
         config = self.config
-        rows = []
-        for chip in self:
+        rows: list[tuple[object, ...]] = []
+        rates, bypasses, fused = [], [], []
+        for chip in self._chips(progress):
             found = chip.faults.summary()
-            rows.append(
-                (
-                    chip.id,
-                    found["faults"],
-                    found["faulty_pes"],
-                    f"{found['fault_rate']:.2%}",
-                    found["required_bypass"],
-                    chip.bypassed_by_fuses,
-                    found["unusable_columns"],
-                )
+            rates.append(found["fault_rate"])
+            bypasses.append(found["required_bypass_rate"])
+            fused.append(chip.bypassed_by_fuses)
+            if len(rows) < MOST_ROWS:
+                counts = (found["required_bypass"], chip.bypassed_by_fuses, found["unusable_columns"])
+                rate = f"{found['fault_rate']:.2%}"
+                rows.append((chip.id, found["faults"], found["faulty_pes"], rate, *counts, chip.digest()[:12]))
+        sign = "signed" if config.act_signed else "unsigned"
+        multiplier = config.multiplier if isinstance(config.multiplier, str) else config.multiplier.name
+        title = (
+            f"{len(self)} chips of {config.rows}x{config.cols} PEs: {config.weight_bits}-bit weights, {config.act_bits}"
+            f"-bit {sign} activations, {config.acc_bits}-bit sums, multiplier {multiplier}; "
+            f"{self.provenance.get('source', 'unknown source')}"
+        )
+        heads = ("faults", "faulty\nPEs", "rate", "must\nbypass", "fused\nPEs", "unusable\ncolumns", "digest")
+        more = len(self) - MOST_ROWS
+        yield Table(title, ("chip", *heads), rows, [f"... and {more:,} more: --json has them all"] if more > 0 else [])
+        if not isinstance(config.multiplier, str):
+            from simulator.gates.signs import Signs, error_note
+
+            note = error_note(config.multiplier.products, Signs(True, config.act_signed))
+            yield f"Multiplier {config.multiplier.name}: {note}."
+        if rates:
+            yield (
+                f"Faulty PEs per chip: {min(rates):.2%} to {max(rates):.2%}, mean {np.mean(rates):.2%}. "
+                f"PEs that must be bypassed: {min(bypasses):.2%} to {max(bypasses):.2%}, mean {np.mean(bypasses):.2%}."
             )
-        columns = ("chip", "faults", "faulty PEs", "rate", "must bypass", "fused PEs", "unusable columns")
-        return Table(f"{self.path}: {len(self)} chips of {config.rows}x{config.cols} PEs", columns, rows)
+        if any(fused):
+            yield (
+                f"Fused PEs, which a chip's fuses bypass: {min(fused)} to {max(fused)} per chip, "
+                f"in {np.count_nonzero(fused)} of {len(fused)} chips."
+            )

@@ -224,10 +224,10 @@ def shown_table(shown: display.Table, *, rest: str = "--json has them all") -> R
     return table
 
 
-def show(result: display.Shown) -> None:
-    """Print a result on standard output: the tables and lines that it prints anywhere."""
+def show(result: display.Shown | Iterable[display.Table | str]) -> None:
+    """Print a result, or its parts, on standard output: the tables and lines that it prints anywhere."""
     out = console()
-    for part in result.parts():
+    for part in result.parts() if isinstance(result, display.Shown) else result:
         if isinstance(part, str):
             out.print(part, style="bold" if isinstance(part, display.Verdict) else None, soft_wrap=True)
         else:

@@ -126,6 +126,15 @@ class Chip:
         """
         return digest in (self.digest(), self.faults.digest())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Its summary, for JSON."""
+        return {
+            "chip": self.id,
+            **self.faults.summary(),
+            "bypassed_by_fuses": self.bypassed_by_fuses,
+            "digest": self.digest(),
+        }
+
     def _mask(self) -> BoolArray:
         config = self.faults.config
         return np.zeros((config.rows, config.cols), np.bool_) if self.bypass is None else self.bypass

@@ -53,7 +53,7 @@ def test_a_lot_reads_its_file_when_it_is_asked(lot: efat.Lot, tmp_path: Path) ->
     again = efat.Lot.open(str(lot.path))
     assert list(again) == [lot[name] for name in lot.chip_ids]
     assert len(again) == 3
-    assert str(again).splitlines()[0] == f"{lot.path}: 3 chips of 8x8 PEs"
+    assert str(again).startswith("3 chips of 8x8 PEs: 8-bit weights")
     assert again._repr_html_().count("<tr>") == 4
     assert Path(lot) == lot.path
     written = lot.write_csv(tmp_path / "faults.csv")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from efat.cli.render import ResultsTable
+    from simulator import Chip
     from simulator.dtypes import Int64Array
-    from simulator.lots.chips import Chip, ChipLot
 
 MOST_CHIPS = 1_000_000
 
@@ -105,26 +104,26 @@ def show(lot: Path, chip_id: str | None, png: Path | None, json_path: Path | Non
             fail("--png draws one chip: name it with --chip ID")
         check_output(png, inputs=[lot])
     check_json(json_path, inputs=[lot])
-    from efat.cli.render import console, counted, progress_bar
-    from simulator.lots.chips import ChipLot
+    import efat
+    from efat.cli.render import console, progress_bar, show
 
-    with ChipLot(lot) as opened:
-        if chip_id is None:
-            if json_path is not None:
-                with progress_bar("chips", len(opened)) as progress:
-                    rows = [chip_dict(chip) for chip in counted(opened, progress)]
-                lot_dict = {"array": opened.config.as_dict(), "provenance": opened.provenance, "chips": rows}
-                write_json(json_path, lot_dict)
-            if not json_is_alone():
-                with progress_bar("chips", len(opened)) as progress:
-                    show_lot(opened, console(), progress)
-            return
-        chip = opened[chip_id]
+    opened = efat.Lot(lot)
+    if chip_id is None:
+        if json_path is not None:
+            with progress_bar("chips", len(opened)) as progress:
+                content = opened.as_dict(progress=progress)
+            write_json(json_path, content)
+        if not json_is_alone():
+            with progress_bar("chips", len(opened)) as progress:
+                parts = list(opened.parts(progress=progress))
+            show(parts)
+        return
+    chip = opened[chip_id]
     if json_path is not None:
-        write_json(json_path, chip_dict(chip))
-    show_chip(chip, console())
+        write_json(json_path, chip.as_dict())
+    _show_chip(chip, console())
     if png is not None:
-        _draw(chip, png)
+        efat.draw_fault_map(chip, png)
         say(f"Wrote {png}")
 
 
@@ -179,12 +178,12 @@ Example:
 def export(lot: Path, output: Path, force: bool) -> None:
     """Write the faults of a LOT as CSV, a line for each fault and for each PE that fuses bypass."""
     check_output(output, force=force, inputs=[lot])
-    from efat.cli.render import counted, progress_bar
-    from simulator.lots.chips import ChipLot
-    from simulator.lots.csv import write_csv
+    from efat import Lot
+    from efat.cli.render import progress_bar
 
-    with ChipLot(lot) as opened, progress_bar("chips", len(opened)) as progress:
-        written = write_csv(output, counted(opened, progress))
+    opened = Lot(lot)
+    with progress_bar("chips", len(opened)) as progress:
+        written = opened.write_csv(output, progress=progress)
     say(f"Wrote {_faults(written.faults)}{_and_bypassed(written.bypassed)} to {output}")
 
 
@@ -196,13 +195,6 @@ def _and_bypassed(pes: int) -> str:
     return f" and {pes} {'PE' if pes == 1 else 'PEs'} bypassed by fuses" if pes else ""
 
 
-def _draw(chip: Chip, png: Path) -> None:
-    from efat.figures.fault_map import draw_fault_map
-
-    draw_fault_map(chip, png)
-
-
-MOST_CHIPS_SHOWN = 40
 MOST_FAULTS_LISTED = 24
 WIDEST_MAP = 64
 TALLEST_MAP = 32
@@ -219,70 +211,7 @@ _SITES = {
 """Letter and colour of each site in a map."""
 
 
-def chip_dict(chip: Chip) -> dict[str, Any]:
-    """A chip's summary, as JSON takes it."""
-    return {
-        "chip": chip.id,
-        **chip.faults.summary(),
-        "bypassed_by_fuses": chip.bypassed_by_fuses,
-        "digest": chip.digest(),
-    }
-
-
-def show_lot(lot: ChipLot, console: Console, progress: Callable[[int], None]) -> None:
-    """Print a row for each chip (the first ones of a long lot), and the lot's totals; `progress` counts chips."""
-    import numpy as np
-
-    from efat.cli.render import counted, results_table
-    from simulator.gates.signs import Signs, error_note
-
-    config = lot.config
-    sign = "signed" if config.act_signed else "unsigned"
-    source = lot.provenance.get("source", "unknown source")
-    table = results_table(
-        f"{len(lot)} chips of {config.rows}x{config.cols} PEs: {config.weight_bits}-bit weights, "
-        f"{config.act_bits}-bit {sign} activations, {config.acc_bits}-bit sums, "
-        f"multiplier {config.multiplier if isinstance(config.multiplier, str) else config.multiplier.name}; {source}",
-        left=["chip"],
-        right=["faults", "faulty\nPEs", "rate", "must\nbypass", "fused\nPEs", "unusable\ncolumns", "digest"],
-    )
-    rates, bypasses, fused = [], [], []
-    for position, chip in enumerate(counted(lot, progress)):
-        summary = chip.faults.summary()
-        rates.append(summary["fault_rate"])
-        bypasses.append(summary["required_bypass_rate"])
-        fused.append(chip.bypassed_by_fuses)
-        if position < MOST_CHIPS_SHOWN:
-            table.add_row(
-                chip.id,
-                str(summary["faults"]),
-                str(summary["faulty_pes"]),
-                f"{summary['fault_rate']:.2%}",
-                str(summary["required_bypass"]),
-                str(chip.bypassed_by_fuses),
-                str(summary["unusable_columns"]),
-                chip.digest()[:12],
-            )
-    if len(lot) > MOST_CHIPS_SHOWN:
-        table.add_note(f"... and {len(lot) - MOST_CHIPS_SHOWN:,} more: --json has them all")
-    console.print(table)
-    multiplier = config.multiplier
-    if not isinstance(multiplier, str):
-        note = error_note(multiplier.products, Signs(True, config.act_signed))
-        console.print(f"Multiplier {printable(multiplier.name)}: {note}.")
-    if rates:
-        console.print(
-            f"Faulty PEs per chip: {min(rates):.2%} to {max(rates):.2%}, mean {np.mean(rates):.2%}. "
-            f"PEs that must be bypassed: {min(bypasses):.2%} to {max(bypasses):.2%}, mean {np.mean(bypasses):.2%}."
-        )
-    if any(fused):
-        console.print(
-            f"Fused PEs, which a chip's fuses bypass: {min(fused)} to {max(fused)} per chip, "
-            f"in {np.count_nonzero(fused)} of {len(fused)} chips."
-        )
-
-
-def show_chip(chip: Chip, console: Console) -> None:
+def _show_chip(chip: Chip, console: Console) -> None:
     """Print a chip's fault map, a legend, and its faults if they are few."""
     from rich.text import Text
 
@@ -342,11 +271,8 @@ def _map_lines(chip: Chip) -> list[Text]:
     width = 2 if config.cols * 2 <= WIDEST_MAP else 1
     scale = f", a character for {down}x{across} PEs" if down * across > 1 else ""
     lines = [Text(f"  columns 0 to {config.cols - 1}{scale}", style="dim")]
-    edge = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (shape[1] * width)
-    side = "\N{BOX DRAWINGS LIGHT VERTICAL}"
-    top = f"\N{BOX DRAWINGS LIGHT DOWN AND RIGHT}{edge}\N{BOX DRAWINGS LIGHT DOWN AND LEFT}"
-    bottom = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{edge}\N{BOX DRAWINGS LIGHT UP AND LEFT}"
-    lines.append(Text(f"  {top}", style="dim"))
+    edge, side = "─" * (shape[1] * width), "│"
+    lines.append(Text(f"  ┌{edge}┐", style="dim"))
     for row in range(shape[0]):
         line = Text("  ")
         line.append(side, style="dim")
@@ -363,7 +289,7 @@ def _map_lines(chip: Chip) -> list[Text]:
                 line.append(("\N{MIDDLE DOT}" if required[row, col] else " ").ljust(width), style="dim")
         line.append(f"{side} row {row * down}" if row % 4 == 0 else side, style="dim")
         lines.append(line)
-    lines.append(Text(f"  {bottom}", style="dim"))
+    lines.append(Text(f"  └{edge}┘", style="dim"))
     if unusable:
         below = Text("   ")
         for col in range(shape[1]):
