@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 
@@ -19,6 +21,12 @@ def done(*arguments: str) -> Result:
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def written(*arguments: str) -> tuple[dict[str, Any], str]:
+    """What a command that must succeed writes as JSON, and what it shows."""
+    shown = done(*arguments, "--json", "written.json").output
+    return json.loads(Path("written.json").read_text()), shown
 
 
 def refused(*arguments: str) -> str:

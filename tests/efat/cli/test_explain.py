@@ -19,7 +19,7 @@ from efat.explanation.fault_subsets import FaultSubsets
 from efat.inference.classified import ChangedPrediction, Comparison
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from tests.support.command import done, refused, run
+from tests.support.command import refused, run, written
 from tests.support.deployed_lots import write_deployed_lot
 
 CONFIG = ArrayConfig(16, 12)
@@ -51,8 +51,8 @@ def lot(folder: Path) -> Path:
 
 def explained(*arguments: str) -> tuple[dict[str, Any], str]:
     """What was written as JSON, and what was shown, in one line."""
-    shown = done(*arguments, "--json", "why.json").output
-    return json.loads(Path("why.json").read_text()), " ".join(shown.split())
+    found, shown = written(*arguments)
+    return found, " ".join(shown.split())
 
 
 def test_numbers_are_those_of_plain_simulations(lot: Path) -> None:
@@ -66,8 +66,7 @@ def test_numbers_are_those_of_plain_simulations(lot: Path) -> None:
         ]
     write_lot(Path("plain.h5"), CONFIG, chips)
     plain = ["--network", "digits-cnn", "--lot", "plain.h5", "--images", str(IMAGES), "--engine", "emulation"]
-    done("simulate", *plain, "--json", "plain.json")
-    simulated = json.loads(Path("plain.json").read_text())
+    simulated, _ = written("simulate", *plain)
     correct = {chip["chip"]: chip["correct"] for chip in simulated["chips"]}
     assert found["complete"] is True
     assert found["fault_free"]["correct"] == simulated["fault_free"]["correct"]
@@ -89,7 +88,7 @@ def test_numbers_are_those_of_plain_simulations(lot: Path) -> None:
     assert gain > 10
     assert f"{fault_name(DECISIVE)} costs most: without it {gain} more of {IMAGES} images would be right." in shown
     first = found["on_chip"]["changed"][0]["image"]
-    assert f"To see how: efat {shlex.join(EXPLAIN)} bad --json why.json --image {first}" in shown
+    assert f"To see how: efat {shlex.join(EXPLAIN)} bad --json written.json --image {first}" in shown
 
 
 @pytest.mark.parametrize(
@@ -254,9 +253,8 @@ def test_bypassed_pes_are_ranked_by_what_their_bypass_costs(lot: Path) -> None:
         fused[row, col] = False
         chips.append(Chip(f"PE {row},{col}", faults, fused))
     write_lot(Path("some.h5"), CONFIG, chips)
-    plain = ["--network", "digits-cnn", "--lot", "some.h5", "--images", str(IMAGES), "--json", "plain.json"]
-    done("simulate", *plain)
-    correct = {chip["chip"]: chip["correct"] for chip in json.loads(Path("plain.json").read_text())["chips"]}
+    plain, _ = written("simulate", "--network", "digits-cnn", "--lot", "some.h5", "--images", str(IMAGES))
+    correct = {chip["chip"]: chip["correct"] for chip in plain["chips"]}
     asked = ["explain", "--network", "digits-cnn", "--lot", "some.h5", "--chip", "all", "--images", str(IMAGES)]
     found, shown = explained(*asked, "--bypass")
     pes = found["bypass"]["pes"]
@@ -285,9 +283,7 @@ def test_what_is_bypassed_by_fuses_stays_so(lot: Path) -> None:
     fused[DECISIVE.row, DECISIVE.col] = True
     write_lot(Path("fused.h5"), CONFIG, [Chip("fused", faults, fused)])
     found, shown = explained("explain", *NAMED[:2], "--lot", "fused.h5", "--chip", "fused", "--images", str(IMAGES))
-    plainly = ["--engine", "emulation", "--images", str(IMAGES), "--json", "plain.json"]
-    done("simulate", *NAMED[:2], "--lot", "fused.h5", *plainly)
-    (plain,) = json.loads(Path("plain.json").read_text())["chips"]
+    (plain,) = written("simulate", *NAMED[:2], "--lot", "fused.h5", "--images", str(IMAGES))[0]["chips"]
     assert found["on_chip"]["correct"] == plain["correct"]
     assert [fault["hidden"] for fault in found["faults"]] == [None, None, None, "bypassed"]
     assert "4 faults, 1 of them hidden by the bypass of 1 PE." in shown

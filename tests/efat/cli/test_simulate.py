@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from efat import simulate
-from efat.cli import main
 from efat.inference import classified as inference
 from efat.inference import simulation
 from efat.retraining.chip import ChipRetraining
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import refused, run
+from tests.support.command import done, refused, run, written
 from training.data.networks import LeNet5
 from training.data.workloads import WORKLOADS, load_workload
 from training.layers import accelerator
@@ -46,19 +44,23 @@ def lot(folder: Path) -> Path:
     return folder / "lot.h5"
 
 
+@pytest.fixture(autouse=True)
+def own_modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of the current folder can be imported."""
+    monkeypatch.syspath_prepend(str(folder))
+
+
 def test_both_engines_give_the_same_report(lot: Path) -> None:
     reports = []
     for engine in ("cycle", "emulation"):
-        result = run(*SIMULATE, "--engine", engine, "--json", "result.json")
-        assert result.exit_code == 0, result.output
-        written = json.loads(Path("result.json").read_text())
-        assert written.pop("engine") == engine
-        assert written.pop("cycle_images") == (8 if engine == "emulation" else 0)
-        reports.append(written)
+        found, shown = written(*SIMULATE, "--engine", engine)
+        assert found.pop("engine") == engine
+        assert found.pop("cycle_images") == (8 if engine == "emulation" else 0)
+        reports.append(found)
         said = (
             "the same outputs on the first 8 images of each chip." if engine == "emulation" else "on the cycle engine,"
         )
-        assert said in result.output
+        assert said in shown
     assert reports[0] == reports[1]
 
 
@@ -71,16 +73,16 @@ def test_the_cycle_engine_runs_as_many_images_as_asked_for(lot: Path, monkeypatc
         return original(chip, x, w)
 
     monkeypatch.setattr(accelerator, "_cycle_gemm", counted)
-    some = [*SIMULATE[:-1], "6", "--chip", "mild", "--json", "result.json"]
+    some = [*SIMULATE[:-1], "6", "--chip", "mild"]
     for asked, expected, said in (
         ([], 6, "the same outputs on all images of the chip."),
         (["--cycle-images", "1"], 1, "the same outputs on the first image of the chip."),
         (["--cycle-images", "0"], 0, "nothing was compared with the cycle engine."),
     ):
         stepped.clear()
-        result = run(*some, *asked)
-        assert said in result.output
-        assert json.loads(Path("result.json").read_text())["cycle_images"] == expected
+        found, shown = written(*some, *asked)
+        assert said in shown
+        assert found["cycle_images"] == expected
         # The last layer has a row for each image.
         assert stepped[-1:] == ([expected] if expected else [])
     message = refused(*some, "--engine", "cycle", "--cycle-images", "2")
@@ -111,19 +113,17 @@ def test_engines_that_disagree_end_the_run(lot: Path, monkeypatch: pytest.Monkey
 
 
 def test_numbers_are_those_of_the_engine(lot: Path) -> None:
-    result = run(*SIMULATE, "--json", "result.json", "--batch", "16")
-    assert result.exit_code == 0, result.output
-    written = json.loads(Path("result.json").read_text())
-    assert [chip["chip"] for chip in written["chips"]] == ["good", "ruined", "mild"]
-    assert written["complete"] is True
+    found, _ = written(*SIMULATE, "--batch", "16")
+    assert [chip["chip"] for chip in found["chips"]] == ["good", "ruined", "mild"]
+    assert found["complete"] is True
 
     workload = load_workload("digits-cnn")
     images, labels = workload.test.images[:40], workload.test.labels[:40]
     network = convert(workload.network, CONFIG, workload.calibration)
     fault_free = inference.classify(network, images, 40)
-    assert written["fault_free"]["correct"] == int((fault_free == labels).sum())
-    assert written["float"]["correct"] == int((workload.network(images).argmax(1) == labels).sum())
-    ruined = written["chips"][1]
+    assert found["fault_free"]["correct"] == int((fault_free == labels).sum())
+    assert found["float"]["correct"] == int((workload.network(images).argmax(1) == labels).sum())
+    ruined = found["chips"][1]
     chip = Accelerator(CONFIG, sample_faults(CONFIG, FaultModel(0.1), seed=1))
     report = inference.run_chip(network, chip, images, labels, fault_free, 40)
     assert ruined["correct"] == report.accuracy.correct
@@ -132,30 +132,28 @@ def test_numbers_are_those_of_the_engine(lot: Path) -> None:
         assert layer["name"] == expected.name
         assert layer["outputs_changed"] == expected.outputs_changed
         assert layer["largest_change"] == expected.largest_change
-    assert written["chips"][0]["changed_predictions"] == 0
+    assert found["chips"][0]["changed_predictions"] == 0
 
 
 def test_table_and_json_show_the_same_numbers(lot: Path) -> None:
-    result = run(*SIMULATE, "--json", "result.json", "--clock-mhz", "500")
-    written = json.loads(Path("result.json").read_text())
-    for chip in written["chips"]:
-        row = next(line for line in result.output.splitlines() if line.strip().startswith(chip["chip"]))
+    found, shown = written(*SIMULATE, "--clock-mhz", "500")
+    for chip in found["chips"]:
+        row = next(line for line in shown.splitlines() if line.strip().startswith(chip["chip"]))
         assert f"{chip['accuracy']:.1%}" in row
         assert f"{chip['accuracy_95_low']:.1%} .. {chip['accuracy_95_high']:.1%}" in row
         assert f"{chip['changed_predictions']} (" in row
-    for position, layer in enumerate(written["chips"][0]["layers"]):
-        row = next(line for line in result.output.splitlines() if line.strip().startswith(layer["name"]))
-        changed = sum(chip["layers"][position]["outputs_changed"] for chip in written["chips"])
+    for position, layer in enumerate(found["chips"][0]["layers"]):
+        row = next(line for line in shown.splitlines() if line.strip().startswith(layer["name"]))
+        changed = sum(chip["layers"][position]["outputs_changed"] for chip in found["chips"])
         assert f"{layer['m']} x {layer['k']} x {layer['n']}" in row
         assert f"{changed / (3 * layer['outputs']):.2%}" in row
         assert f"{layer['serial_cycles']:,}" in row
-    cycles = written["chips"][0]["serial_cycles"]
-    assert f"{cycles:,} cycles serial ({cycles / 500 / 40:.3g} us per image)" in result.output
+    cycles = found["chips"][0]["serial_cycles"]
+    assert f"{cycles:,} cycles serial ({cycles / 500 / 40:.3g} us per image)" in shown
 
 
 def test_cycles_are_those_of_the_timing_model(lot: Path) -> None:
-    run(*SIMULATE, "--chip", "good", "--json", "result.json", "--batch", "40")
-    (chip,) = json.loads(Path("result.json").read_text())["chips"]
+    (chip,) = written(*SIMULATE, "--chip", "good", "--batch", "40")[0]["chips"]
     assert chip["serial_cycles"] == sum(
         gemm_timing(CONFIG, layer["m"], layer["k"], layer["n"]).serial for layer in chip["layers"]
     )
@@ -165,10 +163,9 @@ def test_cycles_are_those_of_the_timing_model(lot: Path) -> None:
 
 
 def test_bypass_and_chip_selection(lot: Path) -> None:
-    result = run(*SIMULATE, "--chip", "mild", "--chip", "good", "--bypass", "--json", "result.json")
-    chips = json.loads(Path("result.json").read_text())["chips"]
-    assert [(chip["chip"], chip["bypassed_pes"]) for chip in chips] == [("mild", 1), ("good", 0)]
-    assert "1 chip has broken column accumulators, which no bypass hides" in result.output
+    found, shown = written(*SIMULATE, "--chip", "mild", "--chip", "good", "--bypass")
+    assert [(chip["chip"], chip["bypassed_pes"]) for chip in found["chips"]] == [("mild", 1), ("good", 0)]
+    assert "1 chip has broken column accumulators, which no bypass hides" in shown
 
 
 def test_what_a_chips_fuses_bypass_is_bypassed(folder: Path) -> None:
@@ -178,9 +175,7 @@ def test_what_a_chips_fuses_bypass_is_bypassed(folder: Path) -> None:
     more = fused.copy()
     more[0, 0] = True
     write_lot("lot.h5", CONFIG, [Chip("bare", faults), Chip("fused", faults, fused), Chip("more", faults, more)])
-    run(*SIMULATE, "--json", "plain.json")
-    run(*SIMULATE, "--json", "bypassed.json", "--bypass")
-    plain, bypassed = (json.loads(Path(name).read_text())["chips"] for name in ("plain.json", "bypassed.json"))
+    plain, bypassed = (written(*SIMULATE, *more)[0]["chips"] for more in ([], ["--bypass"]))
     assert [chip["bypassed_pes"] for chip in plain] == [0, 1, 2]
     assert [chip["bypassed_pes"] for chip in bypassed] == [1, 1, 2]
     assert plain[1]["layers"] == bypassed[0]["layers"] == bypassed[1]["layers"] != plain[0]["layers"]
@@ -226,15 +221,11 @@ def test_mitigations_do_what_retrain_chip_does_without_retraining(
         "import torch\nfrom torch import nn\n\ndef network():\n    torch.manual_seed(0)\n"
         "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
     arguments = ["--network", "my_norms:network", "--data", "digits", "--lot", "lot.h5", "--images", "60"]
     arguments += ["--mitigation", mitigation]
-    assert run("simulate", *arguments, "--json", "result.json").exit_code == 0
-    written = json.loads(Path("result.json").read_text())
-    plain = run("simulate", *arguments[:-2], "--json", "plain.json")
-    assert plain.exit_code == 0
-    assert written["fault_free"] == json.loads(Path("plain.json").read_text())["fault_free"]
-    for chip in written["chips"][1:]:
+    found, plain = (written("simulate", *some)[0] for some in (arguments, arguments[:-2]))
+    assert found["fault_free"] == plain["fault_free"]
+    for chip in found["chips"][1:]:
         alone = ChipRetraining(
             network="my_norms:network",
             lot=lot,
@@ -274,8 +265,8 @@ def test_mitigations_that_mean_nothing_are_refused(lot: Path) -> None:
 
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 def test_calibration_methods(lot: Path, method: str) -> None:
-    assert run(*SIMULATE, "--chip", "good", "--calibration", method, "--json", "result.json").exit_code == 0
-    assert json.loads(Path("result.json").read_text())["fault_free"]["accuracy"] >= 0.95
+    found, _ = written(*SIMULATE, "--chip", "good", "--calibration", method)
+    assert found["fault_free"]["accuracy"] >= 0.95
 
 
 def test_own_weights_data_and_network(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,21 +275,12 @@ def test_own_weights_data_and_network(lot: Path, monkeypatch: pytest.MonkeyPatch
     np.savez("images.npz", images=images, labels=random.integers(0, 10, 24))
     torch.manual_seed(0)
     save_file(LeNet5().state_dict(), "lenet5.safetensors")
-    named = run(
-        *["simulate", "--network", "lenet5", "--weights", "lenet5.safetensors", "--data", "images.npz"],
-        *["--lot", "lot.h5", "--chip", "ruined", "--json", "named.json"],
-    )
-    assert named.exit_code == 0, named.output
     Path("my_networks.py").write_text(
         "from training.data.networks import LeNet5\n\ndef lenet():\n    return LeNet5()\n"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
-    own = run(
-        *["simulate", "--network", "my_networks:lenet", "--weights", "lenet5.safetensors", "--data", "images.npz"],
-        *["--lot", "lot.h5", "--chip", "ruined", "--json", "own.json"],
-    )
-    assert own.exit_code == 0, own.output
-    assert json.loads(Path("own.json").read_text())["chips"] == json.loads(Path("named.json").read_text())["chips"]
+    arguments = ["--weights", "lenet5.safetensors", "--data", "images.npz", "--lot", "lot.h5", "--chip", "ruined"]
+    named, own = (written("simulate", "--network", name, *arguments)[0] for name in ("lenet5", "my_networks:lenet"))
+    assert own["chips"] == named["chips"]
 
 
 def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +288,6 @@ def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.Monkey
         "import torch\nfrom training.data.networks import DigitsCnn\n\ndef untrained():\n"
         "    torch.manual_seed(0)\n    return DigitsCnn(1, 8, 10)"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
     own = ["--network", "my_random:untrained", "--data", "digits"]
     of_weights = (
         "Warning: no --weights: my_random:untrained has the weights that the function returns, which are random"
@@ -320,23 +301,9 @@ def test_networks_that_guess_are_warned_of(lot: Path, monkeypatch: pytest.Monkey
         ["explain", *own, *chip],
         ["retrain-chip", *own, *chip, "--mitigation", "fap", "-o", "chip"],
         ["resilience", *own, "--tune-images", "40", *levels, "--workers", "0", "-o", "resilience"],
-        [
-            "propagate",
-            *own,
-            *images,
-            "--lot",
-            "lot.h5",
-            "--samples",
-            "2",
-            "--no-stratify",
-            "--workers",
-            "0",
-            "-o",
-            "faults",
-        ],
+        ["propagate", *own, *images, *chip[:2], "--samples", "2", "--no-stratify", "--workers", "0", "-o", "faults"],
     ):
-        result = run(*command)
-        assert result.exit_code == 0, result.output
+        result = done(*command)
         assert of_weights in result.stderr
         # Said once, of the float network where there is one.
         assert result.stderr.count(guessing) == 1
@@ -352,14 +319,13 @@ def test_what_stays_in_float_is_said(lot: Path, monkeypatch: pytest.MonkeyPatch)
         "        self.weight = nn.Parameter(torch.eye(20, 10))\n\n"
         "    def forward(self, x):\n        return self.first(x.flatten(1)) @ self.weight\n"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
-    arguments = ["--lot", "lot.h5", "--chip", "good", "--images", "2", "--json", "result.json"]
-    result = run("simulate", "--network", "my_float:Own", "--data", "digits", *arguments)
+    arguments = ["--lot", "lot.h5", "--chip", "good", "--images", "2"]
+    found, shown = written("simulate", "--network", "my_float:Own", "--data", "digits", *arguments)
     assert (
         "86.5% of the multiply-accumulates run on the array; 200 per image stay in float: "
         "the forward of the network (200)."
-    ) in result.output
-    assert json.loads(Path("result.json").read_text())["on_array"] == {
+    ) in shown
+    assert found["on_array"] == {
         "multiply_accumulates": 1280,
         "share": 1280 / 1480,
         "in_float": [{"module": "", "multiply_accumulates": 200}],
@@ -372,17 +338,14 @@ def test_own_networks_have_their_images_normalised(lot: Path, monkeypatch: pytes
         "import torch\nfrom training.data.networks import DigitsCnn\n\ndef network():\n"
         "    torch.manual_seed(3)\n    return DigitsCnn(1, 8, 10)\n"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
     own = ["simulate", "--network", "my_normed:network", "--data", "digits", *SIMULATE[3:], "--chip", "ruined"]
-    asked = [*own, "--json", "result.json", "--normalize", "0.3:0.2"]
-    assert run(*asked).exit_code == 0
-    written = json.loads(Path("result.json").read_text())
-    assert written["normalization"] == "0.3:0.2"
+    found, _ = written(*own, "--normalize", "0.3:0.2")
+    assert found["normalization"] == "0.3:0.2"
     workload = load_workload("my_normed:network", data="digits")
     images, labels = (workload.test.images[:40] - 0.3) / 0.2, workload.test.labels[:40]
     network = convert(workload.network, CONFIG, [(batch - 0.3) / 0.2 for batch in workload.calibration])
-    assert written["float"]["correct"] == int((workload.network.eval()(images).argmax(1) == labels).sum())
-    assert written["fault_free"]["correct"] == int((inference.classify(network, images, 40) == labels).sum())
+    assert found["float"]["correct"] == int((workload.network.eval()(images).argmax(1) == labels).sum())
+    assert found["fault_free"]["correct"] == int((inference.classify(network, images, 40) == labels).sum())
     assert "normalisation '0.3': expected means and deviations" in refused(*own, "--normalize", "0.3")
     assert "has images of floats, which are taken as normalised already" in refused(
         *[*own[:4], floats(), *own[5:], "--normalize", "0.3:0.2"]
@@ -467,10 +430,3 @@ def test_interrupt_before_the_first_chip(lot: Path, monkeypatch: pytest.MonkeyPa
     result = run(*SIMULATE)
     assert result.exit_code == 130
     assert "Stopped early: 3 of 3 chips" in result.output
-
-
-def test_module_runs_as_a_program(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["efat", "--version"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0

@@ -25,7 +25,7 @@ from efat.retraining.manifest import Manifest, ManifestChip, read_chip_deploymen
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from tests.support.command import refused, run
+from tests.support.command import refused, run, written
 from tests.support.deployed_lots import CONFIG, write_deployed_lot
 from tests.support.vcd_file import read_vcd
 from training.data.workloads import load_workload
@@ -55,13 +55,6 @@ def lot(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest
     return Manifest.load(Path("out/manifest.json"))
 
 
-def simulated(*arguments: str) -> tuple[dict[str, Any], str]:
-    """What a simulation wrote as JSON, and what it showed."""
-    result = run(*arguments, "--json", "result.json")
-    assert result.exit_code == 0, result.output
-    return json.loads(Path("result.json").read_text()), result.output
-
-
 def alone(manifest: Manifest, chip: ManifestChip, engine: str) -> dict[str, Any]:
     """What `efat simulate --weights` gives for a chip: its group's weights and how they sit on it, in one file."""
     weights, _ = read_group_weights(Path("out"), manifest.group_named[chip.group])
@@ -71,23 +64,23 @@ def alone(manifest: Manifest, chip: ManifestChip, engine: str) -> dict[str, Any]
     test = load_workload("digits-cnn").test
     pixels = np.rint(test.images[-IMAGES:].numpy() * 255).astype(np.uint8)
     np.savez("judging.npz", images=pixels, labels=test.labels[-IMAGES:])
-    written, _ = simulated("simulate", *arguments, "--lot", "lot.h5", "--data", "judging.npz")
-    return written
+    report, _ = written("simulate", *arguments, "--lot", "lot.h5", "--data", "judging.npz")
+    return report
 
 
 def test_each_chip_does_as_with_its_own_weights_alone(lot: Manifest) -> None:
     reports = {}
     for engine in ("emulation", "cycle"):
-        written, _ = simulated(*SIMULATE, "--engine", engine)
-        assert written.pop("engine") == engine
-        assert written.pop("cycle_images") == (8 if engine == "emulation" else 0)
-        reports[engine] = written
+        report, _ = written(*SIMULATE, "--engine", engine)
+        assert report.pop("engine") == engine
+        assert report.pop("cycle_images") == (8 if engine == "emulation" else 0)
+        reports[engine] = report
     assert reports["emulation"] == reports["cycle"]
-    written = reports["cycle"]
+    report = reports["cycle"]
     # Groups one after the other, chips of a group as they are in the lot.
-    assert [chip["chip"] for chip in written["chips"]] == ["chip 0", "chip 3", "chip 1", "chip 2"]
-    fault_free = {group["group"]: group["fault_free"] for group in written["groups"]}
-    for chip in written["chips"]:
+    assert [chip["chip"] for chip in report["chips"]] == ["chip 0", "chip 3", "chip 1", "chip 2"]
+    fault_free = {group["group"]: group["fault_free"] for group in report["groups"]}
+    for chip in report["chips"]:
         found = lot.chip_named[chip["chip"]]
         assert chip.pop("group") == found.group
         assert chip.pop("correct_at_retraining") == chip["correct"] == found.correct
@@ -111,11 +104,11 @@ def test_it_shows_what_it_writes(lot: Manifest, above: int) -> None:
     least = constraint.required_to_end(lot.tuning.images, lot.tuning.fault_free_correct)
     changes = {"tuning": records.replace(lot.tuning, required=least), "constraint": constraint}
     records.replace(lot, required=required, chips=chips, **changes).save(Path("out/manifest.json"))
-    written, shown = simulated(*QUICK)
+    report, shown = written(*QUICK)
     assert "Weights of out/manifest.json: 4 chips in 3 groups, planned by efat." in shown
-    assert f"digits-cnn on {written['data']}, {IMAGES} images; 16x12 array, emulation engine" in shown
-    fault_free = {group["group"]: group["fault_free"]["accuracy"] for group in written["groups"]}
-    for chip in written["chips"]:
+    assert f"digits-cnn on {report['data']}, {IMAGES} images; 16x12 array, emulation engine" in shown
+    fault_free = {group["group"]: group["fault_free"]["accuracy"] for group in report["groups"]}
+    for chip in report["chips"]:
         row = next(line for line in shown.splitlines() if line.strip().startswith(chip["chip"]))
         percents = [word for word in row.split() if word.endswith("%")]
         expected = [
@@ -130,20 +123,20 @@ def test_it_shows_what_it_writes(lot: Manifest, above: int) -> None:
         assert chip["group"] in row
         assert f"{chip['bypassed_pes']} " in row
     passing = sum(chip.correct >= required for chip in lot.chips)
-    assert sum(chip["passes"] for chip in written["chips"]) == passing
+    assert sum(chip["passes"] for chip in report["chips"]) == passing
     assert (
         f"{passing} of 4 chips classify as many images correctly as required: {required} of {IMAGES} unseen images."
         in shown
     )
     assert shown.splitlines()[-1] == "All as measured at the retraining."
-    assert written["manifest"] == {
+    assert report["manifest"] == {
         "path": "out/manifest.json",
         "strategy": "efat",
         "images": IMAGES,
         "required": required,
         "same_images": True,
     }
-    assert (written["float"], written["fault_free"]) == (None, None)
+    assert (report["float"], report["fault_free"]) == (None, None)
 
 
 def test_chips_that_do_otherwise_than_at_the_retraining_are_named(lot: Manifest) -> None:
@@ -154,9 +147,9 @@ def test_chips_that_do_otherwise_than_at_the_retraining_are_named(lot: Manifest)
             chips[number], correct=other, at_least=at_least(other, IMAGES), passes=other >= lot.required
         )
     records.replace(lot, chips=tuple(chips)).save(Path("out/manifest.json"))
-    written, shown = simulated(*QUICK)
+    report, shown = written(*QUICK)
     assert shown.splitlines()[-1] == "Not as at the retraining: chip 3, chip 1."
-    measured = {chip["chip"]: chip["correct"] - chip["correct_at_retraining"] for chip in written["chips"]}
+    measured = {chip["chip"]: chip["correct"] - chip["correct_at_retraining"] for chip in report["chips"]}
     assert [bool(measured[chip.id]) for chip in lot.chips] == [False, True, False, True]
 
 
@@ -166,14 +159,14 @@ def test_some_chips_and_other_images(lot: Manifest) -> None:
     pixels = np.rint(workload.test.images[IMAGES : 2 * IMAGES].numpy() * 255).astype(np.uint8)
     np.savez("images.npz", images=pixels, labels=workload.test.labels[IMAGES : 2 * IMAGES])
     for others in (["--images", "12"], ["--data", "images.npz"]):
-        written, shown = simulated(*QUICK, "--chip", "chip 2", "--chip", "chip 0", *others)
-        assert [chip["chip"] for chip in written["chips"]] == ["chip 0", "chip 2"]
-        assert [chip["passes"] for chip in written["chips"]] == [None, None]
-        assert written["manifest"]["same_images"] is False
-        assert [group["group"] for group in written["groups"]] == ["group-0000", AS_IS]
+        report, shown = written(*QUICK, "--chip", "chip 2", "--chip", "chip 0", *others)
+        assert [chip["chip"] for chip in report["chips"]] == ["chip 0", "chip 2"]
+        assert [chip["passes"] for chip in report["chips"]] == [None, None]
+        assert report["manifest"]["same_images"] is False
+        assert [group["group"] for group in report["groups"]] == ["group-0000", AS_IS]
         assert "passes" not in shown
         assert f"Other images than the {IMAGES} that verified the lot" in shown.splitlines()[-1]
-    assert written["images"] == IMAGES
+    assert report["images"] == IMAGES
 
 
 def test_a_waveform_shows_what_runs_on_the_chip(lot: Manifest) -> None:
@@ -216,8 +209,8 @@ def test_interrupt_keeps_the_chips_that_are_done(lot: Manifest, monkeypatch: pyt
     result = run(*QUICK, "--json", "result.json")
     assert result.exit_code == 130
     assert "Stopped early: 1 of 4 chips were not simulated." in result.output
-    written = json.loads(Path("result.json").read_text())
-    assert (written["complete"], len(written["chips"])) == (False, 3)
+    report = json.loads(Path("result.json").read_text())
+    assert (report["complete"], len(report["chips"])) == (False, 3)
     assert "of 3 chips classify as many images correctly as required" in result.output
 
 
@@ -257,8 +250,8 @@ def test_a_network_of_ones_own_is_named_by_the_user(lot: Manifest, monkeypatch: 
     message = refused(*QUICK, "--chip", "chip 1")
     assert "if it is your own, say so with --network my_own:network, as it is code that will run" in message
     assert not Path("ran").exists()
-    written, _ = simulated(*QUICK, "--chip", "chip 1", "--network", "my_own:network")
-    assert written["chips"][0]["correct"] == lot.chip_named["chip 1"].correct
+    report, _ = written(*QUICK, "--chip", "chip 1", "--network", "my_own:network")
+    assert report["chips"][0]["correct"] == lot.chip_named["chip 1"].correct
 
 
 def test_another_lot_is_refused(lot: Manifest) -> None:
@@ -270,7 +263,7 @@ def test_another_lot_is_refused(lot: Manifest) -> None:
     assert "chip chip 1 of other.h5 has other faults or bypassed PEs than the one that out/manifest.json" in refused(
         *base
     )
-    assert simulated(*base, "--chip", "chip 2", "--images", "2")[0]["complete"]
+    assert written(*base, "--chip", "chip 2", "--images", "2")[0]["complete"]
     write_lot("other.h5", CONFIG, [*chips, Chip("new", chips[0].faults)])
     assert "chip new of other.h5 is not in out/manifest.json" in refused(*base)
     write_lot("other.h5", CONFIG, chips[:-1])
@@ -325,7 +318,3 @@ def test_files_that_do_not_fit_are_refused_before_anything_runs(lot: Manifest) -
     ):
         path.write_text(json.dumps({**lot.as_dict(), "setup": {**lot.setup.as_dict(), **change}}))
         assert f"out/manifest.json: {message}" in refused(*QUICK)
-
-
-def test_help_has_an_example(folder: Path) -> None:
-    assert "efat simulate --manifest out/manifest.json --lot lot.h5" in run("simulate", "--help").output

@@ -9,35 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import efat
 import simulator.engine.gemm
 import training.emulation.program
 from efat import NetworkValidation
 from efat.validation.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
+from simulator import ArrayConfig, FaultModel
 from simulator.rtl import unavailable
-from tests.support.command import refused, run
+from tests.support.command import done, refused, run, written
 from training.emulation.program import _chip_faults, _stuck
 
 
 def test_agreement_is_shown_and_written(folder: Path) -> None:
-    result = run(
-        "validate", "--cases", "40", "--seed", "5", "--array", "4x3", "--sites", "psum,weight-load", "--json", "r.json"
-    )
-    assert result.exit_code == 0, result.output
-    assert "seed 5" in result.output
-    assert "40 cases" in result.output
-    assert "no mismatch" in result.output
-    written = json.loads(Path("r.json").read_text())
-    assert written["cases"] == 40
-    assert written["array"] == [4, 3]
-    assert set(written["by_site"]) <= {"PSUM", "WEIGHT_LOAD", "none"}
-    assert sum(count["mismatches"] for count in written["by_site"].values()) == 0
-    assert written["outputs"] > 0
+    found, shown = written("validate", "--cases", "40", "--seed", "5", "--array", "4x3", "--sites", "psum,weight-load")
+    for text in ("seed 5", "40 cases", "no mismatch"):
+        assert text in shown
+    assert found["cases"] == 40
+    assert found["array"] == [4, 3]
+    assert set(found["by_site"]) <= {"PSUM", "WEIGHT_LOAD", "none"}
+    assert sum(count["mismatches"] for count in found["by_site"].values()) == 0
+    assert found["outputs"] > 0
 
 
 def test_time_can_decide(folder: Path) -> None:
-    result = run("validate", "--minutes", "0.003")
-    assert result.exit_code == 0, result.output
-    assert "no mismatch" in result.output
+    assert "no mismatch" in done("validate", "--minutes", "0.003").output
 
 
 def test_a_mismatch_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +54,7 @@ def test_a_mismatch_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytes
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     _chip_faults.cache_clear()
-    mended = run("validate", "--replay", saved.name)
-    assert mended.exit_code == 0, mended.output
-    assert "They agree." in mended.output
+    assert "They agree." in done("validate", "--replay", saved.name).output
 
 
 without_rtl = unavailable()
@@ -70,13 +63,11 @@ needs_rtl = pytest.mark.skipif(without_rtl is not None, reason=without_rtl or ""
 
 @needs_rtl
 def test_the_rtl_is_compared_with_both_engines(folder: Path) -> None:
-    result = run("validate", "--against", "rtl", "--cases", "30", "--seed", "5", "--array", "3x2", "--json", "r.json")
-    assert result.exit_code == 0, result.output
-    assert "no mismatch" in result.output
-    written = json.loads(Path("r.json").read_text())
-    assert written["engines"] == ["rtl", "cycle", "emulation"]
-    assert written["cases"] == 30
-    assert set(written["by_site"]) >= {"MULTIPLIER", "ACCUMULATOR"}
+    found, shown = written("validate", "--against", "rtl", "--cases", "30", "--seed", "5", "--array", "3x2")
+    assert "no mismatch" in shown
+    assert found["engines"] == ["rtl", "cycle", "emulation"]
+    assert found["cases"] == 30
+    assert set(found["by_site"]) >= {"MULTIPLIER", "ACCUMULATOR"}
 
 
 @needs_rtl
@@ -102,10 +93,9 @@ def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monke
     monkeypatch.undo()
     simulator.engine.gemm._chip.cache_clear()
     monkeypatch.chdir(folder)
-    mended = run("validate", "--replay", saved.name, "--against", "rtl")
-    assert mended.exit_code == 0, mended.output
-    assert "rtl: [[" in mended.output
-    assert "They agree." in mended.output
+    mended = done("validate", "--replay", saved.name, "--against", "rtl").output
+    assert "rtl: [[" in mended
+    assert "They agree." in mended
 
 
 def test_without_a_simulator_the_rtl_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,19 +106,14 @@ def test_without_a_simulator_the_rtl_is_refused(folder: Path, monkeypatch: pytes
 
 @pytest.fixture
 def lot(folder: Path) -> str:
-    made = run(
-        "chips", "generate", "--array", "12x10", "--count", "2", "--fault-rate", "0.05", "--seed", "3", "-o", "lot.h5"
-    )
-    assert made.exit_code == 0, made.output
+    efat.Lot.generate("lot.h5", ArrayConfig(12, 10), FaultModel(0.05), count=2, seed=3)
     return "lot.h5"
 
 
 def test_whole_networks_give_identical_logits(lot: str) -> None:
-    result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
-    assert result.exit_code == 0, result.output
-    assert "All logits are identical." in result.output
-    written = json.loads(Path("r.json").read_text())
-    assert [chip["logits"] for chip in written["chips"]] == [50, 50]
+    found, shown = written("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5")
+    assert "All logits are identical." in shown
+    assert [chip["logits"] for chip in found["chips"]] == [50, 50]
 
 
 def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +129,9 @@ def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.Monk
     result = run("validate", "--lot", lot, "--network", "digits-cnn", "--images", "5", "--json", "r.json")
     assert result.exit_code == 130, result.output
     assert "1 chip. All logits are identical." in result.output
-    written = json.loads(Path("r.json").read_text())
-    assert not written["complete"]
-    assert [chip["chip"] for chip in written["chips"]] == ["chip-0000"]
+    found = json.loads(Path("r.json").read_text())
+    assert not found["complete"]
+    assert [chip["chip"] for chip in found["chips"]] == ["chip-0000"]
 
 
 def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
