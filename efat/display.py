@@ -67,7 +67,7 @@ class Table:
 
     @property
     def _heads(self) -> list[str]:
-        return [" ".join(head.split()) for head in self.columns]
+        return [" ".join(head.replace("-\n", "-").split()) for head in self.columns]
 
     @property
     def _below(self) -> list[str]:
@@ -94,15 +94,19 @@ class Shown:
         yield self.table()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.parts()))
+        texts = [f"{part}\n" if isinstance(part, Table) else part for part in self.parts()]
+        return "\n".join(texts).rstrip("\n")
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return "".join(
-            part._repr_html_() if isinstance(part, Table) else f"<p>{escape(part)}</p>" for part in self.parts()
-        )
+        return "".join(part._repr_html_() if isinstance(part, Table) else _paragraph(part) for part in self.parts())
+
+
+def _paragraph(text: str) -> str:
+    lines = escape(text).replace("\n", "<br>")
+    return f"<p><b>{lines}</b></p>" if isinstance(text, Verdict) else f"<p>{lines}</p>"
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

@@ -24,20 +24,15 @@ class EngineMismatchError(RuntimeError):
 
 @dataclass
 class LayerReport:
-    """What one layer's GEMMs did on the array, summed over all batches.
+    """What one layer's GEMMs did on the array, summed over all batches and groups.
 
     Attributes:
         name: qualified name of the layer in the network.
-        gemms: GEMMs run: batches times groups.
         m: rows of X of the largest GEMM.
-        k: reduction length.
-        n: outputs.
         folds: folds of one GEMM.
-        multiply_accumulates: multiply-accumulates of all GEMMs.
         serial_cycles: clock cycles of all GEMMs, one fold after the other.
-        double_buffered_cycles: clock cycles when weights load while the previous fold streams.
-        outputs: integer outputs compared.
-        outputs_changed: outputs that differ from the exact GEMM of the same inputs.
+        double_buffered_cycles: the same where weights load while the previous fold streams.
+        outputs: integer outputs that were compared with the exact GEMM of the same inputs.
         largest_change: largest absolute difference among them.
     """
 
@@ -119,16 +114,9 @@ def run_chip(
     batch: int,
     progress: Progress | None = None,
 ) -> ChipReport:
-    """Classify images on one chip.
+    """Classify images, float32 [n, c, h, w], on one chip, where the converted network stays.
 
-    Args:
-        network: a converted network; its layers are placed on `accelerator` and stay there.
-        accelerator: the chip and the engine that runs it.
-        images: float32 [n, c, h, w].
-        labels: int64 [n].
-        expected: int64 [n], predictions of the same network on a fault-free array.
-        batch: images per GEMM.
-        progress: called after each batch.
+    `expected`, int64 [n], is what the same network predicts on a fault-free array.
     """
     layers: dict[str, LayerReport] = {}
     config = accelerator.config
@@ -153,10 +141,7 @@ def run_chip(
 def check_on_cycle_engine(network: nn.Module, accelerator: Accelerator, images: Tensor) -> None:
     """Compare what a chip computes on the emulation with what it does on the cycle engine: equal in every bit.
 
-    Args:
-        network: a converted network; its layers are put on the chip and stay there.
-        accelerator: the chip.
-        images: float32 [n, c, h, w], all of them one batch.
+    The images, float32 [n, c, h, w], are one batch of the converted network, which stays on the chip.
 
     Raises:
         EngineMismatchError: a number that is read out of an accumulator differs, or a logit.
