@@ -20,9 +20,8 @@ import torch
 from efat.explanation.fault_subsets import Inference, LayerRun
 from simulator.dtypes import BoolArray, Int32Array, Int64Array
 from simulator.engine.fold_trace import FoldWindow, record_fold
-from simulator.engine.mapping import Fold, folds
 from simulator.engine.masks import stuck_masks
-from simulator.engine.timing import gemm_timing, load_cycles
+from simulator.engine.timing import Fold, folds, gemm_timing, load_cycles
 from simulator.engine.trace import Trace
 from simulator.errors import InputError
 from simulator.faults import Fault, FaultMap, Site

@@ -15,8 +15,7 @@ from typing import Any
 
 from simulator.config import ArrayConfig
 from simulator.cycles.scalesim import GemmLayer
-from simulator.engine.mapping import fold_count
-from simulator.engine.timing import Timing, gemm_timing
+from simulator.engine.timing import Timing, fold_count, gemm_timing
 from simulator.errors import InputError
 
 

@@ -20,18 +20,12 @@ from simulator.engine.timing import gemm_timing
 from simulator.errors import InputError
 from simulator.files import SCALESIM_CONFIG, other_kind, replaced
 
-REPORT_COLUMNS = (
-    "LayerID",
-    "Total Cycles (incl. prefetch)",
-    "Total Cycles",
-    "Stall Cycles",
-    "Overall Util %",
-    "Mapping Efficiency %",
-    "Compute Util %",
+_REPORT_HEADER = (
+    "LayerID, Total Cycles (incl. prefetch), Total Cycles, Stall Cycles, Overall Util %, Mapping Efficiency %, "
+    "Compute Util %,\n"
 )
 
-LARGEST_SIZE = 999_999_999
-"""Largest number in a topology."""
+_LARGEST_SIZE = 999_999_999
 
 MOST_LAYERS = 100_000
 """Layers in one topology; a depth-wise convolution counts once for each channel."""
@@ -77,12 +71,9 @@ class ScaleSimConfig:
     Args:
         rows: `ArrayHeight`, 1..1024.
         cols: `ArrayWidth`, 1..1024.
-        run_name: `run_name`, or an empty string.
-        stalls: the settings with which SCALE-Sim would add stall cycles, such as `InterfaceBandwidth: USER`; empty if
-            there are none. Stalls are not modelled here.
-
-    Raises:
-        InputError: a size is out of its range.
+        run_name: of its results, or empty.
+        stalls: the settings with which SCALE-Sim would add stall cycles, such as `InterfaceBandwidth: USER`, or empty.
+            Stalls are not modelled here.
     """
 
     rows: int
@@ -174,17 +165,10 @@ class ConvLayer:
 
 
 def read_config(path: str | Path) -> ScaleSimConfig:
-    """Read a configuration.
+    """What a `.cfg` file says; a `ScaleSimError` if it is none, lacks a size, or describes another machine.
 
     `ArrayHeight` and `ArrayWidth` must be there. `Dataflow` must be `ws` and `SparsitySupport` false where they are
     there. Of the memories behind the array only the settings that would make it wait are looked at, for `stalls`.
-
-    Args:
-        path: the `.cfg` file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ScaleSimError: it is no configuration, lacks a size, or describes another machine.
     """
     path = Path(path)
     # Like SCALE-Sim's, but a percent sign is nothing special.
@@ -230,13 +214,9 @@ def read_conv_topology(path: str | Path) -> list[ConvLayer]:
     becomes one layer for each channel, as SCALE-Sim has it. After the stride may stand a sparsity ratio such as `2:4`,
     which changes nothing on an array that computes every product, and after the last comma a remark.
 
-    Args:
-        path: the CSV file.
-
     Raises:
         FileNotFoundError: there is no such file.
-        TopologyKindError: it is a topology of GEMMs.
-        ScaleSimError: something in it cannot be; the line is named.
+        ScaleSimError: something in it cannot be; the line is named. A `TopologyKindError` if it lists GEMMs.
     """
     layers: list[ConvLayer] = []
     for place, name, numbers in _rows(Path(path), _CONV_CELLS):
@@ -256,19 +236,7 @@ def read_conv_topology(path: str | Path) -> list[ConvLayer]:
 
 
 def read_gemm_topology(path: str | Path) -> list[GemmLayer]:
-    """Read a topology of GEMMs.
-
-    The first line is a header, which must not contradict the order. Each line after it is `name, M, N, K,`; a sparsity
-    ratio and a remark may follow, as in a topology of convolutions.
-
-    Args:
-        path: the CSV file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        TopologyKindError: it is a topology of convolutions.
-        ScaleSimError: something in it cannot be; the line is named.
-    """
+    """Read a topology of GEMMs: as of convolutions, but each line after the header is `name, M, N, K,`."""
     layers: list[GemmLayer] = []
     for place, name, (m, n, k) in _rows(Path(path), _GEMM_CELLS):
         layers.append(GemmLayer(name, m, k, n))
@@ -348,8 +316,8 @@ def _layer_numbers(place: str, cells: list[str], columns: tuple[str, ...]) -> li
     numbers = []
     for column, cell in zip(columns, cells[1:needed], strict=True):
         number = _number(cell)
-        if number is None or not 1 <= number <= LARGEST_SIZE:
-            raise ScaleSimError(f"{place}: {column} is {_shown(cell)}: expected a whole number, 1 to {LARGEST_SIZE}")
+        if number is None or not 1 <= number <= _LARGEST_SIZE:
+            raise ScaleSimError(f"{place}: {column} is {_shown(cell)}: expected a whole number, 1 to {_LARGEST_SIZE}")
         numbers.append(number)
     for position, cell in enumerate(cells[needed:], start=needed + 1):
         # SCALE-Sim never looks at what follows the last comma; a number there is likely a stride or size misplaced.
@@ -413,59 +381,39 @@ def _read_text(path: Path, what: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class ComputeReportRow:
-    """One layer in the terms of SCALE-Sim.
+def compute_report_row(config: ArrayConfig, layer: GemmLayer) -> tuple[int, float, float, float]:
+    """What SCALE-Sim reports of a layer, or of each of its groups: one less than its serial cycles, and percentages.
 
-    Attributes:
-        total_cycles: "Total Cycles", one less than the serial clock cycles.
-        overall_utilisation: "Overall Util %": multiply-accumulates over `total_cycles` of all PEs, in percent.
-        mapping_efficiency: "Mapping Efficiency %": PEs that hold a weight, over all PEs, in the mean of all folds.
-        compute_utilisation: "Compute Util %": multiply-accumulates of a fold over the cycles that SCALE-Sim takes for
-            it there, `2 * rows + 2 * cols + m - 3`, of all PEs, in the mean of all folds. (That is `cols - 1` more
-            than a fold has in its "Total Cycles".)
+    The percentages are "Overall Util %": multiply-accumulates over these cycles of all PEs; "Mapping Efficiency %": PEs
+    that hold a weight; and "Compute Util %": multiply-accumulates of a fold over the `2 * rows + 2 * cols + m - 3`
+    cycles that SCALE-Sim takes for it there (`cols - 1` more than in its "Total Cycles"), the last two in the mean of
+    all folds.
     """
-
-    total_cycles: int
-    overall_utilisation: float
-    mapping_efficiency: float
-    compute_utilisation: float
-
-
-def compute_report_row(config: ArrayConfig, layer: GemmLayer) -> ComputeReportRow:
-    """What SCALE-Sim reports of a layer, or of each of its groups."""
     timing = gemm_timing(config, layer.m, layer.k, layer.n)
     # Sums over all folds of the PEs used: each weight sits on one PE in one fold.
     weights, places = layer.k * layer.n, timing.folds * config.pe_count
     fold_cycles = 2 * config.rows + 2 * config.cols + layer.m - 3
-    return ComputeReportRow(
-        total_cycles=timing.scalesim,
-        overall_utilisation=100 * layer.m * weights / (config.pe_count * timing.scalesim),
-        mapping_efficiency=100 * weights / places,
-        compute_utilisation=100 * layer.m * weights / (places * fold_cycles),
+    return (
+        timing.scalesim,
+        100 * layer.m * weights / (config.pe_count * timing.scalesim),
+        100 * weights / places,
+        100 * layer.m * weights / (places * fold_cycles),
     )
 
 
 def write_compute_report(
     path: str | Path, config: ArrayConfig, layers: Iterable[GemmLayer], *, stalls: bool = False
 ) -> None:
-    """Write the report of a whole network.
+    """Write the report of a whole network; the file appears, or replaces an older one, only when it is complete.
 
     Memory behind the array is not modelled. Without stalls, their cycles are 0, as SCALE-Sim has them with
-    `InterfaceBandwidth: CALC`; with stalls, what depends on them is left empty: total cycles, stall cycles and overall
-    utilisation. Cycles including prefetch, which depend on SCALE-Sim's model of DRAM, are always left empty.
-
-    Args:
-        path: the file; it appears, or replaces an older one, only when it is complete.
-        config: the array.
-        layers: the layers, numbered from 0 in the report; of a layer with groups each one is a line, as SCALE-Sim has
-            the channels of depth-wise convolutions.
-        stalls: whether SCALE-Sim would have the array wait for its memories, see `ScaleSimConfig.stalls`.
+    `InterfaceBandwidth: CALC`; with stalls (`ScaleSimConfig.stalls`), what depends on them is left empty: total cycles,
+    stall cycles and overall utilisation. Cycles including prefetch, which depend on SCALE-Sim's model of DRAM, are
+    always left empty. Layers are numbered from 0; each group of one is a line.
     """
     with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        file.write(", ".join(REPORT_COLUMNS) + ",\n")
+        file.write(_REPORT_HEADER)
         for number, layer in enumerate(chain.from_iterable(repeat(layer, layer.groups) for layer in layers)):
-            row = compute_report_row(config, layer)
-            timed = ("", "", "") if stalls else (row.total_cycles, 0, row.overall_utilisation)
-            cells = (number, "", *timed, row.mapping_efficiency, row.compute_utilisation)
-            file.write(", ".join(map(str, cells)) + ",\n")
+            cycles, overall, mapping, compute = compute_report_row(config, layer)
+            timed = ("", "", "") if stalls else (cycles, 0, overall)
+            file.write(", ".join(map(str, (number, "", *timed, mapping, compute))) + ",\n")

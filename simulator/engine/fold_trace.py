@@ -12,8 +12,7 @@ import numpy.typing as npt
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray, Int32Array
 from simulator.engine.gemm import simulate_gemm
-from simulator.engine.mapping import folds
-from simulator.engine.timing import gemm_timing, load_cycles, stream_cycles
+from simulator.engine.timing import folds, gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace
 from simulator.errors import InputError
 from simulator.faults import FaultMap

@@ -16,10 +16,9 @@ import numpy.typing as npt
 from simulator.bits import wrap
 from simulator.config import ArrayConfig
 from simulator.dtypes import Int16Array, Int32Array
-from simulator.engine.mapping import Fold, folds
 from simulator.engine.masks import Flips, PeMasks, pe_masks, stuck_masks
 from simulator.engine.operands import check_gemm
-from simulator.engine.timing import Timing, gemm_timing, load_cycles, stream_cycles
+from simulator.engine.timing import Fold, Timing, folds, gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace, check_window
 from simulator.errors import InputError
 from simulator.faults import FaultMap, Site

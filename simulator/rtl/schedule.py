@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray, Int64Array, UInt8Array
-from simulator.engine.mapping import Fold, folds
+from simulator.engine.timing import Fold, folds
 
 Bits = UInt8Array
 Integers = npt.NDArray[np.integer]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from efat.network_gemms import network_gemms
 from efat.resilience.severity import MOST_WEIGHTS, pruned_severity, severity, total_weights, weights_per_pe
 from simulator import ArrayConfig
-from simulator.engine.mapping import folds
+from simulator.engine.timing import folds
 from simulator.errors import InputError
 from training.data.workloads import WORKLOADS
 

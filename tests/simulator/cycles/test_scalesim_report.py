@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulator import ArrayConfig
-from simulator.cycles.scalesim import REPORT_COLUMNS, GemmLayer, compute_report_row, write_compute_report
+from simulator.cycles.scalesim import GemmLayer, compute_report_row, write_compute_report
 
 # COMPUTE_REPORT.csv of SCALE-Sim 3.0.0 (PyPI; NumPy 2.2) on a 32x32 weight-stationary array, InterfaceBandwidth CALC.
 # The last two are ResNet-18's first layer and a 3x3 convolution of one channel and five filters.
@@ -28,13 +28,11 @@ REPORTED = {
 
 @pytest.mark.parametrize("layer", REPORTED, ids=lambda layer: layer.name)
 def test_rows_are_those_of_scalesim(layer: GemmLayer) -> None:
-    row = compute_report_row(ArrayConfig(32, 32), layer)
+    total, *found = compute_report_row(ArrayConfig(32, 32), layer)
     cycles, *percents = REPORTED[layer]
-    assert row.total_cycles == cycles
+    assert total == cycles
     # SCALE-Sim adds up folds in floating point; the last digits differ.
-    assert [row.overall_utilisation, row.mapping_efficiency, row.compute_utilisation] == pytest.approx(
-        percents, rel=1e-13
-    )
+    assert found == pytest.approx(percents, rel=1e-13)
 
 
 def test_the_file_has_the_columns_of_scalesim(tmp_path: Path) -> None:
@@ -42,7 +40,7 @@ def test_the_file_has_the_columns_of_scalesim(tmp_path: Path) -> None:
     path.write_text("an older one")
     write_compute_report(path, ArrayConfig(32, 32), REPORTED)
     lines = path.read_text().splitlines()
-    assert lines[0] == HEADER == ", ".join(REPORT_COLUMNS) + ","
+    assert lines[0] == HEADER
     rows = list(csv.DictReader(lines, skipinitialspace=True))
     assert [int(row["LayerID"]) for row in rows] == list(range(len(REPORTED)))
     assert [int(row["Total Cycles"]) for row in rows] == [cycles for cycles, *_ in REPORTED.values()]

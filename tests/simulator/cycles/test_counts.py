@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator import ArrayConfig, gemm_timing, simulate_gemm
 from simulator.cycles.counts import SramTraffic, gemm_traffic
-from simulator.engine.mapping import folds
+from simulator.engine.timing import folds
 from tests.support.strategies import configs
 
 sizes = st.integers(1, 14)
