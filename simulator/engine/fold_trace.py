@@ -12,14 +12,13 @@ import numpy.typing as npt
 from simulator.config import ArrayConfig
 from simulator.dtypes import BoolArray, Int32Array
 from simulator.engine.gemm import simulate_gemm
+from simulator.engine.operands import check_chip
 from simulator.engine.timing import folds, gemm_timing, load_cycles, stream_cycles
 from simulator.engine.trace import Trace
 from simulator.errors import InputError
 from simulator.faults import FaultMap
 
 PIECE_BYTES = 256 << 20
-"""Most memory that one recorded piece takes, unless a single cycle takes more."""
-
 
 _BYTES_PER_PE = 5 * 4
 """The arrays of a trace, of int32."""
@@ -151,12 +150,8 @@ def record_fold(
         )
     config = window.config
     chosen = check_pes(config, pes)
-    corner = replace(config, rows=1 + max(row for row, _ in chosen), cols=1 + max(col for _, col in chosen))
-    length = max(1, piece_bytes // (config.pe_count * _BYTES_PER_PE))
-    bypassed = np.zeros((config.rows, config.cols), np.bool_) if bypass is None else np.asarray(bypass)
-    if bypassed.shape != (config.rows, config.cols):
-        raise InputError(f"bypass has shape {bypassed.shape}: expected {(config.rows, config.cols)}, one entry per PE")
-    return _pieces(acts, weights, window, FaultMap(config) if faults is None else faults, bypassed, corner, length)
+    faults, bypassed = check_chip(config, faults, bypass)
+    return _pieces(acts, weights, window, faults, bypassed, chosen, piece_bytes)
 
 
 def _pieces(
@@ -165,10 +160,12 @@ def _pieces(
     window: FoldWindow,
     faults: FaultMap,
     bypass: BoolArray,
-    corner: ArrayConfig,
-    length: int,
+    pes: Sequence[tuple[int, int]],
+    piece_bytes: int,
 ) -> Iterator[Trace]:
     config = window.config
+    corner = replace(config, rows=1 + max(row for row, _ in pes), cols=1 + max(col for _, col in pes))
+    length = max(1, piece_bytes // (config.pe_count * _BYTES_PER_PE))
     fold_start = window.fold * window.cycles_per_fold
     fold = next(islice(folds(config, window.k, window.n), window.fold, None))
     of_fold = acts[:, fold.k_start : fold.k_stop], weights[fold.k_start : fold.k_stop, fold.n_start : fold.n_stop]
@@ -197,19 +194,15 @@ def _piece(
     first: int,
     stop: int,
 ) -> Trace:
-    """Registers of the north-west corner of an array in cycles `first:stop` of a fold of the corner.
+    """Registers of a north-west corner, `array`, in cycles `first:stop` of a fold of the corner.
 
-    Args:
-        acts: integers [M, used rows of the array].
-        weights: integers [used rows, used columns].
-        array: the corner.
-        faults: faults of the whole array.
-        bypass: bool, of the whole array.
-        first: first cycle.
-        stop: one past the last cycle; it may be one that the corner's own fold, which drains sooner, does not have.
+    All else is of the whole array. The corner's own fold, which drains sooner, may not have all the cycles. A value
+    entering the array has left it, and all that came of it, after rows + cols - 2 more cycles: a run that begins this
+    much earlier with empty registers holds the right values in the window.
     """
     rows, cols = array.rows, array.cols
-    in_flight = _rows_in_flight(array, len(acts), first, stop)
+    begin = max(0, first - load_cycles(array) - (rows + cols - 2))
+    in_flight = slice(begin, min(len(acts), max(begin, stop - load_cycles(array))))
     # Row `in_flight.start` of X is fed in streaming cycle 0 of this shorter run.
     first, stop = first - in_flight.start, stop - in_flight.start
     part = acts[in_flight, :rows]
@@ -238,22 +231,8 @@ def _embedded(corner: Trace, config: ArrayConfig) -> Trace:
     return Trace(corner.first_cycle, *map(whole, registers))
 
 
-def _rows_in_flight(config: ArrayConfig, m: int, first: int, stop: int) -> slice:
-    """Rows of X that registers depend on in cycles `first:stop` of a fold.
-
-    A value entering the array has left it, and all that came of it, after rows + cols - 2 more cycles. So a run that
-    begins this much earlier with empty registers holds the right values in the window.
-    """
-    begin = max(0, first - load_cycles(config) - (config.rows + config.cols - 2))
-    return slice(begin, min(m, max(begin, stop - load_cycles(config))))
-
-
 def check_pes(config: ArrayConfig, pes: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
-    """The chosen PEs (row, col) in order and each once; all of the array for None.
-
-    Raises:
-        WaveformError: a PE is not in the array, or none is chosen.
-    """
+    """The chosen PEs (row, col) in order and each once, all for None; a `WaveformError` if one is not in the array."""
     if pes is None:
         return [(row, col) for row in range(config.rows) for col in range(config.cols)]
     for row, col in pes:

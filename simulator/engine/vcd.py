@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,6 @@ from simulator.engine.trace import Trace
 from simulator.errors import InputError
 from simulator.faults import FaultMap, Kind, Site
 from simulator.files import replaced
-
-if TYPE_CHECKING:
-    from vcd.writer import Variable, VCDWriter
 
 DEFAULT_CLOCK_MHZ = 700.0
 
@@ -100,29 +97,30 @@ def write_vcd(
 
     Raises:
         ModuleNotFoundError: pyvcd is not installed.
-        WaveformError: no traces, traces of different arrays or cycles or with a gap between them, PEs outside the
-            array, or a clock frequency whose half period is less than a femtosecond or whose timestamps do not fit
-            63 bits.
+        WaveformError: no traces, of different arrays or cycles, or with a gap between them; PEs outside the array; or a
+            clock whose half period is less than a femtosecond or whose timestamps do not fit 63 bits.
         OSError: the file cannot be written.
     """
-    config = faults.config
-    chosen = check_pes(config, pes)
-    if cycles_per_fold < load_cycles(config):
-        raise WaveformError(f"cycles_per_fold is {cycles_per_fold}: expected at least the {config.rows} load cycles")
+    chosen = check_pes(faults.config, pes)
+    if cycles_per_fold < load_cycles(faults.config):
+        raise WaveformError(
+            f"cycles_per_fold is {cycles_per_fold}: expected at least the {faults.config.rows} load cycles"
+        )
     with replaced(Path(path)) as beside:
         with beside.open("w", encoding="ascii", newline="\n") as file:
-            dump = None
-            for first, values in shown_values(traces, faults, chosen):
-                if dump is None:
-                    dump = _Dump(file, config, chosen, first, cycles_per_fold, clock_mhz, comment)
-                dump.write(first, values)
-                if progress is not None:
-                    progress(len(values))
-            if dump is None:
-                raise WaveformError("no cycles are recorded: expected at least one")
-            dump.close()
+            blocks = _shown_values(traces, faults, chosen)
+            signals, cycles = _dump(
+                file,
+                blocks,
+                faults.config,
+                chosen,
+                cycles_per_fold,
+                clock_mhz,
+                comment,
+                progress or (lambda done: None),
+            )
         size = beside.stat().st_size
-    return Waveform(size, dump.signals, dump.cycles)
+    return Waveform(size, signals, cycles)
 
 
 def write_gemm_vcd(
@@ -180,80 +178,70 @@ def write_gemm_vcd(
     )
 
 
-class _Dump:
-    """A value change dump being written."""
+def _dump(
+    file: Any,
+    blocks: Iterable[tuple[int, Int32Array]],
+    config: ArrayConfig,
+    pes: Sequence[tuple[int, int]],
+    cycles_per_fold: int,
+    clock_mhz: float,
+    comment: str,
+    progress: Callable[[int], None],
+) -> tuple[int, int]:
+    """Write what `_shown_values` gives; the numbers of signals and of cycles that were written."""
+    from vcd import VCDWriter
 
-    def __init__(
-        self,
-        file: Any,
-        config: ArrayConfig,
-        pes: Sequence[tuple[int, int]],
-        first: int,
-        cycles_per_fold: int,
-        clock_mhz: float,
-        comment: str,
-    ) -> None:
-        from vcd import VCDWriter
-
-        self._half = half_period(clock_mhz, first)
-        self._clock_mhz = clock_mhz
-        self._cycles_per_fold = cycles_per_fold
-        self._load_cycles = load_cycles(config)
-        self._writer: VCDWriter = VCDWriter(
-            file,
-            timescale="1 fs",
+    stop: int | None = None
+    previous: Int32Array | None = None
+    for first, values in blocks:
+        half = _half_period(clock_mhz, first + len(values))
+        if stop is None:
+            start = stop = first
             # No date: equal runs give equal files.
-            date="",
-            comment=_plain(comment),
-            check_values=False,
-            init_timestamp=first * 2 * self._half,
-        )
-        register = self._writer.register_var
-        self._array = [register("array", name, "wire", size=bits) for name, bits in ARRAY_SIGNALS]
-        signals = pe_signals(config)
-        self._of_pes: list[Variable[Any]] = [
-            register(("array", f"pe_{row}_{col}"), name, kind, size=bits)
-            for row, col in pes
-            for name, kind, bits in signals
-        ]
-        self.signals = len(self._array) + len(self._of_pes)
-        self.cycles = 0
-        self._first = first
-        self._previous: Int32Array | None = None
-
-    def write(self, first: int, values: Int32Array) -> None:
-        """Write cycles from `first` on; `values` is int32 [cycles, PEs * signals]."""
-        half_period(self._clock_mhz, first + len(values))
-        expected = self._first + self.cycles
-        if first != expected:
-            raise WaveformError(f"a trace begins in cycle {first}: expected {expected}, where the one before ends")
-        self.cycles += len(values)
+            writer = VCDWriter(
+                file,
+                timescale="1 fs",
+                date="",
+                comment=_plain(comment),
+                check_values=False,
+                init_timestamp=first * 2 * half,
+            )
+            register, change = writer.register_var, writer.change
+            of_array = [register("array", name, "wire", size=bits) for name, bits in ARRAY_SIGNALS]
+            of_pes = [
+                register(("array", f"pe_{row}_{col}"), name, kind, size=bits)
+                for row, col in pes
+                for name, kind, bits in _pe_signals(config)
+            ]
+            clock, load, fold, cycle_count, fold_cycle_count = of_array
+        if first != stop:
+            raise WaveformError(f"a trace begins in cycle {first}: expected {stop}, where the one before ends")
         changed = np.ones(values.shape, np.bool_)
         changed[1:] = values[1:] != values[:-1]
-        if self._previous is not None:
-            changed[0] = values[0] != self._previous
-        self._previous = values[-1]
+        if previous is not None:
+            changed[0] = values[0] != previous
+        previous = values[-1]
         entries, columns = np.nonzero(changed)
         bounds = np.searchsorted(entries, np.arange(len(values) + 1)).tolist()
         news, signals = values[entries, columns].tolist(), columns.tolist()
-        change, of_pes = self._writer.change, self._of_pes
-        clock, load, fold, cycle_count, fold_cycle_count = self._array
         for entry in range(len(values)):
             cycle = first + entry
-            index, fold_cycle = divmod(cycle, self._cycles_per_fold)
-            time = cycle * 2 * self._half
+            index, fold_cycle = divmod(cycle, cycles_per_fold)
+            time = cycle * 2 * half
             change(clock, time, 1)
-            change(load, time, int(fold_cycle < self._load_cycles))
+            change(load, time, int(fold_cycle < load_cycles(config)))
             change(fold, time, index)
             change(cycle_count, time, cycle)
             change(fold_cycle_count, time, fold_cycle)
             for place in range(bounds[entry], bounds[entry + 1]):
                 change(of_pes[signals[place]], time, news[place])
-            change(clock, time + self._half, 0)
-
-    def close(self) -> None:
-        """End the file with the end of the last cycle."""
-        self._writer.close((self._first + self.cycles) * 2 * self._half)
+            change(clock, time + half, 0)
+        stop += len(values)
+        progress(len(values))
+    if stop is None:
+        raise WaveformError("no cycles are recorded: expected at least one")
+    writer.close(stop * 2 * half)
+    return len(of_array) + len(of_pes), stop - start
 
 
 def _plain(comment: str) -> str:
@@ -261,8 +249,8 @@ def _plain(comment: str) -> str:
     return "".join(mark if mark.isascii() and mark.isprintable() and mark != "$" else "?" for mark in comment)
 
 
-def pe_signals(config: ArrayConfig) -> list[tuple[str, str, int]]:
-    """Name, type and width of a PE's signals, in the order of `shown_values`."""
+def _pe_signals(config: ArrayConfig) -> list[tuple[str, str, int]]:
+    """Name, type and width of a PE's signals, in the order of `_shown_values`."""
     signals = (
         ("weight_load", "reg", config.weight_bits),
         ("weight", "reg", config.weight_bits),
@@ -275,23 +263,14 @@ def pe_signals(config: ArrayConfig) -> list[tuple[str, str, int]]:
     return [*pairs, ("differs", "wire", 1)]
 
 
-def shown_values(
+def _shown_values(
     traces: Iterable[tuple[Trace, Trace]], faults: FaultMap, pes: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, Int32Array]]:
-    """What PEs show, some cycles at a time: the first of them, and int32 [cycles, PEs * signals], each PE's together.
-
-    Args:
-        traces: (faulty, fault-free) traces of the same cycles.
-        faults: the faults of the faulty run.
-        pes: the PEs (row, col).
-
-    Raises:
-        WaveformError: traces of different arrays or cycles.
-    """
+    """What PEs show, some cycles at a time: the first, and int32 [cycles, PEs * signals], those of a PE together."""
     config = faults.config
     rows, cols = (np.array(axis, np.int64) for axis in zip(*pes, strict=True))
     keep, force = (masks[rows, cols].astype(np.int32) for masks in stuck_masks(faults, Site.WEIGHT, np.int16))
-    signals = len(pe_signals(config))
+    signals = len(_pe_signals(config))
     step = max(1, _BLOCK_VALUES // (len(pes) * signals))
     for pair in traces:
         _check_pair(config, *pair)
@@ -323,7 +302,7 @@ def _check_pair(config: ArrayConfig, faulty: Trace, fault_free: Trace) -> None:
         )
 
 
-def half_period(clock_mhz: float, stop: int) -> int:
+def _half_period(clock_mhz: float, stop: int) -> int:
     """Half a clock period in femtoseconds, checked for timestamps up to the beginning of cycle `stop`."""
     half = round(5e8 / clock_mhz) if clock_mhz > 0 else 0
     if half < 1 or stop * 2 * half >= 1 << 63:
@@ -344,29 +323,20 @@ def vcd_size_bound(
 ) -> int:
     """Most bytes that `write_vcd` writes: every net of the datapath changes in every streaming cycle, in all its bits.
 
-    Args:
-        faults: what is broken in the array.
-        window: clock cycles of the GEMM (first, one past the last).
-        cycles_per_fold: clock cycles of one fold in serial timing.
-        pes: the PEs (row, col); None for all.
-        clock_mhz: clock frequency.
-        comment: text in the head of the file.
-
-    Raises:
-        WaveformError: as `write_vcd`.
+    `window` is clock cycles of the GEMM (first, one past the last); the rest is as for `write_vcd`.
     """
     config = faults.config
     chosen = check_pes(config, pes)
     first, stop = window
     cycles = stop - first
-    end_of_time = stop * 2 * half_period(clock_mhz, stop)
+    end_of_time = stop * 2 * _half_period(clock_mhz, stop)
     first_fold, last_fold = first // cycles_per_fold, (stop - 1) // cycles_per_fold
     touched = last_fold - first_fold + 1
     # Load cycles before a cycle t: `rows` of each whole fold, and those of the fold begun.
     before = [t // cycles_per_fold * config.rows + min(t % cycles_per_fold, config.rows) for t in window]
     loading = before[1] - before[0]
 
-    signals = pe_signals(config)
+    signals = _pe_signals(config)
     ident = _identifier_length(len(ARRAY_SIGNALS) + len(chosen) * len(signals))
     head = len("$comment \n$end\n$timescale 1 fs $end\n$enddefinitions $end\n$dumpvars\n$end\n") + len(comment)
     head += sum(len(f"$var wire {bits} {name}  $end\n") + ident for name, bits in ARRAY_SIGNALS)
