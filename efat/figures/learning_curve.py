@@ -17,14 +17,9 @@ ACCURACY_COLOR = "#4C78A8"
 def draw_curve(
     path: Path, title: str, losses: Sequence[float], accuracies: Sequence[tuple[int, float]], fault_free: float
 ) -> None:
-    """Draw the loss of the mini-batches, and the accuracy on the chip beside that without faults.
+    """Draw the loss of the mini-batches, and the accuracy (0..1) on the chip beside that without faults, as PNG.
 
-    Args:
-        path: PNG file; it appears, or replaces an older one, only when it is complete.
-        title: above it.
-        losses: of the mini-batches.
-        accuracies: iterations and the accuracy on the chip after them, 0..1.
-        fault_free: accuracy without faults.
+    `accuracies` are iterations and the accuracy on the chip after them.
     """
     with png_figure(path, 8, 4.5) as figure:
         of_loss = figure.add_subplot()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -50,17 +50,10 @@ from training.learning.recipe import Recipe
 from training.learning.retrain import PreparedRetraining, RetrainDivergedError, RetrainResult
 
 KIND = "retraining of a chip"
-WEIGHTS, METRICS, CURVE = "weights.safetensors", "metrics.json", "curve.png"
+WEIGHTS, METRICS, CURVE, _STATE = _FILES = ("weights.safetensors", "metrics.json", "curve.png", "checkpoint.pt")
+"""In the folder; the state is there in folders of older versions, and is one of its unit's since."""
 
 _UNIT = "chip"
-_STATE = "checkpoint.pt"
-CHECKPOINT = f"units/{_UNIT}.{_STATE}"
-"""In the folder while it runs."""
-
-_FILES = (WEIGHTS, METRICS, CURVE, _STATE)
-"""In the folder; older versions had the checkpoint there, too."""
-
-_PACKAGES = ("efat", "torch", "numpy")
 
 Progress = Callable[[int, int, TrainingProgress | None], None]
 """Called with the iterations that are done, and that there are at most, before the first and after each."""
@@ -68,7 +61,7 @@ Progress = Callable[[int, int, TrainingProgress | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ChipRetraining:
-    """What to retrain for which chip, and how.
+    """What to retrain for which chip, and how. Its constants name files in the folder of results.
 
     Args:
         network: a name in `training.data.workloads.WORKLOADS`, `package.module:function`, or a `torch.nn.Module`.
@@ -111,12 +104,19 @@ class ChipRetraining:
     split: SplitRequest | None = None
     normalization: Normalization | None = None
 
+    WEIGHTS: ClassVar[str] = WEIGHTS
+    METRICS: ClassVar[str] = METRICS
+    CURVE: ClassVar[str] = CURVE
+    CHECKPOINT: ClassVar[str] = f"units/{_UNIT}.{_STATE}"
+
     def __post_init__(self) -> None:
         network, data = self.network, self.data
-        own: dict[str, object] = {"lot": Path(self.lot)}
-        own["network"] = OwnNetwork(network) if isinstance(network, nn.Module) else network
-        own["weights"] = None if self.weights is None else Path(self.weights)
-        own["data"] = OwnData(*data) if isinstance(data, tuple) else Path(data) if isinstance(data, str) else data
+        own = {
+            "lot": Path(self.lot),
+            "network": OwnNetwork(network) if isinstance(network, nn.Module) else network,
+            "weights": None if self.weights is None else Path(self.weights),
+            "data": OwnData(*data) if isinstance(data, tuple) else Path(data) if isinstance(data, str) else data,
+        }
         for name, value in own.items():
             object.__setattr__(self, name, value)
 
@@ -189,14 +189,7 @@ class ChipRetraining:
 class PreparedChip:
     """A network on a chip, loaded, checked and ready to be retrained for it.
 
-    Attributes:
-        asked: what was asked for.
-        chip: the chip.
-        recipe: how it learns.
-        per_epoch: iterations in one pass.
-        split: which test images decide when it ends; None if none do.
-        loaded: network and data.
-        prepared: the retraining.
+    `per_epoch` are the iterations in a pass, and `split` says which test images decide when it ends, None if none do.
     """
 
     asked: ChipRetraining
@@ -216,13 +209,8 @@ class PreparedChip:
     def run(self, checkpoint: Path | None = None, progress: Progress | None = None, done: int = 0) -> Retrained:
         """Measure the network without faults, and retrain it for its chip; once only.
 
-        Args:
-            checkpoint: file to keep the state in while it runs; if it is there, retraining goes on from it.
-            progress: called from time to time.
-            done: iterations that are done in `checkpoint`.
-
-        Returns:
-            What retraining gave; if it diverged, the last good state.
+        The state is kept in the `checkpoint` while it runs. If it is there, with `done` iterations, retraining goes on
+        from it. If it diverges, the last good state is what it gives.
         """
         begun = time.perf_counter()
         held_out, judged, most = self.loaded.data.held_out, self.loaded.verification, self.prepared.iterations
@@ -269,18 +257,18 @@ class PreparedChip:
     ) -> Retrained:
         """The weights, and everything that was measured."""
         asked, chip, data = self.asked, self.chip, self.loaded.data
-        bypass = result.deployment.bypass
+        bypass, iterations = result.deployment.bypass, len(result.losses)
         layers = quantized_layers(result.network).values()
         acting = [kept for layer in layers if (kept := layer.acting(bypass)) is not None]
-        versions = {name: version(name) for name in _PACKAGES}
-        started_from, target = self.loaded.deployment, asked.target_accuracy
+        versions = {name: version(name) for name in ("efat", "torch", "numpy")}
+        started_from = self.loaded.deployment
         about = {
             "network": str(asked.network),
             "data": data.held_out.name,
             "chip": chip.id,
             "chip_digest": chip.faults.digest(),
             "mitigation": asked.mitigation.lower(),
-            "iterations": str(len(result.losses)),
+            "iterations": str(iterations),
             "accuracy": f"{verified.after.correct}/{len(self.loaded.verification)}",
             "program": f"efat {versions['efat']}",
             "run": hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest(),
@@ -289,12 +277,12 @@ class PreparedChip:
         metrics = Metrics(
             identity=self.identity,
             network=str(asked.network),
-            weights=None if asked.weights is None else str(asked.weights),
+            weights=_text(asked.weights),
             weights_retrained_for=None if started_from is None else dict(started_from.about),
             data=DataOf(
                 name=data.held_out.name,
-                source=None if asked.data is None else str(asked.data),
-                normalization=None if asked.normalization is None else str(asked.normalization),
+                source=_text(asked.data),
+                normalization=_text(asked.normalization),
                 classes=data.held_out.classes,
                 training_images=len(data.train),
                 held_out_images=len(data.held_out),
@@ -318,7 +306,7 @@ class PreparedChip:
                 epochs=float(asked.epochs) if asked.epochs is not None and self.prepared.iterations else None,
                 iterations_per_epoch=self.per_epoch,
                 evaluate_at=tuple(asked.evaluate_at),
-                target_accuracy=None if target is None else float(target),
+                target_accuracy=None if asked.target_accuracy is None else float(asked.target_accuracy),
             ),
             bypassed_pes=int(bypass.sum()),
             placed_layers=len(result.deployment.placements),
@@ -326,10 +314,10 @@ class PreparedChip:
             weights_pruned=sum(int((~kept).sum()) for kept in acting),
             accuracy=accuracy,
             verified=verified,
-            iterations=len(result.losses),
+            iterations=iterations,
             reached_target=result.reached_target,
             diverged_at=None if diverged is None else diverged.iteration,
-            message=None if diverged is None else str(diverged),
+            message=_text(diverged),
             evaluations=tuple(EvaluationOf(**asdict(found), accuracy=found.accuracy) for found in result.evaluations),
             losses=tuple(result.losses),
             wall=wall,
@@ -341,15 +329,13 @@ class PreparedChip:
         return Retrained(result, weights, changed(metrics, sha256=metrics.digest))
 
 
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Retrained:
-    """A network that was retrained for a chip.
-
-    Attributes:
-        result: what retraining gave.
-        weights: content of the file of weights.
-        metrics: everything that was measured.
-    """
+    """What retraining for a chip gave, the content of the file of weights, and everything that was measured."""
 
     result: RetrainResult
     weights: bytes
@@ -385,30 +371,30 @@ def retrain_chip(
         InputError: something is of the wrong kind, does not fit or is unknown; or the folder has other results.
     """
     folder = Path(folder)
-    _check_files(
-        folder, [each for each in (retraining.lot, retraining.weights, retraining.data) if isinstance(each, Path)]
-    )
+    given = (retraining.lot, retraining.weights, retraining.data)
+    _check_files(folder, [each for each in given if isinstance(each, Path)])
     prepared = retraining.prepare()
     campaign = _campaign(folder, prepared.identity, force, notes)
-    checkpoint = folder / CHECKPOINT
+    checkpoint = folder / retraining.CHECKPOINT
 
-    def work(_: Mapping[str, Any]) -> Outcome:
+    def work(_: object) -> Outcome:
         done = _iterations_done(checkpoint, prepared.prepared.identity, notes)
         retrained = prepared.run(checkpoint, progress, done)
         return Outcome({}, {WEIGHTS: retrained.weights, METRICS: content_of(retrained.metrics, METRICS)})
 
-    campaign.run([Unit(_UNIT, {})], work, with_all_threads)
+    campaign.run([Unit(_UNIT, None)], work, with_all_threads)
     for name in (WEIGHTS, METRICS):
         campaign.export(_UNIT, name, name)
     metrics = Metrics.load(folder / METRICS)
     if not (folder / CURVE).exists():
-        _draw(metrics, folder / CURVE, notes)
+        from efat.figures.learning_curve import draw_curve
+
+        title = f"{metrics.network} on {metrics.chip.id}, {metrics.mitigation}: {metrics.accuracy.after.accuracy:.1%}"
+        found = [(each.iteration, each.accuracy) for each in metrics.evaluations]
+        draw_curve(folder / CURVE, title, metrics.losses, found, metrics.accuracy.fault_free.accuracy)
     # What a run that was killed has left half written goes, too.
-    for path in [
-        checkpoint,
-        *folder.glob("units/.*"),
-        *(path for name in _FILES for path in folder.glob(f".{name}.*")),
-    ]:
+    halves = [path for name in _FILES for path in folder.glob(f".{name}.*")]
+    for path in [checkpoint, *folder.glob("units/.*"), *halves]:
         path.unlink(missing_ok=True)
     return metrics
 
@@ -454,11 +440,3 @@ def _iterations_done(checkpoint: Path, identity: Mapping[str, str], notes: Notes
         notes(f"{checkpoint} is damaged: done again from the start")
         checkpoint.unlink()
         return 0
-
-
-def _draw(metrics: Metrics, path: Path, notes: Notes) -> None:
-    from efat.figures.learning_curve import draw_curve
-
-    title = f"{metrics.network} on {metrics.chip.id}, {metrics.mitigation}: {metrics.accuracy.after.accuracy:.1%}"
-    found = [(each.iteration, each.accuracy) for each in metrics.evaluations]
-    draw_curve(path, title, metrics.losses, found, metrics.accuracy.fault_free.accuracy)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from efat.confidence import Accuracy
+from efat.confidence import Accuracy, bound_text
 from efat.display import Shown, Table
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
 
@@ -35,10 +35,10 @@ class DataOf(Record, frozen=True):
         source: as it was given; None for what comes with the network.
         normalization: what was done to pixels of 0..1 instead of what the network's name implies; None for nothing.
         classes: how many.
-        training_images: how many are learned from.
-        held_out_images: how many it is measured on while it runs.
-        decided_by_them: whether a target accuracy on them decided when it ended.
-        verification_images: how many decided nothing; the same images if none decided.
+        training_images: that are learned from.
+        held_out_images: that it is measured on while it runs.
+        decided_by_them: whether a target accuracy on these decided when it ended.
+        verification_images: that decided nothing; the same images if none decided.
     """
 
     name: str
@@ -108,13 +108,13 @@ class Metrics(Shown, Document, frozen=True, eq=False):
 
     Args:
         identity: what decides the result, as digests and texts by name.
-        network: name of the network.
+        network: its name.
         weights: file of the weights it started from, as given; None for those that come with the network.
         weights_retrained_for: what these say of themselves if they were retrained for a chip; otherwise None.
         data: the images.
         lot: file of chips, as given.
         chip: the chip.
-        mitigation: name of the strategy.
+        mitigation: what is done about its broken PEs.
         recipe: how it learned: `Recipe.as_dict()`.
         calibration: how the activations' scales were chosen.
         learn_scales: whether they were learned from there.
@@ -197,6 +197,32 @@ class Metrics(Shown, Document, frozen=True, eq=False):
     def on_unseen(self, name: str) -> Accuracy:
         """One of `verified`, by the name of its field."""
         return Accuracy(getattr(self.verified, name).correct, self.data.verification_images)
+
+    @property
+    def summary(self) -> str:
+        """What came out, in a sentence."""
+        found, fault_free = self.on_unseen("after"), self.on_unseen("fault_free")
+        points = 100 * (found.value - fault_free.value)
+        against = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the fault-free network"
+        low, high = found.interval
+        if abs(points) < 0.05:
+            against = "as well as the fault-free network"
+        elif low <= fault_free.value <= high:
+            against += f", which {found.images:,} images are too few to tell apart"
+        text = (
+            f"{found.value:.1%} of {found.images:,} unseen images on {self.chip.id} with {self.mitigation} (at least "
+            f"{bound_text(found.at_least)} with 95 % confidence), {against}"
+        )
+        before, iterations = self.on_held_out("before"), f"{self.iterations:,} iterations"
+        if not self.data.decided_by_them:
+            return f"{text}; it was {before.value:.1%} before {iterations}." if self.iterations else f"{text}."
+        after, target = self.on_held_out("after"), self.budget.target_accuracy
+        text += f"; on {after.images:,} tuning images {after.value:.1%}"
+        if self.iterations:
+            text += f" after {iterations}, {before.value:.1%} before"
+        if target is not None:
+            text += f": the target of {100 * target:.6g}% was {'' if self.reached_target else 'not '}reached"
+        return f"{text}."
 
     def table(self) -> Table:
         """A row for each accuracy, with its 95 % interval."""

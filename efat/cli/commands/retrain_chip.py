@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,6 @@ def retrain_chip(
 
         from efat import ChipRetraining
         from efat import retrain_chip as run_retraining
-        from efat.retraining.chip import CHECKPOINT, METRICS, WEIGHTS
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -161,7 +161,7 @@ def retrain_chip(
     def told(done: int, most: int, moment: TrainingProgress | None) -> None:
         nonlocal began
         if began is None and done:
-            say(f"Going on after iteration {done} of {most}, from {output / CHECKPOINT}.", err=True)
+            say(f"Going on after iteration {done} of {most}, from {output / retraining.CHECKPOINT}.", err=True)
         began = done if began is None else began
         show(done, most, moment)
 
@@ -172,10 +172,14 @@ def retrain_chip(
         say("Interrupted; run the same command to go on.", err=True)
         raise SystemExit(INTERRUPTED) from None
     if began is None:
-        say(f"{output / METRICS} is of this very retraining: nothing is run; --force runs it again.", err=True)
+        say(
+            f"{output / retraining.METRICS} is of this very retraining: nothing is run; --force runs it again.",
+            err=True,
+        )
     if not warn_of_guessing("the float network", metrics.on_held_out("in_float"), metrics.data.classes):
         warn_of_guessing("the quantised network", metrics.on_held_out("fault_free"), metrics.data.classes)
-    show_retraining(metrics, output, console())
+    files = [output / name for name in (retraining.WEIGHTS, retraining.METRICS, retraining.CURVE)]
+    show_retraining(metrics, files, console())
     if metrics.message is not None:
         raise click.ClickException(metrics.message)
     judged: dict[str, Any] = {"images": images}
@@ -187,7 +191,7 @@ def retrain_chip(
     again = command_text(
         "simulate",
         network=subject.name,
-        weights=output / WEIGHTS,
+        weights=output / retraining.WEIGHTS,
         data=subject.data,
         normalize=metrics.data.normalization,
         lot=lot,
@@ -197,16 +201,9 @@ def retrain_chip(
     say(f"Try it: {again}")
 
 
-def show_retraining(metrics: Metrics, folder: Path, console: Console) -> None:
-    """Print the result of a retraining: accuracy without faults, before and after, costs, and all in a sentence.
-
-    Args:
-        metrics: what was measured.
-        folder: where all of it is.
-        console: where to.
-    """
+def show_retraining(metrics: Metrics, files: Sequence[Path], console: Console) -> None:
+    """Print accuracy without faults, before and after, costs, the files where all of it is, and all in a sentence."""
     from efat.cli.render import facts_table, results_table
-    from efat.retraining.chip import CURVE, METRICS, WEIGHTS
 
     shown = metrics.table()
     table = results_table(shown.title, left=shown.columns[:1], right=["accuracy", "95 %\ninterval"])
@@ -222,9 +219,9 @@ def show_retraining(metrics: Metrics, folder: Path, console: Console) -> None:
     since = f", since iteration {metrics.wall.from_iteration:,}" if metrics.wall.from_iteration else ""
     costs.add_row("time", f"{_duration(metrics.wall.seconds)}{since}")
     console.print(costs)
-    files = [str(file) for name in (WEIGHTS, METRICS, CURVE) if (file := folder / name).exists()]
-    console.print(f"\nIn {', '.join(files[:-1])} and {files[-1]}.\n")
-    console.print(_verdict(metrics), style="bold")
+    *others, last = map(str, files)
+    console.print(f"\nIn {', '.join(others)} and {last}.\n")
+    console.print(metrics.summary, style="bold")
 
 
 def _share(count: int, of: int) -> str:
@@ -236,31 +233,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _verdict(metrics: Metrics) -> str:
-    from efat.confidence import bound_text
-
-    found, fault_free = metrics.on_unseen("after"), metrics.on_unseen("fault_free")
-    points = 100 * (found.value - fault_free.value)
-    against = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the fault-free network"
-    low, high = found.interval
-    if abs(points) < 0.05:
-        against = "as well as the fault-free network"
-    elif low <= fault_free.value <= high:
-        against += f", which {found.images:,} images are too few to tell apart"
-    text = (
-        f"{found.value:.1%} of {found.images:,} unseen images on {metrics.chip.id} with {metrics.mitigation} (at least "
-        f"{bound_text(found.at_least)} with 95 % confidence), {against}"
-    )
-    before, iterations = metrics.on_held_out("before"), f"{metrics.iterations:,} iterations"
-    if metrics.data.decided_by_them:
-        after, target = metrics.on_held_out("after"), metrics.budget.target_accuracy
-        text += f"; on {after.images:,} tuning images {after.value:.1%}"
-        if metrics.iterations:
-            text += f" after {iterations}, {before.value:.1%} before"
-        if target is not None:
-            text += f": the target of {100 * target:.6g}% was {'' if metrics.reached_target else 'not '}reached"
-    elif metrics.iterations:
-        text += f"; it was {before.value:.1%} before {iterations}"
-    return f"{text}."
