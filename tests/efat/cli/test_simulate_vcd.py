@@ -165,7 +165,7 @@ def test_interrupted_it_leaves_nothing(lot: Path, monkeypatch: pytest.MonkeyPatc
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("simulator.engine.vcd._Dump.close", interrupted)
+    monkeypatch.setattr("simulator.engine.vcd._dump", interrupted)
     result = run(*WAVE, "--layer", "conv1")
     assert result.exit_code == 130
     assert [path.name for path in Path.cwd().iterdir()] == ["lot.h5"]
