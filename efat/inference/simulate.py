@@ -104,6 +104,12 @@ def simulate(
         InputError: something is of the wrong kind, does not fit or is unknown; one line says what.
         EngineMismatchError: the cycle engine gives other outputs than the emulation.
     """
+    if not isinstance(network, Setup | str | nn.Module | None):
+        raise InputError(f"network is {records.shown(network)}: expected its name, a torch.nn.Module or a Setup")
+    records.check(not isinstance(chips, str), "chips", chips, "a list of their ids")
+    records.check(engine in ("emulation", "cycle"), "engine", engine, "emulation or cycle")
+    records.check(batch >= 1, "batch", batch, "1 or more images")
+    records.check(clock_mhz > 0, "clock_mhz", clock_mhz, "more than 0")
     given: object = data
     said: dict[str, object] = {"weights": weights, "normalization": normalization, "split": split}
     said["calibration"] = calibration

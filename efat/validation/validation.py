@@ -18,6 +18,7 @@ from torch import nn
 from efat.display import Shown, Table, Verdict, counted
 from efat.inference.simulate import simulate
 from efat.inference.simulation import Simulation
+from efat.records import check
 from efat.setup import Setup, first_images
 from efat.validation.cases import Case, config_pool, load_case, random_case, shrink
 from simulator import ArrayConfig, InputError, Site, simulate_gemm
@@ -248,10 +249,16 @@ def validate(
         What was counted; a case that differs is its `mismatch`, made small.
 
     Raises:
-        InputError: both a number of cases and a time, an array that cannot be, or the RTL cannot be run.
+        InputError: a number, an array or nets that cannot be, both a number of cases and a time, or the RTL cannot be
+            run.
     """
     if cases is not None and minutes is not None:
         raise InputError("cases and minutes are both given: choose one")
+    check(cases is None or cases >= 1, "cases", cases, "1 or more")
+    check(minutes is None or minutes > 0, "minutes", minutes, "more than 0")
+    check(seed is None or seed >= 0, "seed", seed, "0 or more")
+    check(array is None or len(array) == 2, "array", array, "rows and columns")
+    check(bool(sites) and all(isinstance(site, Site) for site in sites), "sites", sites, "one or more of `Site`")
     implementations = _implementations(against)
     if array is not None:
         ArrayConfig(*array)

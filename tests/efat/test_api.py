@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,36 @@ def test_validates() -> None:
         efat.validate(20, array=(0, 4))
     with pytest.raises(InputError, match="against is 'gates': expected cycle or rtl"):
         efat.validate(20, against="gates")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"cases": 0}, "cases is 0: expected 1 or more"),
+        ({"minutes": -1.0}, "minutes is -1.0: expected more than 0"),
+        ({"seed": -1}, "seed is -1: expected 0 or more"),
+        ({"sites": []}, "sites is a list of 0: expected one or more of `Site`"),
+        ({"array": (3,)}, "array is a list of 1: expected rows and columns"),
+    ],
+)
+def test_a_validation_that_would_compare_nothing_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        efat.validate(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"network": 3}, "network is 3: expected its name, a torch.nn.Module or a Setup"),
+        ({"chips": "chip-0001"}, "chips is 'chip-0001': expected a list of their ids"),
+        ({"engine": "exact"}, "engine is 'exact': expected emulation or cycle"),
+        ({"batch": 0}, "batch is 0: expected 1 or more images"),
+        ({"clock_mhz": 0}, "clock_mhz is 0: expected more than 0"),
+    ],
+)
+def test_a_simulation_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        efat.simulate(**{"network": "digits-cnn", "lot": "missing.h5", **wrong})
 
 
 FLOW = """
