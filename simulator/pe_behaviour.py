@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from simulator.dtypes import Int16Array, Int32Array
 from simulator.faults import FaultMap, Kind, Site
-from simulator.gates.evaluation import circuit_of
+from simulator.gates.netlist import circuit_of
 from simulator.gates.netlist_kernel import CLEAR, SET, Circuit, product_rows
 from simulator.pe_behaviour_kernel import EXACT, PeProducts
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.dtypes import Int16Array, Int32Array, UInt8Array
-from simulator.gates import netlist, netlist_kernel
+from simulator.gates import cells, netlist_kernel
 from simulator.gates.netlist_kernel import INVERT, Circuit, gate_value, with_faults
 from simulator.kernels import kernels
 
@@ -37,7 +37,7 @@ class PeProducts(NamedTuple):
         return bool((self.behaviour != EXACT).any())
 
 
-_kernel = kernels(netlist, netlist_kernel)
+_kernel = kernels(cells, netlist_kernel)
 
 
 @_kernel

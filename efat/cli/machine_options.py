@@ -201,7 +201,7 @@ def chosen_multiplier(
 
 def is_netlist(name: str) -> bool:
     """Whether a multiplier's name is that of a netlist file, rather than of a design or a product table."""
-    from simulator.multipliers.files import NETLIST_SUFFIXES
+    from simulator.gates.files import NETLIST_SUFFIXES
 
     return name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES
 

@@ -28,7 +28,7 @@ from simulator.dtypes import Int16Array, Int32Array
 from simulator.engine import masks
 from simulator.engine.masks import BYPASSED, CLEAN, MASKED, FoldFlips, PeMasks
 from simulator.faults import Site
-from simulator.gates import netlist, netlist_kernel
+from simulator.gates import cells, netlist_kernel
 from simulator.kernels import kernels
 from simulator.pe_behaviour_kernel import PeProducts, single_product
 
@@ -66,7 +66,7 @@ class FoldProducts(NamedTuple):
     """int32 [rows, cols]: the table of each PE that has one."""
 
 
-_kernel = kernels(masks, netlist, netlist_kernel, pe_products_kernel)
+_kernel = kernels(masks, cells, netlist_kernel, pe_products_kernel)
 
 
 @_kernel

@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from simulator.errors import InputError, did_you_mean
-from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.cells import MOST_PINS, Gate
+from simulator.gates.netlist import Netlist
 
 _ZERO, _ONE = -2, -1
 """Bits that are constant; all others are numbers of nets."""

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from simulator.files import BLIF, VERILOG, other_kind
 from simulator.gates.blif import parse_blif
-from simulator.gates.evaluation import netlist_products
-from simulator.gates.netlist import Netlist, NetlistError
+from simulator.gates.cells import NetlistError
+from simulator.gates.netlist import Netlist, netlist_products
 from simulator.gates.signs import OtherSignsError, Signs, check_signs, error_note
 from simulator.gates.verilog import parse_verilog
-from simulator.gates.wiring import Wiring, assemble, choose_ports
+from simulator.gates.wiring import assemble, choose_ports
 
 LARGEST_FILE_BYTES = 8 << 20
 
-_PARSERS: dict[str, Callable[[str], Wiring]] = {".v": parse_verilog, ".sv": parse_verilog, ".blif": parse_blif}
+_KINDS = {".v": VERILOG, ".sv": VERILOG, ".blif": BLIF}
+NETLIST_SUFFIXES = tuple(_KINDS)
 
 
 class NetlistFile(NamedTuple):
-    """A netlist that was read, and what in the file it was.
-
-    Attributes:
-        netlist: the gates.
-        model: name of the module or model.
-        weight_port: name of the weight's port.
-        act_port: name of the activation's port.
-        product_port: name of the product's port.
-    """
+    """A netlist that was read; and the names of its module or model, and of the ports that were taken."""
 
     netlist: Netlist
     model: str
@@ -52,7 +44,7 @@ def read_netlist(
     weight_signed: bool = True,
     act_signed: bool = True,
 ) -> Netlist:
-    """Read a multiplier's gates; `read_netlist_file` also tells which ports were taken.
+    """Read a multiplier's gates.
 
     The gates are those of the file, in an order in which each comes after those that drive it. Connections without a
     gate (`assign y = a`, a `.names` that only copies) make no gate.
@@ -67,32 +59,29 @@ def read_netlist(
 
     Raises:
         FileNotFoundError: there is no such file.
-        NetlistError: it has no multiplier made of gates, or one that is far nearer to other signs than these.
+        InputError: it has no multiplier made of gates, or one that is far nearer to other signs than these.
     """
     return read_netlist_file(
-        path,
-        weight_port=weight_port,
-        act_port=act_port,
-        product_port=product_port,
-        weight_signed=weight_signed,
-        act_signed=act_signed,
+        path, weight_port, act_port, product_port, weight_signed=weight_signed, act_signed=act_signed
     ).netlist
 
 
 def read_netlist_file(
     path: str | Path,
-    *,
     weight_port: str | None = None,
     act_port: str | None = None,
     product_port: str | None = None,
+    *,
     weight_signed: bool = True,
     act_signed: bool = True,
 ) -> NetlistFile:
-    """Read a multiplier's gates, and tell which ports were taken; as `read_netlist` otherwise."""
+    """As `read_netlist`, and tells which ports were taken."""
     path = Path(path)
     text = _text(path)
+    kind = _KINDS.get(path.suffix.lower())
+    is_blif = kind == BLIF if kind else re.search(r"^\s*\.model\b", text, re.MULTILINE)
     try:
-        wiring = _parser(path, text)(text)
+        wiring = parse_blif(text) if is_blif else parse_verilog(text)
         ports = choose_ports(wiring, weight_port, act_port, product_port)
         netlist = assemble(wiring, ports, weight_signed=weight_signed, act_signed=act_signed)
         _check_signs(netlist, path)
@@ -104,12 +93,9 @@ def read_netlist_file(
 def _text(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a netlist in Verilog or BLIF")
-    named = {".blif": (BLIF,), ".v": (VERILOG,), ".sv": (VERILOG,)}.get(path.suffix.lower())
-    wrong = other_kind(
-        path,
-        f"{named[0]}, as its name ends in {path.suffix}" if named else f"{VERILOG} or BLIF",
-        own=named or (VERILOG, BLIF),
-    )
+    kind = _KINDS.get(path.suffix.lower())
+    expected = f"{kind}, as its name ends in {path.suffix}" if kind else f"{VERILOG} or BLIF"
+    wrong = other_kind(path, expected, own=(kind,) if kind else (VERILOG, BLIF))
     if wrong is not None:
         raise NetlistError(wrong)
     with path.open("rb") as file:
@@ -122,14 +108,6 @@ def _text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise NetlistError(f"{path} is no text (byte {error.start}): expected a netlist in Verilog or BLIF") from None
-
-
-def _parser(path: Path, text: str) -> Callable[[str], Wiring]:
-    """By the file's name, or else by what it starts with."""
-    parser = _PARSERS.get(path.suffix.lower())
-    if parser is None:
-        parser = parse_blif if re.search(r"^\s*\.model\b", text, re.MULTILINE) else parse_verilog
-    return parser
 
 
 _ADVICE = {

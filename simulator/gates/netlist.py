@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.dtypes import Int32Array, UInt8Array
-from simulator.errors import InputError
+from simulator.errors import InputError, checked_integer
+from simulator.gates.cells import MOST_PINS, Gate, NetlistError
 from simulator.gates.signs import Signs
 
-MOST_PINS = 4
+if TYPE_CHECKING:
+    from simulator.gates.netlist_kernel import Circuit
+
 LARGEST_OPERAND_BITS = 8
 MOST_LOCATIONS = 1 << 16
 """A fault table keeps a location in 16 bits."""
 
-
-class Gate(enum.IntEnum):
-    """What a gate computes from its input pins a, b, c, d. Values are codes in files and never change.
-
-    The names and the order of the pins are those of the generic cells of Yosys (`$_AND_` and so on).
-    """
-
-    CONST_0 = 0
-    CONST_1 = 1
-    BUF = 2
-    NOT = 3
-    AND = 4
-    OR = 5
-    NAND = 6
-    NOR = 7
-    XOR = 8
-    XNOR = 9
-    ANDNOT = 10
-    """a and not b"""
-    ORNOT = 11
-    """a or not b"""
-    MUX = 12
-    """b if c else a"""
-    NMUX = 13
-    """not (b if c else a)"""
-    AOI3 = 14
-    """not ((a and b) or c)"""
-    OAI3 = 15
-    """not ((a or b) and c)"""
-    AOI4 = 16
-    """not ((a and b) or (c and d))"""
-    OAI4 = 17
-    """not ((a or b) and (c or d))"""
-
-    @property
-    def pins(self) -> int:
-        """Number of input pins."""
-        return _PINS[self]
-
-
-_PINS = dict.fromkeys(Gate, 2)
-_PINS.update({Gate.CONST_0: 0, Gate.CONST_1: 0, Gate.BUF: 1, Gate.NOT: 1})
-_PINS.update(dict.fromkeys((Gate.MUX, Gate.NMUX, Gate.AOI3, Gate.OAI3), 3))
-_PINS.update(dict.fromkeys((Gate.AOI4, Gate.OAI4), 4))
-
-
-class NetlistError(InputError):
-    """A netlist that is none, or does not fit; one line says why."""
+_PIN_COUNTS = np.array([gate.pins for gate in Gate], np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +45,8 @@ class Netlist:
         act_signed: whether activations are two's complement.
 
     Raises:
-        NetlistError: arrays that do not fit together, a gate that reads a net listed after it, or too many gates.
+        InputError: a width out of range, arrays of something else or that do not fit together, a gate that reads a
+            net listed after it, or too many gates.
     """
 
     gates: UInt8Array
@@ -101,13 +59,10 @@ class Netlist:
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "act_bits"):
-            if not 1 <= getattr(self, name) <= LARGEST_OPERAND_BITS:
-                raise NetlistError(f"{name} is {getattr(self, name)}: expected 1..{LARGEST_OPERAND_BITS}")
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), 1, LARGEST_OPERAND_BITS))
         for name, dtype in (("gates", np.uint8), ("inputs", np.int32), ("outputs", np.int32)):
-            array = np.array(getattr(self, name), dtype, order="C")
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-        count, operands = len(self.gates), self.weight_bits + self.act_bits
+            object.__setattr__(self, name, _integers(name, getattr(self, name), dtype))
+        count, operands = self.gates.size, self.weight_bits + self.act_bits
         if self.gates.ndim != 1 or self.inputs.shape != (count, MOST_PINS) or self.outputs.shape != (operands,):
             raise NetlistError(
                 f"arrays are gates {self.gates.shape}, inputs {self.inputs.shape}, outputs {self.outputs.shape}: "
@@ -160,7 +115,7 @@ class Netlist:
         """Gates on the longest way from an operand to the product."""
         depth: list[int] = [0] * self.product_bits
         for gate, inputs in zip(self.gates.tolist(), self.inputs.tolist(), strict=True):
-            depth.append(1 + max((depth[net] for net in inputs[: _PINS[gate]]), default=-1))
+            depth.append(1 + max((depth[net] for net in inputs[: Gate(gate).pins]), default=-1))
         deepest: int = max(depth[net] for net in self.outputs.tolist())
         return deepest
 
@@ -204,4 +159,47 @@ class Netlist:
         return f"{text} pin {pin} ({self.net_name(int(self.inputs[gate, pin]))})"
 
 
-_PIN_COUNTS = np.array([gate.pins for gate in Gate], np.int32)
+def _integers(name: str, given: npt.ArrayLike, dtype: type[np.integer]) -> npt.NDArray[Any]:
+    """A read-only copy."""
+    try:
+        numbers = np.asarray(given)
+    except ValueError as error:
+        raise NetlistError(f"{name}: {error}") from None
+    array = np.array(numbers, dtype if numbers.dtype.kind in "iu" or not numbers.size else None, order="C")
+    if array.dtype != dtype or not np.array_equal(array, numbers):
+        raise NetlistError(f"{name} are {numbers.dtype}: expected integers that {np.dtype(dtype)} holds")
+    array.flags.writeable = False
+    return array
+
+
+def circuit_of(netlist: Netlist) -> Circuit:
+    """The arrays of a netlist, as kernels take them."""
+    from simulator.gates.netlist_kernel import Circuit
+
+    # Copies: Numba compiles anew for arrays that are read-only.
+    return Circuit(
+        netlist.gates.copy(),
+        netlist.inputs.copy(),
+        netlist.first_pin.copy(),
+        netlist.outputs.copy(),
+        netlist.weight_bits,
+        netlist.act_bits,
+    )
+
+
+def netlist_products(netlist: Netlist) -> Int32Array:
+    """What the gates give for every pair of operands, int32 [2**weight_bits, 2**act_bits] by their bit patterns."""
+    from simulator.gates.netlist_kernel import evaluate, read_products, set_operands
+
+    circuit = circuit_of(netlist)
+    pairs = 1 << netlist.product_bits
+    nets = np.empty((netlist.product_bits + len(netlist.gates), -(-pairs // 64)), np.uint64)
+    set_operands(circuit, 0, nets)
+    evaluate(circuit, np.empty(0, np.uint8), nets)
+    signed = np.empty(pairs, np.int16)
+    read_products(circuit, nets, signed)
+    products = signed.astype(np.int32)
+    if not netlist.product_signed:
+        products &= pairs - 1
+    products.flags.writeable = False
+    return products.reshape(1 << netlist.weight_bits, 1 << netlist.act_bits)

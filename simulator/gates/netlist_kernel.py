@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.dtypes import Int16Array, Int32Array, UInt8Array, UInt64Array
-from simulator.gates import netlist
-from simulator.gates.netlist import Gate
+from simulator.gates import cells
+from simulator.gates.cells import Gate
 from simulator.kernels import kernels
 
 Words = UInt64Array
@@ -26,7 +26,7 @@ _MUX, _NMUX, _AOI3, _OAI3, _AOI4 = int(Gate.MUX), int(Gate.NMUX), int(Gate.AOI3)
 
 
 class Circuit(NamedTuple):
-    """The arrays of a `simulator.netlist.Netlist`."""
+    """The arrays of a `simulator.gates.netlist.Netlist`."""
 
     gates: UInt8Array
     inputs: Int32Array
@@ -36,7 +36,7 @@ class Circuit(NamedTuple):
     act_bits: int
 
 
-_kernel = kernels(netlist)
+_kernel = kernels(cells)
 
 
 @_kernel

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.cells import Gate
+from simulator.gates.netlist import Netlist
 
 _EXPRESSIONS = {
     Gate.CONST_0: "1'b0",

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.gates.netlist import LARGEST_OPERAND_BITS, MOST_LOCATIONS, MOST_PINS, Gate, Netlist, NetlistError
+from simulator.gates.cells import MOST_PINS, Gate, NetlistError, error_in_line
+from simulator.gates.netlist import LARGEST_OPERAND_BITS, MOST_LOCATIONS, Netlist
 
 _NAMES_SHOWN = 3
 
@@ -47,21 +48,15 @@ class Port(NamedTuple):
 
 @dataclass
 class Wiring:
-    """What a file says.
-
-    Attributes:
-        model: name of the circuit.
-        inputs: ports in the order of the file.
-        outputs: ports in the order of the file.
-        cells: gates in the order of the file.
-        connections: nets that are other nets or constants, without a gate, and the lines that say so.
-    """
+    """What a file says; ports and gates are in the order of the file."""
 
     model: str
+    """Name of the circuit."""
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
-    connections: dict[Net, tuple[Source, int]] = field(default_factory=dict)
+    connections: dict[Net, Source] = field(default_factory=dict)
+    """Nets that are other nets or constants, without a gate."""
     _drivers: dict[Net, str] = field(default_factory=dict)
 
     def add(self, cell: Cell) -> None:
@@ -73,7 +68,7 @@ class Wiring:
         self._drive(cell.output, f"the {cell.gate.name} gate of line {cell.line}")
         self.cells.append(cell)
         if len(self.cells) > MOST_LOCATIONS:
-            raise NetlistError(f"line {cell.line}: more than {MOST_LOCATIONS} gates: expected a multiplier")
+            raise error_in_line(cell.line, f"more than {MOST_LOCATIONS} gates: expected a multiplier")
 
     def connect(self, net: Net, source: Source, line: int) -> None:
         """Make a net the same as another, or constant.
@@ -82,7 +77,7 @@ class Wiring:
             NetlistError: something else drives it.
         """
         self._drive(net, f"line {line}")
-        self.connections[net] = (source, line)
+        self.connections[net] = source
 
     def add_inputs(self, port: Port) -> None:
         """Add an input port.
@@ -94,9 +89,38 @@ class Wiring:
             self._drive(net, f"input {port.name}")
         self.inputs.append(port)
 
-    def drives(self, net: Net) -> bool:
-        """Whether anything drives a net."""
-        return net in self._drivers
+    def end_of(self, pin: Source) -> Source:
+        """What a net is connected to in the end; other sources are their own ends.
+
+        Raises:
+            NetlistError: itself.
+        """
+        source = pin
+        passed: dict[Net, None] = {}
+        while isinstance(source, Net) and source in self.connections:
+            if source in passed:
+                loop = [str(net) for net in passed]
+                raise NetlistError(f"nets are connected in a loop: {_shown(loop[loop.index(str(source)) :])}")
+            passed[source] = None
+            source = self.connections[source]
+        # Long chains are followed once.
+        self.connections.update(dict.fromkeys(passed, source))
+        return source
+
+    def driver(self, pin: Source) -> Net | bool:
+        """The input, the gate's output or the constant that is on a pin.
+
+        Raises:
+            NetlistError: nothing is.
+        """
+        source = self.end_of(pin)
+        if source is None:
+            name = "a gate's pin" if pin is None else str(pin)
+            raise NetlistError(f"{name} is undefined (x): expected it to be driven")
+        if isinstance(source, Net) and source not in self._drivers:
+            through = "" if source == pin else f" (connected to {pin})"
+            raise NetlistError(f"nothing drives net {source}{through}, which is read")
+        return source
 
     def _drive(self, net: Net, driver: str) -> None:
         if net in self._drivers:
@@ -118,33 +142,25 @@ _INDEXED = re.compile(r"(.*\D)(?:\[(\d{1,4})\]|<(\d{1,4})>|(\d{1,4}))", re.DOTAL
 
 
 def choose_ports(wiring: Wiring, weight: str | None, act: str | None, product: str | None) -> Ports:
-    """Find the operands' and the product's ports.
-
-    Args:
-        wiring: the circuit.
-        weight: name of the weight's port; None for one named weight, w or b, or else the first input that is left.
-        act: name of the activation's port; None for one named activation, act, a or x, or else the input that is left.
-        product: name of the product's port, the only output if None; other outputs are left alone.
+    """Find the operands' and the product's ports: those of these names; None for those that `read_netlist` describes.
 
     Raises:
         NetlistError: no such port, other ports than these, or widths that do not fit.
     """
     inputs, outputs = _vectors(wiring.inputs), _vectors(wiring.outputs)
-    listed = f"it has inputs {_ports(inputs)} and outputs {_ports(outputs)}"
+    listed = f"it has inputs {_listed(inputs)} and outputs {_listed(outputs)}"
     for what, name, ports in (("input", weight, inputs), ("input", act, inputs), ("output", product, outputs)):
         if name is not None and name not in ports:
             raise NetlistError(f"no {what} is named {name!r}: {listed}")
     if len(inputs) != 2 or (product is None and len(outputs) != 1):
         raise NetlistError(f"{wiring.model} is no multiplier: expected two inputs and one output, but {listed}")
     if weight is None:
-        weight = _guess([name for name in inputs if name != act], _WEIGHT_NAMES, _ACT_NAMES if act is None else ())
+        weight = _guess([name for name in inputs if name != act], _ACT_NAMES if act is None else ())
     if act is None:
         act = next(name for name in inputs if name != weight)
     if act == weight:
         raise NetlistError(f"port {act} is given for the weight and for the activation: {listed}")
-    found = Ports(
-        inputs[weight], inputs[act], outputs[product] if product is not None else next(iter(outputs.values()))
-    )
+    found = Ports(inputs[weight], inputs[act], outputs[next(iter(outputs)) if product is None else product])
     for port in (found.weight, found.act):
         if not 1 <= len(port.nets) <= LARGEST_OPERAND_BITS:
             raise NetlistError(f"port {port.name} has {len(port.nets)} bits: expected 1..{LARGEST_OPERAND_BITS}")
@@ -157,12 +173,12 @@ def choose_ports(wiring: Wiring, weight: str | None, act: str | None, product: s
     return found
 
 
-def _guess(names: list[str], wanted: Sequence[str], others: Sequence[str]) -> str:
-    """The name that is wanted; if there is none, the one that is left besides the others, or the first."""
-    for name in wanted:
-        for given in names:
-            if given.lower() == name:
-                return given
+def _guess(names: list[str], others: Sequence[str]) -> str:
+    """The name of a weight; if there is none, the one that is left besides the others, or the first."""
+    for wanted in _WEIGHT_NAMES:
+        for name in names:
+            if name.lower() == wanted:
+                return name
     left = [name for name in names if name.lower() not in others]
     return (left or names)[0]
 
@@ -197,11 +213,11 @@ def _vectors(ports: Iterable[Port]) -> dict[str, Port]:
     return found
 
 
-def _ports(ports: dict[str, Port]) -> str:
-    return shown([f"{port.name} ({len(port.nets)} bits)" for port in ports.values()]) or "none"
+def _listed(ports: dict[str, Port]) -> str:
+    return _shown([f"{port.name} ({len(port.nets)} bits)" for port in ports.values()]) or "none"
 
 
-def shown(names: Sequence[str]) -> str:
+def _shown(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -212,26 +228,19 @@ def assemble(wiring: Wiring, ports: Ports, *, weight_signed: bool, act_signed: b
 
     All gates are kept, and no others are made, but for one that gives a constant where one is read.
 
-    Args:
-        wiring: the circuit.
-        ports: which ports are the multiplier's.
-        weight_signed: whether weights are two's complement.
-        act_signed: whether activations are two's complement.
-
     Raises:
         NetlistError: nets that nothing drives, gates in a loop, or too many gates.
     """
-    sources = _resolved(wiring)
+    for net in wiring.connections:
+        wiring.end_of(net)
     operands = (*ports.weight.nets, *ports.act.nets)
-    product = [_source(net, sources, wiring) for net in ports.product.nets]
-    pins = [[_source(pin, sources, wiring) for pin in cell.pins] for cell in wiring.cells]
+    product = [wiring.driver(net) for net in ports.product.nets]
+    pins = [[wiring.driver(pin) for pin in cell.pins] for cell in wiring.cells]
     constants = sorted({pin for cell_pins in [*pins, product] for pin in cell_pins if isinstance(pin, bool)})
     order = _order(wiring.cells, pins)
 
-    number: dict[Net | bool, int] = {net: index for index, net in enumerate(operands)}
-    number |= {constant: len(number) + index for index, constant in enumerate(constants)}
-    first = len(number)
-    number |= {wiring.cells[cell].output: first + index for index, cell in enumerate(order)}
+    nets: list[Net | bool] = [*operands, *constants, *(wiring.cells[cell].output for cell in order)]
+    number = {net: index for index, net in enumerate(nets)}
     gates = [Gate.CONST_1 if constant else Gate.CONST_0 for constant in constants]
     inputs = [[-1] * MOST_PINS for _ in constants]
     for cell in order:
@@ -248,46 +257,15 @@ def assemble(wiring: Wiring, ports: Ports, *, weight_signed: bool, act_signed: b
     )
 
 
-def _resolved(wiring: Wiring) -> dict[Net, Net | bool | None]:
-    """What each connected net is: what a gate or an input drives, a constant, or a net that nothing drives."""
-    found: dict[Net, Net | bool | None] = {}
-    for start in wiring.connections:
-        path: dict[Net, None] = {}
-        source: Source = start
-        while isinstance(source, Net) and source in wiring.connections and source not in found:
-            if source in path:
-                loop = [str(net) for net in path]
-                raise NetlistError(f"nets are connected in a loop: {shown(loop[loop.index(str(source)) :])}")
-            path[source] = None
-            source = wiring.connections[source][0]
-        final = found.get(source, source) if isinstance(source, Net) else source
-        for net in path:
-            found[net] = final
-    return found
-
-
-def _source(pin: Source, sources: dict[Net, Net | bool | None], wiring: Wiring) -> Net | bool:
-    """The input, the gate's output or the constant that drives a pin."""
-    source = sources.get(pin, pin) if isinstance(pin, Net) else pin
-    if source is None:
-        name = str(pin) if pin is not None else "a gate's pin"
-        raise NetlistError(f"{name} is undefined (x): expected it to be driven")
-    if isinstance(source, Net) and not wiring.drives(source):
-        through = "" if source == pin else f" (connected to {pin})"
-        raise NetlistError(f"nothing drives net {source}{through}, which is read")
-    return source
-
-
 def _order(cells: Sequence[Cell], pins: Sequence[Sequence[Net | bool]]) -> list[int]:
     """Gates after those that drive them, otherwise in the order of the file."""
-    driver = {cell.output: index for index, cell in enumerate(cells)}
+    number = {cell.output: index for index, cell in enumerate(cells)}
+    drivers = [[number[pin] for pin in cell_pins if isinstance(pin, Net) and pin in number] for cell_pins in pins]
     readers: list[list[int]] = [[] for _ in cells]
-    waiting = [0] * len(cells)
-    for index, cell_pins in enumerate(pins):
-        for pin in cell_pins:
-            if not isinstance(pin, bool) and pin in driver:
-                readers[driver[pin]].append(index)
-                waiting[index] += 1
+    for index, driving in enumerate(drivers):
+        for driver in driving:
+            readers[driver].append(index)
+    waiting = [len(driving) for driving in drivers]
     ready = [index for index, count in enumerate(waiting) if count == 0]
     order = []
     while ready:
@@ -298,17 +276,12 @@ def _order(cells: Sequence[Cell], pins: Sequence[Sequence[Net | bool]]) -> list[
             if waiting[reader] == 0:
                 heapq.heappush(ready, reader)
     if len(order) < len(cells):
-        raise NetlistError(f"gates drive each other in a loop: {_loop(cells, pins, driver, set(order))}")
+        # From any gate that waits, drivers that wait lead into a loop.
+        index = next(index for index, count in enumerate(waiting) if count)
+        path: dict[int, None] = {}
+        while index not in path:
+            path[index] = None
+            index = next(driver for driver in drivers[index] if waiting[driver])
+        loop = [str(cells[one].output) for one in reversed(list(path)[list(path).index(index) :])]
+        raise NetlistError(f"gates drive each other in a loop: {_shown(loop)}")
     return order
-
-
-def _loop(cells: Sequence[Cell], pins: Sequence[Sequence[Net | bool]], driver: dict[Net, int], done: set[int]) -> str:
-    """Name the nets of a loop: from any gate that is not done, drivers that are not done lead into one."""
-    index = next(index for index in range(len(cells)) if index not in done)
-    path: dict[int, None] = {}
-    while index not in path:
-        path[index] = None
-        drivers = [driver[pin] for pin in pins[index] if not isinstance(pin, bool) and pin in driver]
-        index = next(one for one in drivers if one not in done)
-    loop = list(path)[list(path).index(index) :]
-    return shown([str(cells[one].output) for one in reversed(loop)])

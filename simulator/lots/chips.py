@@ -26,8 +26,9 @@ from simulator.dtypes import BoolArray
 from simulator.errors import InputError, did_you_mean
 from simulator.faults import FAULT_DTYPE, FaultMap
 from simulator.files import FAULT_LIST
+from simulator.gates.cells import MOST_PINS
 from simulator.gates.designs import DESIGNS
-from simulator.gates.netlist import MOST_LOCATIONS, MOST_PINS, Netlist
+from simulator.gates.netlist import MOST_LOCATIONS, Netlist
 from simulator.multipliers.multiplier import Multiplier
 from simulator.sampling import FaultModel, sample_faults
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.dtypes import Float64Array, Int32Array, UInt64Array
-from simulator.gates.evaluation import circuit_of, netlist_products
-from simulator.gates.netlist import Netlist
+from simulator.gates.netlist import Netlist, circuit_of, netlist_products
 from simulator.multipliers.multiplier import TableErrors, table_errors
 
 _BLOCK_FAULTS = 128

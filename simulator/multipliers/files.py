@@ -9,11 +9,9 @@ import numpy as np
 
 from simulator.dtypes import Int16Array
 from simulator.errors import InputError, did_you_mean
-from simulator.gates.files import read_netlist_file
+from simulator.gates.files import NETLIST_SUFFIXES, read_netlist_file
 from simulator.multipliers.multiplier import DESIGNS, Multiplier, built_in
 from simulator.multipliers.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
-
-NETLIST_SUFFIXES = (".v", ".sv", ".blif")
 
 
 @dataclass(frozen=True)

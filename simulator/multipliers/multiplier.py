@@ -13,8 +13,7 @@ import numpy.typing as npt
 from simulator.dtypes import Int16Array
 from simulator.errors import InputError
 from simulator.gates.designs import DESIGNS, build_netlist
-from simulator.gates.evaluation import netlist_products
-from simulator.gates.netlist import MOST_LOCATIONS, Netlist
+from simulator.gates.netlist import MOST_LOCATIONS, Netlist, netlist_products
 from simulator.gates.signs import Signs, signed_products
 
 __all__ = ["DESIGNS", "Multiplier", "TableErrors", "built_in", "exact_products", "table_errors"]

@@ -15,9 +15,9 @@ from simulator import ArrayConfig, FaultMap
 from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
 from simulator.errors import InputError
 from simulator.files import file_kind
+from simulator.gates.cells import NetlistError
 from simulator.gates.designs import build_netlist
 from simulator.gates.files import read_netlist
-from simulator.gates.netlist import NetlistError
 from simulator.lots.chips import Chip, ChipLot, write_lot
 from simulator.lots.csv import read_csv
 from simulator.multipliers.files import read_multiplier

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from simulator import Kind
-from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.cells import Gate
+from simulator.gates.netlist import Netlist
 
 Faults = Mapping[int, frozenset[Kind]]
 """What is wrong at each location; nothing at those that are not listed."""

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from simulator import Kind
-from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.cells import MOST_PINS, Gate
+from simulator.gates.netlist import Netlist
 from tests.support.netlist_oracle import Faults
 
 

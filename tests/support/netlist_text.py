@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from simulator.gates.blif import parse_blif
-from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.cells import Gate
+from simulator.gates.netlist import Netlist
 from simulator.gates.verilog import parse_verilog
 from simulator.gates.wiring import assemble, choose_ports
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.cells import Gate
+from simulator.gates.netlist import Netlist
 from simulator.multipliers.multiplier import Multiplier
 from tests.support.netlist_oracle import FUNCTIONS
 

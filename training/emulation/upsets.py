@@ -13,7 +13,7 @@ import numpy as np
 from simulator import Kind, Site, gemm_timing, pe_behaviour_kernel
 from simulator.dtypes import BoolArray, Int8Array, Int64Array
 from simulator.errors import InputError
-from simulator.gates import netlist, netlist_kernel
+from simulator.gates import cells, netlist_kernel
 from simulator.kernels import kernels
 from simulator.pe_behaviour_kernel import PeProducts, single_product
 from training.emulation import gemm_kernel, program
@@ -132,7 +132,7 @@ class _Masks(NamedTuple):
     bypass: BoolArray
 
 
-_kernel = kernels(netlist, netlist_kernel, pe_behaviour_kernel, gemm_kernel, program)
+_kernel = kernels(cells, netlist_kernel, pe_behaviour_kernel, gemm_kernel, program)
 
 
 @_kernel

@@ -18,8 +18,7 @@ from simulator import ArrayConfig, Fault, Kind, Site
 from simulator.bits import wrap
 from simulator.dtypes import Int16Array, Int32Array, Int64Array
 from simulator.errors import InputError
-from simulator.gates.evaluation import circuit_of
-from simulator.gates.netlist import Netlist
+from simulator.gates.netlist import Netlist, circuit_of
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, Circuit, product_rows
 from simulator.multipliers.multiplier import exact_products
 from training.injection.fault_effect_kernel import (

@@ -198,7 +198,7 @@ def table(
     if write_path is not None and write_path.suffix != ".npy":
         fail(f"--write {write_path}: expected a name that ends in .npy")
     from efat.cli.render import console
-    from simulator.gates.evaluation import netlist_products
+    from simulator.gates.netlist import netlist_products
     from simulator.multipliers.files import for_array
     from simulator.multipliers.product_tables import ProductTable, read_products
 

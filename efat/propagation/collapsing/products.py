@@ -165,7 +165,7 @@ def _with_fault(patterns: Int64Array, bit: int, kind: Kind) -> Int64Array:
 def _inverted_by_gates(config: ArrayConfig, faults: Sequence[Stratum], first: int, weights: int) -> UInt64Array:
     """What faults of gates do, uint64 [faults, product_bits, words]: bits of all pairs of operands in their order."""
     # Numba takes 0.4 s to import.
-    from simulator.gates.evaluation import circuit_of
+    from simulator.gates.netlist import circuit_of
     from simulator.gates.netlist_kernel import CLEAR, SET, evaluate, set_operands, single_faults
 
     netlist = config.pe_multiplier.netlist

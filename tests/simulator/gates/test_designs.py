@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from simulator.gates.cells import Gate
 from simulator.gates.designs import DESIGNS, build_netlist
-from simulator.gates.evaluation import netlist_products
-from simulator.gates.netlist import Gate, Netlist
+from simulator.gates.netlist import Netlist, netlist_products
 from tests.support import netlist_oracle
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.gates.cells import Gate, NetlistError
 from simulator.gates.designs import DESIGNS, build_netlist
-from simulator.gates.evaluation import netlist_products
 from simulator.gates.files import read_netlist, read_netlist_file
-from simulator.gates.netlist import Gate, Netlist, NetlistError
+from simulator.gates.netlist import Netlist, netlist_products
 from simulator.multipliers.multiplier import exact_products
 from tests.support import netlist_oracle, netlist_text
 from tests.support.netlist_strategies import netlists

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator import Kind
+from simulator import InputError, Kind
+from simulator.gates.cells import MOST_PINS, Gate, NetlistError
 from simulator.gates.designs import build_netlist
-from simulator.gates.evaluation import circuit_of, netlist_products
-from simulator.gates.netlist import MOST_PINS, Gate, Netlist, NetlistError
+from simulator.gates.netlist import Netlist, circuit_of, netlist_products
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
 from tests.support import netlist_oracle
 from tests.support.netlist_oracle import Faults
@@ -208,6 +208,11 @@ def changed(array: np.ndarray, place: tuple[int, ...], value: int) -> np.ndarray
 REFUSED: list[tuple[Callable[[Netlist], dict[str, object]], str]] = [
     (lambda netlist: {"weight_bits": 0}, r"weight_bits is 0: expected 1\.\.8"),
     (lambda netlist: {"act_bits": 9}, r"act_bits is 9: expected 1\.\.8"),
+    (lambda netlist: {"act_bits": "2"}, "act_bits is '2': expected an integer"),
+    (lambda netlist: {"gates": 4}, r"arrays are gates \(\),"),
+    (lambda netlist: {"gates": netlist.gates + 0.5}, "gates are float64: expected integers that uint8 holds"),
+    (lambda netlist: {"gates": netlist.gates + np.int64(256)}, "gates are int64: expected integers that uint8 holds"),
+    (lambda netlist: {"inputs": [[0], [0, 1]]}, "inputs: setting an array element"),
     (lambda netlist: {"weight_bits": 3}, r"outputs \(4,\): expected .*\(5,\)"),
     (lambda netlist: {"inputs": netlist.inputs[:, :3]}, r"inputs \(8, 3\).*expected .*\(gates, 4\)"),
     (lambda netlist: {"gates": netlist.gates[:-1]}, r"gates \(7,\), inputs \(8, 4\)"),
@@ -232,7 +237,7 @@ REFUSED: list[tuple[Callable[[Netlist], dict[str, object]], str]] = [
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message[:30] for _, message in REFUSED])
 def test_arrays_that_are_no_netlist_are_refused(change: Callable[[Netlist], dict[str, object]], message: str) -> None:
     netlist = build_netlist("array", 2, 2, weight_signed=False, act_signed=False)
-    with pytest.raises(NetlistError, match=message):
+    with pytest.raises(InputError, match=message):
         replace(netlist, **change(netlist))  # type: ignore[arg-type]
 
 

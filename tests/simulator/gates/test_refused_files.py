@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.gates.evaluation import netlist_products
+from simulator.gates.cells import NetlistError
 from simulator.gates.files import read_netlist
-from simulator.gates.netlist import NetlistError
+from simulator.gates.netlist import netlist_products
 from tests.support.netlist_text import from_text, model, module
 
 DATA = Path(__file__).parents[3] / "tests" / "support" / "data"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.gates.cells import NetlistError
 from simulator.gates.designs import build_netlist
 from simulator.gates.files import read_netlist_file
-from simulator.gates.netlist import NetlistError
 from simulator.gates.signs import (
     ALL_SIGNS,
     SignError,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from simulator import Kind
+from simulator.gates.cells import MOST_PINS, Gate
 from simulator.gates.designs import DESIGNS, build_netlist
-from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.netlist import Netlist
 from simulator.gates.systemverilog import gate_level_multiplier
 from tests.support import netlist_oracle
 from tests.support.verilog_tools import needs, tool, yosys

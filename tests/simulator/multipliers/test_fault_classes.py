@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from simulator import Kind
+from simulator.gates.cells import MOST_PINS, Gate
 from simulator.gates.designs import DESIGNS, build_netlist
-from simulator.gates.netlist import MOST_PINS, Gate, Netlist
+from simulator.gates.netlist import Netlist
 from simulator.multipliers.fault_classes import FaultClass, GateFault, compare, fault_classes
 from simulator.multipliers.multiplier import TableErrors
 from tests.support import netlist_oracle

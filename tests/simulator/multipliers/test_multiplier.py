@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.gates.designs import build_netlist
-from simulator.gates.evaluation import netlist_products
-from simulator.gates.netlist import MOST_LOCATIONS
+from simulator.gates.netlist import MOST_LOCATIONS, netlist_products
 from simulator.multipliers.multiplier import (
     DESIGNS,
     Multiplier,

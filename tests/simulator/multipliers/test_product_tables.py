@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.gates.cells import NetlistError
 from simulator.gates.designs import build_netlist
-from simulator.gates.netlist import NetlistError
 from simulator.multipliers.files import TableSigns, for_array, read_multiplier, read_table
 from simulator.multipliers.multiplier import TableErrors, exact_products
 from simulator.multipliers.product_tables import ProductTable, ProductTableError, read_products, sign_magnitude
