@@ -76,6 +76,12 @@ class NetworkRequest:
         return None if self.normalize is None else Normalization.parse(self.normalize)
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What `efat.simulate` and its like take."""
+        found = {"network": self.network, "weights": self.weights, "data": self.data}
+        return {**found, "normalization": self.normalization}
+
+    @property
     def inputs(self) -> list[Path]:
         """Files and folders that it names."""
         return [path for path in (self.weights, self.data) if path is not None]
@@ -177,7 +183,7 @@ def output_option(help_text: str) -> Callable[[_Command], _Command]:
     return click.option("-o", "--output", required=True, type=INPUT_FILE, metavar="FILE", help=help_text)
 
 
-def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ()) -> None:
+def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path | None] = ()) -> None:
     """Refuse an output file before any work is done; inputs are never replaced, not even with `force`."""
     import os
 
@@ -187,7 +193,8 @@ def check_output(path: Path, *, force: bool = True, inputs: Sequence[Path] = ())
         fail(f"{path} is not a regular file: expected the name of a file to write")
     if path.exists() and not force:
         fail(f"{path} is there already: choose another name, or replace it with --force")
-    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+    read = [given for given in inputs if given is not None and given.exists()]
+    if any(path.exists() and path.samefile(given) for given in read):
         fail(f"{path} is the file to read: choose another name to write")
     if not path.parent.is_dir():
         fail(f"{path.parent}: no such folder to write {path.name} into; make it first")
@@ -217,7 +224,7 @@ def json_option(help_text: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def check_json(path: Path | None, inputs: Sequence[Path] = ()) -> None:
+def check_json(path: Path | None, inputs: Sequence[Path | None] = ()) -> None:
     """Refuse what `--json` names, before any work is done, if it cannot be written."""
     if path is not None and not _is_stdout(path):
         check_output(path, inputs=inputs)

@@ -84,22 +84,18 @@ def explain(
     Networks run on the emulation, which computes what the array does, bit for bit. What is bypassed stays bypassed
     whatever is left out. Ctrl-C stops and still shows what was found so far.
     """
-    inputs = [lot, *subject.inputs, *([] if manifest is None else [manifest])]
-    check_json(json_path, inputs=inputs)
+    check_json(json_path, inputs=[lot, manifest, *subject.inputs])
     check_manifest_alone(manifest, subject, {"--calibration": calibration, "--bypass": bypass})
     from efat.cli.render import console, show, stages_bar, working
 
     with working("Loading, quantising and calibrating"):
         explanation = efat.explain(
-            subject.network,
-            lot,
-            chip,
+            lot=lot,
+            chip=chip,
             image=chosen,
             images=images,
             manifest=manifest,
-            weights=subject.weights,
-            data=subject.data,
-            normalization=subject.normalization,
+            **subject.arguments,
             bypass=bypass,
             calibration=calibration,
             run=False,

@@ -162,7 +162,7 @@ def propagate(
     array = lot if described is None else described.config()
     if array is None:
         fail("give the array with --array, or a lot of chips that has it with --lot")
-    check_json(json_path)
+    check_json(json_path, inputs=[lot, *subject.inputs])
     subject.warn()
     from efat.cli.render import console, show, stages_bar
 

@@ -29,8 +29,6 @@ from efat.cli.waveform import waveform_options, write_waveform
 
 if TYPE_CHECKING:
     from efat import Simulation
-    from training.calibration import Method
-    from training.layers.accelerator import Engine
 
 MOST_NAMED = 3
 
@@ -110,18 +108,9 @@ def simulate(
     manifest: Path | None,
     split: SplitOptions,
     lot: Path,
-    chips: tuple[str, ...],
-    engine: Engine,
-    cycle_images: int | None,
-    images: int | None,
-    batch: int,
-    bypass: bool,
-    mitigation: str | None,
-    calibration: Method | None,
-    clock_mhz: float,
-    threads: int | None,
     json_path: Path | None,
     waveform: dict[str, Any] | None,
+    **how: Any,
 ) -> None:
     """Classify images on faulty chips, and show what the faults change.
 
@@ -152,49 +141,36 @@ def simulate(
         manifest,
         subject,
         {
-            "--calibration": calibration,
-            "--bypass": bypass,
+            **{f"--{name}": how[name] for name in ("calibration", "bypass", "mitigation")},
             **dict.fromkeys(split.given, True),
-            "--mitigation": mitigation,
         },
     )
-    if cycle_images is not None and engine == "cycle":
+    if how["cycle_images"] is not None and how["engine"] == "cycle":
         fail("--engine cycle runs all images on the cycle engine: leave out --cycle-images")
-    check_json(json_path)
+    inputs = [lot, manifest, *subject.inputs]
+    check_json(json_path, inputs=inputs)
     if waveform is not None:
         if json_path is not None:
             fail("--vcd writes a waveform and measures nothing for --json: leave one of them out")
-        if cycle_images is not None:
+        if how["cycle_images"] is not None:
             fail("--vcd writes a waveform and compares nothing: leave out --cycle-images")
-        check_output(waveform["path"], inputs=[lot, *subject.inputs, *([] if manifest is None else [manifest])])
+        check_output(waveform["path"], inputs=inputs)
     from efat.cli.render import progress_bars, show, working
 
     with working("Loading, quantising and calibrating"):
         simulation = efat.simulate(
-            subject.network,
-            lot,
+            lot=lot,
             manifest=manifest,
-            weights=subject.weights,
-            data=subject.data,
-            normalization=subject.normalization,
             split=split.request() if split.given else None,
-            chips=chips,
-            engine=engine,
-            cycle_images=cycle_images,
-            images=images,
-            batch=batch,
-            bypass=bypass,
-            mitigation=mitigation,
-            calibration=calibration,
-            clock_mhz=clock_mhz,
-            threads=threads,
+            **subject.arguments,
+            **how,
             run=False,
         )
-    if threads is not None:
+    if how["threads"] is not None:
         import torch
 
         # The emulation has as many threads as torch.
-        torch.set_num_threads(threads)
+        torch.set_num_threads(how["threads"])
     if waveform is not None:
         for line in simulation.about_weights():
             say(line)

@@ -89,7 +89,7 @@ def validate(
         _refuse_together("--replay", {**of_cases, **of_networks, "--json": json_path})
         _replay(replay, against)
         return
-    check_json(json_path)
+    check_json(json_path, inputs=[lot, *subject.inputs])
     given = next((name for name, value in of_networks.items() if value is not None), None)
     if given is None:
         _compare_cases(array, sites, against, cases, minutes, seed, json_path)
@@ -158,15 +158,7 @@ def _compare_networks(subject: NetworkRequest, lot: Path, images: int | None, js
     from efat.cli.render import progress_bar, show, working
 
     with working("Loading, quantising and calibrating"):
-        validation = efat.validate_network(
-            subject.name,
-            lot,
-            weights=subject.weights,
-            data=subject.data,
-            normalization=subject.normalization,
-            images=images,
-            run=False,
-        )
+        validation = efat.validate_network(lot=lot, images=images, **subject.arguments, run=False)
     interrupted = False
     with progress_bar("chips", len(validation.simulation.chips)) as progress:
         try:

@@ -138,6 +138,7 @@ def test_bad_input_is_refused(folder: Path) -> None:
     assert "give the array with --array, or a lot of chips that has it with --lot" in refused(*BASE)
     assert "--array and --lot are both given" in refused(*SHORT, "--lot", "lot.h5")
     assert "--act-bits describes an array: give its size" in refused(*BASE, "--lot", "lot.h5", "--act-bits", "4")
+    assert "lot.h5 is the file to read" in refused(*BASE, "--lot", "lot.h5", "--json", "lot.h5")
     assert "--workers and --ray are both given" in refused(*SHORT, "--ray", "local")
     assert "'alu' is no site: expected one of weight, weight_load" in refused(*all_of, "--site", "alu")
     assert "'stuck' is no kind: expected one of stuck_at_0, stuck_at_1, flip" in refused(*all_of, "--kind", "stuck")

@@ -377,6 +377,7 @@ def test_bad_input_is_refused(lot: Path) -> None:
     assert "0 is not in the range" in refused(*SIMULATE, "--batch", "0")
     assert "'fpga' is not one of 'cycle', 'emulation'" in refused(*SIMULATE, "--engine", "fpga")
     assert "nowhere: no such folder" in refused(*SIMULATE, "--json", "nowhere/result.json")
+    assert "lot.h5 is the file to read" in refused(*SIMULATE, "--json", "lot.h5")
     assert "nothing.npz" in refused(*SIMULATE, "--data", "nothing.npz")
     assert "nothing.safetensors" in refused(*SIMULATE, "--weights", "nothing.safetensors")
 

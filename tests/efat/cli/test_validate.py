@@ -134,6 +134,11 @@ def test_ctrl_c_keeps_the_chips_that_are_done(lot: str, monkeypatch: pytest.Monk
     assert [chip["chip"] for chip in found["chips"]] == ["chip-0000"]
 
 
+def test_the_lot_is_never_written_over(lot: str) -> None:
+    asked = ["validate", "--lot", lot, "--network", "digits-cnn", "--json", lot]
+    assert "lot.h5 is the file to read" in refused(*asked)
+
+
 def test_differing_logits_end_with_exit_code_1(lot: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(faults, site):
         masks = _stuck(faults, site)
