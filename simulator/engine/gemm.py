@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,12 @@ def simulate_gemm(
     (m, k), n = acts.shape, weights.shape[1]
     timing = gemm_timing(config, m, k, n)
     workers = min(_worker_count(threads), 1 + config.rows * min(config.cols, n) * timing.serial // _WORK_PER_THREAD)
-    trace = _empty_trace(config, check_window(config, record, timing.serial)) if record is not None else None
+    trace = None
+    if record is not None:
+        first, stop = check_window(config, record, timing.serial)
+        # The cycles of one PE lie side by side, as they are written PE by PE.
+        arrays = [np.zeros((config.rows, config.cols, stop - first), np.int32).transpose(2, 0, 1) for _ in range(5)]
+        trace = Trace(first, *arrays)
     masks, products = _chip(faults, np.packbits(bypassed).tobytes())
     run = _GemmRun(
         config=config,
@@ -112,7 +117,8 @@ def simulate_gemm(
                 stored &= keep[columns]
                 stored |= force[columns]
     if trace is not None:
-        trace = _wrap_trace(trace, config)
+        # The engine holds partial sums modulo 2^32.
+        trace = replace(trace, south=wrap(trace.south, config.acc_bits))
     if config.acc_bits < 32:
         sums = wrap(sums, config.acc_bits)
     return GemmResult(np.ascontiguousarray(sums.T), cycles, timing, trace)
@@ -228,17 +234,3 @@ def _worker_count(threads: int | None) -> int:
     if threads < 1:
         raise InputError(f"threads is {threads}: expected at least 1")
     return threads
-
-
-def _empty_trace(config: ArrayConfig, window: tuple[int, int]) -> Trace:
-    first, stop = window
-    # The cycles of one PE lie side by side, as they are written PE by PE.
-    arrays = [np.zeros((config.rows, config.cols, stop - first), np.int32).transpose(2, 0, 1) for _ in range(5)]
-    return Trace(first, *arrays)
-
-
-def _wrap_trace(trace: Trace, config: ArrayConfig) -> Trace:
-    """The trace with partial sums, which the engine holds modulo 2^32, read in `acc_bits`."""
-    return Trace(
-        trace.first_cycle, trace.shift, trace.weight, trace.east, trace.product, wrap(trace.south, config.acc_bits)
-    )

@@ -70,17 +70,9 @@ def stuck_masks(
 
 
 def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
-    """Masks of all PEs.
-
-    Args:
-        faults: faults of the array; FLIPs are left out.
-        bypass: bool [rows, cols].
-    """
-    load_keep, load_force = stuck_masks(faults, Site.WEIGHT_LOAD, np.int16)
-    weight_keep, weight_force = stuck_masks(faults, Site.WEIGHT, np.int16)
-    act_keep, act_force = stuck_masks(faults, Site.ACTIVATION, np.int16)
-    product_keep, product_force = stuck_masks(faults, Site.PRODUCT, np.int16)
-    psum_keep, psum_force = stuck_masks(faults, Site.PSUM, np.int32)
+    """Masks of all PEs, FLIPs left out; `bypass` is bool [rows, cols]."""
+    narrow = (Site.WEIGHT_LOAD, Site.WEIGHT, Site.ACTIVATION, Site.PRODUCT)
+    load, weight, act, product = (stuck_masks(faults, site, np.int16) for site in narrow)
     role = np.full(bypass.shape, CLEAN, np.uint8)
     permanent = faults.table[faults.table["kind"] != Kind.FLIP]
     datapath = permanent[np.isin(permanent["site"], (Site.ACTIVATION, Site.PRODUCT, Site.PSUM))]
@@ -91,23 +83,18 @@ def pe_masks(faults: FaultMap, bypass: BoolArray) -> PeMasks:
         role[:] = TABLED
     role[bypass] = BYPASSED
     load_stuck = np.zeros(bypass.shape, np.bool_)
-    load = permanent[permanent["site"] == Site.WEIGHT_LOAD]
-    load_stuck[load["row"], load["col"]] = True
+    loading = permanent[permanent["site"] == Site.WEIGHT_LOAD]
+    load_stuck[loading["row"], loading["col"]] = True
     return PeMasks(
-        load_keep=load_keep,
-        load_force=load_force,
-        weight_keep=weight_keep,
-        weight_force=weight_force,
-        act_keep=act_keep,
-        act_force=act_force,
-        product_keep=product_keep,
-        product_force=product_force,
-        psum_keep=psum_keep,
-        psum_force=psum_force,
-        load_stuck=load_stuck,
+        *load,
+        *weight,
+        *act,
+        *product,
+        *stuck_masks(faults, Site.PSUM, np.int32),
+        load_stuck,
         # A copy: Numba compiles anew for arrays that are read-only.
-        bypass=np.array(bypass, order="C"),
-        role=role,
+        np.array(bypass, order="C"),
+        role,
     )
 
 
@@ -142,11 +129,10 @@ class Flips:
         self._config = faults.config
         self._cycles_per_fold = cycles_per_fold
         table = faults.table[faults.table["kind"] == Kind.FLIP]
-        outside = table["cycle"] >= total_cycles
-        if outside.any():
-            cycle = int(table["cycle"][outside][0])
+        last = int(table["cycle"].max(initial=-1))
+        if last >= total_cycles:
             raise InputError(
-                f"a FLIP is in cycle {cycle}, outside this GEMM of {total_cycles} cycles: "
+                f"a FLIP is in cycle {last}, outside this GEMM of {total_cycles} cycles: "
                 f"expected a cycle in 0..{total_cycles - 1}"
             )
         in_array = table["site"] != Site.ACCUMULATOR

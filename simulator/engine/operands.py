@@ -32,18 +32,7 @@ def check_gemm(
     faults: FaultMap | None,
     bypass: npt.ArrayLike | None,
 ) -> CheckedGemm:
-    """Check a GEMM.
-
-    Args:
-        x: integer activations [M, K].
-        w: integer weights [K, N].
-        config: the array.
-        faults: what is broken in it; None for nothing.
-        bypass: bool [rows, cols]; None for none.
-
-    Raises:
-        InputError: no integers, shapes that do not fit, values out of range, or faults of another array.
-    """
+    """The operands and the chip of a GEMM; an `InputError` where something cannot be or does not fit."""
     acts = check_operand("x", x, config.act_range, "M, K")
     weights = check_operand("w", w, config.weight_range, "K, N")
     if acts.shape[1] != weights.shape[0]:
@@ -52,12 +41,7 @@ def check_gemm(
 
 
 def check_operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axes: str) -> npt.NDArray[np.integer]:
-    """One operand of a GEMM as an array; `axes` names its dimensions in messages.
-
-    Raises:
-        TypeError: it does not hold integers.
-        InputError: it has not two dimensions, or values are out of range.
-    """
+    """One operand of a GEMM, integers of two dimensions (`axes`, in messages) within limits, as an array."""
     array = np.asarray(values)
     if array.ndim != 2:
         raise InputError(f"{name} has shape {array.shape}: expected two dimensions [{axes}]")
@@ -73,16 +57,7 @@ def check_operand(name: str, values: npt.ArrayLike, limits: tuple[int, int], axe
 def check_chip(
     config: ArrayConfig, faults: FaultMap | None, bypass: npt.ArrayLike | None
 ) -> tuple[FaultMap, BoolArray]:
-    """Check what is broken in an array, and which PEs it bypasses.
-
-    Args:
-        config: the array.
-        faults: None for none.
-        bypass: bool [rows, cols]; None for none.
-
-    Raises:
-        InputError: faults of another array, or a bypass of another shape.
-    """
+    """What is broken in an array and bool [rows, cols] which PEs it bypasses, None for nothing; both must be its."""
     faults = FaultMap(config) if faults is None else faults
     if faults.config != config:
         raise InputError(f"faults are of another array: they are of {faults.config}, expected {config}")

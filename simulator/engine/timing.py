@@ -14,14 +14,10 @@ from simulator.errors import InputError
 
 @dataclass(frozen=True)
 class Fold:
-    """One filling of the array with weights: reduction indices `k` on the rows, outputs `n` on the columns.
+    """One filling of the array with weights.
 
-    Attributes:
-        index: position in time, from 0; n-folds are the outer loop, k-folds the inner one.
-        k_start: first reduction index; it sits on row 0.
-        k_stop: one past the last reduction index.
-        n_start: first output; it sits on column 0.
-        n_stop: one past the last output.
+    Indices `k_start:k_stop` of the reduction sit on the rows from 0 on, outputs `n_start:n_stop` on the columns.
+    `index` is its place in time, from 0: n-folds are the outer loop, k-folds the inner one.
     """
 
     index: int

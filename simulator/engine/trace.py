@@ -41,11 +41,7 @@ class Trace:
 
 
 def check_window(config: ArrayConfig, window: tuple[int, int], total_cycles: int) -> tuple[int, int]:
-    """Check a window of clock cycles (first, one past the last) against a GEMM and the memory its trace takes.
-
-    Raises:
-        InputError: the window is empty, outside the GEMM, or its trace would take more than 2 GiB.
-    """
+    """A window of clock cycles (first, one past the last), refused if outside the GEMM or taking more than 2 GiB."""
     first, stop = window
     if not 0 <= first < stop <= total_cycles:
         raise InputError(f"record={window}: expected (first, stop) with 0 <= first < stop <= {total_cycles} cycles")

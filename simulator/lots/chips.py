@@ -249,17 +249,14 @@ def write_lot(
     provenance: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write a new lot. The file appears, or replaces an older one, only when it is complete.
+    """Write a new lot, and return the number of chips. The file appears, or replaces another, only when it is complete.
 
     Args:
         path: the file.
         config: the array all chips have.
         chips: the chips, taken one by one.
         provenance: where they come from, for people: generator, seed, version and the like.
-        progress: called from time to time.
-
-    Returns:
-        Number of chips written.
+        progress: called with the number of chips just written.
 
     Raises:
         InputError: a chip is of another array, or two have the same id.
@@ -278,15 +275,12 @@ def write_lot(
 
 
 def append_chips(path: str | Path, chips: Iterable[Chip], *, progress: Progress | None = None) -> int:
-    """Add chips to a lot. The file is copied, extended and replaced, so it always holds either all of them or none.
+    """Add chips to a lot, and return their number. The file is copied and replaced: it has all of them or none.
 
     Args:
         path: a file that `write_lot` wrote.
         chips: the chips, taken one by one.
-        progress: called from time to time.
-
-    Returns:
-        Number of chips added.
+        progress: called with the number of chips just written.
 
     Raises:
         FileNotFoundError: there is no such file.

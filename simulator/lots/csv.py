@@ -35,14 +35,7 @@ _NAMES = {field: {code: name for name, code in codes.items()} for field, codes i
 
 
 def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
-    """Read a list of faults and of PEs that fuses bypass.
-
-    Args:
-        path: the CSV file, UTF-8.
-        config: the array the faults are of.
-
-    Returns:
-        The chips, in the order in which their ids first appear; lines of one chip need not be together.
+    """The chips of a list of faults and of PEs that fuses bypass, in the order in which their ids first appear.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,21 +80,16 @@ def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
 
 
 class Written(NamedTuple):
-    """What was written of some chips."""
+    """Numbers of faults and of bypassed PEs."""
 
     faults: int
     bypassed: int
 
 
 def write_csv(path: str | Path, chips: Iterable[Chip]) -> Written:
-    """Write a list of faults and of PEs that fuses bypass, from which `read_csv` makes the same chips.
+    """Write a list from which `read_csv` makes the same chips, which are taken one by one.
 
-    Args:
-        path: the file; it appears, or replaces an older one, only when it is complete.
-        chips: the chips, taken one by one.
-
-    Returns:
-        Numbers of faults and of bypassed PEs.
+    The file appears, or replaces an older one, only when it is complete.
     """
     faults = bypassed = 0
     with replaced(Path(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
@@ -130,28 +118,16 @@ def _chosen(columns: dict[str, list[str]], lines: Int64Array) -> dict[str, list[
 
 
 def _bypass(
-    path: Path,
-    config: ArrayConfig,
-    columns: dict[str, list[str]],
-    lines: Int64Array,
-    owner: Int64Array,
+    path: Path, config: ArrayConfig, columns: dict[str, list[str]], lines: Int64Array, owner: Int64Array
 ) -> dict[int, BoolArray]:
     """The bypass masks of the chips that have one, from the lines about bypassed PEs."""
     for name in ("bit", "kind", "cycle"):
         given = np.asarray([cell.strip() != "" for cell in columns[name]])
-        if given.any():
-            i = int(np.argmax(given))
-            raise InputError(
-                f"{path}, line {lines[i]}: {name} is {columns[name][i]!r}: expected nothing, as a bypassed PE has none"
-            )
+        _refuse(path, lines, given, name, columns[name], "nothing, as a bypassed PE has none")
     places = {name: _numbers(path, name, columns[name], lines) for name in ("row", "col")}
     for name, side in (("row", config.rows), ("col", config.cols)):
-        outside = places[name] >= side
-        if outside.any():
-            i = int(np.argmax(outside))
-            raise InputError(
-                f"{path}, line {lines[i]}: {name} of a bypassed PE is {places[name][i]}: expected 0..{side - 1}"
-            )
+        found = places[name].tolist()
+        _refuse(path, lines, places[name] >= side, f"{name} of a bypassed PE", found, f"0..{side - 1}")
     masks = {}
     for chip in np.unique(owner).tolist():
         masks[chip] = np.zeros((config.rows, config.cols), np.bool_)
@@ -218,10 +194,8 @@ def _codes(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int64A
     known = _CODES[name]
     codes = {cell: known.get(cell.upper(), -1) for cell in set(cells)}
     values = np.fromiter((codes[cell] for cell in cells), np.int64, len(cells))
-    if (values < 0).any():
-        i = int(np.argmax(values < 0))
-        names = [*known, BYPASS] if name == "site" else known
-        raise InputError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected one of {', '.join(names)}")
+    names = [*known, BYPASS] if name == "site" else known
+    _refuse(path, lines, values < 0, name, cells, f"one of {', '.join(names)}")
     return values
 
 
@@ -239,12 +213,16 @@ def _numbers(path: Path, name: str, cells: list[str], lines: Int64Array) -> Int6
         wrong = (numbers < limits.min) | (numbers > limits.max)
     except (ValueError, OverflowError):
         wrong = np.asarray([not _is_number(cell) for cell in cells], np.bool_)
+    whole = f"a whole number, {limits.min} to {limits.max}"
+    expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else whole
+    _refuse(path, lines, wrong, name, cells, expected)
+    return numbers
+
+
+def _refuse(path: Path, lines: Int64Array, wrong: BoolArray, name: str, cells: Sequence[object], expected: str) -> None:
     if wrong.any():
         i = int(np.argmax(wrong))
-        whole = f"a whole number, {limits.min} to {limits.max}"
-        expected = "a clock cycle, or nothing for a permanent fault" if name == "cycle" else whole
         raise InputError(f"{path}, line {lines[i]}: {name} is {cells[i]!r}: expected {expected}")
-    return numbers
 
 
 def _is_number(cell: str) -> bool:

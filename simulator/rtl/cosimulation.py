@@ -140,19 +140,12 @@ class Pool:
         self._simulators: OrderedDict[tuple[Any, ...], Simulator] = OrderedDict()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._binaries: OrderedDict[tuple[Any, ...], Path] = OrderedDict()
-        self._compiled = 0
 
     @contextmanager
     def simulator(self, parameters: Mapping[str, int], multiplier: Mapping[str, str] | None) -> Iterator[Simulator]:
         """The simulator of an array, for the time of a `with` block; an error in the block ends it.
 
-        Args:
-            parameters: of `testbench.sv`.
-            multiplier: the files of a multiplier by their names; None for `multiplier.sv`.
-
-        Raises:
-            RtlUnavailableError: Icarus Verilog or cocotb is missing.
-            CosimulationError: it does not compile or start.
+        `parameters` are of `testbench.sv`, `multiplier` the files of a multiplier by name, None for `multiplier.sv`.
         """
         with self._lock:
             key = (*sorted(parameters.items()), *sorted((multiplier or {}).items()))
@@ -180,7 +173,9 @@ class Pool:
             while len(self._binaries) >= _MOST_BINARIES:
                 oldest = next(key for key in self._binaries if key not in self._simulators)
                 shutil.rmtree(self._binaries.pop(oldest).parent, ignore_errors=True)
-            folder = self._new_folder()
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="efat-rtl-", ignore_cleanup_errors=True)
+            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
             for name, content in (multiplier or {}).items():
                 (folder / name).write_text(content)
             paths = [sources.FOLDER / name for name in (sources.TESTBENCH, *sources.SOURCES)]
@@ -197,14 +192,6 @@ class Pool:
             self._binaries[key] = binary
         self._binaries.move_to_end(key)
         return self._binaries[key]
-
-    def _new_folder(self) -> Path:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="efat-rtl-", ignore_cleanup_errors=True)
-        self._compiled += 1
-        folder = Path(self._folder.name) / str(self._compiled)
-        folder.mkdir()
-        return folder
 
     def close(self) -> None:
         """End all simulators and remove what was compiled."""

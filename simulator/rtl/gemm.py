@@ -181,12 +181,7 @@ def _chunks(stimulus: Bits, flips: dict[int, dict[str, str]]) -> Iterator[dict[s
 def _collected(config: ArrayConfig, log: Bits, m: int, k: int, n: int) -> tuple[Int32Array, Int64Array]:
     """The outputs int32 [M, N] and the cycles of all writes int64 [k-folds, M, N], from what each column logged.
 
-    Args:
-        config: the array.
-        log: uint8 [cycles, cols, bits]: whether an entry was written, which one, and what.
-        m: rows of X.
-        k: reduction length.
-        n: outputs.
+    `log` is uint8 [cycles, cols, bits]: whether an entry was written, which one, and what.
     """
     k_folds, n_folds = -(-k // config.rows), -(-n // config.cols)
     row_bits = log.shape[-1] - 1 - config.acc_bits

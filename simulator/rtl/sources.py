@@ -24,11 +24,7 @@ _LEAST_DEPTH = 64
 
 
 def multiplier_source(config: ArrayConfig) -> str | None:
-    """SystemVerilog of the gates of this array's multiplier, with masks of a bit for each location.
-
-    Returns:
-        The text of a file that takes the place of `multiplier.sv`; None if the multiplier is made of tables.
-    """
+    """SystemVerilog in place of `multiplier.sv`, of the gates of this array's multiplier; None if it has tables."""
     from simulator.gates.systemverilog import gate_level_multiplier
 
     netlist = config.pe_multiplier.netlist
@@ -38,8 +34,7 @@ def multiplier_source(config: ArrayConfig) -> str | None:
 def multiplier_files(config: ArrayConfig, faults: FaultMap) -> dict[str, str] | None:
     """The files that make up the multiplier of a chip, by their names.
 
-    Returns:
-        None for `multiplier.sv`: while no multiplier is faulty and all are exact, there need be no gates or tables.
+    None for `multiplier.sv`: while no multiplier is faulty and all are exact, there need be no gates or tables.
     """
     if config.multiplies_exactly and not (faults.table["site"] == Site.MULTIPLIER).any():
         return None
@@ -86,10 +81,7 @@ endmodule
 def parameters(config: ArrayConfig, m: int, *, locations: bool) -> dict[str, int]:
     """Parameters of `systolic_array` for GEMMs of up to `m` rows of X, or of the next power of two.
 
-    Args:
-        config: the array.
-        m: rows of X.
-        locations: whether the multiplier has fault locations.
+    `locations` is whether the multiplier has fault locations.
     """
     return {
         "ROWS": config.rows,
