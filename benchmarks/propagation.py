@@ -106,7 +106,7 @@ def rows(
     chosen = np.random.default_rng(arguments.seed)
     each = 1 if what.endswith("one image") else len(replay)
 
-    def trial(fault: npt.NDArray[np.void]) -> Injected:
+    def trial(fault: np.void) -> Injected:
         made = trial_of(fault, 0, len(replay))
         return made if flips or each > 1 else Injected(made.fault, chosen.integers(len(replay), size=1))
 

@@ -279,7 +279,9 @@ def run_propagation(
             estimated(propagation.summary)
         if request.margin is not None and _error(propagation.summary) <= request.margin:
             break
-    _keep(folder, propagation)
+    propagation.save(folder / FILE_NAME)
+    with replaced(folder / SUMMARY) as beside:
+        beside.write_text(json.dumps(propagation.summary.as_dict(), indent=2, allow_nan=False) + "\n")
     return propagation
 
 
@@ -295,18 +297,6 @@ def _fault_free_correct(campaign: Campaign) -> int:
     """Images that are classified correctly without faults."""
     where = f"{campaign.path(FAULT_FREE, 'json')}: correct"
     return typed(int, campaign.values(FAULT_FREE).get("correct"), where)
-
-
-def _keep(folder: Path, propagation: Propagation) -> None:
-    """Write what is not there yet, damaged, or from when files were elsewhere."""
-    try:
-        there = Propagation.load(folder / FILE_NAME).digest
-    except (FileNotFoundError, InputError):
-        there = None
-    if there != propagation.digest:
-        propagation.save(folder / FILE_NAME)
-    with replaced(folder / SUMMARY) as beside:
-        beside.write_text(json.dumps(propagation.summary.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def _error(found: Summary) -> float:

@@ -19,6 +19,7 @@ from efat.propagation.tables import (
     PopulationCounts,
     Rule,
 )
+from efat.records import digest_of
 from simulator import ArrayConfig, Kind, Site
 from training.injection.network_graph import GraphOperation
 from training.injection.replay import OUTCOMES, PATTERNS
@@ -231,3 +232,11 @@ def changed(table: str, place: int, /, **values: float) -> npt.NDArray[np.void]:
     for name, value in values.items():
         found[name][place] = value
     return found
+
+
+def same(one: Propagation, other: Propagation) -> bool:
+    """Whether two say exactly the same."""
+    names = ("faults", "layers", "operations", "strata", "images", "fault_free_correct", "array", "versions")
+    alike = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+    records = ("subject", "population", "request", "layer_shapes", "graph")
+    return alike and all(digest_of(getattr(one, name)) == digest_of(getattr(other, name)) for name in records)
