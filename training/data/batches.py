@@ -91,10 +91,10 @@ class Batches:
             Images float32 [b, c, h, w] and labels int64 [b], of memory of their own.
 
         Raises:
-            ValueError: a negative iteration.
+            InputError: a negative iteration.
         """
         if iteration < 0:
-            raise ValueError(f"iteration is {iteration}: expected 0 or more")
+            raise InputError(f"iteration is {iteration}: expected 0 or more")
         epoch, index = divmod(iteration, self.per_epoch)
         chosen = self._order(epoch)[index * self._size : (index + 1) * self._size]
         images, labels = self._data.images[chosen], self._data.labels[chosen]
