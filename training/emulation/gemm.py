@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from simulator import ArrayConfig, FaultMap
-from simulator.dtypes import BoolArray, Int8Array, Int32Array, Int64Array, UInt8Array
+from simulator.dtypes import Int8Array, Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
 from training.emulation.program import Program, lower
 from training.emulation.tensors import run_on_tensors
@@ -166,57 +167,63 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def emulated_convolution(
-    images: Tensor,
-    weight: Tensor,
-    config: ArrayConfig,
-    faults: FaultMap | None,
-    bypass: BoolArray | None,
-    *,
+class Windows(NamedTuple):
+    """Where the rows of X lie in one image: those of a convolution are windows, so both parts of a place are affine.
+
+    `X[m, k]` of group g is at `(m // across) * step_down + (m % across) * step_across + offset[g, k]`.
+    """
+
+    offset: Int64Array
+    """int64 [groups, K], strictly increasing in each group; of a kernel the columns run fastest."""
+    down: int
+    across: int
+    step_down: int
+    step_across: int
+    image_size: int
+
+
+@lru_cache(maxsize=64)
+def convolution_windows(
+    image: tuple[int, int, int],
+    kernel_size: tuple[int, int],
     stride: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
-) -> Tensor:
-    """Convolve on a faulty array: one GEMM for each group, int32 [batch, outputs, out_height, out_width].
-
-    Args:
-        images: [batch, channels, height, width] on the CPU, padded, int8 or, if activations are unsigned, uint8, within
-            range; at least as large as the kernel.
-        weight: int8 [outputs, channels / groups, kernel_rows, kernel_columns] on the CPU, within range.
-        config: the array.
-        faults: what is broken in it; None for nothing.
-        bypass: bool [rows, cols], or None for none.
-        stride: pixels from one output to the next, down and across.
-        dilation: pixels from one kernel element to the next, down and across.
-        groups: groups of channels.
-    """
-    images = images.contiguous()
-    pixel, offset, size = _places(tuple(images.shape), tuple(weight.shape[1:]), stride, dilation)
-    total = len(weight)
-    outputs = np.empty((len(images), total, *size), np.int32)
-    pixels = size[0] * size[1]
-    memory = images.view(-1).numpy()
-    channels = weight.shape[1] * images.shape[2] * images.shape[3]
-    for group, part in enumerate(np.split(weight.detach().flatten(1).numpy(), groups)):
-        program = lower(part.T, config, faults, bypass=bypass)
-        place = (group * len(part) * pixels, total * pixels, pixels)
-        run_on_memory(program, memory, pixel, offset + group * channels, outputs.reshape(-1), place)
-    return torch.from_numpy(outputs)
+) -> Windows:
+    """Those of a convolution on a padded image [channels, height, width], at least as large as the kernel."""
+    channels, height, width = image
+    down, across = output_size((height, width), kernel_size, stride, dilation)
+    channel, row, column = np.ogrid[:channels, : kernel_size[0], : kernel_size[1]]
+    offset = channel * height * width + row * dilation[0] * width + column * dilation[1]
+    return Windows(offset.reshape(groups, -1), down, across, stride[0] * width, stride[1], channels * height * width)
 
 
 @lru_cache(maxsize=8)
-def _places(
-    images: tuple[int, int, int, int], kernel: tuple[int, int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[Int64Array, Int64Array, tuple[int, int]]:
-    """Where each output's window begins, where each kernel element lies from there, and outputs down and across."""
-    batch, channels, height, width = images
-    per_group, kernel_rows, kernel_columns = kernel
-    size = output_size((height, width), (kernel_rows, kernel_columns), stride, dilation)
-    image, down, across = np.ogrid[:batch, : size[0], : size[1]]
-    pixel = image * channels * height * width + down * stride[0] * width + across * stride[1]
-    channel, row, column = np.ogrid[:per_group, :kernel_rows, :kernel_columns]
-    offset = channel * height * width + row * dilation[0] * width + column * dilation[1]
-    return pixel.reshape(-1), offset.reshape(-1), size
+def _row_starts(images: int, down: int, across: int, step_down: int, step_across: int, image_size: int) -> Int64Array:
+    image, y, x = np.ogrid[:images, :down, :across]
+    starts: Int64Array = (image * image_size + y * step_down + x * step_across).reshape(-1)
+    return starts
+
+
+def run_on_images(programs: Sequence[Program], windows: Windows, memory: Int8Array | UInt8Array) -> Int32Array:
+    """Run a program for each group on images [S, image_size] that lie in memory one after another.
+
+    `memory` is int8, or uint8 if activations are unsigned, C-contiguous, with values within range.
+
+    Returns:
+        int32 [S, outputs of all groups, M], wrapped to `acc_bits` bits.
+
+    Raises:
+        InputError: a FLIP in a cycle that the GEMM does not have.
+    """
+    n, m = programs[0].n, windows.down * windows.across
+    outputs = np.empty((len(memory), len(programs) * n, m), np.int32)
+    if outputs.size:
+        pixel = _row_starts(len(memory), *windows[1:])
+        for group, program in enumerate(programs):
+            place = (group * n * m, len(programs) * n * m, m)
+            run_on_memory(program, memory.reshape(-1), pixel, windows.offset[group], outputs.reshape(-1), place)
+    return outputs
 
 
 def output_size(

@@ -20,7 +20,7 @@ from torch.nn import functional
 from simulator import ArrayConfig
 from simulator.dtypes import Int32Array, Int64Array, UInt8Array
 from simulator.errors import InputError
-from training.emulation.gemm import output_size, run_on_memory
+from training.emulation.gemm import Windows, convolution_windows, run_on_images
 from training.emulation.program import lower
 from training.layers.quantized import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from training.numbers import dequantize
@@ -45,7 +45,7 @@ class GemmInMemory:
         input_shape: of one image, without the batch.
         output_shape: of what the layer makes of it.
         weights: int8 [groups, N, K], read-only, contiguous.
-        offset: int64 [groups, K], read-only, strictly increasing in each group.
+        offset: int64 [groups, K], strictly increasing in each group.
         down: an image has `down * across` rows of X.
         across: as many lie `step_across` elements apart.
         step_down: elements from one such run of rows to the next.
@@ -89,21 +89,21 @@ class GemmInMemory:
         groups, k, n = layer.gemm_shape
         weights = layer.weight_int.cpu().numpy().reshape(groups, n, k).copy()
         if isinstance(layer, QuantizedConv2d):
-            offset, size, width, image_size = _windows(layer, input_shape)
-            places = (*size, layer.stride[0] * width, layer.stride[1])
-            output_shape: tuple[int, ...] = (layer.out_channels, *size)
+            image = layer.pad(torch.empty(1, *input_shape, device="meta"))
+            down, across = layer.product_padding
+            padded = (image.shape[1], image.shape[2] + 2 * down, image.shape[3] + 2 * across)
+            windows = convolution_windows(padded, layer.kernel_size, layer.stride, layer.dilation, layer.groups)
+            output_shape: tuple[int, ...] = (layer.out_channels, windows.down, windows.across)
         elif isinstance(layer, QuantizedLinear):
             vectors = int(np.prod(input_shape[:-1], dtype=np.int64))
-            offset, image_size = np.arange(k)[None], vectors * k
-            places = (1, vectors, image_size, k)
+            windows = Windows(np.arange(k)[None], 1, vectors, vectors * k, k, vectors * k)
             output_shape = (*input_shape[:-1], layer.out_features)
         else:
             raise InputError(
                 f"layer {layer.name!r} is a {type(layer).__name__}: expected a QuantizedConv2d or QuantizedLinear"
             )
-        for array in (weights, offset):
-            array.flags.writeable = False
-        return cls(layer, tuple(input_shape), output_shape, weights, offset, *places, image_size)
+        weights.flags.writeable = False
+        return cls(layer, tuple(input_shape), output_shape, weights, *windows)
 
     @cached_property
     def config(self) -> ArrayConfig:
@@ -170,17 +170,9 @@ class GemmInMemory:
         Returns:
             int32 [S, outputs, M], wrapped to `acc_bits` bits.
         """
-        count = len(memory)
-        outputs = np.empty((count, self.outputs, self.m), np.int32)
-        if not outputs.size:
-            return outputs
-        pixel = (np.arange(count)[:, None] * self.image_size + self.start).reshape(-1)
         # Writable, as everywhere: Numba compiles anew for arrays that are read-only.
-        activations = np.require(memory, requirements=["C", "W"]).reshape(-1)
-        for group, program in enumerate(self._programs):
-            place = (group * self.n * self.m, self.outputs * self.m, self.m)
-            run_on_memory(program, activations, pixel, self.offset[group].copy(), outputs.reshape(-1), place)
-        return outputs
+        activations = np.require(memory, requirements=["C", "W"])
+        return run_on_images(self._programs, self._windows, activations)
 
     def result(self, accumulated: Int32Array) -> Tensor:
         """What the layer returns for these accumulators.
@@ -200,20 +192,11 @@ class GemmInMemory:
             values = values.transpose(1, 2).contiguous()
         return values.view(len(accumulated), *self.output_shape)
 
+    @property
+    def _windows(self) -> Windows:
+        places = (self.down, self.across, self.step_down, self.step_across)
+        return Windows(self.offset, *places, self.image_size)
+
     @cached_property
     def _programs(self) -> list[Program]:
         return [lower(weights.T, self.config) for weights in self.weights]
-
-
-def _windows(layer: QuantizedConv2d, input_shape: tuple[int, ...]) -> tuple[Int64Array, tuple[int, int], int, int]:
-    """Where kernel elements lie, outputs down and across, and width and elements of a padded image."""
-    image = layer.pad(torch.empty(1, *input_shape, device="meta"))
-    down, across = layer.product_padding
-    height, width = image.shape[2] + 2 * down, image.shape[3] + 2 * across
-    channels = layer.in_channels // layer.groups
-    # As a convolution is laid out on the array: the kernel's columns run fastest.
-    group, channel, row, column = np.ogrid[: layer.groups, :channels, : layer.kernel_size[0], : layer.kernel_size[1]]
-    offset = (group * channels + channel) * height * width
-    offset = offset + row * layer.dilation[0] * width + column * layer.dilation[1]
-    size = output_size((height, width), layer.kernel_size, layer.stride, layer.dilation)
-    return offset.reshape(layer.groups, -1), size, width, layer.in_channels * height * width

@@ -15,7 +15,8 @@ from torch.nn import functional
 from simulator import ArrayConfig
 from simulator.dtypes import BoolArray
 from simulator.errors import ConversionError, InputError, NotFiniteError
-from training.emulation.gemm import emulated_convolution, output_size
+from training.emulation.gemm import convolution_windows, output_size, run_on_images
+from training.emulation.program import lower
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
 from training.numbers import (
@@ -443,14 +444,11 @@ class QuantizedConv2d(QuantizedLayer):
 
     def _accumulate(self, x: Tensor) -> Tensor:
         down, across = self.product_padding
-        images, chip = functional.pad(x, [across, across, down, down]), self.accelerator
-        reads_images = chip.engine == "emulation" and images.device.type == "cpu"
-        if reads_images and self.observer is None and self.placement is None:
-            steps = {"stride": self.stride, "dilation": self.dilation}
-            return emulated_convolution(
-                images, self.weight_int, self.config, chip.faults, chip.bypass, groups=self.groups, **steps
-            )
+        images = functional.pad(x, [across, across, down, down])
         size = output_size((images.shape[2], images.shape[3]), self.kernel_size, self.stride, self.dilation)
+        reads_images = self.accelerator.engine == "emulation" and images.device.type == "cpu"
+        if reads_images and self.observer is None and self.placement is None:
+            return self._emulate(images).view(len(images), self.out_channels, *size)
         outputs = []
         weights = self.weight_int.flatten(1).chunk(self.groups)
         for group, channels in enumerate(images.chunk(self.groups, dim=1)):
@@ -458,6 +456,16 @@ class QuantizedConv2d(QuantizedLayer):
             outputs.append(self._gemm(columns, weights[group].t(), group))
         pixels = torch.cat(outputs, dim=1).view(len(images), *size, self.out_channels)
         return pixels.permute(0, 3, 1, 2).contiguous()
+
+    def _emulate(self, images: Tensor) -> Tensor:
+        """The same on images where they lie: nothing of the size of an im2col matrix is made."""
+        chip = self.accelerator
+        filters = np.split(self.weight_int.flatten(1).numpy(), self.groups)
+        programs = [lower(part.T, chip.config, chip.faults, bypass=chip.bypass) for part in filters]
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        windows = convolution_windows(shape, self.kernel_size, self.stride, self.dilation, self.groups)
+        memory = images.contiguous().numpy().reshape(len(images), windows.image_size)
+        return torch.from_numpy(run_on_images(programs, windows, memory))
 
     def multiplies_plainly(self, x: Tensor) -> bool:
         """Whether it does; other libraries may convolve by way of Winograd's transform, which rounds."""
