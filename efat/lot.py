@@ -44,15 +44,7 @@ class Lot(Shown):
 
     @classmethod
     def open(cls, path: str | Path) -> Lot:
-        """The lot in a file; see `Lot`.
-
-        Args:
-            path: the file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            InputError: it is not a file of chips, is damaged, or is of a newer version.
-        """
+        """The lot in a file, as `Lot(path)`."""
         return cls(path)
 
     @classmethod

@@ -140,7 +140,8 @@ def count_cycles(
     """Count clock cycles and memory traffic of a network's layers, without running anything on an array.
 
     Args:
-        network: as for `network_gemms`, the path of a SCALE-Sim topology, or the layers themselves.
+        network: a name in `training.WORKLOADS`, the user's own as a module or `package.module:function`, whose code
+            runs, the path of a SCALE-Sim topology, or the layers themselves.
         array: the array.
         batch: images in one GEMM, of a network.
         image: channels, height and width of an image, of a network; None for those of the workload.
@@ -149,7 +150,8 @@ def count_cycles(
 
     Raises:
         FileNotFoundError: there is no such topology.
-        InputError: as `network_gemms`, there are no layers, a topology that is none, or something has no effect.
+        InputError: there is no such network, it cannot be converted or does not take such images, there are no layers,
+            the topology is none, or an argument has no effect.
     """
     of_network = isinstance(network, str | nn.Module)
     if not of_network and (batch != 1 or image is not None):
@@ -179,16 +181,7 @@ def count_cycles(
 
 
 def network_gemms(network: str | nn.Module, batch: int = 1, image: ImageShape | None = None) -> list[GemmLayer]:
-    """The GEMMs of a network's convolutions and linear layers, in the order in which they run.
-
-    Args:
-        network: a name in `training.WORKLOADS`, or for the user's own network `package.module:function`, whose code
-            runs, or the network.
-        batch: images in one GEMM.
-        image: size of an image; None for that of the workload.
-
-    Returns:
-        The GEMMs of each layer by its qualified name, once for each time that it runs.
+    """The GEMMs of a network's convolutions and linear layers by qualified name, each time that one runs, in order.
 
     Raises:
         InputError: there is no such network, it cannot be converted or does not take such images, no size of images is

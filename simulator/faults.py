@@ -124,19 +124,11 @@ class FaultMap:
         listed = list(faults)
         for fault in listed:
             if (fault.kind == Kind.FLIP) != (fault.cycle is not None):
-                expected = (
-                    "FLIP needs the clock cycle it happens in" if fault.cycle is None else "only FLIP has a cycle"
-                )
-                raise InputError(f"{fault}: {expected}")
-        return cls.from_arrays(
-            config,
-            row=[fault.row for fault in listed],
-            col=[fault.col for fault in listed],
-            site=[fault.site for fault in listed],
-            bit=[fault.bit for fault in listed],
-            kind=[fault.kind for fault in listed],
-            cycle=[PERMANENT if fault.cycle is None else fault.cycle for fault in listed],
-        )
+                needs = "FLIP needs the clock cycle it happens in" if fault.cycle is None else "only FLIP has a cycle"
+                raise InputError(f"{fault}: {needs}")
+        columns: dict[str, Any] = {name: [getattr(fault, name) for fault in listed] for name in FAULT_DTYPE.names or ()}
+        columns["cycle"] = [PERMANENT if cycle is None else cycle for cycle in columns["cycle"]]
+        return cls.from_arrays(config, **columns)
 
     @classmethod
     def from_arrays(
@@ -213,22 +205,14 @@ class FaultMap:
         return FaultMap(self._config, np.concatenate([self._table, other._table]))
 
     def permute_rows(self, order: Sequence[int] | npt.NDArray[np.integer]) -> FaultMap:
-        """The map whose row i is row `order[i]` of this one; column accumulators stay where they are.
-
-        Raises:
-            InputError: `order` is not a permutation of 0..rows-1.
-        """
+        """The map whose row i is row `order[i]` of this one; column accumulators stay where they are."""
         table = self._table.copy()
         in_array = table["site"] != Site.ACCUMULATOR
         table["row"][in_array] = _new_positions(order, self._config.rows, "row")[table["row"][in_array]]
         return FaultMap(self._config, table)
 
     def permute_columns(self, order: Sequence[int] | npt.NDArray[np.integer]) -> FaultMap:
-        """The map whose column i is column `order[i]` of this one.
-
-        Raises:
-            InputError: `order` is not a permutation of 0..cols-1.
-        """
+        """The map whose column i is column `order[i]` of this one."""
         table = self._table.copy()
         table["col"] = _new_positions(order, self._config.cols, "column")[table["col"]]
         return FaultMap(self._config, table)

@@ -21,16 +21,6 @@ DEFAULT_SITES: tuple[Site, ...] = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATIO
 """The nets between a PE's parts. Faults inside the multiplier are left to those who ask for them: PRODUCT stands for
 them more coarsely."""
 
-_NO_PES = np.empty(0, np.int64)
-
-
-def _default_sites() -> dict[Site, float]:
-    return dict.fromkeys(DEFAULT_SITES, 1.0)
-
-
-def _both_stuck_values() -> dict[Kind, float]:
-    return {Kind.STUCK_AT_0: 1.0, Kind.STUCK_AT_1: 1.0}
-
 
 @dataclass(frozen=True)
 class FaultModel:
@@ -57,8 +47,8 @@ class FaultModel:
     """
 
     rate: float | tuple[float, float]
-    sites: Mapping[Site, float] = field(default_factory=_default_sites)
-    kinds: Mapping[Kind, float] = field(default_factory=_both_stuck_values)
+    sites: Mapping[Site, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SITES, 1.0))
+    kinds: Mapping[Kind, float] = field(default_factory=lambda: {Kind.STUCK_AT_0: 1.0, Kind.STUCK_AT_1: 1.0})
     bits: Mapping[Site, Sequence[float]] = field(default_factory=dict)
     pattern: Pattern = "uniform"
     cluster_alpha: float = 0.5
@@ -154,7 +144,7 @@ def _place_clustered(config: ArrayConfig, model: FaultModel, count: int, random:
     # The `count` largest Gumbel-shifted log densities are a weighted draw without replacement.
     score = log_density[row_tile[:, None], col_tile] + random.gumbel(size=(config.rows, config.cols))
     if not count:
-        return _NO_PES
+        return np.empty(0, np.int64)
     # Sorted, because the order that a partition leaves depends on the processor's vector instructions.
     return np.sort(np.argpartition(score, config.pe_count - count, axis=None)[config.pe_count - count :])
 

@@ -300,15 +300,6 @@ def test_damaged_bytes_never_get_past_the_reader(lot: Path, tmp_path: Path, seed
             assert FaultMap(chip.faults.config, chip.faults.table) == chip.faults
 
 
-def retype(name: str, values: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        del file[name]
-        if values is not None:
-            file[name] = values
-
-    return change
-
-
 def in_table(field: str, value: int) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         table = file["faults"][:]
@@ -346,14 +337,14 @@ def virtual(file: h5py.File) -> None:
         (lambda file: file.attrs.__setitem__("rows", 0), r"rows is 0: expected 1\.\.1024"),
         (lambda file: file.attrs.__setitem__("rows", "many"), "attribute rows is 'many': expected a number"),
         (lambda file: file.attrs.__delitem__("act_signed"), "attribute act_signed is None"),
-        (retype("faults", None), "dataset 'faults' is missing"),
-        (retype("faults", np.zeros(3)), r"dataset 'faults' is float64 \(3,\): expected its columns"),
-        (retype("offsets", np.zeros(7, np.int32)), "dataset 'offsets' is int32"),
-        (retype("offsets", np.zeros(3, np.int64)), r"offsets \(3,\) and bypass"),
-        (retype("bypass", np.zeros((6, 2), np.uint8)), r"bypass \(6, 2\) do not fit"),
-        (retype("chip_ids", np.array([b"a"] * 6, "S64")), "chip ids are not unique"),
-        (retype("chip_ids", np.array([b"\xff"] * 6, "S64")), "a chip id is not UTF-8"),
-        (retype("chip_ids", np.array([b"a\x1b[2J", *b"bcdef"], "S64")), "a chip id is not printable"),
+        (remade("faults", None), "dataset 'faults' is missing"),
+        (remade("faults", np.zeros(3)), r"dataset 'faults' is float64 \(3,\): expected its columns"),
+        (remade("offsets", np.zeros(7, np.int32)), "dataset 'offsets' is int32"),
+        (remade("offsets", np.zeros(3, np.int64)), r"offsets \(3,\) and bypass"),
+        (remade("bypass", np.zeros((6, 2), np.uint8)), r"bypass \(6, 2\) do not fit"),
+        (remade("chip_ids", np.array([b"a"] * 6, "S64")), "chip ids are not unique"),
+        (remade("chip_ids", np.array([b"\xff"] * 6, "S64")), "a chip id is not UTF-8"),
+        (remade("chip_ids", np.array([b"a\x1b[2J", *b"bcdef"], "S64")), "a chip id is not printable"),
         (lambda file: file.__setitem__("x", 1) or file.move("x", "y"), None),
         (lambda file: file["offsets"].__setitem__(1, -4), "offsets do not divide"),
         (lambda file: file["offsets"].__setitem__(6, 1 << 50), "offsets do not divide"),
