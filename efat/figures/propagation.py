@@ -116,6 +116,11 @@ def shade(share: float) -> int:
     return int(np.searchsorted(THRESHOLDS, share))
 
 
+def words(member: Site | Kind) -> str:
+    """A net or a kind of fault, for people: `weight load`, or `stuck at 0`."""
+    return member.name.lower().replace("_", " ")
+
+
 def _draw_array(path: Path, title: str, maps: Sequence[HeatMap]) -> None:
     """The share of images whose top-1 changes by place of the fault; places without samples are left blank."""
     tallest = max((heat.rows / heat.cols for heat in maps), default=0.4)
@@ -153,7 +158,7 @@ def _draw_bits(path: Path, title: str, shares: Sequence[BitShare]) -> None:
             axes = figure.add_subplot(down, across, number + 1)
             axes.grid(axis="y")
             _draw_net(axes, [share for share in shares if share.site is site])
-            axes.set(title=site.name.lower().replace("_", " "), xlabel=_bits_of(site))
+            axes.set(title=words(site), xlabel=_bits_of(site))
             share_axis(axes, -0.02 * top, 1.05 * max(top, 1e-6))
             axes.tick_params(axis="y", labelleft=number % across == 0)
         if sites:

@@ -18,9 +18,9 @@ from torch import nn
 from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, Unit, warned
 from efat.campaigns.workers import executor_of, in_line
 from efat.lot import Lot
-from efat.propagation.collapsing.collapse import Collapse, LayerUse
+from efat.propagation.collapsing.collapse import Collapse
 from efat.propagation.injection import SEEN, Found, Round, fault_free, inject, layer_shapes, operation_rows
-from efat.propagation.population import Population
+from efat.propagation.population import LayerUse, Population
 from efat.propagation.request import (
     DEFAULT_CONFIDENCE,
     DEFAULT_KINDS,

@@ -84,8 +84,8 @@ class HeatMap:
 
     Args:
         kinds: of the faults, for people: `stuck-at faults` or `flips`.
-        rows: of the array.
-        cols: of the array.
+        rows: of the array, as `cols`.
+        cols: see there.
         step: PEs along a side of a cell; those at the last row and column may have fewer.
         cells: float64 [down, across], mean share over the sampled faults of a cell's PEs, each counted as often as it
             stands for others of its stratum; NaN without any.
@@ -154,18 +154,10 @@ ENDINGS: tuple[OperationKind, ...] = ("quantise", "relu", "pooling", "other")
 
 @dataclass(frozen=True)
 class BitShare:
-    """What the faults of one kind in some bits of a net do.
+    """What the faults of one kind in bits `first` to `last` of a net do, of which some were tried.
 
-    Args:
-        site: the net.
-        first: the first bit.
-        last: the last one, mostly the same.
-        kind: how it is faulty.
-        population: faults there are.
-        faults: how many of them were tried, 1 or more.
-        critical: share of faults that change the top-1 of any image.
-        avf: share of images whose top-1 a fault changes, mean of the faults.
-        scores: share of images whose scores it changes, likewise.
+    `critical` is the share of faults that change the top-1 of any image, `avf` and `scores` are mean shares of images
+    whose top-1 and whose scores a fault changes.
     """
 
     site: Site
@@ -188,10 +180,8 @@ class BitShare:
 class Worst:
     """The bit that is surely among the most dangerous.
 
-    Args:
-        share: the bit, and what its faults do.
-        rest: share of images whose top-1 all other faults change, on average.
-        known: whether all faults were tried, so that no bit is more dangerous.
+    `rest` is the share of images whose top-1 all other faults change on average, and `known` whether all faults were
+    tried, so that no bit is more dangerous.
     """
 
     share: BitShare
@@ -203,12 +193,9 @@ class Worst:
 class LayerFate:
     """What becomes of differences that leave a layer.
 
-    Args:
-        name: of the layer.
-        differences: images whose accumulators differ, counted for each fault that was tried.
-        ended: share of them that ends in operations before the next layer, by a name in `ENDINGS`; all zero where
-            there are no differences. Faults count as often as they stand for others.
-        carried: the share that is left, 1 without differences.
+    `differences` are images whose accumulators differ, counted for each fault that was tried, `ended` the shares of
+    them that end in operations before the next layer, by a name in `ENDINGS`, and `carried` the share that is left.
+    Faults count as often as they stand for others.
     """
 
     name: str
@@ -254,12 +241,7 @@ def worst_bit(tables: FaultTables, confidence: float) -> Worst | None:
     above that of all other faults together. The worst of many bits is bad by chance, too: all intervals together cover
     the truth as often as `confidence` says (Bonferroni).
 
-    Args:
-        tables: what was found.
-        confidence: of all intervals together, 0..1, both excluded.
-
-    Returns:
-        It; None if more faults have to be tried, or if there is no other bit.
+    None if more faults have to be tried, or if there is no other bit.
     """
     strata = tables.strata
     estimates = Estimates(tables, 1 - (1 - confidence) / max(1, len(strata)))

@@ -237,13 +237,7 @@ def _bytes(table: Rows) -> bytes:
 
 
 class Found(NamedTuple):
-    """What became of the faults of a round.
-
-    Attributes:
-        faults: `FAULTS_DTYPE` [faults], by `index`.
-        layers: `LAYERS_DTYPE` [rows]; `fault` is a row of `faults`.
-        operations: int64 [strata, operations, counts], counts as in `OPERATION_COUNTS`.
-    """
+    """What became of the faults of a round: by `index`, by layer, and int64 [strata, operations, counts]."""
 
     faults: Rows
     layers: Rows
@@ -252,14 +246,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """Faults of a sample, and those that are injected for them.
+    """Faults of a sample, ascending by their `indices` in the population, and those that are injected for them.
 
     Attributes:
-        number: of the round, from 0.
-        indices: int64 [faults], places in the population, ascending.
-        faults: `POPULATION_DTYPE` [faults].
-        strata: int64 [faults].
-        rules: uint8 [faults], each a `Rule`.
         same_as: int64 [faults], the place in the population of the fault that is injected in its place, -1 for none.
         injected: `POPULATION_DTYPE` [injected], each once.
         place: int64 [faults], the row of `injected` that says what a fault does, -1 for faults that never act.
@@ -300,13 +289,7 @@ class Round:
         return units
 
     def found(self, campaign: Campaign, images: int, strata: int, operations: int) -> Found:
-        """What the units gave, put together for the faults of the sample.
-
-        Args:
-            campaign: has the units.
-            images: how many there are.
-            strata: how many there are.
-            operations: how many the network has.
+        """What the units gave, put together for the faults of the sample; with numbers of all strata and operations.
 
         Raises:
             InputError: a file of a unit changed since it was done.
@@ -343,8 +326,7 @@ class Round:
     def _groups(self) -> tuple[Int64Array, list[tuple[tuple[int, int], ...]]]:
         """Injected faults that stand for faults of the same strata, as often, are counted together by the units.
 
-        Returns:
-            Numbers of groups int64 [injected]; and for each group the strata, and how often each.
+        Numbers of groups int64 [injected]; and for each group the strata, and how often each.
         """
         stands_for: list[Counter[int]] = [Counter() for _ in self.injected]
         for place, stratum in zip(self.place.tolist(), self.strata.tolist(), strict=True):

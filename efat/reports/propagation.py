@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from efat.command_lines import Command, kept, kept_in, shell_text
 from efat.display import counted
-from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart
+from efat.figures.propagation import FATES, KINDS, SHADES, bits_chart, heat_chart, words
 from efat.propagation.estimates import (
     ENDINGS,
     LEAST_TRIED,
@@ -191,8 +191,7 @@ def _critical(report: PropagationReport) -> Finding:
     overall = report.summary.overall
     assert overall.critical is not None
     figure, ends = interval_text(overall.critical)
-    images = counted(report.propagation.images, "image")
-    what = f"single faults change the predicted class of at least one of {images}"
+    what = f"single faults change the predicted class of at least one of {counted(report.propagation.images, 'image')}"
     if report.transient:
         what = "flips of one bit in one clock cycle change the predicted class of the image that they hit"
     if overall.faults == overall.population:
@@ -241,7 +240,7 @@ def _worst(report: PropagationReport) -> Finding | None:
         )
     share = worst.share
     where = "location" if share.site is Site.MULTIPLIER else "bit"
-    named = f"{share.first} of {net(share.site)}, {manner(share.kind)}"
+    named = f"{share.first} of {words(share.site)}, {words(share.kind)}"
     figure = short_percent(share.avf.value)
     if worst.known:
         return Finding(
@@ -340,7 +339,7 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
         "images": report.propagation.images,
         "sampled": _sampled(report),
         "confidence": f"{100 * report.confidence:g}%",
-        "effects": [*((net(Site[row.site]), row) for row in overview.by_site), ("", overview.overall)],
+        "effects": [*((words(Site[row.site]), row) for row in overview.by_site), ("", overview.overall)],
         "transient": report.transient,
         "bits_charts": [_bits_chart([share for share in bits if share.site is site], top) for site in nets],
         "kinds": [KINDS[kind] for kind in KINDS if any(share.kind is kind for share in bits)],
@@ -354,8 +353,7 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
         "collapse": _collapse_rows(report),
         "strata": report.strata[:MOST_ROWS],
         "strata_left_out": _strata_left_out(report),
-        "net": net,
-        "manner": manner,
+        "words": words,
         "interval": interval_text,
         "points": _points,
     }
@@ -363,18 +361,14 @@ def propagation_section(report: PropagationReport, heading: str) -> dict[str, An
 
 def _sampled(report: PropagationReport) -> str:
     tried, of = len(report.propagation.faults), report.propagation.population.size
-    what = "upsets of one bit in one clock cycle" if report.transient else "single faults of the array"
-    if tried == of:
-        return f"All {of:,} {what} were tried, each by itself, on {_images(report)}."
-    stratified = ", each kind of bit with its part" if report.propagation.request.stratify else ""
-    return (
-        f"{tried:,} of {of:,} {what} were drawn at random{stratified}, and tried each by itself on {_images(report)}."
-    )
-
-
-def _images(report: PropagationReport) -> str:
     images = counted(report.propagation.images, "image")
-    return f"one of {images}" if report.transient else images
+    what = "single faults of the array"
+    if report.transient:
+        images, what = f"one of {images}", "upsets of one bit in one clock cycle"
+    if tried == of:
+        return f"All {of:,} {what} were tried, each by itself, on {images}."
+    stratified = ", each kind of bit with its part" if report.propagation.request.stratify else ""
+    return f"{tried:,} of {of:,} {what} were drawn at random{stratified}, and tried each by itself on {images}."
 
 
 def _bar(fate: LayerFate) -> _FateBar:
@@ -397,26 +391,16 @@ def _strata_left_out(report: PropagationReport) -> str:
     return f"{counted(len(rest), 'further row')} with {short_percent(rest[0].avf.value)} or less: see propagation.h5."
 
 
-def net(site: Site) -> str:
-    """A site, for people."""
-    return site.name.lower().replace("_", " ")
-
-
-def manner(kind: Kind) -> str:
-    """A kind of fault, for people: `stuck at 0`, `stuck at 1` or `flip`."""
-    return kind.name.lower().replace("_", " ")
-
-
 def _bits_chart(shares: Sequence[BitShare], top: float) -> tuple[str, Markup]:
     """A net, and its bits."""
-    name = net(shares[0].site)
+    name = words(shares[0].site)
     label = f"Share of images whose top-1 changes by bit of {name}: {_worst_of(shares)}."
     return name, bits_chart(shares, top, label, [_mark_title(share) for share in shares])
 
 
 def _mark_title(share: BitShare) -> str:
     return (
-        f"bit {share.bits}, {manner(share.kind)}: {short_percent(share.avf.value)}, "
+        f"bit {share.bits}, {words(share.kind)}: {short_percent(share.avf.value)}, "
         f"{short_percent(share.avf.low)} to {short_percent(share.avf.high)}, {counted(share.faults, 'fault')}"
     )
 
@@ -425,7 +409,7 @@ def _worst_of(shares: Sequence[BitShare]) -> str:
     worst = max(shares, key=lambda share: share.avf.value)
     if worst.avf.value == 0:
         return "none for any of them"
-    return f"at most {short_percent(worst.avf.value)} of what was tried, of bit {worst.bits}, {manner(worst.kind)}"
+    return f"at most {short_percent(worst.avf.value)} of what was tried, of bit {worst.bits}, {words(worst.kind)}"
 
 
 def _heat_label(heat: HeatMap) -> str:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from efat.propagation.population import POPULATION_DTYPE, LayerUse, Population, stratum_codes
+from efat.propagation.population import LayerUse, Population, stratum_codes
 from efat.propagation.request import Stratum
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Kind, Site
 from simulator.dtypes import Int64Array, UInt8Array
+from simulator.errors import InputError
 
 if TYPE_CHECKING:
     from efat.propagation.collapsing.kernel import Operands
-
-__all__ = ["Collapse", "LayerUse", "Rule"]
 
 
 class Collapse:
@@ -48,9 +47,6 @@ class Collapse:
         layers: all layers that run on it.
         strata: of the faults there are, so that none stands for another that is not among them; all permanent ones if
             None. FLIPs are of no account here. Without `Site.MULTIPLIER` no gates are evaluated.
-
-    Raises:
-        ValueError: weights or activations that do not fit the array.
     """
 
     def __init__(
@@ -72,20 +68,13 @@ class Collapse:
         self._flips = FlipRules(config, operands)
 
     def rules(self, table: npt.NDArray[np.void]) -> tuple[UInt8Array, npt.NDArray[np.void]]:
-        """Find the rule of each fault.
+        """The rule of each fault, uint8 [faults], and the fault that stands for it, both `POPULATION_DTYPE` [faults].
 
-        Args:
-            table: `POPULATION_DTYPE` [faults], in any order, as `Population.faults` gives them.
-
-        Returns:
-            uint8 [faults], the rules, and `POPULATION_DTYPE` [faults], the fault that stands for each: itself unless
-            the rule is `Rule.EQUIVALENT`, and then one that is `Rule.SIMULATED`.
+        That is itself unless the rule is `Rule.EQUIVALENT`, and then one that is `Rule.SIMULATED`.
 
         Raises:
             ValueError: permanent faults of other strata than those there are.
         """
-        if table.dtype != POPULATION_DTYPE:
-            raise ValueError(f"faults have dtype {table.dtype}: expected {POPULATION_DTYPE}")
         rule, standing = np.empty(len(table), np.uint8), table.copy()
         flip = table["kind"] == Kind.FLIP
         self._check_known(stratum_codes(*(table[name][~flip] for name in ("site", "bit", "kind"))))
@@ -94,10 +83,7 @@ class Collapse:
         return rule, standing
 
     def counts(self, population: Population) -> dict[Rule, int]:
-        """Count the faults of each rule in a whole population, without listing them.
-
-        Args:
-            population: of the same array and layers, and of strata there are.
+        """How many faults of a whole population each rule is for, without listing them.
 
         Raises:
             ValueError: another array or other layers, or other strata than those there are.
@@ -136,20 +122,12 @@ def _operands(config: ArrayConfig, layers: Sequence[LayerUse]) -> Operands:
     from efat.propagation.collapsing.kernel import Operands
     from efat.propagation.collapsing.products import packed
 
-    low, high = config.weight_range
     for layer in layers:
-        if layer.weights.ndim != 3 or 0 in layer.weights.shape or layer.weights.dtype != np.int8 or layer.m < 1:
-            raise ValueError(
-                f"layer {layer.name} has weights {layer.weights.dtype} {layer.weights.shape} and m {layer.m}: expected "
-                "int8 [groups, N, K] and 1 or more"
-            )
-        if layer.weights.min() < low or layer.weights.max() > high:
-            raise ValueError(f"layer {layer.name} has a weight outside {low}..{high}, the range of the array")
-        expected = (len(layer.weights), layer.weights.shape[2], 1 << config.act_bits)
-        if layer.seen.dtype != np.bool_ or layer.seen.shape != expected:
-            raise ValueError(
-                f"layer {layer.name} has seen {layer.seen.dtype} {layer.seen.shape}: expected bool {expected}"
-            )
+        groups, _, k = layer.weights.shape
+        expected = (groups, k, 1 << config.act_bits)
+        if layer.seen.shape != expected:
+            # Kernels do not check where they read.
+            raise InputError(f"activations of layer {layer.name} are of {layer.seen.shape}: expected {expected}")
     sizes = np.array([(len(layer.weights), layer.m, *layer.weights.shape[:0:-1]) for layer in layers], np.int64)
     groups, m, k, n = (np.ascontiguousarray(size) for size in sizes.reshape(-1, 4).T)
     mask = (1 << config.weight_bits) - 1

@@ -37,12 +37,7 @@ class _When(NamedTuple):
 
 
 class FlipRules:
-    """The rules for FLIPs, each in one clock cycle of the inference of one image.
-
-    Args:
-        config: the array.
-        operands: weights and activations of all layers.
-    """
+    """The rules for FLIPs, each in one clock cycle of the inference of one image."""
 
     def __init__(self, config: ArrayConfig, operands: Operands) -> None:
         self._config = config
@@ -50,14 +45,7 @@ class FlipRules:
         self._disturbed: dict[Site, UInt64Array] = {}
 
     def rules(self, table: npt.NDArray[np.void]) -> UInt8Array:
-        """Find the rule of each FLIP.
-
-        Args:
-            table: `POPULATION_DTYPE` [faults], FLIPs in cycles that the GEMMs have.
-
-        Returns:
-            uint8 [faults]; none is `Rule.EQUIVALENT`.
-        """
+        """The rule of each FLIP of `POPULATION_DTYPE` [faults], uint8 [faults]; none is `Rule.EQUIVALENT`."""
         when = self._when(table)
         layer = table["layer"].astype(np.int64)
         quiet = np.zeros(len(table), np.bool_)
@@ -82,14 +70,7 @@ class FlipRules:
         return rule
 
     def counts(self, strata: Sequence[Stratum]) -> Int64Array:
-        """Count the FLIPs of each rule in all cycles of one image.
-
-        Args:
-            strata: of FLIPs.
-
-        Returns:
-            int64 [strata, rules].
-        """
+        """How many FLIPs of some strata each rule is for in all cycles of one image, int64 [strata, rules]."""
         counts = np.zeros((len(strata), len(Rule)), np.int64)
         for site in sorted({site for site, _, _ in strata}):
             cycles, kept = self._cycles(site)

@@ -53,14 +53,7 @@ def words_of(config: ArrayConfig) -> int:
 
 
 def packed(marks: BoolArray) -> UInt64Array:
-    """Pack marks of patterns into words.
-
-    Args:
-        marks: bool [..., patterns].
-
-    Returns:
-        uint64 [..., words], the first pattern in the lowest bit.
-    """
+    """Marks bool [..., patterns] as words uint64 [..., words], the first pattern in the lowest bit."""
     octets = np.packbits(marks, axis=-1, bitorder="little")
     missing = -octets.shape[-1] % (_WORD_BITS // 8)
     if missing:
@@ -69,27 +62,17 @@ def packed(marks: BoolArray) -> UInt64Array:
 
 
 def disturbed_products(config: ArrayConfig, faults: Sequence[Stratum]) -> UInt64Array:
-    """Find the operands whose product a fault changes.
+    """The operands whose product a fault of a WEIGHT, ACTIVATION, PRODUCT or MULTIPLIER net changes.
 
-    Args:
-        config: the array.
-        faults: by site, bit and kind; of WEIGHT, ACTIVATION, PRODUCT and MULTIPLIER.
-
-    Returns:
-        uint64 [2**weight_bits, faults, words]: by the bit pattern of the weight, with the bit of each pattern of an
-        activation set whose product is not what it is without the fault.
+    uint64 [2**weight_bits, faults, words]: by the bit pattern of the weight, with the bit of each pattern of an
+    activation set whose product is not what it is without the fault.
     """
     blocks = [np.bitwise_or.reduce(planes, axis=1) for planes in _inverted(config, faults)]
     return np.ascontiguousarray(np.concatenate(blocks, axis=1).transpose(1, 0, 2))
 
 
 def alike(config: ArrayConfig, faults: Sequence[Stratum]) -> Alike:
-    """Find faults with the same products.
-
-    Args:
-        config: the array.
-        faults: as for `disturbed_products`.
-    """
+    """Which faults, of nets as for `disturbed_products`, have the same products."""
     # Numba takes 0.4 s to import.
     from efat.propagation.collapsing.kernel import number_rows
 
@@ -112,11 +95,7 @@ def alike(config: ArrayConfig, faults: Sequence[Stratum]) -> Alike:
 
 
 def _inverted(config: ArrayConfig, faults: Sequence[Stratum]) -> Iterator[UInt64Array]:
-    """Bits of the product that faults invert, for some weights after others.
-
-    Yields:
-        uint64 [faults, product_bits, weights, words].
-    """
+    """Bits that faults invert, for some weights after others: uint64 [faults, product_bits, weights, words]."""
     act_patterns = 1 << config.act_bits
     weights = 1 << config.weight_bits
     while weights > 1 and len(faults) * weights * act_patterns > _BLOCK:

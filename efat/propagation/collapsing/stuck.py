@@ -45,14 +45,10 @@ class OperandChains(NamedTuple):
 
 
 def operand_chains(quiet: BoolArray, always_quiet: BoolArray, used: BoolArray, *, along_rows: bool) -> OperandChains:
-    """Find the chains of stuck operands.
+    """The chains of stuck operands that pass on from row to row, or from column to column.
 
-    Args:
-        quiet: bool [2 * bits, rows, cols], whether the stuck operand changes no product of a PE with the activations
-            that occur.
-        always_quiet: the same for any activations.
-        used: bool [rows, cols], PEs that have a weight in any layer.
-        along_rows: whether the operand passes on from row to row rather than from column to column.
+    `quiet` and `always_quiet`, bool [2 * bits, rows, cols], say whether one changes no product of a PE with the
+    activations that occur and with any; `used`, bool [rows, cols], which PEs have a weight in any layer.
     """
     if not along_rows:
         turned = (np.swapaxes(marks, -1, -2) for marks in (quiet, always_quiet, used))
@@ -91,14 +87,10 @@ class SumChains(NamedTuple):
 
 
 def sum_chains(operands: Operands, products: Int16Array, acc_bits: int, first_quiet: BoolArray) -> SumChains:
-    """Find the chains of stuck bits of sums.
+    """The chains of stuck bits of sums of `products`, int16 [2**weight_bits, 2**act_bits].
 
-    Args:
-        operands: of all layers.
-        products: int16 [2**weight_bits, 2**act_bits].
-        acc_bits: of a sum.
-        first_quiet: bool [2 * bits, cols], for the bits of a product of the first row that are bits of its sum:
-            whether they are quiet.
+    `first_quiet`, bool [2 * bits, cols], says which bits of a product of the first row, that are bits of its sum, are
+    quiet.
     """
     rows, cols = operands.rows, operands.cols
     one_fold = np.ones(cols, np.bool_)
@@ -158,13 +150,7 @@ class _Found(NamedTuple):
 
 
 class StuckRules:
-    """The rules for permanent faults.
-
-    Args:
-        config: the array.
-        operands: weights and activations of all layers.
-        strata: of the faults there are; only these stand for others. Kinds are stuck values.
-    """
+    """The rules for permanent faults; only those of `strata` stand for others."""
 
     def __init__(self, config: ArrayConfig, operands: Operands, strata: Sequence[Stratum]) -> None:
         self._config = config
@@ -180,14 +166,7 @@ class StuckRules:
         self._place = {stratum: place for place, stratum in enumerate(self._locals)}
 
     def rules(self, table: npt.NDArray[np.void]) -> tuple[UInt8Array, npt.NDArray[np.void]]:
-        """Find the rule of each fault.
-
-        Args:
-            table: `POPULATION_DTYPE` [faults], permanent, of the strata there are.
-
-        Returns:
-            uint8 [faults], the rules, and [faults] of the same type as the table, the fault that stands for each.
-        """
+        """The rule of each fault, uint8 [faults], and the one that stands for it, both `POPULATION_DTYPE` [faults]."""
         rule, standing = np.zeros(len(table), np.uint8), table.copy()
         home = np.full(len(table), -1, np.int64)
         quiet, used = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
@@ -205,14 +184,7 @@ class StuckRules:
         return rule, standing
 
     def counts(self, strata: Sequence[Stratum]) -> Int64Array:
-        """Count the faults of each rule over the whole array.
-
-        Args:
-            strata: of those there are.
-
-        Returns:
-            int64 [strata, rules].
-        """
+        """How many faults of some strata each rule is for over the whole array, int64 [strata, rules]."""
         heads, quiet_unused, quiet_used = self._count_in_pes(strata)
         counts = np.zeros((len(strata), len(Rule)), np.int64)
         for place, stratum in enumerate(strata):
@@ -299,8 +271,7 @@ class StuckRules:
     def _count_in_pes(self, strata: Sequence[Stratum]) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Faults that act in one PE alone: those that stand for themselves, and quiet ones without and with a weight.
 
-        Returns:
-            Three times int64 [faults within a PE].
+        All are int64 [faults within a PE].
         """
         heads, unused, used = (np.zeros(len(self._locals), np.int64) for _ in range(3))
         if any(stratum in self._place for stratum in strata):
@@ -314,14 +285,10 @@ class StuckRules:
         return heads, unused, used
 
     def _of_pes(self, pes: Int64Array) -> Iterator[tuple[int, Int32Array, BoolArray]]:
-        """Faults that act in single PEs.
+        """Faults that act in single PEs, `row * cols + col`, for some PEs after others.
 
-        Args:
-            pes: int64 [PEs], `row * cols + col`.
-
-        Yields:
-            For some PEs after others: the place of the first, int32 [PEs, faults within a PE], the fault that stands
-            for each (-1 for faults that act elsewhere, too), and bool of the same shape, which are quiet.
+        The place of the first; int32 [PEs, faults within a PE], the fault that stands for each, -1 for faults that act
+        elsewhere, too; and bool of the same shape, which are quiet.
         """
         behaviours, sites = self._alike, np.array([site for site, _, _ in self._locals])
         block = max(1, _BLOCK // max(1, len(self._locals)))
@@ -372,11 +339,7 @@ class StuckRules:
         return sum_chains(self._operands, products, self._config.acc_bits, quiet.T)
 
     def _quiet_operands(self, site: Site) -> tuple[BoolArray, BoolArray]:
-        """Whether stuck operands change no product of each PE, with activations that occur and with any.
-
-        Returns:
-            Twice bool [2 * bits, rows, cols].
-        """
+        """Whether stuck operands change no product, with what occurs and anything: bool [2 * bits, rows, cols]."""
         config = self._config
         disturbed = disturbed_products(
             config, [(site, bit, kind) for bit in range(site.bits(config)) for kind in _STUCK]

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 
 from efat import records
-from efat.figures.propagation import bits_chart, heat_chart, shade
+from efat.figures.propagation import bits_chart, heat_chart, shade, words
 from efat.propagation.estimates import Estimates, HeatMap, bit_shares, heat_maps, worst_bit
 from efat.propagation.summary import Propagation
 from efat.propagation.tables import FAULTS_DTYPE, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE, PopulationCounts
 from efat.reports import propagation as report_propagation
 from efat.reports.pages import Finding
-from efat.reports.propagation import PropagationReport, manner, net, propagation_findings, propagation_page
+from efat.reports.propagation import PropagationReport, propagation_findings, propagation_page
 from efat.reports.text import short_percent
 from simulator import ArrayConfig, Kind, Site
 from tests.support.html_page import Element, read_page
@@ -107,7 +107,7 @@ def test_the_sentences_and_the_table_of_nets_say_what_was_found(seed: int) -> No
     else:
         share = report.worst.share
         assert worst.figure == short_percent(share.avf.value)
-        assert f"{share.first} of {net(share.site)}, {manner(share.kind)}: {worst.figure} of" in worst.sentence
+        assert f"{share.first} of {words(share.site)}, {words(share.kind)}: {worst.figure} of" in worst.sentence
     whole = read_page(propagation_page(report))
     assert [line.one("span").text for line in whole.one("ol", "summary").all("li")] == [
         finding.sentence for finding in propagation_findings(report)
