@@ -1,7 +1,8 @@
 """Which signs a multiplier's operands have: few files say it, but their products show it.
 
 Products are compared with the exact ones of all four combinations of signs, over all pairs of operands. Signs are
-*far nearer* than others if they make the mean absolute error several times smaller.
+*far nearer* than others if they make the mean absolute error several times smaller. Products are given as
+[2**weight_bits, 2**act_bits] numbers or bit patterns.
 """
 
 from __future__ import annotations
@@ -51,23 +52,14 @@ def operand_values(size: int, *, signed: bool) -> Int64Array:
 
 
 def signed_products(shape: tuple[int, ...], signs: Signs) -> Int64Array:
-    """The exact products of all pairs of operands.
-
-    Args:
-        shape: numbers of bit patterns, (2**weight_bits, 2**act_bits).
-        signs: of the operands.
-    """
+    """The exact products of all pairs of operands; `shape` is (2**weight_bits, 2**act_bits)."""
     weights, acts = (operand_values(size, signed=signed) for size, signed in zip(shape, signs, strict=True))
     products: Int64Array = np.multiply.outer(weights, acts)
     return products
 
 
 def product_values(given: npt.NDArray[np.integer], signs: Signs) -> Int64Array:
-    """Products as numbers.
-
-    Args:
-        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
-        signs: of the operands; the product is two's complement if one of them is.
+    """Products as numbers, which are two's complement if an operand is.
 
     Raises:
         SignError: a product that `weight_bits + act_bits` bits do not hold.
@@ -88,11 +80,7 @@ def product_values(given: npt.NDArray[np.integer], signs: Signs) -> Int64Array:
 
 
 def sign_errors(given: npt.NDArray[np.integer]) -> dict[Signs, float]:
-    """The mean absolute error for all signs that the products can have.
-
-    Args:
-        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
-    """
+    """The mean absolute error for all signs that the products can have."""
     errors = {}
     for signs in ALL_SIGNS:
         try:
@@ -105,10 +93,6 @@ def sign_errors(given: npt.NDArray[np.integer]) -> dict[Signs, float]:
 
 def check_signs(given: npt.NDArray[np.integer], stated: Signs) -> None:
     """Refuse signs if the products are far nearer to the exact ones of others.
-
-    Args:
-        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
-        stated: the signs that they are taken for.
 
     Raises:
         OtherSignsError: so it is.
@@ -129,12 +113,7 @@ def check_signs(given: npt.NDArray[np.integer], stated: Signs) -> None:
 
 
 def error_note(given: npt.NDArray[np.integer], stated: Signs) -> str:
-    """How near products are to the exact ones, and what makes their signs doubtful.
-
-    Args:
-        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
-        stated: the signs that they are taken for.
-    """
+    """How near products are to the exact ones, and what makes their signs doubtful."""
     error = _bit_pattern_errors(given)[stated]
     if error == 0:
         return "exact"
@@ -143,12 +122,7 @@ def error_note(given: npt.NDArray[np.integer], stated: Signs) -> str:
 
 
 def sign_doubt(given: npt.NDArray[np.integer], stated: Signs) -> str:
-    """What makes it doubtful that a multiplier is for these signs, or one at all; empty if nothing does.
-
-    Args:
-        given: [2**weight_bits, 2**act_bits], numbers or bit patterns.
-        stated: the signs that they are taken for.
-    """
+    """What makes it doubtful that a multiplier is for these signs, or one at all; empty if nothing does."""
     errors = _bit_pattern_errors(given)
     error = errors.pop(stated)
     other = min(errors, key=lambda signs: errors[signs])

@@ -37,23 +37,18 @@ class GateFault(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FaultClass:
-    """Faults with the same product table: no test can tell them apart.
-
-    Attributes:
-        faults: all of them, in the order of their locations.
-        disturbed: fraction of all input pairs whose product is wrong; 0 for faults that change nothing.
-        bits: float64 [product bits], fraction of all input pairs that see each product bit inverted.
-        patterns: number of different sets of product bits that are inverted together.
-        single_bit: whether no product has more than one bit inverted.
-        errors: the table's errors.
-        nearest: the fault of a bit of the product that is most like it.
-    """
+    """Faults with the same product table: no test can tell them apart."""
 
     faults: list[GateFault]
+    """All of them, in the order of their locations."""
     disturbed: float
+    """Fraction of all input pairs whose product is wrong; 0 for faults that change nothing."""
     bits: Float64Array
+    """[product bits]: fraction of all input pairs that see each product bit inverted."""
     patterns: int
+    """Number of different sets of product bits that are inverted together."""
     single_bit: bool
+    """Whether no product has more than one bit inverted."""
     errors: TableErrors
     nearest: ProductBitFault
 
@@ -143,41 +138,39 @@ def _nearest_product_bit_fault(inverted: UInt64Array, good: UInt64Array, pairs: 
     return ProductBitFault(bit, stuck, 1 - int(same[bit, stuck]) / pairs)
 
 
-@dataclass(frozen=True)
-class ProductBitComparison:
-    """What all faults of a multiplier's gates do, next to the model of a stuck product bit. Classes count alike.
+Quantiles = tuple[float, float, float]
+"""10 %, 50 % and 90 % quantile, over the classes that change a product."""
 
-    Attributes:
-        faults: stuck-at faults of the gates' outputs and pins.
-        classes: classes of equivalent ones.
-        undetectable: faults that change no product.
-        equal_classes: classes that are the same as a stuck bit of the product.
-        equal_faults: faults in these classes.
-        disturbed: fractions of input pairs that a detectable class disturbs: 10 %, 50 % and 90 % quantile.
-        mean_error: mean absolute errors of detectable classes: 10 %, 50 % and 90 % quantile.
-        differs: fractions of input pairs for which a detectable class and the nearest stuck product bit give different
-            products: 10 %, 50 % and 90 % quantile.
-        single_bit: detectable classes that invert never more than one bit of a product.
-        bits: product bits that a detectable class inverts for some pair: 10 %, 50 % and 90 % quantile.
-    """
+
+class FaultSummary(NamedTuple):
+    """What all faults of a multiplier's gates do, next to the model of a stuck product bit. Classes count alike."""
 
     faults: int
+    """Stuck-at faults of the gates' outputs and pins."""
     classes: int
     undetectable: int
+    """Faults that change no product."""
     equal_classes: int
+    """Classes that are the same as a stuck bit of the product."""
     equal_faults: int
-    disturbed: tuple[float, float, float]
-    mean_error: tuple[float, float, float]
-    differs: tuple[float, float, float]
+    """Faults in these classes."""
+    disturbed: Quantiles
+    """Fractions of input pairs that a class disturbs."""
+    mean_error: Quantiles
+    """Mean absolute errors."""
+    differs: Quantiles
+    """Fractions of input pairs for which a class and the nearest stuck product bit give different products."""
     single_bit: int
-    bits: tuple[float, float, float]
+    """Classes that change a product, and never more than one bit of it."""
+    bits: Quantiles
+    """Product bits that a class inverts for some pair."""
 
 
-def compare(classes: Sequence[FaultClass]) -> ProductBitComparison:
+def compare(classes: Sequence[FaultClass]) -> FaultSummary:
     """Sum up the classes of `fault_classes`."""
     seen = [one for one in classes if one.detectable]
     equal = [one for one in seen if one.nearest.differs == 0]
-    return ProductBitComparison(
+    return FaultSummary(
         faults=sum(len(one.faults) for one in classes),
         classes=len(classes),
         undetectable=sum(len(one.faults) for one in classes if not one.detectable),
@@ -191,7 +184,7 @@ def compare(classes: Sequence[FaultClass]) -> ProductBitComparison:
     )
 
 
-def _quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+def _quantiles(values: Sequence[float]) -> Quantiles:
     if not values:
         return 0.0, 0.0, 0.0
     low, middle, high = np.quantile(values, [0.1, 0.5, 0.9], method="lower").tolist()

@@ -16,33 +16,17 @@ from simulator.multipliers.product_tables import Operand, ProductTable, ProductT
 
 @dataclass(frozen=True)
 class TableSigns:
-    """What a file with a product table does not say.
-
-    Attributes:
-        weight_signed: whether its weights are two's complement; None for signed, or for what the file says.
-        act_signed: whether its activations are two's complement; None if the file says so.
-        magnitudes: multiply magnitudes by it and signs apart; its operands must be unsigned.
-        first: the operand it counts through slowly; None for the form's own, see `read_products`.
-    """
+    """What a file with a product table does not say; the other fields are those of `read_products`."""
 
     weight_signed: bool | None = None
     act_signed: bool | None = None
     magnitudes: bool = False
+    """Multiply magnitudes by it and signs apart; its operands must be unsigned."""
     first: Operand | None = None
 
 
 def read_table(path: str | Path, *, weight_bits: int, act_bits: int, act_signed: bool, signs: TableSigns) -> Int16Array:
-    """Read a product table for an array with signed weights.
-
-    Args:
-        path: as for `read_products`.
-        weight_bits: width of the array's weights, 2..8.
-        act_bits: width of its activations, 2..8.
-        act_signed: whether its activations are signed.
-        signs: what the file does not say.
-
-    Returns:
-        int16 [2**weight_bits, 2**act_bits].
+    """Read a product table for an array of these widths with signed weights: int16 [2**weight_bits, 2**act_bits].
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -60,13 +44,7 @@ def read_table(path: str | Path, *, weight_bits: int, act_bits: int, act_signed:
 
 
 def for_array(table: ProductTable, path: str | Path, *, act_signed: bool, magnitudes: bool) -> ProductTable:
-    """A table as an array with signed weights takes it.
-
-    Args:
-        table: the table.
-        path: where it is from, for messages.
-        act_signed: whether the array's activations are signed.
-        magnitudes: multiply magnitudes by it and signs apart.
+    """A table from `path` as an array with signed weights takes it.
 
     Raises:
         ProductTableError: it is for other operands.
@@ -93,14 +71,9 @@ def for_array(table: ProductTable, path: str | Path, *, act_signed: bool, magnit
 def read_multiplier(
     name: str, *, weight_bits: int, act_bits: int, act_signed: bool, signs: TableSigns | None = None
 ) -> Multiplier:
-    """A multiplier by the name of a design or of a file.
+    """The multiplier of an array by the name of a design or of a file.
 
-    Args:
-        name: a built-in design, structural Verilog or BLIF (`.v`, `.sv`, `.blif`), or any other file, a product table.
-        weight_bits: width of the array's weights, 2..8.
-        act_bits: width of its activations, 2..8.
-        act_signed: whether its activations are signed.
-        signs: what the file of a table does not say.
+    A file is structural Verilog or BLIF (`.v`, `.sv`, `.blif`), or else a product table.
 
     Raises:
         FileNotFoundError: there is neither such a design nor such a file.

@@ -20,13 +20,7 @@ __all__ = ["DESIGNS", "Multiplier", "TableErrors", "built_in", "exact_products",
 
 
 def exact_products(weight_bits: int, act_bits: int, *, act_signed: bool = True) -> Int16Array:
-    """Every product: int16 [2**weight_bits, 2**act_bits], indexed by the operands' bit patterns.
-
-    Args:
-        weight_bits: width of the weight (signed), 2..8.
-        act_bits: width of the activation, 2..8.
-        act_signed: whether activations are signed.
-    """
+    """Every product of signed weights: int16 [2**weight_bits, 2**act_bits], indexed by the operands' bit patterns."""
     return signed_products((1 << weight_bits, 1 << act_bits), Signs(True, act_signed)).astype(np.int16)
 
 
@@ -183,44 +177,29 @@ class Multiplier:
 
 @lru_cache(maxsize=512)
 def built_in(design: str, weight_bits: int, act_bits: int, *, act_signed: bool = True) -> Multiplier:
-    """A multiplier of a built-in design, with signed weights.
-
-    Args:
-        design: one of `DESIGNS`.
-        weight_bits: width of the weight, 2..8.
-        act_bits: width of the activation, 2..8.
-        act_signed: whether activations are signed.
+    """A multiplier of one of `DESIGNS`, with signed weights.
 
     Raises:
-        InputError: an unknown design.
+        InputError: an unknown design, or a width that is not 1..8.
     """
     netlist = build_netlist(design, weight_bits, act_bits, act_signed=act_signed)
     return Multiplier(design, netlist, act_signed=act_signed)
 
 
 class TableErrors(NamedTuple):
-    """How far a product table is from the exact products, over all pairs of operands.
-
-    Attributes:
-        mean_absolute: mean of |table - exact|.
-        worst_case: largest |table - exact|.
-        probability: fraction of pairs that differ.
-        mean: mean of table - exact, the bias.
-    """
+    """How far a product table is from the exact products, over all pairs of operands."""
 
     mean_absolute: float
     worst_case: int
+    """Largest |table - exact|."""
     probability: float
+    """Fraction of pairs that differ."""
     mean: float
+    """Of table - exact: the bias."""
 
 
 def table_errors(products: npt.NDArray[np.integer], exact: npt.NDArray[np.integer]) -> TableErrors:
-    """Compare a product table with the exact one.
-
-    Args:
-        products: [2**weight_bits, 2**act_bits].
-        exact: the same shape, such as from `exact_products`.
-    """
+    """Compare a product table with the exact one, [2**weight_bits, 2**act_bits] both."""
     difference = products.astype(np.int64) - exact
     distance = np.abs(difference)
     return TableErrors(

@@ -45,21 +45,16 @@ class ProductTableError(InputError):
 
 @dataclass(frozen=True)
 class ProductTable:
-    """A multiplier's products.
-
-    Attributes:
-        products: int32 [2**weight_bits, 2**act_bits], by the operands' bit patterns.
-        weight_signed: whether weights are two's complement.
-        act_signed: whether activations are two's complement.
-        form: what was read: `NumPy`, `raw` or `C header`.
-        first: the operand that the file counts through slowly.
-    """
+    """A multiplier's products, and whether its operands are two's complement."""
 
     products: Int32Array
+    """int32 [2**weight_bits, 2**act_bits], by the operands' bit patterns."""
     weight_signed: bool
     act_signed: bool
     form: str
+    """What was read: `NumPy`, `raw`, `C header` or `netlist`."""
     first: Operand
+    """The operand that the file counts through slowly."""
 
     @property
     def signs(self) -> Signs:
@@ -150,10 +145,6 @@ def sign_magnitude(table: ProductTable, *, act_signed: bool) -> ProductTable:
     """Make a table for signed weights of one of unsigned operands: magnitudes are multiplied, and signs apart.
 
     The product of w and a becomes sign(w) * sign(a) * table[|w|][|a|]; an unsigned activation has no sign.
-
-    Args:
-        table: of unsigned operands; the magnitude of the least weight, 2**(weight_bits - 1), is one of its weights.
-        act_signed: whether the activations of the new table are signed.
 
     Raises:
         ProductTableError: the table's operands are signed, or products do not fit into `weight_bits + act_bits` signed

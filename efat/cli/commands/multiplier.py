@@ -5,26 +5,24 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from efat.cli.machine_options import TABLE_OPTIONS, is_netlist, ports_text, table_signs
-from efat.cli.options import bundled, check_json, check_output, fail, input_errors, json_option, write_json
+from efat.cli.options import bundled, check_json, check_output, fail, gathered, input_errors, json_option, write_json
 from efat.cli.parameters import DESIGNS, INPUT_FILE
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import Console
 
     from simulator.gates.files import NetlistFile
     from simulator.gates.netlist import Netlist
-    from simulator.multipliers.fault_classes import FaultClass, GateFault, ProductBitComparison
+    from simulator.multipliers.fault_classes import FaultClass, FaultSummary, GateFault
     from simulator.multipliers.product_tables import ProductTable
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _WIDTH = click.IntRange(2, 8)
 
@@ -34,12 +32,33 @@ def multiplier() -> None:
     """Show multipliers, what faults inside them do, and the errors of product tables."""
 
 
-_operand_options = bundled(
+class _Operands(NamedTuple):
+    weight_bits: int
+    act_bits: int
+    unsigned_acts: bool
+
+    def netlist(self, design: str) -> Netlist:
+        from simulator.gates.designs import build_netlist
+
+        return build_netlist(design, self.weight_bits, self.act_bits, act_signed=not self.unsigned_acts)
+
+
+class _Ports(NamedTuple):
+    weight_port: str | None
+    act_port: str | None
+    product_port: str | None
+
+
+_operand_options = gathered(
+    "operands",
+    _Operands,
     click.option("--weight-bits", type=_WIDTH, default=8, show_default=True, help="Width of weights."),
     click.option("--act-bits", type=_WIDTH, default=8, show_default=True, help="Width of activations."),
     click.option("--unsigned-acts", is_flag=True, help="Activations are unsigned."),
 )
-_port_options = bundled(
+_port_options = gathered(
+    "ports",
+    _Ports,
     click.option("--weight-port", metavar="NAME", help="Port of a netlist that is the weight.  [default: guessed]"),
     click.option("--act-port", metavar="NAME", help="Port that is the activation.  [default: guessed]"),
     click.option("--product-port", metavar="NAME", help="Port that is the product.  [default: the only output]"),
@@ -58,29 +77,30 @@ Examples:
 @_operand_options
 @click.option("--faults", is_flag=True, help="Evaluate all their stuck-at faults, too (some seconds).")
 @json_option("what is shown")
-def list_(weight_bits: int, act_bits: int, unsigned_acts: bool, faults: bool, json_path: Path | None) -> None:
+def list_(operands: _Operands, faults: bool, json_path: Path | None) -> None:
     """List the built-in designs: their gates, and where faults can sit."""
     check_json(json_path)
-    from efat.cli.render import console, progress_bar
-    from simulator.gates.designs import build_netlist
+    from efat.cli.render import console, progress_bar, results_table
     from simulator.multipliers.fault_classes import compare, fault_classes
 
-    netlists = {
-        design: build_netlist(design, weight_bits, act_bits, act_signed=not unsigned_acts) for design in DESIGNS
-    }
+    netlists = {design: operands.netlist(design) for design in DESIGNS}
     comparisons = {}
     if faults:
-        total = sum(2 * netlist.locations for netlist in netlists.values())
-        with progress_bar("faults", total) as progress:
+        with progress_bar("faults", sum(2 * netlist.locations for netlist in netlists.values())) as progress:
             comparisons = {name: compare(fault_classes(netlist, progress)) for name, netlist in netlists.items()}
     if json_path is not None:
-        rows = {name: netlist_dict(netlist) for name, netlist in netlists.items()}
+        rows = {name: _netlist_dict(netlist) for name, netlist in netlists.items()}
         for name, comparison in comparisons.items():
-            rows[name]["faults"] = comparison_dict(comparison)
+            rows[name]["faults"] = comparison._asdict()
         write_json(json_path, rows)
-    show_designs(netlists, console())
+    sign = "unsigned" if operands.unsigned_acts else "signed"
+    console().print(f"{operands.weight_bits}-bit signed weights by {operands.act_bits}-bit {sign} activations")
+    table = results_table("", left=["design"], right=["gates", "deepest", "fault locations"])
+    for name, netlist in netlists.items():
+        table.add_row(name, str(len(netlist.gates)), str(netlist.depth), str(netlist.locations))
+    console().print(table)
     if comparisons:
-        show_comparisons(comparisons, console())
+        _show_comparisons(comparisons, console())
 
 
 @multiplier.command(
@@ -109,12 +129,8 @@ def faults(
     context: click.Context,
     design: str | None,
     netlist_path: Path | None,
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
-    weight_port: str | None,
-    act_port: str | None,
-    product_port: str | None,
+    operands: _Operands,
+    ports: _Ports,
     top: int,
     csv_path: Path | None,
     json_path: Path | None,
@@ -125,36 +141,46 @@ def faults(
     Faults with the same products are one class. Each class is compared with the simpler model of a product bit that is
     stuck: how often do the nearest such fault and the class give different products?
     """
-    _check_outputs([csv_path, json_path, png], [netlist_path] if netlist_path is not None else [])
-    _check_source(context, design, netlist_path)
+    outputs = [path for path in (csv_path, json_path, png) if path is not None and str(path) != "-"]
+    _check_outputs(outputs, [] if netlist_path is None else [netlist_path])
+    if netlist_path is None:
+        _refuse(context, _Ports._fields, "only a --netlist has ports to choose")
+    elif design is not None:
+        fail("--design and --netlist: expected one of them")
+    else:
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
     if str(json_path) == "-":
         _refuse(context, ("top",), "--json - prints all classes and no table")
     from efat.cli.render import console, progress_bar
-    from simulator.gates.designs import build_netlist
     from simulator.multipliers.fault_classes import compare, fault_classes
 
-    name = design or DESIGNS[0]
     if netlist_path is None:
-        netlist = build_netlist(name, weight_bits, act_bits, act_signed=not unsigned_acts)
+        name = design or DESIGNS[0]
+        netlist = operands.netlist(name)
     else:
-        read = _read_netlist(netlist_path, unsigned_acts, weight_port, act_port, product_port)
+        read = _read_netlist(netlist_path, ports, act_signed=not operands.unsigned_acts)
         name, netlist = netlist_path.name, read.netlist
     with progress_bar("faults", 2 * netlist.locations) as progress:
         classes = fault_classes(netlist, progress)
     classes.sort(key=lambda one: -one.disturbed)
+    comparison = compare(classes)
+    rows = [_class_dict(netlist, one) for one in classes]
     if csv_path is not None:
-        write_classes(csv_path, netlist, classes)
+        _write_csv(csv_path, rows)
     if json_path is not None:
-        write_json(json_path, fault_dict(name, netlist, classes))
+        content = {"multiplier": name, **_netlist_dict(netlist), "comparison": comparison._asdict(), "classes": rows}
+        write_json(json_path, content)
     if png is not None:
-        _draw(name, netlist, classes, png)
+        from efat.figures.multiplier import draw_fault_classes
+
+        draw_fault_classes(name, netlist, classes, png)
     if netlist_path is not None:
         say(ports_text(read))
-    show_comparisons({name: compare(classes)}, console())
-    show_classes(netlist, classes[:top], len(classes), console())
-    for path in (csv_path, json_path, png):
-        if path is not None and str(path) != "-":
-            say(f"Wrote {path}")
+    _show_comparisons({name: comparison}, console())
+    if classes[:top]:
+        _show_classes(netlist, classes[:top], len(classes), console())
+    for path in outputs:
+        say(f"Wrote {path}")
 
 
 @multiplier.command(
@@ -181,20 +207,16 @@ the latter need --sign-magnitude.
 def table(
     context: click.Context,
     file: Path,
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
+    operands: _Operands,
     table_signed: bool | None,
     sign_magnitude: bool,
     table_first: str | None,
-    weight_port: str | None,
-    act_port: str | None,
-    product_port: str | None,
+    ports: _Ports,
     write_path: Path | None,
     json_path: Path | None,
 ) -> None:
     """Report the errors of FILE, a product table or a netlist, over all pairs of operands."""
-    _check_outputs([write_path, json_path], [file])
+    _check_outputs([path for path in (write_path, json_path) if path is not None and str(path) != "-"], [file])
     if write_path is not None and write_path.suffix != ".npy":
         fail(f"--write {write_path}: expected a name that ends in .npy")
     from efat.cli.render import console
@@ -202,129 +224,73 @@ def table(
     from simulator.multipliers.files import for_array
     from simulator.multipliers.product_tables import ProductTable, read_products
 
-    ports = ""
-    from_netlist = is_netlist(str(file))
-    _refuse_without_effect(context, from_netlist, table_signed, sign_magnitude)
-    if from_netlist:
-        read = _read_netlist(
-            file,
-            unsigned_acts or table_signed is False,
-            weight_port,
-            act_port,
-            product_port,
-            weight_signed=table_signed is not False,
-        )
-        ports = ports_text(read)
+    unsigned_acts = operands.unsigned_acts
+    if not sign_magnitude and table_signed is False:
+        _refuse(context, ("unsigned_acts",), "--table-unsigned says so already")
+    if is_netlist(str(file)):
+        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
+        _refuse(context, ("table_first",), "a netlist's operands are ports: choose them with --weight-port")
+        signed = table_signed is not False
+        read = _read_netlist(file, ports, weight_signed=signed, act_signed=signed and not unsigned_acts)
         found = ProductTable(netlist_products(read.netlist), *read.netlist.signs, "netlist", "weight")
     else:
+        _refuse(context, _Ports._fields, "only a netlist has ports to choose")
+        if not sign_magnitude and table_signed is None:
+            _refuse(context, ("unsigned_acts",), "say with --table-signed that the table has signed weights")
         signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
         with input_errors():
             found = read_products(
                 file,
                 act_signed=signs.act_signed,
                 weight_signed=signs.weight_signed,
-                weight_bits=weight_bits,
-                act_bits=act_bits,
+                weight_bits=operands.weight_bits,
+                act_bits=operands.act_bits,
                 first=signs.first,
             )
-    with input_errors():
-        if sign_magnitude:
+    if sign_magnitude:
+        with input_errors():
             found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
     if write_path is not None:
-        _write_products(write_path, found)
+        import numpy as np
+
+        from simulator.files import replaced
+
+        with replaced(write_path) as beside:
+            np.save(beside, found.products.astype(np.int16 if any(found.signs) else np.uint16), allow_pickle=False)
+    values = _table_dict(found)
     if json_path is not None:
-        write_json(json_path, table_dict(found))
-    if ports:
-        say(ports)
-    show_table(str(file), found, console())
+        write_json(json_path, values)
+    if is_netlist(str(file)):
+        say(ports_text(read))
+    _show_table(str(file), found, values, console())
     if write_path is not None:
         say(f"Wrote {write_path}")
 
 
-def _check_outputs(outputs: list[Path | None], inputs: list[Path]) -> None:
-    given = [path for path in outputs if path is not None and str(path) != "-"]
-    for path in given:
-        check_output(path, inputs=inputs)
-    for number, path in enumerate(given):
-        if path.resolve() in [other.resolve() for other in given[:number]]:
-            fail(f"{path} is named for two outputs: choose another name")
-
-
-_NETLIST_ONLY = ("weight_port", "act_port", "product_port")
 _WIDTHS = ("weight_bits", "act_bits")
 
 
-def _refuse_without_effect(
-    context: click.Context, from_netlist: bool, table_signed: bool | None, sign_magnitude: bool
-) -> None:
-    """Refuse options that say nothing about the file of `efat multiplier table`."""
-    if from_netlist:
-        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
-        _refuse(context, ("table_first",), "a netlist's operands are ports: choose them with --weight-port")
-    else:
-        _refuse(context, _NETLIST_ONLY, "only a netlist has ports to choose")
-    if not sign_magnitude and table_signed is False:
-        _refuse(context, ("unsigned_acts",), "--table-unsigned says so already")
-    if not sign_magnitude and table_signed is None and not from_netlist:
-        _refuse(context, ("unsigned_acts",), "say with --table-signed that the table has signed weights")
+def _check_outputs(outputs: list[Path], inputs: list[Path]) -> None:
+    for number, path in enumerate(outputs):
+        check_output(path, inputs=inputs)
+        if path.resolve() in [other.resolve() for other in outputs[:number]]:
+            fail(f"{path} is named for two outputs: choose another name")
 
 
-def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
+def _refuse(context: click.Context, names: Iterable[str], reason: str) -> None:
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             fail(f"--{name.replace('_', '-')}: {reason}")
 
 
-def _check_source(context: click.Context, design: str | None, netlist_path: Path | None) -> None:
-    """Refuse options that the other source of gates has."""
-    if netlist_path is not None and design is not None:
-        fail("--design and --netlist: expected one of them")
-    if netlist_path is not None:
-        _refuse(context, _WIDTHS, "the netlist says how wide its operands are")
-    else:
-        _refuse(context, _NETLIST_ONLY, "only a --netlist has ports to choose")
-
-
-def _read_netlist(
-    path: Path,
-    unsigned_acts: bool,
-    weight_port: str | None,
-    act_port: str | None,
-    product_port: str | None,
-    *,
-    weight_signed: bool = True,
-) -> NetlistFile:
+def _read_netlist(path: Path, ports: _Ports, *, weight_signed: bool = True, act_signed: bool) -> NetlistFile:
     from simulator.gates.files import read_netlist_file
 
     with input_errors():
-        return read_netlist_file(
-            path,
-            weight_port=weight_port,
-            act_port=act_port,
-            product_port=product_port,
-            weight_signed=weight_signed,
-            act_signed=not unsigned_acts,
-        )
+        return read_netlist_file(path, *ports, weight_signed=weight_signed, act_signed=act_signed)
 
 
-def _write_products(path: Path, found: ProductTable) -> None:
-    import numpy as np
-
-    from simulator.files import replaced
-
-    signed = found.weight_signed or found.act_signed
-    with replaced(path) as beside:
-        np.save(beside, found.products.astype(np.int16 if signed else np.uint16), allow_pickle=False)
-
-
-def _draw(name: str, netlist: Netlist, classes: list[FaultClass], png: Path) -> None:
-    from efat.figures.multiplier import draw_fault_classes
-
-    draw_fault_classes(name, netlist, classes, png)
-
-
-def netlist_dict(netlist: Netlist) -> dict[str, Any]:
-    """A netlist's size, as JSON takes it."""
+def _netlist_dict(netlist: Netlist) -> dict[str, Any]:
     return {
         "weight_bits": netlist.weight_bits,
         "act_bits": netlist.act_bits,
@@ -337,32 +303,8 @@ def netlist_dict(netlist: Netlist) -> dict[str, Any]:
     }
 
 
-def comparison_dict(comparison: ProductBitComparison) -> dict[str, Any]:
-    """A comparison with the product-bit model, as JSON takes it."""
-    from dataclasses import asdict
-
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(comparison).items()}
-
-
-def show_designs(netlists: Mapping[str, Netlist], console: Console) -> None:
-    """Print a row for each design."""
-    from efat.cli.render import results_table
-
-    first = next(iter(netlists.values()))
-    sign = "signed" if first.act_signed else "unsigned"
-    console.print(f"{first.weight_bits}-bit signed weights by {first.act_bits}-bit {sign} activations")
-    table = results_table(
-        "",
-        left=["design"],
-        right=["gates", "deepest", "fault locations"],
-    )
-    for name, netlist in netlists.items():
-        table.add_row(name, str(len(netlist.gates)), str(netlist.depth), str(netlist.locations))
-    console.print(table)
-
-
-def show_comparisons(comparisons: Mapping[str, ProductBitComparison], console: Console) -> None:
-    """Print what all faults of some multipliers do, next to the product-bit model, a column for each multiplier."""
+def _show_comparisons(comparisons: Mapping[str, FaultSummary], console: Console) -> None:
+    """What all faults do, next to the product-bit model: a column for each multiplier."""
     from efat.cli.render import results_table
 
     table = results_table(
@@ -370,7 +312,7 @@ def show_comparisons(comparisons: Mapping[str, ProductBitComparison], console: C
         left=["faults with the same products are one class"],
         right=list(comparisons),
     )
-    rows: list[tuple[str, Callable[[ProductBitComparison], str]]] = [
+    rows: list[tuple[str, Callable[[FaultSummary], str]]] = [
         ("faults", lambda one: str(one.faults)),
         ("  that change no product", lambda one: str(one.undetectable)),
         ("classes", lambda one: str(one.classes)),
@@ -398,29 +340,22 @@ def _spread(values: tuple[float, float, float]) -> str:
     return f"{middle:.4g} ({low:.2g}-{high:.4g})"
 
 
-def fault_name(netlist: Netlist, fault: GateFault) -> str:
-    """A fault for people."""
+def _fault_name(netlist: Netlist, fault: GateFault) -> str:
     return f"{netlist.location_name(fault.location)} s-a-{fault.stuck}"
 
 
-def bit_ranges(one: FaultClass) -> str:
+def _bit_ranges(one: FaultClass) -> str:
     """The product bits that a class inverts for some input: `0, 3-5`."""
-    hit = [bit for bit, fraction in enumerate(one.bits.tolist()) if fraction > 0]
-    parts: list[list[int]] = []
-    for bit in hit:
-        if parts and parts[-1][1] == bit - 1:
-            parts[-1][1] = bit
-        else:
-            parts.append([bit, bit])
+    parts: list[tuple[int, int]] = []
+    for bit in one.bits.nonzero()[0].tolist():
+        first = parts.pop()[0] if parts and parts[-1][1] == bit - 1 else bit
+        parts.append((first, bit))
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts) or "none"
 
 
-def show_classes(netlist: Netlist, classes: Sequence[FaultClass], total: int, console: Console) -> None:
-    """Print a row for each class."""
+def _show_classes(netlist: Netlist, classes: Sequence[FaultClass], total: int, console: Console) -> None:
     from efat.cli.render import results_table
 
-    if not classes:
-        return
     table = results_table(
         f"The {len(classes)} of {total} classes that disturb most inputs; s-a: stuck at",
         left=["one of its faults", "bits", "nearest bit"],
@@ -428,8 +363,8 @@ def show_classes(netlist: Netlist, classes: Sequence[FaultClass], total: int, co
     )
     for one in classes:
         table.add_row(
-            fault_name(netlist, one.faults[0]),
-            bit_ranges(one),
+            _fault_name(netlist, one.faults[0]),
+            _bit_ranges(one),
             f"{one.nearest.bit} s-a-{one.nearest.stuck}",
             str(len(one.faults)),
             f"{one.disturbed:.2%}",
@@ -444,10 +379,9 @@ def show_classes(netlist: Netlist, classes: Sequence[FaultClass], total: int, co
     )
 
 
-def class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
-    """A class, as JSON and CSV take it."""
+def _class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
     return {
-        "fault": fault_name(netlist, one.faults[0]),
+        "fault": _fault_name(netlist, one.faults[0]),
         "faults": [{"location": fault.location, "kind": f"STUCK_AT_{fault.stuck}"} for fault in one.faults],
         "disturbed": one.disturbed,
         "bits": one.bits.tolist(),
@@ -462,44 +396,23 @@ def class_dict(netlist: Netlist, one: FaultClass) -> dict[str, Any]:
     }
 
 
-def fault_dict(name: str, netlist: Netlist, classes: Sequence[FaultClass]) -> dict[str, Any]:
-    """All classes, as JSON takes them."""
-    from simulator.multipliers.fault_classes import compare
-
-    return {
-        "multiplier": name,
-        **netlist_dict(netlist),
-        "comparison": comparison_dict(compare(classes)),
-        "classes": [class_dict(netlist, one) for one in classes],
-    }
-
-
-def _csv_rows(netlist: Netlist, classes: Sequence[FaultClass]) -> Iterator[dict[str, Any]]:
-    for one in classes:
-        row = class_dict(netlist, one)
-        bits = row.pop("bits")
-        members = " ".join(f"{fault.location}:STUCK_AT_{fault.stuck}" for fault in one.faults)
-        yield {
-            **row,
-            "faults": len(one.faults),
-            **{f"bit_{place}": fraction for place, fraction in enumerate(bits)},
-            "members": members,
-        }
-
-
-def write_classes(path: Path, netlist: Netlist, classes: Sequence[FaultClass]) -> None:
-    """Write a line of CSV for each class; `members` lists its faults as `location:kind`."""
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each class; `members` lists its faults as `location:kind`."""
     from simulator.files import replaced
 
-    rows = list(_csv_rows(netlist, classes))
+    lines = []
+    for row in rows:
+        line = {**row, "faults": len(row["faults"])}
+        line |= {f"bit_{place}": fraction for place, fraction in enumerate(line.pop("bits"))}
+        line["members"] = " ".join(f"{fault['location']}:{fault['kind']}" for fault in row["faults"])
+        lines.append(line)
     with replaced(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["fault"], lineterminator="\n")
+        writer = csv.DictWriter(file, list(lines[0]) if lines else ["fault"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
 
 
-def table_dict(found: ProductTable) -> dict[str, Any]:
-    """A product table's errors, as JSON takes them."""
+def _table_dict(found: ProductTable) -> dict[str, Any]:
     from simulator.gates.signs import sign_doubt
 
     rows, columns = found.products.shape
@@ -520,22 +433,16 @@ def table_dict(found: ProductTable) -> dict[str, Any]:
     }
 
 
-def show_table(name: str, found: ProductTable, console: Console) -> None:
-    """Print a product table's errors."""
+def _show_table(name: str, found: ProductTable, values: Mapping[str, Any], console: Console) -> None:
     from efat.cli.render import results_table
 
-    values = table_dict(found)
     signs = {True: "signed", False: "unsigned"}
     order = "" if found.form == "netlist" else f", {found.first} first" + (" (symmetric)" if found.symmetric else "")
     console.print(
         f"{name}: {found.form}, {values['weight_bits']}-bit {signs[found.weight_signed]} weights by "
         f"{values['act_bits']}-bit {signs[found.act_signed]} activations{order}"
     )
-    table = results_table(
-        "",
-        left=["error over all pairs"],
-        right=["value", "of 2^bits"],
-    )
+    table = results_table("", left=["error over all pairs"], right=["value", "of 2^bits"])
     for text, error in (
         ("mean absolute error", found.errors.mean_absolute),
         ("worst-case error", found.errors.worst_case),
