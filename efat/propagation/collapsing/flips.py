@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +25,6 @@ _OF_OPERANDS = (Site.WEIGHT, Site.WEIGHT_LOAD, Site.ACTIVATION, Site.MULTIPLIER)
 """Their FLIPs may leave a product as it is; all others change a sum wherever they touch one."""
 
 
-class _When(NamedTuple):
-    """What FLIPs touch, whether or not it makes a difference; arrays are of all FLIPs."""
-
-    kept: BoolArray
-    """Whether it is kept at all."""
-    k: Int64Array
-    first_n: Int64Array
-    stop_n: Int64Array
-
-
 class FlipRules:
     """The rules for FLIPs, each in one clock cycle of the inference of one image."""
 
@@ -46,27 +35,18 @@ class FlipRules:
 
     def rules(self, table: npt.NDArray[np.void]) -> UInt8Array:
         """The rule of each FLIP of `POPULATION_DTYPE` [faults], uint8 [faults]; none is `Rule.EQUIVALENT`."""
-        when = self._when(table)
-        layer = table["layer"].astype(np.int64)
+        kept, touched = self._touched(table)
         quiet = np.zeros(len(table), np.bool_)
         for site in _OF_OPERANDS:
-            chosen = np.flatnonzero((table["site"] == site) & when.kept)
-            if not len(chosen):
-                continue
-            touched = Touched(
-                layer[chosen],
-                table["group"][chosen].astype(np.int64),
-                when.k[chosen],
-                when.first_n[chosen],
-                when.stop_n[chosen],
-                table["bit"][chosen].astype(np.int64),
-            )
-            found = np.empty(len(chosen), np.bool_)
-            find_quiet_flips(self._operands, self._disturbed_by(site), touched, found)
-            quiet[chosen] = found
+            chosen = np.flatnonzero((table["site"] == site) & kept)
+            if len(chosen):
+                found = np.empty(len(chosen), np.bool_)
+                of_site = Touched(*(values[chosen] for values in touched))
+                find_quiet_flips(self._operands, self._disturbed_by(site), of_site, found)
+                quiet[chosen] = found
         rule = np.full(len(table), Rule.SIMULATED, np.uint8)
         rule[quiet] = Rule.SAME_VALUE
-        rule[~when.kept | (quiet & (when.k >= self._operands.k[layer]))] = Rule.UNUSED
+        rule[~kept | (quiet & (touched.k >= self._operands.k[touched.layer]))] = Rule.UNUSED
         return rule
 
     def counts(self, strata: Sequence[Stratum]) -> Int64Array:
@@ -74,21 +54,19 @@ class FlipRules:
         counts = np.zeros((len(strata), len(Rule)), np.int64)
         for site in sorted({site for site, _, _ in strata}):
             cycles, kept = self._cycles(site)
-            quiet = (
-                self._count_quiet(site) if site in _OF_OPERANDS else np.zeros((site.bits(self._config), 2), np.int64)
-            )
+            quiet = self._count_quiet(site) if site in _OF_OPERANDS else None
             for place, (of_stratum, bit, _) in enumerate(strata):
                 if of_stratum is site:
-                    unused, same = quiet[bit]
-                    counts[place, Rule.SIMULATED] = kept - unused - same
-                    counts[place, Rule.UNUSED] = cycles - kept + unused
-                    counts[place, Rule.SAME_VALUE] = same
+                    unused, same = (0, 0) if quiet is None else quiet[bit]
+                    counts[place] = kept - unused - same, cycles - kept + unused, same, 0
         return counts
 
-    def _when(self, table: npt.NDArray[np.void]) -> _When:
+    def _touched(self, table: npt.NDArray[np.void]) -> tuple[BoolArray, Touched]:
+        """Whether what FLIPs touch is kept at all, bool [FLIPs], and what it is."""
         config, operands = self._config, self._operands
         rows, cols = config.rows, config.cols
-        layer, row, col, cycle = (table[name].astype(np.int64) for name in ("layer", "row", "col", "cycle"))
+        columns = ("layer", "group", "row", "col", "bit", "cycle")
+        layer, group, row, col, bit, cycle = (table[name].astype(np.int64) for name in columns)
         m, k, n = operands.m[layer], operands.k[layer], operands.n[layer]
         fold, in_fold = np.divmod(cycle, self._cycles_per_fold()[layer])
         n_fold, k_fold = np.divmod(fold, -(-k // rows))
@@ -106,7 +84,7 @@ class FlipRules:
         first_n = n_fold * cols + col
         stop_n = np.where(site == Site.ACTIVATION, np.minimum(n, (n_fold + 1) * cols), first_n + 1)
         of_k = k_fold * rows + np.where(passing, end_row, row)
-        return _When(kept & (first_n < n), of_k, first_n, stop_n)
+        return kept & (first_n < n), Touched(layer, group, of_k, first_n, stop_n, bit)
 
     def _cycles_per_fold(self) -> Int64Array:
         return np.array([load_cycles(self._config) + stream_cycles(self._config, int(m)) for m in self._operands.m])
