@@ -37,12 +37,13 @@ from efat.resilience.table import FILE_NAME, ResilienceTable
 from efat.resilience.units import HardeningPlan, Resilience
 from efat.retraining.lot import retrain
 from efat.retraining.manifest import Manifest
-from efat.setup import Setup, augmentation_of
+from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel, Site
 from simulator.errors import InputError
 from simulator.lots.chips import generate_chips, provenance, write_lot
 from simulator.sampling import PATTERNS
 from training.data.datasets import FASHION_MNIST
+from training.data.workloads import augmentation_of
 from training.learning.recipe import Recipe
 
 OWN_PE = dict.fromkeys((Site.WEIGHT, Site.PRODUCT, Site.PSUM), 1.0)

@@ -20,9 +20,16 @@ from efat.image_split import ImageSplit, SplitRequest, split_images
 from efat.records import LARGEST_COUNT, Named, Record, shown
 from simulator.errors import InputError, different_names, first_line
 from training.calibration import Method
-from training.data.batches import NO_AUGMENTATION, Augmentation, Batches
+from training.data.batches import Batches
 from training.data.datasets import DATA_VARIABLE, Dataset, Normalization
-from training.data.workloads import WORKLOADS, LoadedWorkload, check_fits, load_test_images, load_workload
+from training.data.workloads import (
+    WORKLOADS,
+    LoadedWorkload,
+    augmentation_of,
+    check_fits,
+    load_test_images,
+    load_workload,
+)
 from training.layers.convert import check_float_network
 from training.layers.deployment import Deployment
 from training.layers.trainable import check_trainable
@@ -417,24 +424,6 @@ def check_network_named(path: Path, name: object, given: str | None) -> None:
             f"{path} is for network {name!r}, which is none of {', '.join(WORKLOADS)}: if it is your own, say so with "
             f"--network {name}, as it is code that will run"
         )
-
-
-def augmentation_of(network: str, augment: Augmentation | bool | None) -> Augmentation:
-    """What is done to training images.
-
-    Args:
-        network: name of the network.
-        augment: how, or whether they are augmented as the network's are; None to do so if it has an augmentation.
-
-    Raises:
-        InputError: it is asked for, and the network has none.
-    """
-    if isinstance(augment, Augmentation):
-        return augment
-    found = WORKLOADS[network].augmentation if network in WORKLOADS else NO_AUGMENTATION
-    if augment and found == NO_AUGMENTATION:
-        raise InputError(f"network {network!r} has no augmentation of its own: say how, such as flip,crop=4")
-    return NO_AUGMENTATION if augment is False else found
 
 
 def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations: int = 0) -> None:

@@ -116,6 +116,22 @@ class LazyGroup(click.Group):
 
 
 @contextmanager
+def resumable() -> Iterator[None]:
+    """Work that is kept in a folder: whoever interrupts it, or lost a worker of it, is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Interrupted; run the same command to go on.", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    except RuntimeError as error:
+        from efat import WorkerDiedError
+
+        if not isinstance(error, WorkerDiedError):
+            raise
+        raise click.ClickException(f"{error}; run the same command to go on") from None
+
+
+@contextmanager
 def _cleaned() -> Iterator[None]:
     """Messages of errors in one line each, without what a terminal would obey."""
     try:

@@ -18,7 +18,6 @@ from efat.setup import (
     OwnData,
     OwnNetwork,
     Setup,
-    augmentation_of,
     check_network_named,
     check_no_object,
     first_images,
@@ -31,7 +30,7 @@ from training.calibration import Method
 from training.data.batches import Batches
 from training.data.classification import Progress
 from training.data.datasets import Dataset, Normalization
-from training.data.workloads import LoadedWorkload, load_workload
+from training.data.workloads import LoadedWorkload, augmentation_of, load_workload
 from training.layers.accelerator import Accelerator, Engine
 from training.layers.convert import convert
 from training.learning.mitigations.batch_norm import BatchNormStatistics

@@ -19,8 +19,7 @@ from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.campaigns.workers import executor_of, in_line
 from efat.records import typed
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import FILE_NAME as TABLE
-from efat.resilience.table import ResilienceTable, telling_levels, write_table
+from efat.resilience.table import FILE_NAME, PICTURE, ResilienceTable, telling_levels, write_table
 from efat.resilience.units import (
     BASELINE,
     HARDENED,
@@ -41,8 +40,6 @@ from simulator.files import replaced
 from simulator.lots.chips import ChipLot
 
 KIND = "resilience"
-PICTURE = "resilience.png"
-"""What the folder has beside the campaign's files and the table."""
 
 
 class HasArray(Protocol):
@@ -140,9 +137,15 @@ def run_resilience(
     resilience = replace(resilience, setup=resilience.setup.located())
     original = resilience.setup
     campaign = Campaign(folder, KIND, resilience.inputs(), notes)
-    before = 0
+    before, of = 0, resilience.unit_count
+
+    def told(done: int, units: int) -> None:
+        # Of hardening it is told when it begins, and then the others go on from there.
+        if progress is not None and (before or done < units):
+            progress(before + done, of)
+
     if resilience.hardening is not None:
-        campaign.run([hardened_unit(resilience)], work, executor, _part_of(progress, 0, resilience.unit_count))
+        campaign.run([hardened_unit(resilience)], work, executor, told)
         before = 1
         start = campaign.file(HARDENED, WEIGHTS)
         resilience = replace(resilience, setup=structs.replace(original, hardened=start.path.absolute()))
@@ -151,11 +154,10 @@ def run_resilience(
     growth = Growth.of(campaign, resilience, original)
     for note in growth.notes:
         notes(note)
-    part = _part_of(progress, before, resilience.unit_count)
-    campaign.run(growth.units, work, executor, part, growth.again)
+    campaign.run(growth.units, work, executor, told, growth.again)
     table = _table(resilience, campaign)
     _keep(folder, table)
-    return replace(table, path=folder / TABLE)
+    return replace(table, path=folder / FILE_NAME)
 
 
 def draw_picture(folder: Path, table: ResilienceTable) -> None:
@@ -221,16 +223,11 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
 def _keep(folder: Path, table: ResilienceTable) -> None:
     """Write a table if it is not there; a picture of another one goes first."""
     with TemporaryDirectory() as elsewhere:
-        write_table(Path(elsewhere) / TABLE, table)
-        content = (Path(elsewhere) / TABLE).read_bytes()
-    path = folder / TABLE
+        write_table(Path(elsewhere) / FILE_NAME, table)
+        content = (Path(elsewhere) / FILE_NAME).read_bytes()
+    path = folder / FILE_NAME
     if path.is_file() and path.read_bytes() == content:
         return
     (folder / PICTURE).unlink(missing_ok=True)
     with replaced(path) as beside:
         beside.write_bytes(content)
-
-
-def _part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Progress of some of the units as that of all."""
-    return None if progress is None else lambda done, _: progress(before + done, total)

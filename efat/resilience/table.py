@@ -8,10 +8,10 @@ checked before use.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -37,7 +37,8 @@ from simulator.files import replaced
 from simulator.hdf5 import own_dataset, text_attribute
 
 FILE_NAME = "resilience.h5"
-"""In the folder of `efat resilience`."""
+PICTURE = "resilience.png"
+"""Names in the folder of `efat resilience`."""
 
 FORMAT = "efat-resilience"
 VERSION = 2
@@ -87,6 +88,9 @@ class ResilienceTable(Shown):
         seed: of the random chips, 0..2**63 - 1.
         path: the file that it is in; None if it is in none.
 
+    Attributes:
+        FILES: names of what `efat.measure_resilience` writes for people into its folder.
+
     Raises:
         InputError: a value that cannot be.
     """
@@ -106,6 +110,8 @@ class ResilienceTable(Shown):
     harden_iterations: int
     seed: int
     path: Path | None = None
+
+    FILES: ClassVar = (FILE_NAME, PICTURE)
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -183,6 +189,21 @@ class ResilienceTable(Shown):
             ],
             [] if worse is None else [f"Note: {worse}."],
         )
+
+    def parts(self) -> Iterator[Table | str]:
+        """The table, what comes out without faults, and what all of it took."""
+        shown = self.table()
+        yield replace(shown, notes=())
+        facts = [
+            ("accuracy of float32", f"{self.float_correct / self.images:.1%}"),
+            ("accuracy quantised, fault-free", f"{self.fault_free_correct / self.images:.1%}"),
+        ]
+        if self.harden_iterations:
+            facts.append(("the same, hardened", f"{self.start_correct / self.images:.1%}"))
+            facts.append(("iterations of hardening", f"{self.harden_iterations:,}"))
+        facts.append(("iterations in all", f"{self.iterations_spent:,}"))
+        yield Table("Without faults, and costs", ["", ""], facts)
+        yield from shown.notes
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

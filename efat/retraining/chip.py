@@ -34,13 +34,14 @@ from efat.retraining.metrics import (
     Verified,
     Wall,
 )
-from efat.setup import Loaded, OwnData, OwnNetwork, augmentation_of, load_training, try_a_step
+from efat.setup import Loaded, OwnData, OwnNetwork, load_training, try_a_step
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, ChipLot
 from training.calibration import Method
 from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
 from training.data.datasets import Normalization
+from training.data.workloads import augmentation_of
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import deployed_bytes

@@ -80,6 +80,24 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
+def augmentation_of(network: str, augment: Augmentation | bool | None) -> Augmentation:
+    """What is done to training images.
+
+    Args:
+        network: name of the network.
+        augment: how, or whether they are augmented as the network's are; None to do so if it has an augmentation.
+
+    Raises:
+        InputError: it is asked for, and the network has none.
+    """
+    if isinstance(augment, Augmentation):
+        return augment
+    found = WORKLOADS[network].augmentation if network in WORKLOADS else NO_AUGMENTATION
+    if augment and found == NO_AUGMENTATION:
+        raise InputError(f"network {network!r} has no augmentation of its own: say how, such as flip,crop=4")
+    return NO_AUGMENTATION if augment is False else found
+
+
 class LoadedWorkload(NamedTuple):
     """A workload ready to run.
 

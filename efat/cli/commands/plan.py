@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.group import INTERRUPTED
+from efat.cli.group import resumable
 from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.options import check_output, fail, force_option, output_option
 from efat.cli.parameters import INPUT_FILE, Fraction
@@ -136,29 +136,25 @@ def plan(
     with working("Loading"):
         import efat
 
-    try:
-        with stages_bar() as progress:
-            made = efat.plan(
-                resilience,
-                lot,
-                accuracy=accuracy,
-                max_drop=max_drop,
-                margin=margin,
-                strategy=strategy,
-                statistic=statistic,
-                predictor=predictor,
-                aligned=aligned,
-                step=step,
-                budget=budget,
-                network=network,
-                tried=tried,
-                workers=workers.executor() if tried else 0,
-                progress=progress,
-                notes=note,
-            )
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
+    with resumable(), stages_bar() as progress:
+        made = efat.plan(
+            resilience,
+            lot,
+            accuracy=accuracy,
+            max_drop=max_drop,
+            margin=margin,
+            strategy=strategy,
+            statistic=statistic,
+            predictor=predictor,
+            aligned=aligned,
+            step=step,
+            budget=budget,
+            network=network,
+            tried=tried,
+            workers=workers.executor() if tried else 0,
+            progress=progress,
+            notes=note,
+        )
     made.save(output)
     show_plan(made, console())
     own = own_network(str(made.setup.network))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import efat
-from efat.cli.group import INTERRUPTED
+from efat.cli.group import resumable
 from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.machine_options import ArrayRequest, array_options
 from efat.cli.options import (
@@ -175,36 +175,30 @@ def propagate(
         shares = [f"{100 * share:.1f}" for share in (critical.value, critical.low, critical.high)]
         so_far = f" ({found.overall.faults:,} faults: {shares[0]}% critical, {shares[1]}-{shares[2]}%)"
 
-    try:
-        with stages_bar() as bar:
-            bar(loading := "loading and checking", 0, 1)
+    with resumable(), stages_bar() as bar:
+        bar(loading := "loading and checking", 0, 1)
 
-            def progress(done: int, of: int) -> None:
-                nonlocal ran
-                ran |= done < of
-                bar(loading, 1, 1)
-                bar("units of work", done, of, so_far)
+        def progress(done: int, of: int) -> None:
+            nonlocal ran
+            ran |= done < of
+            bar(loading, 1, 1)
+            bar("units of work", done, of, so_far)
 
-            found = efat.propagate(
-                output,
-                subject.name,
-                array,
-                weights=subject.weights,
-                data=subject.data,
-                normalization=subject.normalize,
-                images=images,
-                calibration=calibration,
-                **asked,
-                workers=workers.where,
-                progress=progress,
-                estimated=estimated,
-                notes=note,
-            )
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    except efat.WorkerDiedError as error:
-        raise click.ClickException(f"{error}; run the same command to go on") from None
+        found = efat.propagate(
+            output,
+            subject.name,
+            array,
+            weights=subject.weights,
+            data=subject.data,
+            normalization=subject.normalize,
+            images=images,
+            calibration=calibration,
+            **asked,
+            workers=workers.where,
+            progress=progress,
+            estimated=estimated,
+            notes=note,
+        )
     if not ran:
         say(f"All of it is in {output} already: nothing is run.", err=True)
     if found.classes is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.group import INTERRUPTED
+from efat.cli.group import resumable
 from efat.cli.learning_options import (
     RecipeRequest,
     SplitOptions,
@@ -18,23 +18,10 @@ from efat.cli.learning_options import (
 )
 from efat.cli.machine_options import ArrayRequest, FaultRequest, array_options, fault_options
 from efat.cli.options import NETWORKS, NetworkRequest, array_of_lot_option, fail, network_options
-from efat.cli.parameters import (
-    INPUT_FILE,
-    PERMANENT_KINDS,
-    NumberList,
-    RateRange,
-    complete_mitigations,
-)
+from efat.cli.parameters import INPUT_FILE, PERMANENT_KINDS, NumberList, RateRange, complete_mitigations
 from efat.cli.printing import command_text, note, own_network, say, warn_of_guessing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.console import Console
-
-    from efat import ResilienceTable
-    from efat.campaigns.campaign import Outcome, Unit, Work
-    from efat.setup import Loaded
     from simulator import ArrayConfig
 
 DEFAULT_RATES = "0.005,0.01,0.02,0.05,0.1"
@@ -142,20 +129,12 @@ def resilience(
     if harden_rates is not None and harden is None:
         fail("--harden-rates is of no hardening: say for how many iterations with --harden")
     subject.warn()
-    from efat.cli.render import console, stages_bar, working
+    from efat.cli.render import console, show, stages_bar, working
 
+    ran = False
     with working("Loading and checking"):
         import efat
-        from efat import Accuracy, WorkerDiedError
-        from efat.setup import augmentation_of
-
-        executor, ran = workers.executor(), 0
-
-        def counted(work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome]]:
-            nonlocal ran
-            for done in executor(work, units):
-                ran += 1
-                yield done
+        from training.data.workloads import augmentation_of
 
         setup = efat.Setup(
             network=subject.name,
@@ -169,48 +148,48 @@ def resilience(
             normalization=subject.normalize,
         )
         config, faults = _array(described, lot, described_faults), described_faults.model(0.0)
-        loaded = setup.load()
-    try:
-        with stages_bar() as progress:
-            table = efat.measure_resilience(
-                output,
-                setup,
-                config,
-                rates=rates,
-                repeats=repeats,
-                levels=sorted({0, *levels}),
-                faults=faults,
-                seed=seed,
-                hardening=None
-                if harden is None
-                else efat.HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
-                workers=counted,
-                progress=lambda done, of: progress("retrainings", done, of),
-                notes=note,
-            )
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    except WorkerDiedError as error:
-        raise click.ClickException(f"{error}; run the same command to go on") from None
+        setup.load()
+    with resumable(), stages_bar() as bar:
+
+        def progress(done: int, of: int) -> None:
+            nonlocal ran
+            ran |= done < of
+            bar("retrainings", done, of)
+
+        table = efat.measure_resilience(
+            output,
+            setup,
+            config,
+            rates=rates,
+            repeats=repeats,
+            levels=sorted({0, *levels}),
+            faults=faults,
+            seed=seed,
+            hardening=None if harden is None else efat.HardeningPlan(harden, *(harden_rates or DEFAULT_HARDEN_RATES)),
+            workers=workers.where,
+            progress=progress,
+            notes=note,
+        )
     if not ran:
         say(f"All of it is in {output} already: nothing is run.", err=True)
-    classes = loaded.data.held_out.classes
-    in_float, fault_free = (Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
-    if not warn_of_guessing("the float network", in_float, classes):
-        warn_of_guessing("the quantised network", fault_free, classes)
-    show_resilience(table, output, console())
-    say(_judges(loaded))
+    _, data, verification, _, learned, _ = setup.load()
+    in_float, fault_free = (efat.Accuracy(n, table.images) for n in (table.float_correct, table.fault_free_correct))
+    if not warn_of_guessing("the float network", in_float, data.held_out.classes):
+        warn_of_guessing("the quantised network", fault_free, data.held_out.classes)
+    show(table)
+    files = [str(output / name) for name in table.FILES if (output / name).exists()]
+    console().print(f"\nIn {' and '.join(files)}.", soft_wrap=True)
+    say(_judges(len(verification), learned))
     given = {"resilience": output, "lot": "lot.h5" if lot is None else lot, "max_drop": 0.01}
     say(f"Try it: {command_text('plan', **given, network=own_network(subject.name), output='plan.json')}")
 
 
-def _judges(loaded: Loaded) -> str:
+def _judges(images: int, learned: int) -> str:
     """Which images are left for the verdict."""
-    text = f"{len(loaded.verification):,} other images are kept to verify a lot with; they decided nothing."
-    if loaded.learned:
-        also = "is a training image" if loaded.learned == 1 else "are training images"
-        text += f" {loaded.learned:,} of the test images {also}, too, and left out."
+    text = f"{images:,} other images are kept to verify a lot with; they decided nothing."
+    if learned:
+        also = "is a training image" if learned == 1 else "are training images"
+        text += f" {learned:,} of the test images {also}, too, and left out."
     return text
 
 
@@ -219,40 +198,9 @@ def _array(described: ArrayRequest | None, lot: Path | None, faults: FaultReques
         config = described.config()
         faults.check_multiplier(config, described.faulty_multipliers)
         return config
-    from simulator.lots.chips import ChipLot
+    import efat
 
     assert lot is not None
-    with ChipLot(lot) as opened:
-        faults.check_multiplier(opened.config)
-        return opened.config
-
-
-def show_resilience(table: ResilienceTable, folder: Path, console: Console) -> None:
-    """Print what was measured.
-
-    Args:
-        table: what was measured.
-        folder: where all of it is.
-        console: where to.
-    """
-    from efat.cli.render import facts_table, results_table
-    from efat.resilience.measurement import PICTURE
-    from efat.resilience.table import FILE_NAME as TABLE
-
-    shown = table.table()
-    results = results_table(shown.title, left=shown.columns[:1], right=shown.columns[1:])
-    for row in shown.texts:
-        results.add_row(*row)
-    console.print(results)
-    facts = facts_table("Without faults, and costs")
-    facts.add_row("accuracy of float32", f"{table.float_correct / table.images:.1%}")
-    facts.add_row("accuracy quantised, fault-free", f"{table.fault_free_correct / table.images:.1%}")
-    if table.harden_iterations:
-        facts.add_row("the same, hardened", f"{table.start_correct / table.images:.1%}")
-        facts.add_row("iterations of hardening", f"{table.harden_iterations:,}")
-    facts.add_row("iterations in all", f"{table.iterations_spent:,}")
-    console.print(facts)
-    files = [str(folder / name) for name in (TABLE, PICTURE) if (folder / name).exists()]
-    console.print(f"\nIn {' and '.join(files)}.")
-    for text in shown.notes:
-        console.print(text)
+    config = efat.Lot(lot).config
+    faults.check_multiplier(config)
+    return config

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from efat.cli.group import INTERRUPTED
+from efat.cli.group import resumable
 from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.parameters import INPUT_FILE
 from efat.cli.printing import command_text, note, say
@@ -76,22 +76,18 @@ def retrain(
         from efat import retrain as carry_out
 
         plan = Plan.load(plan_path)
-    try:
-        with stages_bar() as progress:
-            manifest = carry_out(
-                plan,
-                output,
-                lot=lot,
-                resilience=resilience,
-                cycle_images=cycle_images,
-                network=network,
-                workers=workers.where,
-                progress=progress,
-                notes=note,
-            )
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
+    with resumable(), stages_bar() as progress:
+        manifest = carry_out(
+            plan,
+            output,
+            lot=lot,
+            resilience=resilience,
+            cycle_images=cycle_images,
+            network=network,
+            workers=workers.where,
+            progress=progress,
+            notes=note,
+        )
     show_manifest(manifest, plan, console())
     say(f"Wrote {output / manifest.FILE_NAME}. Look at it: {command_text('report', output)}")
     if manifest.failing:

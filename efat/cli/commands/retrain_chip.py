@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from efat.cli.group import INTERRUPTED
+from efat.cli.group import resumable
 from efat.cli.learning_options import RecipeRequest, SplitOptions, recipe_options, split_options
 from efat.cli.options import NETWORKS, NetworkRequest, fail, lot_option, network_options
 from efat.cli.parameters import INPUT_FILE, Fraction, complete_chips, complete_mitigations
@@ -165,12 +165,8 @@ def retrain_chip(
         began = done if began is None else began
         show(done, most, moment)
 
-    try:
-        with training_bar("Loading, quantising and calibrating") as show:
-            metrics = run_retraining(retraining, output, force=force, progress=told, notes=note)
-    except KeyboardInterrupt:
-        say("Interrupted; run the same command to go on.", err=True)
-        raise SystemExit(INTERRUPTED) from None
+    with resumable(), training_bar("Loading, quantising and calibrating") as show:
+        metrics = run_retraining(retraining, output, force=force, progress=told, notes=note)
     if began is None:
         say(
             f"{output / retraining.METRICS} is of this very retraining: nothing is run; --force runs it again.",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from efat.campaigns.campaign import Executor
+from efat.campaigns.campaign import Executor, Outcome, Unit, Work
 from efat.campaigns.workers import in_line, processes
 from efat.resilience.measurement import draw_picture, run_resilience
 from efat.resilience.table import ResilienceTable, read_table, telling_levels
@@ -181,12 +181,12 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     assert notes == [f"{folder}/moved/units/hardened.json does not fit its files: done again"]
     assert hardened_again.read_bytes() == content
 
-    def change(done: int, _: int) -> None:
-        if done == 1:
-            hardened_again.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    def change(work: Work, units: Sequence[Unit]) -> Iterable[tuple[Unit, Outcome]]:
+        hardened_again.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        return in_line(work, units)
 
     with pytest.raises(InputError, match=r"hardened.safetensors changed while this ran: run the same command again"):
-        run_resilience(folder / "moved", found, in_line, change)
+        run_resilience(folder / "moved", found, change)
 
 
 def test_retraining_that_diverges_is_marked(folder: Path) -> None:
