@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,10 +93,11 @@ def rtl_gemm(
 
     multiplier = sources.multiplier_files(config, faults)
     parameters = sources.parameters(config, m, locations=multiplier is not None)
-    row_bits = sources.row_bits(parameters["ACC_DEPTH"])
+    row_bits = parameters["ACC_DEPTH"].bit_length() - 1
     stimulus = _after_reset(schedule.packed(config, row_bits))
-    vectors = _stuck_vectors(faults, parameters)
-    vectors["bypass"] = _to_text(bypassed.astype(np.uint8))
+    vectors = {"bypass": _to_text(bypassed.astype(np.uint8))}
+    for kind, mask in ((Kind.STUCK_AT_0, "clear"), (Kind.STUCK_AT_1, "set")):
+        vectors |= _vectors(faults.table[faults.table["kind"] == kind], mask, config, parameters)
     chunks = list(_chunks(stimulus, _flip_vectors(faults, parameters)))
     if seconds is None:
         seconds = _SECONDS + cycles * config.pe_count / _SLOWEST_PE_CYCLES_PER_SECOND
@@ -121,32 +122,21 @@ def _after_reset(stimulus: Bits) -> Bits:
     return padded
 
 
-def _width(site: Site, parameters: dict[str, int], config: ArrayConfig) -> int:
-    return parameters["MULTIPLIER_LOCATIONS"] if site is Site.MULTIPLIER else site.bits(config)
-
-
-def _vector(table: npt.NDArray[np.void], site: Site, parameters: dict[str, int], config: ArrayConfig) -> str:
-    """The mask with the bits of these faults of one site set."""
-    units = config.cols if site is Site.ACCUMULATOR else config.pe_count
-    bits = np.zeros((units, _width(site, parameters, config)), np.uint8)
-    bits[table["row"].astype(np.int64) * config.cols + table["col"], table["bit"]] = 1
-    return _to_text(bits)
-
-
-def _vectors_of_kind(
-    table: npt.NDArray[np.void], mask: str, parameters: dict[str, int], config: ArrayConfig
+def _vectors(
+    table: npt.NDArray[np.void],
+    mask: str,
+    config: ArrayConfig,
+    parameters: dict[str, int],
+    sites: Iterable[Site] = tuple(Site),
 ) -> dict[str, str]:
-    return {
-        f"{site.name.lower()}_{mask}": _vector(table[table["site"] == site], site, parameters, config) for site in Site
-    }
-
-
-def _stuck_vectors(faults: FaultMap, parameters: dict[str, int]) -> dict[str, str]:
-    """The masks of all permanent faults, by the names of the inputs of `systolic_array`."""
+    """The masks of these sites with the bits of these faults set, by the names of the inputs of `systolic_array`."""
     vectors = {}
-    for kind, mask in ((Kind.STUCK_AT_0, "clear"), (Kind.STUCK_AT_1, "set")):
-        table = faults.table[faults.table["kind"] == kind]
-        vectors.update(_vectors_of_kind(table, mask, parameters, faults.config))
+    for site in sites:
+        own = table[table["site"] == site]
+        width = parameters["MULTIPLIER_LOCATIONS"] if site is Site.MULTIPLIER else site.bits(config)
+        bits = np.zeros((config.cols if site is Site.ACCUMULATOR else config.pe_count, width), np.uint8)
+        bits[own["row"].astype(np.int64) * config.cols + own["col"], own["bit"]] = 1
+        vectors[f"{site.name.lower()}_{mask}"] = _to_text(bits)
     return vectors
 
 
@@ -156,11 +146,8 @@ def _flip_vectors(faults: FaultMap, parameters: dict[str, int]) -> dict[int, dic
     vectors = {}
     for cycle in np.unique(table["cycle"]).tolist():
         flips = table[table["cycle"] == cycle]
-        present = [Site(code) for code in np.unique(flips["site"]).tolist()]
-        vectors[cycle] = {
-            f"{site.name.lower()}_invert": _vector(flips[flips["site"] == site], site, parameters, faults.config)
-            for site in present
-        }
+        present = map(Site, np.unique(flips["site"]).tolist())
+        vectors[cycle] = _vectors(flips, "invert", faults.config, parameters, present)
     return vectors
 
 

@@ -93,8 +93,3 @@ def parameters(config: ArrayConfig, m: int, *, locations: bool) -> dict[str, int
         "ACC_DEPTH": 1 << (max(m, _LEAST_DEPTH) - 1).bit_length(),
         "MULTIPLIER_LOCATIONS": max(1, Site.MULTIPLIER.bits(config)) if locations else 1,
     }
-
-
-def row_bits(depth: int) -> int:
-    """Width of the address of an accumulator of `depth` entries, a power of two."""
-    return depth.bit_length() - 1
