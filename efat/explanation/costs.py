@@ -122,6 +122,7 @@ class BypassCosts:
         """What is shown of them; nothing if nothing is known."""
         if not self.costs:
             return
+        yield ""
         yield Table(
             "Bypassed PEs; in use: the chip with this one not bypassed",
             ["place", "bypassed for", "in use:\naccuracy", "images\ngained", "\nlost", "margin\ngained"],
