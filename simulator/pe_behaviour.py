@@ -13,11 +13,7 @@ from simulator.pe_behaviour_kernel import EXACT, PeProducts
 
 
 def pe_products(faults: FaultMap) -> PeProducts:
-    """Work out how the PEs of a chip multiply; FLIPs are left out.
-
-    Args:
-        faults: of one array, whose multiplier says what a location is.
-    """
+    """How the PEs of a chip multiply; FLIPs are left out."""
     config = faults.config
     table = faults.table[faults.table["site"] == Site.MULTIPLIER]
     behaviour = np.full((config.rows, config.cols), EXACT, np.int32)

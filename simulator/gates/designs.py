@@ -13,9 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.errors import InputError, did_you_mean
+from simulator.errors import InputError, checked_integer, did_you_mean
 from simulator.gates.cells import MOST_PINS, Gate
-from simulator.gates.netlist import Netlist
+from simulator.gates.netlist import LARGEST_OPERAND_BITS, Netlist
 
 _ZERO, _ONE = -2, -1
 """Bits that are constant; all others are numbers of nets."""
@@ -203,8 +203,8 @@ def build_netlist(
     if design not in _REDUCTIONS:
         hint = did_you_mean(design, DESIGNS)
         raise InputError(f"multiplier {design!r} is unknown: expected one of {', '.join(DESIGNS)}{hint}")
-    if not (1 <= weight_bits <= 8 and 1 <= act_bits <= 8):
-        raise InputError(f"multiplier of {weight_bits}x{act_bits} bits: expected 1..8 bits each")
+    weight_bits = checked_integer("weight_bits", weight_bits, 1, LARGEST_OPERAND_BITS)
+    act_bits = checked_integer("act_bits", act_bits, 1, LARGEST_OPERAND_BITS)
     builder = _Builder(weight_bits, act_bits)
     rows = _partial_products(builder, weight_bits, act_bits, weight_signed, act_signed)
     product = _REDUCTIONS[design](builder, rows)

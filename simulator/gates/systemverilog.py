@@ -38,12 +38,6 @@ def gate_level_multiplier(netlist: Netlist) -> str:
     Its inputs `invert`, `clear` and `set` have a bit for each location: what a gate output or pin carries is inverted,
     then forced to 0, then forced to 1. Its parameters are those of the behavioural multiplier; their values are fixed
     by the netlist, and others end a simulation at its start.
-
-    Args:
-        netlist: the gates.
-
-    Returns:
-        The text of a file.
     """
     lines = [
         f"// {netlist.weight_bits}x{netlist.act_bits} bits, weights {_sign(netlist.weight_signed)}, "

@@ -60,7 +60,10 @@ class Multiplier:
                     f"signed={self.netlist.act_signed}: expected signed weights and act_signed={self.act_signed}"
                 )
             return
-        tables = np.array(self.tables, order="C")
+        try:
+            tables = np.array(self.tables, order="C")
+        except ValueError as error:
+            raise InputError(f"multiplier {self.name}: tables: {error}") from None
         sides = [side.bit_length() - 1 for side in tables.shape[1:]]
         if (
             tables.dtype != np.int16
@@ -98,12 +101,18 @@ class Multiplier:
         Raises:
             InputError: as for the class, or there is no table at all.
         """
+        tables = [np.asarray(table) for table in faulty]
+        if normal is not None:
+            tables.insert(0, np.asarray(normal))
+        shapes = {table.shape for table in tables}
+        if not tables:
+            raise InputError(f"multiplier {name}: no table is given: expected the normal one or faulty ones")
+        if len(shapes) > 1 or tables[0].ndim != 2 or not tables[0].size:
+            raise InputError(f"multiplier {name}: tables are {sorted(shapes)}: expected the same two sides for all")
         if normal is None:
-            if not faulty:
-                raise InputError(f"multiplier {name}: no table is given: expected the normal one or faulty ones")
-            bits = [side.bit_length() - 1 for side in faulty[0].shape]
-            normal = exact_products(bits[0], bits[1], act_signed=act_signed)
-        return cls(name, tables=np.stack([np.asarray(normal), *faulty]), act_signed=act_signed)
+            weight_bits, act_bits = (side.bit_length() - 1 for side in tables[0].shape)
+            tables.insert(0, exact_products(weight_bits, act_bits, act_signed=act_signed))
+        return cls(name, tables=np.stack(tables), act_signed=act_signed)
 
     @property
     def weight_bits(self) -> int:

@@ -15,12 +15,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from simulator.dtypes import Int32Array, Int64Array
-from simulator.errors import InputError
+from simulator.errors import InputError, checked_integer
 from simulator.files import BLIF, NUMPY, VERILOG, file_kind, other_kind
 from simulator.gates.signs import (
     OtherSignsError,
@@ -98,13 +98,16 @@ def read_products(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ProductTableError: it holds no such table, its signs are not stated, or other signs fit it far better.
+        InputError: it holds no such table, its signs are not stated, or other signs fit it far better; a width out of
+            range, or an unknown operand.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a product table (.npy, .h, or raw 16-bit words)")
-    if not (2 <= weight_bits <= 8 and 2 <= act_bits <= 8):
-        raise ProductTableError(f"{path}: {weight_bits}x{act_bits} bits: expected 2..8 bits each")
+    weight_bits = checked_integer("weight_bits", weight_bits, 2, 8)
+    act_bits = checked_integer("act_bits", act_bits, 2, 8)
+    if first not in (None, *get_args(Operand)):
+        raise InputError(f"first is {first!r}: expected {' or '.join(map(repr, get_args(Operand)))}, or None")
     entries = 1 << (weight_bits + act_bits)
     kind, suffix = file_kind(path), path.suffix.lower()
     is_raw = kind != NUMPY and suffix not in (".npy", *_HEADER_SUFFIXES)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator import InputError
 from simulator.gates.designs import build_netlist
 from simulator.gates.netlist import MOST_LOCATIONS, netlist_products
 from simulator.multipliers.multiplier import (
@@ -121,8 +122,14 @@ def test_what_is_no_multiplier_is_refused() -> None:
         Multiplier("m", netlist, act_signed=False)
     with pytest.raises(ValueError, match=r"weights signed=False .*expected signed weights"):
         Multiplier("m", build_netlist("array", 4, 4, weight_signed=False))
-    with pytest.raises(ValueError, match="no table is given"):
+    with pytest.raises(InputError, match="no table is given"):
         Multiplier.from_tables("m", None, [])
+    with pytest.raises(InputError, match=r"tables are \[\(4, 4\), \(16, 16\)\]: expected the same two sides for all"):
+        Multiplier.from_tables("m", exact, [exact_products(2, 2)])
+    with pytest.raises(InputError, match=r"tables are \[\(4, 0\)\]: expected the same two sides"):
+        Multiplier.from_tables("m", None, [np.zeros((4, 0), np.int16)])
+    with pytest.raises(InputError, match="multiplier m: tables: setting an array element with a sequence"):
+        Multiplier("m", tables=[exact[0], exact])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator import InputError
 from simulator.gates.cells import NetlistError
 from simulator.gates.designs import build_netlist
 from simulator.multipliers.files import TableSigns, for_array, read_multiplier, read_table
@@ -295,8 +296,10 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; expected a product table"):
         read_products(tmp_path / "t.npy", act_signed=True)
     np.save(tmp_path / "t.npy", TRUNCATED)
-    with pytest.raises(ProductTableError, match=r"9x8 bits: expected 2\.\.8 bits each"):
+    with pytest.raises(InputError, match=r"weight_bits is 9: expected 2\.\.8"):
         read_products(tmp_path / "t.npy", act_signed=True, weight_bits=9)
+    with pytest.raises(InputError, match="first is 'act': expected 'weight' or 'activation', or None"):
+        read_products(tmp_path / "t.npy", act_signed=True, first="act")  # type: ignore[arg-type]
 
 
 @settings(max_examples=150)
