@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 test: lint types
 	$(BIN)/python -m pytest -n auto
 
+# The daily loop: what starts no process and runs no page of docs.
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto -m "not slow and not integration"
+
 test-all: lint types $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 

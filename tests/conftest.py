@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from multiprocessing import util
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,6 +47,40 @@ def pytest_configure_node(node: object) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how to repeat the run."""
     terminalreporter.write_line(f"random inputs: repeat with --hypothesis-seed={config.option.hypothesis_seed}")
+
+
+PROGRAMS = {"sh", "make", "efat", "iverilog", "vvp", "verilator", "yosys", Path(sys.executable).name}
+"""What a test that is not marked `integration` may not start; libraries ask the system things by other programs."""
+
+_may_start = True
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse a process that a test starts without saying so by its mark."""
+    if not _may_start and event == "subprocess.Popen" and Path(str(arguments[0])).name in PROGRAMS:
+        raise AssertionError(f"this test starts a process ({arguments[1]}): mark it with `integration`")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fixtures of modules belong to the test that first needs them."""
+    global _may_start
+    _may_start = item.get_closest_marker("integration") is not None
+    spawn = _spawned if _may_start else _refused
+    with mock.patch.object(util, "spawnv_passfds", spawn):
+        result = yield
+    _may_start = True
+    return result
+
+
+_spawned = util.spawnv_passfds
+
+
+def _refused(*_: object) -> int:
+    raise AssertionError("this test starts a worker process: mark it with `integration`")
 
 
 @pytest.fixture

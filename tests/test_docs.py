@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import os
 import re
 import shlex
@@ -160,3 +161,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("package", ["efat", "simulator", "training"])
+def test_reference_has_all_that_is_exported(package: str) -> None:
+    page = (ROOT / "docs" / "api" / f"{package}.md").read_text()
+    listed = re.findall(rf"^::: {package}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(importlib.import_module(package).__all__)
