@@ -134,15 +134,7 @@ class Document(Record, frozen=True):
 
 
 def content_of(document: Document, where: str) -> bytes:
-    """What `Document.save` writes; see there.
-
-    Args:
-        document: to write.
-        where: the file, for messages.
-
-    Raises:
-        InputError: `Document.load` would refuse it.
-    """
+    """What `Document.save` writes; `where` is the file, for messages."""
     text = json.dumps(typed(type(document), as_json(document), where).as_dict(), indent=1, allow_nan=False)
     return f"{text}\n".encode()
 
@@ -150,13 +142,7 @@ def content_of(document: Document, where: str) -> bytes:
 def parse(path: Path, source: str) -> Any:
     """What JSON is in a file of others, whose numbers are finite and whose names are there once.
 
-    Args:
-        path: the file.
-        source: the command that writes such files, for messages.
-
-    Raises:
-        InputError: there is something else in it.
-        OSError: it cannot be read.
+    Messages name `source`, the command that writes such files.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
@@ -169,15 +155,9 @@ def parse(path: Path, source: str) -> Any:
 
 
 def typed(kind: type[_T], content: object, where: str) -> _T:
-    """Make a record of what JSON gave.
+    """Make a record of what JSON gave; every field must be there, and no others.
 
-    Args:
-        kind: type of the record; every field must be there, and no others.
-        content: what JSON gave.
-        where: for messages: the file, and the place in it.
-
-    Raises:
-        InputError: it is not what the type says.
+    Messages begin with `where`: the file, and the place in it.
     """
     untyped: Any = kind
     _check(content, _info(untyped), where)
@@ -213,32 +193,13 @@ def digest_of(content: object) -> str:
 
 
 def check(fits: bool, name: str, value: object, expected: str) -> None:
-    """Refuse a field that does not fit others.
-
-    Args:
-        fits: whether it does.
-        name: of the field.
-        value: of the field.
-        expected: what would fit.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Refuse a field that does not fit others."""
     if not fits:
         raise InputError(f"{name} is {shown(value)}: expected {expected}")
 
 
 def check_different(what: str, names: Iterable[object], advice: str) -> None:
-    """Refuse names that are there twice.
-
-    Args:
-        what: they are names of.
-        names: the names.
-        advice: how to mend it.
-
-    Raises:
-        InputError: one is there twice.
-    """
+    """Refuse names, of `what`, that are there twice."""
     known: set[object] = set()
     for name in names:
         if name in known:

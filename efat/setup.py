@@ -227,33 +227,20 @@ class Setup(Record, frozen=True):
         return structs.replace(self, weights=weights, data=data, hardened=hardened, split=split)
 
     def load(self) -> Loaded:
-        """Load the network and its data, and check that they fit; a process keeps the last two that it loaded.
-
-        Raises:
-            FileNotFoundError: a file is not there.
-            InputError: something is of the wrong kind, does not fit or is unknown.
-        """
+        """Load the network and its data, and check that they fit; a process keeps the last two that it loaded."""
         weights = self.weights if self.hardened is None else self.hardened
         files = (weights, self.data if isinstance(self.data, Path) else None, self.split.verify_data)
         state = (str(Path.cwd()), os.environ.get(DATA_VARIABLE), *(stamp(path) for path in files))
         return _loaded(self.network, weights, self.data, self.split, self.normalization, state)
 
     def check_travels(self) -> None:
-        """Refuse objects that cannot be given to worker processes.
-
-        Raises:
-            InputError: they cannot be pickled.
-        """
+        """Refuse objects that cannot be given to worker processes, as they cannot be pickled."""
         check_travels(self.network, self.data)
 
     def identity(self) -> dict[str, str]:
         """What decides the results, as digests and texts by name; the name says what it is of.
 
         Verification images are not among it: they decide nothing.
-
-        Raises:
-            FileNotFoundError: as `load`.
-            InputError: as `load`.
         """
         loaded = self.load()
         data = loaded.data
@@ -268,15 +255,7 @@ class Setup(Record, frozen=True):
         }
 
     def check_identity(self, expected: Mapping[str, str]) -> None:
-        """Refuse other inputs than those that something was begun with.
-
-        Args:
-            expected: what `identity` gave then.
-
-        Raises:
-            FileNotFoundError: as `load`.
-            InputError: as `load`, or something differs.
-        """
+        """Refuse other inputs than those of which `identity` gave this when something was begun."""
         different = different_names(self.identity(), expected)
         if different:
             raise InputError(
@@ -285,12 +264,7 @@ class Setup(Record, frozen=True):
             )
 
     def try_a_step(self) -> None:
-        """Take a step with a copy of the network; see the function of the same name.
-
-        Raises:
-            FileNotFoundError: as `load`.
-            InputError: as `load`, or the network cannot learn.
-        """
+        """Take a step with a copy of the network; see the function of the same name."""
         loaded, recipe = self.load(), self.recipe
         try_a_step(loaded.network, Batches(loaded.data.train, recipe.batch, recipe.seed, recipe.augmentation), recipe)
 
@@ -303,19 +277,9 @@ def load_training(
     images: int | None = None,
     normalization: Normalization | None = None,
 ) -> Loaded:
-    """Load a network and its data, and check that they fit.
+    """Load a network and its data, as `training.load_workload`, and check that they fit.
 
-    Args:
-        network: as for `training.data.workloads.load_workload`.
-        weights: file of its weights; None for those that come with it.
-        data: as for `training.data.workloads.load_workload`.
-        split: which test images decide, and which only judge; None where nothing is decided, so that all of them judge.
-        images: if nothing is decided, how many of them, the first ones; None for all.
-        normalization: as for `training.data.workloads.load_workload`.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        InputError: something is of the wrong kind, does not fit or is unknown.
+    Where nothing is decided, `split` is None: all test images judge, or the first `images` of them.
     """
     workload = load_workload(network, weights=weights, data=data, normalization=normalization, training=True)
     train = workload.train
@@ -336,18 +300,7 @@ def split_workload(
     split: SplitRequest,
     normalization: Normalization | None = None,
 ) -> ImageSplit:
-    """Which test images decide, and which only judge.
-
-    Args:
-        network: as for `training.data.workloads.load_workload`.
-        workload: the network and its data, training images among them.
-        split: what is asked for.
-        normalization: as for `training.data.workloads.load_workload`.
-
-    Raises:
-        FileNotFoundError: the other images that judge are not there.
-        InputError: they do not fit, or the images cannot be split like this.
-    """
+    """Which test images of a workload with training images decide, and which only judge."""
     others = None
     if split.verify_data is not None:
         others = load_test_images(name_of(network), split.verify_data, normalization)
@@ -363,16 +316,7 @@ def split_workload(
 
 
 def first_images(data: Dataset, images: int | None, what: str = "test") -> Dataset:
-    """The first images of a data set; None for all.
-
-    Args:
-        data: the images.
-        images: how many; None for all.
-        what: kind of images that these are.
-
-    Raises:
-        InputError: it has not so many.
-    """
+    """The first images of a data set; None for all."""
     count = len(data) if images is None else images
     if not 1 <= count <= len(data):
         raise InputError(f"images is {count}: expected 1..{len(data)}, the {what} images of {data.name}")
@@ -385,15 +329,7 @@ def name_of(network: str | nn.Module) -> str:
 
 
 def check_no_object(network: object, data: object) -> None:
-    """Refuse what a file says of a network or data that it does not hold, as they were objects.
-
-    Args:
-        network: as a file names it.
-        data: likewise.
-
-    Raises:
-        InputError: one of them was an object.
-    """
+    """Refuse what a file says of a network or data that it does not hold, as they were objects."""
     for what, named in (("network", network), ("data", data)):
         if not isinstance(named, Named) and str(named).startswith(_OBJECT):
             raise InputError(
@@ -405,13 +341,7 @@ def check_no_object(network: object, data: object) -> None:
 def check_network_named(path: Path, name: object, given: str | None) -> None:
     """Refuse to run code that only a file names: a network is one that comes with the program, or the user names it.
 
-    Args:
-        path: the file.
-        name: the network that the file names; one that is an object here is nobody's code but the caller's.
-        given: the one that the user names; None for none.
-
-    Raises:
-        InputError: it is the user's own and was not named, or another one was.
+    One that is an object here is nobody's code but the caller's.
     """
     if isinstance(name, Named):
         return
@@ -427,17 +357,7 @@ def check_network_named(path: Path, name: object, given: str | None) -> None:
 
 
 def try_a_step(network: nn.Module, batches: Batches, recipe: Recipe, iterations: int = 0) -> None:
-    """Take one step with a copy of the float network: what cannot learn at all is refused before anything runs.
-
-    Args:
-        network: the float network; it is not changed.
-        batches: of training images.
-        recipe: how it learns.
-        iterations: that its schedule has to be for.
-
-    Raises:
-        InputError: it cannot learn like this.
-    """
+    """Take one step with a copy of the float network: what cannot learn at all is refused before anything runs."""
     check_trainable(network)
     learner = copied(network)
     learner.train()
