@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from efat.cli.options import ARRAY_HELP, fail, gathered, input_errors
+from efat.cli.options import ARRAY_HELP, fail, gathered
 from efat.cli.parameters import DESIGNS, INPUT_FILE, KINDS, SITES, ArraySize, Weighted
 from efat.cli.printing import say
 
@@ -74,8 +74,7 @@ class ArrayRequest:
                 f"--multiplier {self.multiplier} has no effect beside --faulty-multiplier: all designs multiply "
                 "exactly, and the gates are not kept; leave it out"
             )
-        with input_errors():
-            config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
+        config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
         chosen = chosen_multiplier(
             self.multiplier,
             self.faulty_multipliers,
@@ -178,25 +177,24 @@ def chosen_multiplier(
     if name in DESIGNS and not faulty:
         return name
     array_signs = Signs(True, not unsigned_acts)
-    with input_errors():
-        normal = read_multiplier(
-            name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
-        )
-        if is_netlist(name):
-            say(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
-        elif name not in DESIGNS:
-            say(f"{name}: product table, {error_note(normal.products, array_signs)}")
-        if not faulty:
-            return normal
-        tables = [
-            read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
-            for path in faulty
-        ]
-        for path, table in zip(faulty, tables, strict=True):
-            say(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
-        names = ", ".join(path.name for path in faulty)
-        label = f"{normal.name}, faulty {names}"
-        return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
+    normal = read_multiplier(
+        name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
+    )
+    if is_netlist(name):
+        say(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
+    elif name not in DESIGNS:
+        say(f"{name}: product table, {error_note(normal.products, array_signs)}")
+    if not faulty:
+        return normal
+    tables = [
+        read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
+        for path in faulty
+    ]
+    for path, table in zip(faulty, tables, strict=True):
+        say(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
+    names = ", ".join(path.name for path in faulty)
+    label = f"{normal.name}, faulty {names}"
+    return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
 
 
 def is_netlist(name: str) -> bool:
@@ -234,14 +232,13 @@ class FaultRequest:
             chosen["sites"] = {Site[name]: weight for name, weight in self.sites}
         if self.kinds:
             chosen["kinds"] = {Kind[name]: weight for name, weight in self.kinds}
-        with input_errors():
-            return FaultModel(
-                rate,
-                pattern=self.pattern,  # type: ignore[arg-type]
-                cluster_alpha=self.cluster_alpha,
-                cycles=cycles,
-                **chosen,  # type: ignore[arg-type]
-            )
+        return FaultModel(
+            rate,
+            pattern=self.pattern,  # type: ignore[arg-type]
+            cluster_alpha=self.cluster_alpha,
+            cycles=cycles,
+            **chosen,  # type: ignore[arg-type]
+        )
 
     def refuse_without_effect(self, context: click.Context) -> None:
         """Refuse what is said twice, and options that change nothing beside the others."""
