@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.programs import ROOT, run_python
 
+pytestmark = pytest.mark.integration
+
 BENCHMARKS = ROOT / "benchmarks"
 
 RUNS = [

@@ -19,6 +19,8 @@ import pytest
 from simulator.rtl import unavailable
 from tests.support.programs import OF_A_PROCESS, ROOT, efat_arguments, run_efat, run_python
 
+pytestmark = pytest.mark.integration
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

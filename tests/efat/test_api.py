@@ -31,6 +31,7 @@ def test_exports_what_the_table_names_and_nothing_else() -> None:
         efat.nothing  # noqa: B018
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("hiding", ["training.py", "simulator/__init__.py"])
 def test_a_package_of_others_that_hides_ours_is_named(hiding: str, tmp_path: Path) -> None:
     file = tmp_path / hiding
@@ -221,6 +222,7 @@ efat.report("retrained").save("report.html")
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "setup",
     [

@@ -78,7 +78,7 @@ IMPLEMENTATIONS = [
     pytest.param(
         Implementation(rtl, slowness=10),
         id="rtl",
-        marks=pytest.mark.skipif(without_rtl is not None, reason=without_rtl or ""),
+        marks=[pytest.mark.integration, pytest.mark.skipif(without_rtl is not None, reason=without_rtl or "")],
     ),
 ]
 

@@ -159,6 +159,7 @@ def test_digest_tells_every_field_apart() -> None:
     assert len(digests) == len(changes) + 3
 
 
+@pytest.mark.integration
 def test_digest_is_the_same_in_every_process() -> None:
     script = (
         "from simulator import *\n"

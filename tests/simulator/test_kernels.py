@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 KERNEL = """
 import constants
 from simulator.kernels import kernels
@@ -17,6 +19,7 @@ def answer():
 ASK = "import kernel; print(kernel.answer(), sum(kernel.answer.stats.cache_hits.values()))"
 
 
+@pytest.mark.integration
 def test_kernels_are_kept_until_a_module_they_use_changes(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)
 
@@ -42,6 +45,7 @@ def total(pair):
 PAIR = "from typing import NamedTuple\n\nclass Pair(NamedTuple):\n    one: int\n    two: int\n"
 
 
+@pytest.mark.integration
 def test_what_is_kept_may_name_modules_that_are_gone(tmp_path: Path) -> None:
     def ask(place: str) -> str:
         (tmp_path / f"{place}.py").write_text(PAIR)

@@ -32,6 +32,7 @@ PROGRAM = Path(campaign_work.__file__)
 UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaign_work.UNITS[:3]]
 
 
+@pytest.mark.integration
 def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path) -> None:
     units = campaign_work.UNITS[:6]
     seen: list[tuple[int, int]] = []
@@ -50,6 +51,7 @@ def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path)
     assert here.file("unit-00", "bin").read() == first["digest"].encode() * 1000
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     undisturbed = Campaign(folder / "undisturbed", "digests", {"units": len(campaign_work.UNITS)})
@@ -74,6 +76,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Path, seed: 
     assert contents(disturbed) == contents(undisturbed.folder)
 
 
+@pytest.mark.integration
 def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "MOST_DEATHS", 2)
     campaign = Campaign(folder / "campaign", "digests", {})
@@ -84,6 +87,7 @@ def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pyt
         campaign.values("unit-00")
 
 
+@pytest.mark.integration
 def test_a_worker_that_is_killed_while_it_sends_its_result_holds_up_nobody(folder: Path) -> None:
     units = [Unit(unit.name, {**unit.arguments, "killed": str(folder / "killed")}) for unit in UNITS]
     for name, executor in (("there", processes(2)), ("here", in_line)):

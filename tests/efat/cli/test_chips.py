@@ -326,6 +326,7 @@ def test_output_that_turns_out_read_only_is_refused(folder: Path, monkeypatch: p
     assert refused(*GENERATE) == "lot.h5: Permission denied"
 
 
+@pytest.mark.integration
 def test_interrupted_generate_leaves_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "efat", *GENERATE, "--array", "256x256", "--count", "1000000"]
     # Whatever the shell of the tests does with Ctrl-C.

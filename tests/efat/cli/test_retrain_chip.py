@@ -161,6 +161,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_bit_for_bit(lot: Path) -> None:
     length = ["--iterations", "15", "--mitigation", "fam+t+gradual"]
     command = [*RETRAIN, *length, "--learn-scales", "--optimizer", "Adam", "--learning-rate", "0.001"]

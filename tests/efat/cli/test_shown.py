@@ -34,6 +34,8 @@ from training.data.batches import Batches
 from training.data.datasets import Dataset
 from training.learning.fit import fit
 
+pytestmark = pytest.mark.integration
+
 NETWORK = "own_networks:small"
 INPUTS = "own data"
 IDS = [f"wafer-17_lot-2026-11-30_die-{number:02d}_site-{number:05d}" for number in range(2)]

@@ -21,6 +21,8 @@ from simulator.lots.chips import Chip, write_lot
 from training.data.workloads import WORKLOADS
 from training.learning.mitigations.combination import NAMES, Mitigations
 
+pytestmark = pytest.mark.integration
+
 HEAVY = ("torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "rich", "vcd", "cocotb")
 
 

@@ -61,6 +61,7 @@ without_rtl = unavailable()
 needs_rtl = pytest.mark.skipif(without_rtl is not None, reason=without_rtl or "")
 
 
+@pytest.mark.integration
 @needs_rtl
 def test_the_rtl_is_compared_with_both_engines(folder: Path) -> None:
     found, shown = written("validate", "--against", "rtl", "--cases", "30", "--seed", "5", "--array", "3x2")
@@ -70,6 +71,7 @@ def test_the_rtl_is_compared_with_both_engines(folder: Path) -> None:
     assert set(found["by_site"]) >= {"MULTIPLIER", "ACCUMULATOR"}
 
 
+@pytest.mark.integration
 @needs_rtl
 def test_a_mismatch_with_the_rtl_is_shown_saved_and_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = simulator.engine.gemm.pe_masks

@@ -89,6 +89,7 @@ def test_interrupted_after_any_unit_it_ends_as_if_undisturbed(folder: Path, seed
     assert manifest.totals.seconds >= spent > 0
 
 
+@pytest.mark.integration
 def test_killed_at_a_random_moment_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
     plan = lot_plan(folder, seed)
     plan.save(folder / PLAN)

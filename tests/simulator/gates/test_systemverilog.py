@@ -88,6 +88,7 @@ def random_faults(generator: np.random.Generator, netlist: Netlist) -> list[netl
     return found
 
 
+@pytest.mark.integration
 @needs("iverilog")
 @pytest.mark.parametrize("design", [*DESIGNS, "random"])
 def test_icarus_gives_the_products_of_the_oracle(design: str, tmp_path: Path, seed: int) -> None:
@@ -101,6 +102,7 @@ def test_icarus_gives_the_products_of_the_oracle(design: str, tmp_path: Path, se
     assert icarus_products(tmp_path, netlist, faults) == oracle_products(netlist, faults)
 
 
+@pytest.mark.integration
 @needs("iverilog")
 def test_icarus_gives_the_products_of_a_whole_multiplier_with_faults(tmp_path: Path, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -109,6 +111,7 @@ def test_icarus_gives_the_products_of_a_whole_multiplier_with_faults(tmp_path: P
     assert icarus_products(tmp_path, netlist, faults, stride=255) == oracle_products(netlist, faults, stride=255)
 
 
+@pytest.mark.integration
 @needs("iverilog")
 def test_parameters_of_another_netlist_end_the_simulation(tmp_path: Path) -> None:
     (tmp_path / "multiplier.sv").write_text(gate_level_multiplier(build_netlist("array", 3, 2)))

@@ -24,6 +24,8 @@ from simulator.rtl.sources import FOLDER, MULTIPLIER, SOURCES, multiplier_source
 from tests.support.oracle import oracle_gemm
 from tests.support.strategies import GemmCase, gemm_cases, pooled_configs
 
+pytestmark = pytest.mark.integration
+
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 PATHS = [str(FOLDER / name) for name in (*SOURCES, MULTIPLIER)]
 
