@@ -24,7 +24,7 @@ test: lint types
 
 # The daily loop: what starts no process and runs no page of docs.
 quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto -m "not slow and not integration"
+	$(BIN)/python -m pytest -n auto -m "not slow and not integration" --hypothesis-profile=quick
 
 test-all: lint types $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"

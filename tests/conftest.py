@@ -28,6 +28,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("quick", settings.get_profile("fresh"), max_examples=15)
 settings.load_profile("fresh")
 
 

@@ -302,6 +302,7 @@ def test_where_units_run_is_said_in_one_word() -> None:
         workers.executor_of(-1)
 
 
+@pytest.mark.integration
 def test_what_is_given_as_an_object_goes_to_each_worker_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 

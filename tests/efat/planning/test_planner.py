@@ -275,7 +275,7 @@ def test_other_lots_and_networks_are_refused(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; measure a table with `efat resilience`"):
         planner.plan(folder / "none.h5", folder / LOT, max_drop=0)
     write_table(folder / TABLE, table)
-    with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; make a lot"):
+    with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; make it with"):
         planner.plan(folder / TABLE, folder / "none.h5", max_drop=0, network=NETWORK)
 
 
