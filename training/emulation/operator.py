@@ -116,10 +116,6 @@ def _fake_faulty_gemm(x: Tensor, w: Tensor, *_rest: Any) -> Tensor:
     return x.new_empty((w.shape[1], x.shape[0]), dtype=dtype).t()
 
 
-def _fake_effective_weights(w: Tensor, *_rest: Any) -> Tensor:
-    return w.new_empty(w.shape, dtype=torch.float64)
-
-
 def _gives_floats(x: Tensor, w: Tensor) -> bool:
     return x.is_floating_point() or w.is_floating_point()
 
@@ -184,4 +180,4 @@ _faulty_gemm_operator = _operator("efat::faulty_gemm", _faulty_gemm, schema=f"(T
 _faulty_gemm_operator.register_fake(_fake_faulty_gemm)
 _faulty_gemm_operator.register_autograd(_gradients, setup_context=_remember)
 _effective_weights_operator = _operator("efat::effective_weights", _effective_weights, schema=f"({_CHIP}) -> Tensor")
-_effective_weights_operator.register_fake(_fake_effective_weights)
+_effective_weights_operator.register_fake(lambda w, *_: w.new_empty(w.shape, dtype=torch.float64))

@@ -339,15 +339,12 @@ def observing(module: nn.Module, observer: Observer) -> Iterator[None]:
 
 
 def put_on_chip(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Put all quantised layers of a converted network on another chip, in place.
+    """Put all quantised layers of a converted network on another chip, in place; gives the network.
 
     Args:
         module: a converted network.
         accelerator: an array of any size and accumulator width, with the widths of weights and activations that the
             network was converted for.
-
-    Returns:
-        `module`.
 
     Raises:
         ConversionError: `module` has no quantised layers.

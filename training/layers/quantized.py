@@ -343,17 +343,10 @@ def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, T
 def image_to_columns(
     images: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """im2col: one row for each output pixel with all inputs its kernel sees.
+    """im2col of padded images [batch, channels, height, width]: one row for each output pixel, with what its kernel sees.
 
-    Args:
-        images: [batch, channels, height, width] of any dtype, padded already, at least as large as the kernel.
-        kernel_size: rows and columns of the kernel.
-        stride: pixels from one output to the next, down and across.
-        dilation: pixels from one kernel element to the next, down and across.
-
-    Returns:
-        [batch * out_height * out_width, channels * kernel_rows * kernel_columns]; both orders are those of
-        `torch.nn.functional.unfold`: the last factor runs fastest.
+    [batch * out_height * out_width, channels * kernel_rows * kernel_columns]; both orders are those of
+    `torch.nn.functional.unfold`: the last factor runs fastest.
 
     >>> import torch
     >>> image_to_columns(torch.arange(6).view(1, 1, 2, 3), (2, 2), (1, 1), (1, 1)).tolist()

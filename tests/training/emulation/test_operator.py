@@ -16,21 +16,12 @@ CONFIG = ArrayConfig(4, 3)
 PERMANENT = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 
 
+NUMBERS = (4, 3, 8, 8, True, 32)
+"""The array as operators take it, but for its multiplier."""
+
+
 def operator_arguments(module, x, w):
-    config = module.config
-    return (
-        x,
-        w,
-        module.faults,
-        module.bypass,
-        config.rows,
-        config.cols,
-        config.weight_bits,
-        config.act_bits,
-        config.act_signed,
-        config.acc_bits,
-        config.multiplier,
-    )
+    return (x, w, module.faults, module.bypass, *NUMBERS, "array")
 
 
 def random_case(seed, dtype):
@@ -140,30 +131,11 @@ def test_bad_chips_are_refused():
         FaultyGemm(CONFIG, FaultMap(ArrayConfig(2, 2)))
     with pytest.raises(ValueError, match=r"expected int64 \[faults, 6\]"):
         torch.ops.efat.faulty_gemm(
-            torch.ones(1, 1),
-            torch.ones(1, 1),
-            torch.zeros(1, 2),
-            torch.zeros(4, 3, dtype=torch.bool),
-            4,
-            3,
-            8,
-            8,
-            True,
-            32,
-            "array",
+            torch.ones(1, 1), torch.ones(1, 1), torch.zeros(1, 2), torch.zeros(4, 3).bool(), *NUMBERS, "array"
         )
     with pytest.raises(ValueError, match="multiplier of-nobody is not known in this process"):
         torch.ops.efat.effective_weights(
-            torch.ones(1, 1),
-            torch.zeros(0, 6, dtype=torch.int64),
-            torch.zeros(4, 3, dtype=torch.bool),
-            4,
-            3,
-            8,
-            8,
-            True,
-            32,
-            "of-nobody",
+            torch.ones(1, 1), torch.zeros(0, 6).long(), torch.zeros(4, 3).bool(), *NUMBERS, "of-nobody"
         )
     flip = FaultMap.from_faults(CONFIG, [Fault(0, 0, Site.PSUM, 0, Kind.FLIP, cycle=99)])
     with pytest.raises(ValueError, match="cycle 99, outside this GEMM"):
