@@ -214,9 +214,8 @@ def _check_result(layer: FloatLayer, quantized: QuantizedLayer, x: Tensor, resul
     magnitude = product(rounded.abs(), weight.abs() + column, None if bias is None else bias.abs())
     half = None if bias is None else quantized.output_scale / 2
     allowed = product(rounded.abs(), (column / 2).expand_as(weight), half) + _TOLERANCE * magnitude
-    shape = [1] * result.ndim
-    shape[-3 if isinstance(layer, nn.Conv2d) else -1] = -1
-    fits = magnitude < quantized.output_scale.double().view(shape) * 2.0 ** (quantized.config.acc_bits - 1)
+    step = quantized.output_scale.double().view(-1, *[1] * (-1 - quantized.channel_dim))
+    fits = magnitude < step * 2.0 ** (quantized.config.acc_bits - 1)
     off = ((result.double() - product(rounded, weight, bias)).abs() > allowed) & fits
     if bool(off.any()):
         raise ConversionError(
@@ -254,7 +253,7 @@ def convert(
     Everything else of the network stays as it is and computes in float. A layer used in several places stays one
     layer with one input scale. What a network computes by calling functions instead of layers (such as
     `torch.nn.functional.linear` with a weight of its own) is not seen and stays float. On a few inputs of the first
-    batch the converted network is held against the float one: see `training.layers.convert`.
+    batch the converted network is held against the float one.
 
     Args:
         module: the trained float32 network; it is not changed.

@@ -303,7 +303,7 @@ class QuantizedLayer(nn.Module, ABC):
     def product_in_float32(self, x: Tensor, w: Tensor) -> Tensor:
         """From `input_as_float32` and `weights_as_float32` the result, float32: bit for bit what the chip gives."""
         product = self.multiply(x, w, None if self.bias_int is None else self.bias_int.to(torch.float32))
-        return product.mul_(self.output_scale.view(-1, *[1] * (self.weight_int.ndim - 2)))
+        return product.mul_(self.output_scale.view(-1, *[1] * (-1 - self.channel_dim)))
 
     def extra_repr(self) -> str:
         """Sizes and widths, for `print(network)`."""
@@ -343,7 +343,7 @@ def float_parameters(layer: nn.Conv2d | nn.Linear, name: str) -> tuple[Tensor, T
 def image_to_columns(
     images: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """im2col of padded images [batch, channels, height, width]: one row for each output pixel, with what its kernel sees.
+    """im2col: a row for each output pixel with what its kernel sees of padded images [batch, channels, height, width].
 
     [batch * out_height * out_width, channels * kernel_rows * kernel_columns]; both orders are those of
     `torch.nn.functional.unfold`: the last factor runs fastest.
