@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from simulator.config import ArrayConfig
-from simulator.errors import InputError
+from simulator.dtypes import Int16Array
 from simulator.faults import FaultMap, Site
 
 FOLDER = Path(__file__).parent
@@ -23,30 +23,24 @@ _TABLES = "products.hex"
 _LEAST_DEPTH = 64
 
 
-def multiplier_source(config: ArrayConfig) -> str | None:
-    """SystemVerilog in place of `multiplier.sv`, of the gates of this array's multiplier; None if it has tables."""
-    from simulator.gates.systemverilog import gate_level_multiplier
-
-    netlist = config.pe_multiplier.netlist
-    return None if netlist is None else gate_level_multiplier(netlist)
-
-
 def multiplier_files(config: ArrayConfig, faults: FaultMap) -> dict[str, str] | None:
-    """The files that make up the multiplier of a chip, by their names.
+    """The files that make up the multiplier of a chip, by their names, with masks of a bit for each location.
 
     None for `multiplier.sv`: while no multiplier is faulty and all are exact, there need be no gates or tables.
     """
+    from simulator.gates.systemverilog import gate_level_multiplier
+
     if config.multiplies_exactly and not (faults.table["site"] == Site.MULTIPLIER).any():
         return None
-    source = multiplier_source(config)
-    return table_multiplier(config) if source is None else {MULTIPLIER: source}
+    netlist, tables = config.pe_multiplier.netlist, config.pe_multiplier.tables
+    if netlist is not None:
+        return {MULTIPLIER: gate_level_multiplier(netlist)}
+    assert tables is not None
+    return _table_multiplier(config, tables)
 
 
-def table_multiplier(config: ArrayConfig) -> dict[str, str]:
+def _table_multiplier(config: ArrayConfig, tables: Int16Array) -> dict[str, str]:
     """A multiplier made of product tables: any fault at location i, and the highest one counts, selects table i + 1."""
-    tables = config.pe_multiplier.tables
-    if tables is None:
-        raise InputError(f"multiplier {config.multiplier} is made of gates: expected tables")
     weight_bits, act_bits, bits = config.weight_bits, config.act_bits, config.product_bits
     locations = max(1, len(tables) - 1)
     source = f"""// Products of {weight_bits}x{act_bits} bits by weight and activation, from {len(tables)} tables.

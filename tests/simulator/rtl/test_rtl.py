@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
 from simulator.engine.timing import output_cycles
+from simulator.gates.systemverilog import gate_level_multiplier
 from simulator.rtl import CosimulationError, RtlUnavailableError, rtl_gemm, unavailable
 from simulator.rtl.cosimulation import Pool, Simulator
-from simulator.rtl.sources import FOLDER, MULTIPLIER, SOURCES, multiplier_source
+from simulator.rtl.sources import FOLDER, MULTIPLIER, SOURCES
 from tests.support.oracle import oracle_gemm
 from tests.support.strategies import GemmCase, gemm_cases, pooled_configs
 
@@ -255,7 +256,9 @@ def test_linters_find_nothing(parameters: dict[str, int]) -> None:
 def test_linters_find_nothing_in_the_array_with_gates(tmp_path: Path) -> None:
     config = ArrayConfig(2, 2, 4, 3)
     gates = tmp_path / MULTIPLIER
-    gates.write_text(multiplier_source(config) or "")
+    netlist = config.pe_multiplier.netlist
+    assert netlist is not None
+    gates.write_text(gate_level_multiplier(netlist))
     values = {"WEIGHT_BITS": 4, "ACT_BITS": 3, "MULTIPLIER_LOCATIONS": Site.MULTIPLIER.bits(config)}
     options = [f"-G{name}={value}" for name, value in values.items()]
     command = ["verilator", "--lint-only", "-Wall", "--top-module", "systolic_array", *options, *PATHS[:-1], str(gates)]
