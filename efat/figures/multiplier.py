@@ -19,11 +19,7 @@ _GATE, _BIT = "#4C78A8", "#E45756"
 def draw_fault_classes(name: str, netlist: Netlist, classes: Sequence[FaultClass], path: Path) -> None:
     """Draw which product bits each class of faults inverts, and how classes lie to the stuck bits of the product.
 
-    Args:
-        name: of the multiplier.
-        netlist: its gates.
-        classes: all classes of their faults.
-        path: PNG file; it appears, or replaces an older one, only when it is complete.
+    The PNG file appears, or replaces an older one, only when it is complete.
     """
     seen = sorted((one for one in classes if one.detectable), key=lambda one: -one.disturbed)
     with png_figure(path, 11, 4.2, dpi=90) as figure:

@@ -141,8 +141,7 @@ def faults(
     Faults with the same products are one class. Each class is compared with the simpler model of a product bit that is
     stuck: how often do the nearest such fault and the class give different products?
     """
-    outputs = [path for path in (csv_path, json_path, png) if path is not None and str(path) != "-"]
-    _check_outputs(outputs, [] if netlist_path is None else [netlist_path])
+    outputs = _check_outputs([csv_path, json_path, png], [] if netlist_path is None else [netlist_path])
     if netlist_path is None:
         _refuse(context, _Ports._fields, "only a --netlist has ports to choose")
     elif design is not None:
@@ -216,7 +215,7 @@ def table(
     json_path: Path | None,
 ) -> None:
     """Report the errors of FILE, a product table or a netlist, over all pairs of operands."""
-    _check_outputs([path for path in (write_path, json_path) if path is not None and str(path) != "-"], [file])
+    _check_outputs([write_path, json_path], [file])
     if write_path is not None and write_path.suffix != ".npy":
         fail(f"--write {write_path}: expected a name that ends in .npy")
     from efat.cli.render import console
@@ -270,11 +269,14 @@ def table(
 _WIDTHS = ("weight_bits", "act_bits")
 
 
-def _check_outputs(outputs: list[Path], inputs: list[Path]) -> None:
+def _check_outputs(paths: list[Path | None], inputs: list[Path]) -> list[Path]:
+    """Those that are files."""
+    outputs = [path for path in paths if path is not None and str(path) != "-"]
     for number, path in enumerate(outputs):
         check_output(path, inputs=inputs)
         if path.resolve() in [other.resolve() for other in outputs[:number]]:
             fail(f"{path} is named for two outputs: choose another name")
+    return outputs
 
 
 def _refuse(context: click.Context, names: Iterable[str], reason: str) -> None:
