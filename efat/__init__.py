@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from efat.planning.planner import plan
     from efat.planning.selection import Constraint, Statistic
     from efat.propagation.campaign import propagate
-    from efat.propagation.summary import Propagation
+    from efat.propagation.summary import Propagation, PropagationSummary
     from efat.reports.report import Report, report
     from efat.resilience.measurement import measure_resilience
     from efat.resilience.table import ResilienceTable
@@ -72,6 +72,7 @@ _MODULES = {
     "NetworkValidation": "efat.validation.validation",
     "Plan": "efat.planning.plan",
     "Propagation": "efat.propagation.summary",
+    "PropagationSummary": "efat.propagation.summary",
     "Report": "efat.reports.report",
     "ResilienceTable": "efat.resilience.table",
     "RetrainedLot": "efat.inference.simulation",
@@ -121,6 +122,7 @@ __all__ = [
     "NetworkValidation",
     "Plan",
     "Propagation",
+    "PropagationSummary",
     "Report",
     "ResilienceTable",
     "RetrainedLot",

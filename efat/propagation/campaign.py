@@ -31,7 +31,7 @@ from efat.propagation.request import (
     Subject,
 )
 from efat.propagation.statistics import allocate, sample_size
-from efat.propagation.summary import Propagation, Summary
+from efat.propagation.summary import Propagation, PropagationSummary
 from efat.propagation.tables import (
     FILE_NAME,
     PICTURES,
@@ -134,7 +134,7 @@ def propagate(
     seed: int = 0,
     workers: int | str | Executor | None = 0,
     progress: Progress | None = None,
-    estimated: Callable[[Summary], None] | None = None,
+    estimated: Callable[[PropagationSummary], None] | None = None,
     notes: Notes = warned,
 ) -> Propagation:
     """Inject single faults into an array, and follow what they do to a network.
@@ -231,7 +231,7 @@ def run_propagation(
     request: PropagationRequest,
     executor: Executor,
     progress: Progress | None = None,
-    estimated: Callable[[Summary], None] | None = None,
+    estimated: Callable[[PropagationSummary], None] | None = None,
     notes: Notes = warned,
 ) -> Propagation:
     """Inject what is not injected yet, and write the tables and their summary; see `propagate`."""
@@ -299,7 +299,7 @@ def _fault_free_correct(campaign: Campaign) -> int:
     return typed(int, campaign.values(FAULT_FREE).get("correct"), where)
 
 
-def _error(found: Summary) -> float:
+def _error(found: PropagationSummary) -> float:
     """How far the share of critical faults may be from what was found: intervals are no more symmetric than shares."""
     critical = found.overall.critical
     assert critical is not None

@@ -151,7 +151,7 @@ class FaultFree(Record, frozen=True):
     accuracy: float
 
 
-class PopulationSummary(Record, frozen=True):
+class FaultPopulation(Record, frozen=True):
     """The faults that there are; rules by name."""
 
     faults: int
@@ -159,7 +159,7 @@ class PopulationSummary(Record, frozen=True):
     rules: dict[str, RuleCount]
 
 
-class SampleSummary(Record, frozen=True):
+class FaultSample(Record, frozen=True):
     """Those that were tried; rules by name."""
 
     faults: int
@@ -167,7 +167,7 @@ class SampleSummary(Record, frozen=True):
     rules: dict[str, RuleCount]
 
 
-class Summary(Document, frozen=True):
+class PropagationSummary(Document, frozen=True):
     """`summary.json`; docs/formats.md says what each field is."""
 
     FORMAT = "efat-propagation-summary"
@@ -180,8 +180,8 @@ class Summary(Document, frozen=True):
     request: PropagationRequest
     images: int
     fault_free: FaultFree
-    population: PopulationSummary
-    sample: SampleSummary
+    population: FaultPopulation
+    sample: FaultSample
     overall: Effects
     by_site: tuple[SiteEffects, ...]
     by_kind: tuple[KindEffects, ...]
@@ -192,7 +192,7 @@ class Summary(Document, frozen=True):
     versions: dict[str, str]
 
 
-def summary(found: FaultTables, confidence: float | None = None) -> Summary:
+def summary(found: FaultTables, confidence: float | None = None) -> PropagationSummary:
     """Sum up what was found; the same for the same arguments.
 
     Args:
@@ -212,15 +212,15 @@ def summary(found: FaultTables, confidence: float | None = None) -> Summary:
     def effects(chosen: BoolArray) -> dict[str, Any]:
         return _effects(estimates, estimates.domain(chosen))
 
-    return Summary(
+    return PropagationSummary(
         confidence=estimates.confidence,
         array=dict(found.array),
         subject=found.subject,
         request=found.request,
         images=found.images,
         fault_free=FaultFree(found.fault_free_correct, found.fault_free_correct / found.images),
-        population=PopulationSummary(population.size, len(strata), _by_rule(population.of_rules)),
-        sample=SampleSummary(
+        population=FaultPopulation(population.size, len(strata), _by_rule(population.of_rules)),
+        sample=FaultSample(
             len(found.faults),
             found.request.stratify,
             _by_rule(np.bincount(found.faults["rule"], minlength=len(Rule)).tolist()),
@@ -384,7 +384,7 @@ class Propagation(FaultTables, Shown):
     FILES: ClassVar = (FILE_NAME, SUMMARY, *PICTURES)
 
     @cached_property
-    def summary(self) -> Summary:
+    def summary(self) -> PropagationSummary:
         """What it comes to, with intervals as they were asked for."""
         return summary(self)
 
@@ -393,7 +393,7 @@ class Propagation(FaultTables, Shown):
         yield from shown(self.summary)
 
 
-def shown(found: Summary) -> Iterator[Table | str]:
+def shown(found: PropagationSummary) -> Iterator[Table | str]:
     """What is shown of a summary, in turn."""
     yield Verdict(
         f"{found.subject.network} on {found.array['rows']}x{found.array['cols']} PEs, {found.images:,} images: "

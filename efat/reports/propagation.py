@@ -29,7 +29,7 @@ from efat.propagation.estimates import (
     worst_bit,
 )
 from efat.propagation.statistics import Interval
-from efat.propagation.summary import Propagation, Summary
+from efat.propagation.summary import Propagation, PropagationSummary
 from efat.propagation.tables import FILE_NAME
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import named, short_percent
@@ -93,7 +93,7 @@ class PropagationReport:
         return self.propagation.request.confidence
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> PropagationSummary:
         """What it comes to."""
         return self.propagation.summary
 

@@ -26,7 +26,6 @@ from efat.cli.parameters import INPUT_FILE, KINDS, SITES, Fraction, OneOf, SiteB
 from efat.cli.printing import note, say, warn_of_guessing
 
 if TYPE_CHECKING:
-    from efat.propagation.summary import Summary
     from training.calibration import Method
 
 
@@ -168,7 +167,7 @@ def propagate(
 
     ran, so_far = False, ""
 
-    def estimated(found: Summary) -> None:
+    def estimated(found: efat.PropagationSummary) -> None:
         nonlocal so_far
         critical = found.overall.critical
         assert critical is not None

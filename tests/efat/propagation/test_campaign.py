@@ -24,7 +24,7 @@ from efat.propagation import campaign, injection
 from efat.propagation.campaign import draw_rounds, run_propagation
 from efat.propagation.population import Population
 from efat.propagation.statistics import mean_interval
-from efat.propagation.summary import Propagation, Summary
+from efat.propagation.summary import Propagation, PropagationSummary
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
@@ -54,7 +54,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def found(folder: Path, request: Asked, executor: Executor = in_line, out: str = OUT) -> Propagation:
     propagation = run_propagation(folder / out, *request, executor)
     assert same(Propagation.load(folder / out), propagation)
-    assert Summary.load(folder / out / "summary.json") == propagation.summary
+    assert PropagationSummary.load(folder / out / "summary.json") == propagation.summary
     return propagation
 
 
@@ -117,7 +117,7 @@ def test_a_network_and_data_of_ones_own_are_as_those_in_files(folder: Path) -> N
     assert str(own).splitlines()[0].startswith("object Sequential ")
     again = efat.Propagation.load("own")
     assert same(again, own)
-    assert Summary.load("own/summary.json") == again.summary
+    assert PropagationSummary.load("own/summary.json") == again.summary
     with pytest.raises(InputError, match="data is given beside a setup, which says it: leave it out"):
         efat.propagate("other", efat.Setup(network, data=(TRAIN, HELD_OUT)), ARRAY, data=(TRAIN, HELD_OUT))
     with pytest.raises(InputError, match="was given as an object in Python, which no file holds"):
