@@ -7,41 +7,25 @@ checked before use.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 
 from efat.display import Shown, Table
-from efat.hdf5_fields import (
-    HDF5_VERSION,
-    as_json,
-    canonical_json,
-    check_not_compressed,
-    damage_reported,
-    integer_attribute,
-    json_attribute,
-)
 from efat.records import typed
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator import ArrayConfig
-from simulator.dtypes import BoolArray, Float64Array, Int64Array
+from simulator.dtypes import Float64Array, Int64Array
 from simulator.errors import InputError, first_line
-from simulator.files import replaced
-from simulator.hdf5 import own_dataset, text_attribute
+from simulator.hdf5 import Dataset, Format, check_range, refuse
 
 FILE_NAME = "resilience.h5"
 PICTURE = "resilience.png"
 """Names in the folder of `efat resilience`."""
-
-FORMAT = "efat-resilience"
-VERSION = 2
 
 MOST_CHIPS = 10_000
 """Random chips of all rates."""
@@ -49,18 +33,34 @@ MOST_VALUES = 1 << 22
 """Accuracies in a table."""
 MOST_IMAGES = 10_000_000
 MOST_ITERATIONS = 1 << 40
-MOST_FILE_BYTES = 1 << 26
 
-
-_DATASETS: dict[str, tuple[type[np.float64 | np.int64], int]] = {
-    "rates": (np.float64, 1),
-    "levels": (np.int64, 1),
-    "correct": (np.int64, 3),
-}
-"""Types and numbers of dimensions."""
 _PREDICTOR = "predictor_"
-_COUNTS = ("images", "float_correct", "fault_free_correct", "start_correct", "harden_iterations", "seed")
-_TEXTS = ("array", "fault_model", "setup_identity")
+_FORMAT = Format(
+    "efat-resilience",
+    3,
+    "efat resilience",
+    "the table that `efat resilience` writes",
+    oldest=2,
+    digested=3,
+    integers={
+        "images": (1, MOST_IMAGES),
+        "float_correct": (0, MOST_IMAGES),
+        "fault_free_correct": (0, MOST_IMAGES),
+        "start_correct": (0, MOST_IMAGES),
+        "harden_iterations": (0, MOST_ITERATIONS),
+        "seed": (0, (1 << 63) - 1),
+    },
+    objects=("array", "fault_model", "setup_identity", "setup"),
+    datasets=(
+        Dataset("rates", np.dtype(np.float64), MOST_VALUES),
+        Dataset("levels", np.dtype(np.int64), MOST_VALUES),
+        Dataset("correct", np.dtype(np.int64), MOST_VALUES, dimensions=3),
+        *(
+            Dataset(_PREDICTOR + name, np.dtype(np.float64), MOST_VALUES, dimensions=2, optional=True)
+            for name in PREDICTORS
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,10 +114,24 @@ class ResilienceTable(Shown):
     FILES: ClassVar = (FILE_NAME, PICTURE)
 
     def __post_init__(self) -> None:
-        self._check_counts()
-        self._set("rates", _array("rates", self.rates, np.float64, 1))
-        self._set("levels", _array("levels", self.levels, np.int64, 1))
-        self._set("correct", _array("correct", self.correct, np.int64, 3))
+        unknown = [name for name in self.predictors if name not in PREDICTORS]
+        if unknown or not self.predictors:
+            raise InputError(
+                f"predictor is {unknown[0]!r}: expected one of {', '.join(PREDICTORS)}"
+                if unknown
+                else f"there are no predictors: expected at least one of {', '.join(PREDICTORS)}"
+            )
+        values = self._values()
+        found = {name: values.pop(_PREDICTOR + name) for name in PREDICTORS if name in self.predictors}
+        # It is a record already.
+        del values["setup"]
+        for name, value in {**values, "predictors": found}.items():
+            object.__setattr__(self, name, value)
+        for name in ("rates", "levels", "correct"):
+            if not values[name].size:
+                raise InputError(f"{name} is {values[name].dtype} {values[name].shape}: expected values, not empty")
+        for name in ("float_correct", "fault_free_correct", "start_correct"):
+            check_range(name, values[name], 0, self.images)
         rates, repeats, levels = self.correct.shape
         if len(self.rates) != rates or len(self.levels) != levels:
             raise InputError(
@@ -132,13 +146,16 @@ class ResilienceTable(Shown):
         _check_ascending("level", self.levels, 0, MOST_ITERATIONS)
         if self.levels[0] != 0:
             raise InputError(f"the first level is {self.levels[0]} iterations: expected 0, as deployed")
-        _check_range("correct images", self.correct, -1, self.images)
+        check_range("correct images", self.correct, -1, self.images)
         diverged = self.correct < 0
         if (diverged[..., :-1] & ~diverged[..., 1:]).any():
             raise InputError("correct is -1, diverged, before a level at which it is not: expected -1 from there on")
-        self._check_predictors()
-        for name in _TEXTS:
-            self._set(name, as_json(name, getattr(self, name)))
+        for name, severity in found.items():
+            if severity.shape != (rates, repeats):
+                raise InputError(
+                    f"predictor {name} has shape {severity.shape}: expected {(rates, repeats)}, rates and repeats"
+                )
+            check_range(f"predictor {name}", severity, 0, 1)
         if not all(isinstance(value, str) for value in self.setup_identity.values()):
             raise InputError("setup_identity has a value that is not a text: expected digests by name")
         _check_array(self.array)
@@ -205,40 +222,10 @@ class ResilienceTable(Shown):
         yield Table("Without faults, and costs", ["", ""], facts)
         yield from shown.notes
 
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-    def _check_counts(self) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise InputError(f"{name} is {value!r}: expected an integer")
-            self._set(name, int(value))
-        _check_range("images", np.array(self.images), 1, MOST_IMAGES)
-        for name in ("float_correct", "fault_free_correct", "start_correct"):
-            _check_range(name, np.array(getattr(self, name)), 0, self.images)
-        _check_range("harden_iterations", np.array(self.harden_iterations), 0, MOST_ITERATIONS)
-        _check_range("seed", np.array(self.seed), 0, (1 << 63) - 1)
-
-    def _check_predictors(self) -> None:
-        shape = self.correct.shape[:2]
-        unknown = [name for name in self.predictors if name not in PREDICTORS]
-        if unknown or not self.predictors:
-            raise InputError(
-                f"predictor is {unknown[0]!r}: expected one of {', '.join(PREDICTORS)}"
-                if unknown
-                else f"there are no predictors: expected at least one of {', '.join(PREDICTORS)}"
-            )
-        found = {
-            name: _array(f"predictor {name}", self.predictors[name], np.float64, 2)
-            for name in PREDICTORS
-            if name in self.predictors
-        }
-        for name, values in found.items():
-            if values.shape != shape:
-                raise InputError(f"predictor {name} has shape {values.shape}: expected {shape}, rates and repeats")
-            _check_range(f"predictor {name}", values, 0, 1)
-        self._set("predictors", found)
+    def _values(self) -> dict[str, Any]:
+        """What the file holds, checked."""
+        predictors = {_PREDICTOR + name: values for name, values in self.predictors.items()}
+        return _FORMAT.checked({**vars(self), **predictors, "setup": self.setup.as_dict()})
 
 
 def worsening(table: ResilienceTable) -> str | None:
@@ -279,18 +266,7 @@ def write_table(path: Path, table: ResilienceTable) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with replaced(path) as beside, h5py.File(beside, "w", libver=HDF5_VERSION) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
-        for name in _COUNTS:
-            file.attrs[name] = np.int64(getattr(table, name))
-        for name in _TEXTS:
-            file.attrs[name] = np.bytes_(canonical_json(getattr(table, name)).encode())
-        file.attrs["setup"] = np.bytes_(canonical_json(table.setup.as_dict()).encode())
-        arrays = {name: getattr(table, name) for name in _DATASETS}
-        arrays.update({_PREDICTOR + name: values for name, values in table.predictors.items()})
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+    _FORMAT.write(path, table._values())
 
 
 def read_table(path: Path) -> ResilienceTable:
@@ -303,34 +279,13 @@ def read_table(path: Path) -> ResilienceTable:
         FileNotFoundError: there is no such file.
         InputError: it is something else, damaged, or of a newer version.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; measure a table with `efat resilience`")
-    if not path.is_file():
-        raise InputError(f"{path} is not a regular file: expected the table that `efat resilience` writes")
-    with path.open("rb"):
-        pass
-    size = path.stat().st_size
-    if size > MOST_FILE_BYTES:
-        raise InputError(f"{path} has {size} bytes: expected a table, of at most {MOST_FILE_BYTES}")
-    with damage_reported(path, "efat resilience"), h5py.File(path, "r") as file:
-        if text_attribute(file, "format") != FORMAT:
-            raise InputError(
-                f"it is of another kind: expected attribute format={FORMAT!r}, as `efat resilience` writes"
-            )
-        version = integer_attribute(file, "version")
-        if version != VERSION:
-            what = "update the program" if version > VERSION else "measure it again with `efat resilience`"
-            raise InputError(f"it has format version {version}, and this program reads {VERSION}: {what}")
-        values: dict[str, Any] = {name: integer_attribute(file, name) for name in _COUNTS}
-        values |= {name: json_attribute(file, name) for name in _TEXTS}
-        values["setup"] = typed(Setup, json_attribute(file, "setup"), "setup")
-        values |= {name: _dataset(file, name, *_DATASETS[name]) for name in _DATASETS}
-        predictors = {
-            name: _dataset(file, _PREDICTOR + name, np.float64, 2)
-            for name in PREDICTORS
-            if file.get(_PREDICTOR + name, getlink=True) is not None
-        }
-        return ResilienceTable(**values, predictors=predictors, path=path)
+
+    def make(values: dict[str, Any]) -> ResilienceTable:
+        setup = typed(Setup, values.pop("setup"), "setup")
+        found = {name: values.pop(_PREDICTOR + name) for name in PREDICTORS if _PREDICTOR + name in values}
+        return ResilienceTable(**values, setup=setup, predictors=found, path=path)
+
+    return _FORMAT.read(path, make)
 
 
 def telling_levels(levels: Sequence[int], most: int) -> list[int]:
@@ -354,20 +309,6 @@ def telling_levels(levels: Sequence[int], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def _dataset(file: h5py.File, name: str, dtype: type[np.generic], dimensions: int) -> npt.NDArray[Any]:
-    dataset = own_dataset(file, name)
-    shape = None if dataset is None else dataset.shape
-    if dataset is None or shape is None or dataset.dtype != dtype or len(shape) != dimensions:
-        what = "missing" if dataset is None else f"{dataset.dtype} {shape}"
-        raise InputError(f"dataset {name!r} is {what}: expected {np.dtype(dtype)} with {dimensions} dimensions")
-    largest = max(math.prod(shape), math.prod(dataset.chunks or ()))
-    if largest > MOST_VALUES:
-        raise InputError(f"dataset {name!r} takes {largest} values: expected at most {MOST_VALUES}")
-    check_not_compressed(dataset, name, "efat resilience")
-    array: npt.NDArray[Any] = dataset[:]
-    return array
-
-
 def _cell(accuracies: Float64Array) -> str:
     """Mean and worst of some chips, float64 [repeats]; NaN of those whose retraining diverged."""
     if np.isnan(accuracies).all():
@@ -379,31 +320,9 @@ def _cell(accuracies: Float64Array) -> str:
     return f"{mean} ({worst})"
 
 
-def _array(name: str, values: npt.ArrayLike, dtype: type[np.float64 | np.int64], dimensions: int) -> npt.NDArray[Any]:
-    """A copy that nobody changes."""
-    given = np.asarray(values)
-    fits = np.can_cast(given.dtype, dtype, "safe") and given.dtype != np.bool_
-    if not fits or given.ndim != dimensions or not given.size:
-        raise InputError(
-            f"{name} is {given.dtype} {given.shape}: expected {np.dtype(dtype)} with {dimensions} dimensions, not empty"
-        )
-    array = given.astype(dtype)
-    array.flags.writeable = False
-    return array
-
-
-def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
-    _refuse(name, values, ~((values >= least) & (values <= most)), f"{least}..{most}")
-
-
-def _check_ascending(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
-    _check_range(f"a {name}", values, least, most)
-    _refuse(f"a {name}", values[1:], values[1:] <= values[:-1], f"more than the {name} before")
-
-
-def _refuse(name: str, values: npt.NDArray[Any], wrong: BoolArray, expected: str) -> None:
-    if wrong.any():
-        raise InputError(f"{name} is {values[wrong].flat[0]}: expected {expected}")
+def _check_ascending(name: str, values: Float64Array | Int64Array, least: float, most: float) -> None:
+    check_range(f"a {name}", values, least, most)
+    refuse(f"a {name}", values[1:], values[1:] <= values[:-1], f"more than the {name} before")
 
 
 def _check_array(array: Mapping[str, Any]) -> None:

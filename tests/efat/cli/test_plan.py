@@ -153,7 +153,7 @@ def damaged_lot() -> None:
         (no_chips, "lot.h5 has no chips: generate or import some first"),
         (another_array, "the lot's array has cols=16, and resilience was measured with 12"),
         (dead_chip, "chip dead one has no column that can be used"),
-        (no_table, "res/resilience.h5: no such file; measure a table with `efat resilience`"),
+        (no_table, "res/resilience.h5: no such file; make it with `efat resilience`"),
         (table_is_something_else, "it is of another kind: expected attribute format='efat-resilience'"),
         (damaged_lot, "lot.h5 is not an HDF5 file or is damaged"),
     ],

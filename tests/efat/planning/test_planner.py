@@ -272,7 +272,7 @@ def test_other_lots_and_networks_are_refused(folder: Path) -> None:
     write_table(folder / TABLE, replace(table, setup_identity={**setup.identity(), "network": "0" * 64}))
     with pytest.raises(InputError, match="another network than resilience was measured with: measure it again"):
         plan_for(folder, chips)
-    with pytest.raises(FileNotFoundError, match="no such file; measure a table with `efat resilience`"):
+    with pytest.raises(FileNotFoundError, match="no such file; make it with `efat resilience`"):
         planner.plan(folder / "none.h5", folder / LOT, max_drop=0)
     write_table(folder / TABLE, table)
     with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; make it with"):
