@@ -68,16 +68,16 @@ class Aligner:
     Args:
         model: from `training.layers.trainable`, with the weights that retraining starts from; it is not changed.
         config: the array.
-        strategy: says whether outputs and reduction indices may be permuted.
+        mitigations: say whether outputs and reduction indices may be permuted.
         predictor: `pruned` or `saliency`.
 
     Raises:
-        InputError: the strategy permutes nothing, another predictor, or PEs that do not multiply exactly: what a weight
+        InputError: they permute nothing, another predictor, or PEs that do not multiply exactly: what a weight
             of zero gives there depends on which PEs are bypassed.
     """
 
-    def __init__(self, model: nn.Module, config: ArrayConfig, strategy: Mitigations, predictor: str) -> None:
-        permutations = [found for found in strategy.in_turn if isinstance(found, Permutation)]
+    def __init__(self, model: nn.Module, config: ArrayConfig, mitigations: Mitigations, predictor: str) -> None:
+        permutations = [found for found in mitigations.in_turn if isinstance(found, Permutation)]
         if not permutations:
             raise InputError(
                 "the mitigation permutes nothing, so chips cannot be aligned: measure resilience with fam+t, or use no "

@@ -300,7 +300,7 @@ class Plan(Shown, Document, frozen=True, eq=False):
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What a plan is to be like.
 
     Args:

@@ -18,7 +18,17 @@ from efat.confidence import at_least
 from efat.planning.alignment import PREDICTORS as ALIGNED_PREDICTORS
 from efat.planning.alignment import AlignedGroup, Aligner, align, model_of
 from efat.planning.fusion import AmountMap, Group, fuse, fuse_in_order, singles
-from efat.planning.plan import AS_IS, MOST_TOP_UPS, FileOf, LotOf, Plan, PlannedGroup, Request, StrategyCost, TriedChip
+from efat.planning.plan import (
+    AS_IS,
+    MOST_TOP_UPS,
+    FileOf,
+    LotOf,
+    Plan,
+    PlannedGroup,
+    PlanRequest,
+    StrategyCost,
+    TriedChip,
+)
 from efat.planning.selection import (
     Constraint,
     ResilienceMap,
@@ -126,7 +136,7 @@ class Planner:
         InputError: something does not fit, the lot is no lot, or no network can run on one of its chips.
     """
 
-    def __init__(self, table: ResilienceTable, lot: Path, request: Request, progress: Progress | None) -> None:
+    def __init__(self, table: ResilienceTable, lot: Path, request: PlanRequest, progress: Progress | None) -> None:
         self._table, self._setup, self._request, self._progress = table, table.setup, request, progress
         setup = table.setup
         self._chips: list[Chip] = []
@@ -451,7 +461,7 @@ def plan(
         FileNotFoundError: a file is not there.
         InputError: something does not fit, is unknown, or cannot be met by any amount of retraining.
     """
-    request = Request(
+    request = PlanRequest(
         Constraint(accuracy, max_drop, margin), strategy.lower(), statistic, predictor, aligned, step, budget
     )
     table = resilience if isinstance(resilience, ResilienceTable) else read_table(table_of(Path(resilience)))
@@ -511,7 +521,7 @@ def table_of(path: Path) -> Path:
     return path / TABLE if path.is_dir() else path
 
 
-def _top_ups(request: Request, largest: int) -> tuple[int, int]:
+def _top_ups(request: PlanRequest, largest: int) -> tuple[int, int]:
     """Steps and budget."""
     step = max(1, largest // 16) if request.step is None else request.step
     budget = 2 * largest if request.budget is None else request.budget

@@ -127,35 +127,35 @@ def try_chip(arguments: Mapping[str, Any]) -> Outcome:
     chip: Chip = arguments["chip"]
     check_unchanged(setup.identity(), arguments["identity"])
     loaded = setup.load()
-    network, strategy = loaded.network, setup.mitigations
-    if BatchNormStatistics() in strategy.in_turn:
+    network, mitigations = loaded.network, setup.mitigations
+    if BatchNormStatistics() in mitigations.in_turn:
         # The network is another one on each chip.
         prepared = PreparedRetraining(
-            network, chip, loaded.data, 0, mitigations=strategy, recipe=setup.recipe, calibration=setup.calibration
+            network, chip, loaded.data, 0, mitigations=mitigations, recipe=setup.recipe, calibration=setup.calibration
         )
         deployment, correct = prepared.deployment, prepared.run().evaluations[0].correct
     else:
         converted = convert(network, chip.faults.config, loaded.data.calibration, method=setup.calibration)
         scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
-        deployment = deployed_as_is(network, scales, chip, strategy)
+        deployment = deployed_as_is(network, scales, chip, mitigations)
         correct = count_correct(network_on_chip(network, deployment, chip, "emulation"), loaded.data.held_out)
     return Outcome(Trial(chip.digest(), correct, predictors_of(network, deployment, chip)).as_dict())
 
 
-def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, strategy: Mitigations) -> Deployment:
+def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, mitigations: Mitigations) -> Deployment:
     """How weights that are nobody's in particular sit on a chip. They are quantised whole, whatever is bypassed.
 
     Args:
         network: float32, with those weights.
         scales: of activations, by the layer's name.
         chip: the chip.
-        strategy: what is done about its broken PEs.
+        mitigations: what is done about its broken PEs.
 
     Raises:
         InputError: none of its columns can be used.
     """
     converted = convert(network, chip.faults.config, (), activation_scales=scales)
-    return deploy(trainable(network, converted), chip, strategy)
+    return deploy(trainable(network, converted), chip, mitigations)
 
 
 def network_on_chip(network: nn.Module, deployment: Deployment, chip: Chip, engine: Engine) -> nn.Module:

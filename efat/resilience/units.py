@@ -346,14 +346,14 @@ def _hardened(resilience: Resilience) -> Outcome:
     network, data, *_ = setup.load()
     # Broken PEs lie as on the chips to come, and each costs itself alone: what more it costs differs from chip to chip.
     own_pe = replace(model, sites=dict.fromkeys(OWN_PE_SITES, 1.0), bits={})
-    strategy = Mitigations((Bypass(), Hardening(plan.lowest, plan.highest, own_pe)), retrains=True)
+    mitigations = Mitigations((Bypass(), Hardening(plan.lowest, plan.highest, own_pe)), retrains=True)
     try:
         result = retrain(
             network,
             Chip("fault-free", FaultMap(config)),
             data,
             plan.iterations,
-            mitigations=strategy,
+            mitigations=mitigations,
             recipe=setup.recipe,
             calibration=setup.calibration,
         )

@@ -153,8 +153,8 @@ def test_a_hardened_network_is_where_retraining_starts(folder: Path) -> None:
     table = measured(folder, found)
     weights = folder / OUT / "units" / "hardened.safetensors"
     network, data, *_ = found.setup.load()
-    strategy = Mitigations((Bypass(), Hardening(0.1, 0.3)), retrains=True)
-    expected = retrain(network, Chip("none", FaultMap(ARRAY)), data, 4, mitigations=strategy, recipe=RECIPE).weights
+    mitigations = Mitigations((Bypass(), Hardening(0.1, 0.3)), retrains=True)
+    expected = retrain(network, Chip("none", FaultMap(ARRAY)), data, 4, mitigations=mitigations, recipe=RECIPE).weights
     hardened = load_file(weights)
     assert list(hardened) == sorted(network.state_dict())
     assert all(torch.equal(value, expected[name]) for name, value in hardened.items())
