@@ -98,7 +98,7 @@ class Dataset:
         Raises:
             InputError: it is missing, elsewhere, of another type or shape, or too large.
         """
-        dataset = own_dataset(file, self.name)
+        dataset = _own_dataset(file, self.name)
         shape = None if dataset is None else dataset.shape
         if dataset is None or shape is None or dataset.dtype != self.dtype or len(shape) != self.dimensions:
             what = "missing" if dataset is None else f"{dataset.dtype!s:.120} {shape}"
@@ -193,7 +193,7 @@ class Format:
             if not least <= value <= most:
                 raise InputError(f"{name} is {value}: expected {least}..{most}")
             found[name] = int(value)
-        found |= {name: as_json(name, values[name]) for name in self.objects}
+        found |= {name: _as_json(name, values[name]) for name in self.objects}
         for dataset in self.datasets:
             if not dataset.optional or values.get(dataset.name) is not None:
                 found[dataset.name] = dataset.checked(values[dataset.name])
@@ -213,7 +213,7 @@ class Format:
             for name in self.integers:
                 file.attrs[name] = np.int64(values[name])
             for name in self.objects:
-                write_text(file, name, canonical_json(values[name]))
+                write_text(file, name, _canonical_json(values[name]))
             if self.digested is not None:
                 write_text(file, "digest", self._digest(values))
             for dataset in self.datasets:
@@ -232,13 +232,13 @@ class Format:
             InputError: it is something else, damaged or of another version, or `make` refuses it; it names the file.
         """
         with self.open(path) as file, self.reported(path):
-            values: dict[str, Any] = {name: integer_attribute(file, name) for name in self.integers}
-            values |= {name: json_attribute(file, name) for name in self.objects}
+            values: dict[str, Any] = {name: _integer_attribute(file, name) for name in self.integers}
+            values |= {name: _json_attribute(file, name) for name in self.objects}
             for dataset in self.datasets:
                 if not dataset.optional or file.get(dataset.name, getlink=True) is not None:
                     values[dataset.name] = dataset.find(file)[:]
                     values[dataset.name].flags.writeable = False
-            digested = self.digested is not None and integer_attribute(file, "version") >= self.digested
+            digested = self.digested is not None and _integer_attribute(file, "version") >= self.digested
             if digested and text_attribute(file, "digest") != self._digest(values):
                 raise InputError(
                     f"its digest is another one than that of what it holds: make it anew with `{self.command}`"
@@ -276,7 +276,7 @@ class Format:
             raise InputError(
                 f"it is of another kind: expected attribute format={self.name!r}, as `{self.command}` writes"
             )
-        version = integer_attribute(file, "version")
+        version = _integer_attribute(file, "version")
         if not self.oldest <= version <= self.version:
             what = "update it" if version > self.version else f"make the file anew with `{self.command}`"
             reads = f"{self.oldest} to {self.version}" if self.oldest < self.version else f"{self.version}"
@@ -305,7 +305,7 @@ class Format:
     def _digest(self, values: Mapping[str, Any]) -> str:
         """SHA-256 (hex) of everything that is declared."""
         attributes = {name: values[name] for name in (*self.integers, *self.objects)}
-        found = hashlib.sha256(canonical_json(attributes).encode())
+        found = hashlib.sha256(_canonical_json(attributes).encode())
         for dataset in self.datasets:
             if dataset.name in values:
                 array = values[dataset.name]
@@ -327,7 +327,7 @@ def append(dataset: h5py.Dataset, values: npt.NDArray[Any]) -> None:
     dataset[start:] = values
 
 
-def own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     """A dataset stored in this very file: links and storage that lead to other files are not followed."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return None
@@ -336,12 +336,7 @@ def own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     return None if outside else dataset
 
 
-def integer_attribute(file: h5py.File, name: str) -> int:
-    """An attribute that is one integer.
-
-    Raises:
-        InputError: it is not.
-    """
+def _integer_attribute(file: h5py.File, name: str) -> int:
     if name not in file.attrs:
         raise InputError(f"attribute {name} is missing: expected an integer")
     attribute = file.attrs.get_id(name)
@@ -368,12 +363,8 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def json_attribute(file: h5py.File, name: str) -> dict[str, Any]:
-    """An attribute that is an object in JSON, of at most `MOST_TEXT_BYTES`.
-
-    Raises:
-        InputError: it is not.
-    """
+def _json_attribute(file: h5py.File, name: str) -> dict[str, Any]:
+    """An attribute that is an object in JSON."""
     length = file.attrs.get_id(name).dtype.itemsize if name in file.attrs else 0
     text = text_attribute(file, name) if length <= MOST_TEXT_BYTES else None
     if text is None:
@@ -387,14 +378,10 @@ def json_attribute(file: h5py.File, name: str) -> dict[str, Any]:
     return found
 
 
-def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read back from a file of what is written there.
-
-    Raises:
-        InputError: JSON does not take it, or it is longer than `MOST_TEXT_BYTES`.
-    """
+def _as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read back from a file of what is written there."""
     try:
-        text = canonical_json(content)
+        text = _canonical_json(content)
         found = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{name} is not what JSON takes: {first_line(error)}") from None
@@ -405,8 +392,7 @@ def as_json(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def canonical_json(content: Mapping[str, Any]) -> str:
-    """The same text for the same content."""
+def _canonical_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 

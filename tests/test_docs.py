@@ -139,9 +139,6 @@ def test_demo_runs(less: dict[str, str], tmp_path: Path) -> None:
     assert last in done.stdout.splitlines()
 
 
-NOT_EXPORTED_YET = ("efat.resilience.table",)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_import_what_is_exported(page: Path) -> None:
     for language, block in blocks(page):
@@ -152,7 +149,7 @@ def test_examples_import_what_is_exported(page: Path) -> None:
                 modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
                 for module in modules:
                     package, _, inside = module.partition(".")
-                    if package in ("efat", "simulator", "training") and module not in NOT_EXPORTED_YET:
+                    if package in ("efat", "simulator", "training"):
                         assert not inside, f"{page.name} imports {module}: expected what {package} exports"
                         if isinstance(node, ast.ImportFrom):
                             assert set(names) <= set(import_module(package).__all__)

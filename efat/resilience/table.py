@@ -160,6 +160,19 @@ class ResilienceTable(Shown):
             raise InputError("setup_identity has a value that is not a text: expected digests by name")
         _check_array(self.array)
 
+    @classmethod
+    def load(cls, path: str | Path) -> ResilienceTable:
+        """The table in a file, checked.
+
+        Args:
+            path: a file that `efat resilience` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: it is something else, damaged, or of another version.
+        """
+        return read_table(Path(path))
+
     @property
     def repeats(self) -> int:
         """Random chips of each rate."""
