@@ -183,12 +183,7 @@ class Aligner:
 
 
 def model_of(loaded: Loaded, config: ArrayConfig) -> nn.Module:
-    """The network ready to learn, to see where its weights sit; it has not the steps of its activations.
-
-    Args:
-        loaded: the network and its data.
-        config: the array.
-    """
+    """The network ready to learn, to see where its weights sit; it has not the steps of its activations."""
     # Weights sit where they do whatever the steps of activations are, and one image makes do for any.
     return trainable(loaded.network, convert(loaded.network, config, loaded.data.train.images[:1]))
 

@@ -291,18 +291,6 @@ def fuse_in_order(bypasses: Iterable[Mask], weights: Int64Array, amounts: Amount
     """Merge chips as they come, so many at a time, whatever their severities are.
 
     A chip whose own severity takes an infinite amount makes its group's infinite.
-
-    Args:
-        bypasses: a mask of each chip, as for `fuse`.
-        weights: int64 [R, C], what each PE holds.
-        amounts: the amount of retraining by severity.
-        size: chips in a group, >= 1; the last one may have fewer.
-
-    Returns:
-        The groups, by their smallest chips.
-
-    Raises:
-        InputError: a size below 1, masks of another type or shape, or weights that `total_weights` refuses.
     """
     if size < 1:
         raise InputError(f"size of groups is {size}: expected 1 or more chips")
@@ -311,39 +299,15 @@ def fuse_in_order(bypasses: Iterable[Mask], weights: Int64Array, amounts: Amount
 
 
 def singles(bypasses: Iterable[Mask], weights: Int64Array, amounts: AmountMap) -> list[Group]:
-    """Leave every chip alone.
-
-    Args:
-        bypasses: a mask of each chip, as for `fuse`.
-        weights: int64 [R, C], what each PE holds.
-        amounts: the amount of retraining by severity.
-
-    Returns:
-        A group for each chip, in order.
-
-    Raises:
-        InputError: masks of another type or shape, or weights that `total_weights` refuses.
-    """
+    """Leave every chip alone: a group for each, in order."""
     return fuse_in_order(bypasses, weights, amounts, 1)
 
 
 def best_partition(bypasses: Iterable[Mask], weights: Int64Array, amounts: AmountMap) -> list[Group]:
-    """Find the groups that take the least retraining in total, by trying all partitions of few chips.
+    """Find the groups that take the least retraining in total, by trying all partitions of at most `MOST_EXACT` chips.
 
     Of several with the same total it is one with as many groups as possible. As with `fuse`, chips whose own severity
     takes an infinite amount stay alone.
-
-    Args:
-        bypasses: a mask of each chip, as for `fuse`.
-        weights: int64 [R, C], what each PE holds.
-        amounts: the amount of retraining by severity.
-
-    Returns:
-        The groups, by their smallest chips.
-
-    Raises:
-        InputError: more than `MOST_EXACT` chips, masks of another type or shape, or weights that `total_weights`
-            refuses.
     """
     masks = ChipMasks(bypasses, weights)
     if len(masks) > MOST_EXACT:

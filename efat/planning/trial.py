@@ -118,11 +118,7 @@ def try_chips(
 
 
 def try_chip(arguments: Mapping[str, Any]) -> Outcome:
-    """Measure one chip without retraining, in whatever process.
-
-    Args:
-        arguments: `setup`, its `identity`, and the `chip`.
-    """
+    """Measure one chip without retraining, in whatever process."""
     setup: Setup = arguments["setup"]
     chip: Chip = arguments["chip"]
     check_unchanged(setup.identity(), arguments["identity"])
@@ -159,14 +155,7 @@ def deployed_as_is(network: nn.Module, scales: Mapping[str, float], chip: Chip, 
 
 
 def network_on_chip(network: nn.Module, deployment: Deployment, chip: Chip, engine: Engine) -> nn.Module:
-    """A network as it runs on a chip, quantised.
-
-    Args:
-        network: float32.
-        deployment: how its weights sit on the chip.
-        chip: the chip.
-        engine: computes what it would.
-    """
+    """A network as it runs on a chip, quantised."""
     config = chip.faults.config
     converted = convert(network, config, (), activation_scales=deployment.activation_scales)
     deployment.put(converted, deployment.accelerator(config, chip.faults, engine))

@@ -120,19 +120,6 @@ def run_resilience(
 
     A folder goes on with other rates, repeats, levels and images; see `efat.resilience.units`. The table has what is
     asked for, the same bytes as from a new folder.
-
-    Args:
-        folder: of the campaign; made if it is not there.
-        resilience: what to measure.
-        executor: where; results do not depend on it, bit for bit.
-        progress: called at the beginning and after each unit.
-        notes: told of what is in the folder and is done again, as it does not fit, or is not enough.
-
-    Returns:
-        What is in the folder's table.
-
-    Raises:
-        InputError: the folder is another campaign's, something in it changes meanwhile, hardening diverges.
     """
     resilience = replace(resilience, setup=resilience.setup.located())
     original = resilience.setup
@@ -161,12 +148,7 @@ def run_resilience(
 
 
 def draw_picture(folder: Path, table: ResilienceTable) -> None:
-    """Draw the table into its folder.
-
-    Args:
-        folder: of the campaign.
-        table: what is in its table.
-    """
+    """Draw the table into its folder."""
     from efat.figures.resilience import MOST_LEVELS, draw_resilience
 
     chips = f"{table.repeats} random chips a rate, worst to best" if table.repeats > 1 else "one random chip a rate"

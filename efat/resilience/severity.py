@@ -203,12 +203,7 @@ def mask_of(chip: Chip, predictor: str) -> BoolArray:
 
 
 def counts_of(predictor: str, weights: Int64Array) -> Int64Array:
-    """What one of `MASK_PREDICTORS` counts each PE as, int64 [R, C].
-
-    Args:
-        predictor: its name.
-        weights: int64 [R, C], what each PE holds, see `efat.resilience.severity.weights_per_pe`.
-    """
+    """What one of `MASK_PREDICTORS` counts each PE as, int64 [R, C]."""
     return weights if predictor == "weights" else np.ones_like(weights)
 
 

@@ -270,28 +270,12 @@ def worsening(table: ResilienceTable) -> str | None:
 
 
 def write_table(path: Path, table: ResilienceTable) -> None:
-    """Write a table. The file appears, or replaces an older one, only when it is complete.
-
-    Args:
-        path: the file; its folder is there.
-        table: what to write; the same table gives the same bytes.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a table. The file appears, or replaces an older one, only when it is complete."""
     _FORMAT.write(path, table._values())
 
 
 def read_table(path: Path) -> ResilienceTable:
-    """Read a table, checking all of it.
-
-    Args:
-        path: a file that `write_table` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is something else, damaged, or of a newer version.
-    """
+    """Read a table, checking all of it."""
 
     def make(values: dict[str, Any]) -> ResilienceTable:
         setup = typed(Setup, values.pop("setup"), "setup")

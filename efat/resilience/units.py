@@ -278,12 +278,7 @@ def hardened_unit(resilience: Resilience) -> Unit:
 
 
 def baseline_unit(resilience: Resilience, original: Setup) -> Unit:
-    """The network without faults.
-
-    Args:
-        resilience: with the weights that retraining starts from.
-        original: with those of the original network.
-    """
+    """The network without faults: that retraining starts from, and the `original` one, which it was hardened from."""
     identity, of_original = resilience.setup.identity(), original.identity()
     arguments = {
         "what": BASELINE,
@@ -302,15 +297,7 @@ def chip_unit(
     levels: Sequence[int],
     state: UnitFile | None = None,
 ) -> Unit:
-    """A retraining for a random chip.
-
-    Args:
-        resilience: with the weights that retraining starts from.
-        identity: of its setup.
-        place: of the chip, see `Resilience.places`.
-        levels: to measure at.
-        state: of the same retraining with fewer levels, to go on from; None to begin.
-    """
+    """A retraining for a random chip, which goes on from the `state` of one with fewer levels if that is given."""
     located = None if state is None else state.located()
     arguments = {"what": place, "resilience": resilience, "identity": identity, "levels": levels, "state": located}
     inputs = {"network": identity["network"], IMAGES: identity[IMAGES], "levels": list(levels)}

@@ -163,12 +163,7 @@ def plan(
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Print a plan.
-
-    Args:
-        plan: the plan.
-        console: where to.
-    """
+    """Print a plan."""
     from efat.cli.render import results_table
 
     shown = plan.table()
