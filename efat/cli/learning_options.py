@@ -13,7 +13,6 @@ from efat.cli.parameters import INPUT_FILE, OF_NETWORK, AugmentationText, Fracti
 
 if TYPE_CHECKING:
     from efat import SplitRequest
-    from efat.campaigns.campaign import Executor
     from training.calibration import Method
     from training.data.batches import Augmentation
     from training.learning.recipe import Recipe
@@ -216,12 +215,6 @@ class WorkerRequest:
     def given(self) -> list[str]:
         """The options that were given."""
         return _given({"--workers": self.workers, "--ray": self.ray})
-
-    def executor(self) -> Executor:
-        """What runs it."""
-        from efat.campaigns.workers import executor_of
-
-        return executor_of(self.where)
 
     @property
     def where(self) -> int | str | None:

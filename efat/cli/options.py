@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -244,15 +244,6 @@ def write_json(path: Path, content: Any) -> None:
         return
     with replaced(path) as beside:
         beside.write_text(text + "\n")
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Where values from the command line are checked by the libraries: their complaint is about the user's input."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        fail(str(error))
 
 
 def fail(message: str) -> NoReturn:

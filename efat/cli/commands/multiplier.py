@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from efat.cli.machine_options import TABLE_OPTIONS, is_netlist, ports_text, table_signs
-from efat.cli.options import bundled, check_json, check_output, fail, gathered, input_errors, json_option, write_json
+from efat.cli.options import bundled, check_json, check_output, fail, gathered, json_option, write_json
 from efat.cli.parameters import DESIGNS, INPUT_FILE
 from efat.cli.printing import say
 
@@ -237,18 +237,16 @@ def table(
         if not sign_magnitude and table_signed is None:
             _refuse(context, ("unsigned_acts",), "say with --table-signed that the table has signed weights")
         signs = table_signs(table_signed, unsigned_acts, sign_magnitude, table_first)
-        with input_errors():
-            found = read_products(
-                file,
-                act_signed=signs.act_signed,
-                weight_signed=signs.weight_signed,
-                weight_bits=operands.weight_bits,
-                act_bits=operands.act_bits,
-                first=signs.first,
-            )
+        found = read_products(
+            file,
+            act_signed=signs.act_signed,
+            weight_signed=signs.weight_signed,
+            weight_bits=operands.weight_bits,
+            act_bits=operands.act_bits,
+            first=signs.first,
+        )
     if sign_magnitude:
-        with input_errors():
-            found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
+        found = for_array(found, file, act_signed=not unsigned_acts, magnitudes=True)
     if write_path is not None:
         import numpy as np
 
@@ -288,8 +286,7 @@ def _refuse(context: click.Context, names: Iterable[str], reason: str) -> None:
 def _read_netlist(path: Path, ports: _Ports, *, weight_signed: bool = True, act_signed: bool) -> NetlistFile:
     from simulator.gates.files import read_netlist_file
 
-    with input_errors():
-        return read_netlist_file(path, *ports, weight_signed=weight_signed, act_signed=act_signed)
+    return read_netlist_file(path, *ports, weight_signed=weight_signed, act_signed=act_signed)
 
 
 def _netlist_dict(netlist: Netlist) -> dict[str, Any]:

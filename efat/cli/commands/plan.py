@@ -151,7 +151,7 @@ def plan(
             budget=budget,
             network=network,
             tried=tried,
-            workers=workers.executor() if tried else 0,
+            workers=workers.where if tried else 0,
             progress=progress,
             notes=note,
         )
