@@ -76,7 +76,8 @@ _EXPORTS = {
     "efat.retraining.manifest": "Manifest",
     "efat.retraining.metrics": "Metrics",
     "efat.setup": "Setup",
-    "efat.validation.validation": "ChipComparison ComparedCase NetworkValidation Validation replay_case validate validate_network",
+    "efat.validation.validation": "ChipComparison ComparedCase NetworkValidation Validation replay_case validate "
+    "validate_network",
     "simulator.errors": "InputError",
 }
 """By module, the names that it has."""
