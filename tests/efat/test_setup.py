@@ -23,7 +23,7 @@ from efat.image_split import SplitRequest
 from efat.records import typed
 from efat.setup import Setup, check_network_named
 from simulator.errors import InputError
-from tests.support.resilience_runs import HELD_OUT, RECIPE, TRAIN, small_setup
+from tests.support.resilience import HELD_OUT, RECIPE, TRAIN, small_setup
 from training.data.batches import Augmentation
 from training.data.datasets import Dataset, Normalization
 from training.data.workloads import augmentation_of

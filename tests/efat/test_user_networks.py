@@ -14,8 +14,8 @@ import torch
 from efat.campaigns import workers
 from efat.campaigns.campaign import Outcome
 from simulator.errors import InputError
-from tests.support import user_networks
-from tests.support.command import done, refused, run
+from tests.support import networks
+from tests.support.programs import done, refused, run
 
 COMMON = ["--data", "data", "--lot", "lot.h5"]
 COMMANDS = {
@@ -58,7 +58,7 @@ REFUSED = {
     "not_numbers": "gives NaN or infinity among the scores",
     "few": "has 2 classes and .* has 3",
     "by_type": f"the outputs are others {IN_FLOAT} .* after layer 'c'",
-    "internals": r"'_reversed_padding_repeated_twice' \(.*user_networks.py:\d+\)",
+    "internals": r"'_reversed_padding_repeated_twice' \(.*networks.py:\d+\)",
     "unused": "layer 'a' was never reached",
     "locked": "cannot be copied: attribute 'lock' of the network: cannot pickle '_thread.lock'",
     "generating": "cannot be copied: attribute 'numbers' of the network",
@@ -68,16 +68,16 @@ REFUSED = {
     "in_place": "writes into the images that it is given",
     "no_inputs": r"layer 'd' has weights of shape \[3, 0\]",
     "no_outputs": r"layer 'd' has weights of shape \[0, 8\]",
-    "of_many": r"failed on calibration batch 0 .* RuntimeError: too many \(at .*user_networks.py:\d+\)",
-    "exits": r"SystemExit: bye \(at .*user_networks.py:\d+\)",
-    "exits_when_made": r"the call raised SystemExit: 3 \(at .*user_networks.py:\d+\)",
+    "of_many": r"failed on calibration batch 0 .* RuntimeError: too many \(at .*networks.py:\d+\)",
+    "exits": r"SystemExit: bye \(at .*networks.py:\d+\)",
+    "exits_when_made": r"the call raised SystemExit: 3 \(at .*networks.py:\d+\)",
     "scripted": "the network is a TopLevelTracedModule, compiled: give the Python module",
     "old_norm": "layer 'c' has forward hooks",
 }
 """What commands say."""
 
 UNTRACED = {
-    "of_values": r"user_networks.py:\d+\); .* decide by torch.where",
+    "of_values": r"networks.py:\d+\); .* decide by torch.where",
 }
 """Networks that run and whose operations cannot be followed."""
 
@@ -86,7 +86,7 @@ UNTAUGHT = {
     "detached": FAILS_TO_LEARN,
     "frozen": FAILS_TO_LEARN,
     "in_training": FAILS_TO_LEARN,
-    "of_numpy": rf"{FAILS_TO_LEARN}: .* \(at \S*user_networks.py:\d+\)",
+    "of_numpy": rf"{FAILS_TO_LEARN}: .* \(at \S*networks.py:\d+\)",
     "parametrised": "layer 'c' computes its weights from other parameters",
     "shared": "parameters 'd.weight' and 'e.weight' are the same",
 }
@@ -111,7 +111,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(command: str, network: str, folder: Path) -> list[str]:
     """A command as cheap as it can be; what it writes goes into a folder of its own."""
     written = ["-o", str(folder / f"{network}-{command}")] if command in WRITING else []
-    return [command, "--network", f"tests.support.user_networks:{network}", *COMMANDS[command], *written]
+    return [command, "--network", f"tests.support.networks:{network}", *COMMANDS[command], *written]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:`torch.nn.utils.weight_norm", "ignore:Initializing zero-el")
@@ -126,7 +126,7 @@ def test_networks_that_cannot_be_taken_are_refused_by_every_command(
         assert re.search(REFUSED[network], said) or fails_to_learn, said
         assert not list(tmp_path.iterdir())
     # What comes out does not matter to cycles.
-    counted = run("cycles", "--network", f"tests.support.user_networks:{network}", *CYCLES)
+    counted = run("cycles", "--network", f"tests.support.networks:{network}", *CYCLES)
     assert counted.exit_code in (0, 2)
     assert counted.output.count("Error: ") == (counted.exit_code == 2)
 
@@ -138,7 +138,7 @@ def test_networks_that_are_unusual_run(
     monkeypatch.chdir(given)
     for command in ("simulate", "validate", "explain"):
         done(*arguments(command, network, tmp_path))
-    done("cycles", "--network", f"tests.support.user_networks:{network}", *CYCLES)
+    done("cycles", "--network", f"tests.support.networks:{network}", *CYCLES)
 
 
 @pytest.mark.slow
@@ -165,11 +165,11 @@ def test_networks_that_fail_while_they_run_say_where(
     result = run(*(word for word in words if command != "explain" or word not in ("--images", "2")))
     assert result.exit_code == 2
     (said,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    assert re.search(r"the network's own Network raised KeyError: 'size' \(at \S*user_networks.py:\d+\)", said)
+    assert re.search(r"the network's own Network raised KeyError: 'size' \(at \S*networks.py:\d+\)", said)
 
 
 def test_what_a_network_raises_in_a_worker_travels_in_words() -> None:
-    with pytest.raises(InputError, match=r"own Network raised KeyError: 'size' \(at \S*user_networks.py:\d+\)"):
+    with pytest.raises(InputError, match=r"own Network raised KeyError: 'size' \(at \S*networks.py:\d+\)"):
         workers._work(_fails, {})
     with pytest.raises(KeyError, match="ours"):
         workers._work(_fails, {"own": True})
@@ -178,7 +178,7 @@ def test_what_a_network_raises_in_a_worker_travels_in_words() -> None:
 def _fails(given: Mapping[str, Any]) -> Outcome:
     if given:
         raise KeyError("ours")
-    user_networks.of_some_sizes()(torch.rand(12, 1, 8, 8))
+    networks.of_some_sizes()(torch.rand(12, 1, 8, 8))
     return Outcome({})
 
 

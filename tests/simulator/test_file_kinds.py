@@ -22,7 +22,7 @@ from simulator.lots.chips import Chip, ChipLot, write_lot
 from simulator.lots.csv import read_csv
 from simulator.multipliers.files import read_multiplier
 from simulator.multipliers.product_tables import ProductTableError, read_products
-from tests.support import netlist_text
+from tests.support import netlist_cases
 
 CONFIG = ArrayConfig(4, 4)
 YOSYS = {"creator": "Yosys 0.40", "modules": {"mult": {"attributes": {}}}}
@@ -37,8 +37,8 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "a NumPy array": lambda path: path.write_bytes(b"\x93NUMPY\1\0" + bytes(100)),
     "a netlist in JSON": lambda path: path.write_text(json.dumps(YOSYS, indent=2)),
     "JSON": lambda path: path.write_text('{"a": 1}'),
-    "a netlist in Verilog": lambda path: path.write_text(netlist_text.verilog(build_netlist("array", 2, 2))),
-    "a netlist in BLIF": lambda path: path.write_text(netlist_text.blif(build_netlist("array", 2, 2))),
+    "a netlist in Verilog": lambda path: path.write_text(netlist_cases.verilog(build_netlist("array", 2, 2))),
+    "a netlist in BLIF": lambda path: path.write_text(netlist_cases.blif(build_netlist("array", 2, 2))),
     "a list of faults (CSV)": lambda path: path.write_text("chip,row,col,site,bit,kind\na,1,1,PSUM,2,STUCK_AT_0\n"),
     "a SCALE-Sim configuration": lambda path: path.write_text(
         "[architecture_presets]\nArrayHeight: 3\nArrayWidth: 5\n"

@@ -17,7 +17,7 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.gates.cells import Gate
 from simulator.gates.netlist import Netlist
 from simulator.multipliers.multiplier import Multiplier
-from tests.support.netlist_oracle import FUNCTIONS
+from tests.support.netlist_cases import FUNCTIONS
 
 
 def read_bits(value: int, bits: int, *, signed: bool) -> int:

@@ -1,9 +1,10 @@
-"""Programs in the tests' own process: a new one would spend more time importing torch and Numba than running most."""
+"""The `efat` command and other programs, in the tests' own process or in one that tests may kill."""
 
 from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import re
 import runpy
@@ -15,9 +16,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
+from click.testing import CliRunner, Result
 
 from efat.cli import main
 
@@ -136,3 +139,55 @@ def _ended(arguments: list[str], program: Callable[[], object]) -> subprocess.Co
             code = 1
             traceback.print_exc()
     return subprocess.CompletedProcess(arguments, code, output.getvalue().decode(), errors.getvalue().decode())
+
+
+def started(program: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    """A process of its own that runs a program of the tests."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, str(program), *map(str, arguments)], env=environment)
+
+
+def children(process: int | str = "self") -> list[int]:
+    """Numbers of the processes that a process has started; this one if none is named."""
+    try:
+        found = Path(f"/proc/{process}/task").glob("*/children")
+        return [int(child) for path in found for child in path.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder by their names, those of unfinished writing left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def run(*arguments: str) -> Result:
+    """Run a command, as on a terminal of the usual width."""
+    return CliRunner(env={"COLUMNS": "80"}).invoke(main, list(arguments))
+
+
+def done(*arguments: str) -> Result:
+    """Run a command that must succeed."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def written(*arguments: str) -> tuple[dict[str, Any], str]:
+    """What a command that must succeed writes as JSON, and what it shows."""
+    shown = done(*arguments, "--json", "written.json").output
+    return json.loads(Path("written.json").read_text()), shown
+
+
+def refused(*arguments: str) -> str:
+    """The one line with which a command refuses its input: exit code 2, no traceback, nothing written."""
+    before = {path: path.read_bytes() for path in Path.cwd().iterdir() if path.is_file()}
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert {path: path.read_bytes() for path in Path.cwd().iterdir() if path.is_file()} == before
+    lines = result.output.splitlines()
+    errors = [line for line in lines if line.startswith("Error: ")]
+    assert errors == lines[-1:]
+    return errors[0].removeprefix("Error: ")

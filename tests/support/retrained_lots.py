@@ -1,19 +1,30 @@
-"""Folders as `efat retrain` writes them, with random results and without any retraining."""
+"""Retrained lots of tests: plans carried out, their folders, and what their chips compute."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
+from efat.campaigns.campaign import Executor
+from efat.campaigns.workers import in_line, processes
 from efat.confidence import at_least
+from efat.image_split import SplitRequest
 from efat.planning.plan import AS_IS, FileOf, LotOf, Plan, PlannedGroup, StrategyCost
 from efat.planning.selection import Constraint, ResilienceMap
+from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable, write_table
 from efat.resilience.units import fault_model_dict
+from efat.retraining.lot import retrain
 from efat.retraining.manifest import (
     Manifest,
     ManifestChip,
@@ -21,11 +32,22 @@ from efat.retraining.manifest import (
     ManifestTotals,
     ManifestTuning,
     ManifestWork,
+    read_chip_deployment,
+    read_group_weights,
 )
 from efat.setup import Setup
-from simulator import ArrayConfig, FaultModel
+from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.files import digest_of_file
+from simulator.lots.chips import Chip, ChipLot, write_lot
+from tests.support.networks import ARRAY, OWN_PE
+from tests.support.resilience import HELD_OUT, small_network, small_setup, table_of
+from training.data.classification import count_correct
+from training.data.datasets import Dataset
+from training.layers.accelerator import Accelerator, Engine
+from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.deployment import Deployment, write_deployed
+from training.layers.trainable import trainable
+from training.learning.mitigations.combination import Mitigations
 from training.learning.recipe import Recipe
 
 SETUP = Setup("digits-cnn", recipe=Recipe(options={"momentum": 0.9}))
@@ -243,3 +265,282 @@ def _chip(
         cycle_images=16,
         cycle_same=True,
     )
+
+
+CONFIG = ArrayConfig(16, 12)
+ABOUT = {"network": "digits-cnn"}
+
+
+def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
+    """Write `lot.h5` and the folder `out`: two chips that share weights, one with its own, and one with all weights.
+
+    Nothing is trained: weights are those that come with digits-cnn, with what must be pruned at zero.
+
+    Args:
+        folder: an empty folder.
+        seed: of the faults.
+        images: verification images, the last ones.
+    """
+    model = FaultModel(0.06)
+    faults = [sample_faults(CONFIG, model, random) for random in np.random.SeedSequence(seed).spawn(4)]
+    chips = [Chip(f"chip {number}", found) for number, found in enumerate(faults)]
+    write_lot(folder / "lot.h5", CONFIG, chips)
+    out = folder / "out"
+    for part in (out, out / "weights", out / "chips"):
+        part.mkdir()
+    split = SplitRequest(12, (360 - images, 360))
+    setup = Setup("digits-cnn", None, None, "fam+t", Recipe(), split=split)
+    network, data, verification, *_ = setup.load()
+    converted = convert(network, CONFIG, data.calibration)
+    scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
+    start = Deployment(CONFIG.as_dict(), np.zeros((CONFIG.rows, CONFIG.cols), np.bool_), scales, {})
+    groups, manifest_chips = [], {}
+    # Members are scattered, so that groups do not follow one another in the lot.
+    for name, mitigation, members in (
+        ("group-0000", "fap", [chips[0], chips[3]]),
+        ("group-0001", "fam", [chips[1]]),
+        (AS_IS, "fam-columns", [chips[2]]),
+    ):
+        shared = start.with_bypass(np.logical_or.reduce([chip.faults.required_bypass() for chip in members]))
+        for step in Mitigations.named(mitigation).in_turn:
+            shared = step.deploy(shared, members[0], trainable(network, converted))
+        pruned = network if name == AS_IS else without_bypassed(network, converted, shared)
+        weights = out / "weights" / f"{name}.safetensors"
+        write_deployed(weights, pruned.state_dict(), start, ABOUT)
+        for chip in members:
+            file = out / "chips" / f"{chips.index(chip):05d}.safetensors"
+            deployment = shared.with_bypass(chip.faults.required_bypass())
+            write_deployed(file, {}, deployment, ABOUT)
+            correct = correct_on_chip(pruned, deployment, chip, verification)
+            manifest_chips[chip.id] = ManifestChip(
+                id=chip.id,
+                digest=chip.faults.digest(),
+                group=name,
+                deployment=f"chips/{file.name}",
+                sha256=digest_of_file(file),
+                tuning_correct=correct_on_chip(pruned, deployment, chip, data.held_out),
+                correct=correct,
+                at_least=at_least(correct, images),
+                passes=correct >= images // 2,
+                bypassed_pes=int(deployment.bypass.sum()),
+                faulty_pes=int(chip.faults.faulty_pes().sum()),
+                cycle_images=0,
+                cycle_same=True,
+            )
+        groups.append(
+            ManifestGroup(
+                name=name,
+                chips=tuple(chip.id for chip in members),
+                weights=f"weights/{weights.name}",
+                sha256=digest_of_file(weights),
+                planned=0,
+                iterations=0,
+                top_ups=0,
+                split_from=None,
+                severity=0.25,
+                tuning_correct=correct_on_chip(pruned, start, None, data.held_out),
+            )
+        )
+    manifest = Manifest(
+        strategy="efat",
+        aligned=True,
+        images=images,
+        required=images // 2,
+        fault_free_correct=images,
+        verification=verification.digest,
+        tuning=ManifestTuning(len(data.held_out), len(data.held_out) // 2, len(data.held_out)),
+        work=ManifestWork(1000, 0),
+        constraint=Constraint(0.5),
+        setup=setup,
+        identity=setup.identity(),
+        array=CONFIG.as_dict(),
+        lot=FileOf("lot.h5", digest_of_file(folder / "lot.h5")),
+        groups=tuple(groups),
+        chips=tuple(manifest_chips[chip.id] for chip in chips),
+        totals=ManifestTotals(0, 0, 0, 120, 0, 1.5),
+        versions={"python": platform.python_version()},
+    )
+    manifest.save(out / Manifest.FILE_NAME)
+    return manifest
+
+
+def without_bypassed(network: nn.Module, converted: nn.Module, deployment: Deployment) -> nn.Module:
+    """A copy whose weights are zero where they would sit on bypassed PEs."""
+    pruned, placed = copy.deepcopy(network), copy.deepcopy(converted)
+    deployment.put(placed, Accelerator(CONFIG))
+    modules = dict(pruned.named_modules())
+    for name, layer in quantized_layers(placed).items():
+        kept = layer.acting(deployment.bypass)
+        assert kept is not None
+        with torch.no_grad():
+            modules[name].get_parameter("weight").mul_(kept)
+    return pruned
+
+
+def correct_on_chip(network: nn.Module, deployment: Deployment, chip: Chip | None, data: Dataset) -> int:
+    """How many images a float network classifies correctly once it is on a chip; None for one without faults."""
+    quantised = convert(network, CONFIG, (), activation_scales=deployment.activation_scales)
+    deployment.put(quantised, Accelerator(CONFIG))
+    if chip is not None:
+        put_on_chip(quantised, deployment.accelerator(CONFIG, chip.faults))
+    return count_correct(quantised, data)
+
+
+NETWORK = "tests.support.resilience:small_network"
+LOT, TABLE, PLAN, OUT = "lot.h5", "table.h5", "plan.json", "out"
+
+
+def random_chips(seed: int, rates: Sequence[float], config: ArrayConfig = ARRAY) -> list[Chip]:
+    """Chips of these fault rates; a fault costs its own PE."""
+    seeds = np.random.SeedSequence(seed).spawn(len(rates))
+    models = [FaultModel(rate, sites=dict.fromkeys(OWN_PE, 1.0)) for rate in rates]
+    return [
+        Chip(f"chip-{number}", sample_faults(config, model, own))
+        for number, (model, own) in enumerate(zip(models, seeds, strict=True))
+    ]
+
+
+def write_measured(
+    folder: Path, setup: Setup, config: ArrayConfig = ARRAY, names: Sequence[str] = PREDICTORS, **changes: Any
+) -> ResilienceTable:
+    """Write a table that nobody measured: of 30 images, chips of severity s get 29 right after 40 s^2 iterations.
+
+    So they take 0 iterations at 0.1, 2 at 0.2, 4 at 0.3, 8 at 0.4, and more than there are at 0.5.
+
+    Args:
+        folder: where to.
+        setup: of what it is.
+        config: the array.
+        names: of the predictors, all of which foretell as much.
+        changes: other fields.
+    """
+    severity = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    levels = np.array([0, 2, 4, 8])
+    correct = np.where(levels >= np.floor(40 * severity**2)[:, None, None], 29, 20)
+    correct[0] = 29
+    given = {
+        "rates": severity,
+        "levels": levels,
+        "images": len(HELD_OUT),
+        "float_correct": 30,
+        "fault_free_correct": 29,
+        "start_correct": 29,
+        "array": config.as_dict(),
+        "setup": setup,
+        "setup_identity": setup.identity(),
+        **changes,
+    }
+    table = table_of(correct, dict.fromkeys(names, severity[:, None]), **given)
+    write_table(folder / TABLE, table)
+    return table
+
+
+def write_digits_measured(folder: Path, config: ArrayConfig, mitigation: str = "fap+t") -> Path:
+    """The same for digits-cnn with 30 of its images; gives the path of the table."""
+    recipe = Recipe(batch=16, optimizer="AdamW", learning_rate=5e-4, options={})
+    write_measured(
+        folder, Setup("digits-cnn", None, None, mitigation, recipe, split=SplitRequest(len(HELD_OUT))), config
+    )
+    return folder / TABLE
+
+
+def planned(
+    folder: Path,
+    chips: Sequence[Chip],
+    groups: Mapping[str, tuple[Sequence[int], int]],
+    *,
+    setup: Setup | None = None,
+    required: int = 0,
+    **changes: Any,
+) -> Plan:
+    """Write a lot and a table, and make a plan for them by hand.
+
+    Args:
+        folder: where to.
+        chips: of the lot.
+        groups: positions of its chips and iterations of each group by its name.
+        setup: None for the small network with fap+t.
+        required: images.
+        changes: other fields of the plan.
+    """
+    setup = small_setup(folder) if setup is None else setup
+    config = chips[0].faults.config
+    write_lot(folder / LOT, config, chips)
+    table = table_of(
+        [[[30, 30]]],
+        {"weights": [[0.1]]},
+        images=len(HELD_OUT),
+        float_correct=30,
+        fault_free_correct=29,
+        start_correct=29,
+    )
+    write_table(folder / TABLE, table)
+    named = tuple(
+        PlannedGroup(name, tuple(chips[member].id for member in members), 0.0, amount)
+        for name, (members, amount) in groups.items()
+    )
+    given: dict[str, Any] = {
+        "strategy": "efat",
+        "aligned": False,
+        "step": 2,
+        "budget": 6,
+        "constraint": Constraint(max(0, required - 0.5) / len(HELD_OUT)),
+        "tried": (),
+        "statistic": "max",
+        "predictor": "weights",
+        "resilience_iterations": 20,
+        "harden_iterations": 0,
+        "comparison": (StrategyCost.of("efat", False, named),),
+        **changes,
+    }
+    return Plan(
+        groups=named,
+        required=required,
+        images=len(HELD_OUT),
+        setup=setup,
+        identity=setup.identity(),
+        array=config.as_dict(),
+        resilience=FileOf(str(folder / TABLE), digest_of_file(folder / TABLE)),
+        lot=LotOf(str(folder / LOT), digest_of_file(folder / LOT), len(chips)),
+        fault_free_correct=29,
+        **given,
+    )
+
+
+def carried_out(
+    folder: Path,
+    plan: Plan,
+    out: str = OUT,
+    executor: Executor = in_line,
+    progress: Callable[[str, int, int], None] | None = None,
+    **others: Any,
+) -> Manifest:
+    """What comes out of a plan that is carried out in a folder of the folder."""
+    given = {"lot": folder / LOT, "resilience": folder / TABLE, "cycle_images": 2, "network": NETWORK, **others}
+    return retrain(plan, folder / out, workers=executor, progress=progress, **given)
+
+
+def logits(out: Path, manifest: Manifest, found: ManifestChip, chip: Chip, engine: Engine, images: Tensor) -> Tensor:
+    """What a chip computes, from the files that the manifest names alone."""
+    network: nn.Module = copy.deepcopy(small_network())
+    weights, _ = read_group_weights(out, manifest.group_named[found.group])
+    network.load_state_dict(weights)
+    deployment = read_chip_deployment(out, found)
+    config = chip.faults.config
+    converted = convert(network.eval(), config, (), activation_scales=deployment.activation_scales)
+    deployment.put(converted, deployment.accelerator(config, chip.faults, engine))
+    with torch.no_grad():
+        result: Tensor = converted(images)
+    return result
+
+
+def chips_of(folder: Path) -> dict[str, Chip]:
+    """The chips of the lot by their ids."""
+    with ChipLot(folder / LOT) as lot:
+        return {chip.id: chip for chip in lot}
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    workers = processes(int(sys.argv[2])) if int(sys.argv[2]) else in_line
+    carried_out(where, Plan.load(where / PLAN), executor=workers)

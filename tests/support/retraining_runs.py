@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simulator.lots.chips import Chip
-from tests.support.tiny_networks import tiny_images, tiny_network
+from tests.support.networks import tiny_images, tiny_network
 from training.data.batches import Batches
 from training.layers.accelerator import Engine
 from training.layers.convert import convert, quantized_layers

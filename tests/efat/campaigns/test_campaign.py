@@ -24,27 +24,27 @@ from efat.campaigns.workers import WorkerDiedError, in_line, processes
 from efat.command_lines import kept_in, running, shell_text
 from efat.records import digest_of
 from simulator.errors import InputError
-from tests.support import campaign_work
-from tests.support.damaged_units import WAYS, damage
-from tests.support.processes import children, contents, started
+from tests.support import campaigns
+from tests.support.campaigns import WAYS, damage
+from tests.support.programs import children, contents, started
 
-PROGRAM = Path(campaign_work.__file__)
-UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaign_work.UNITS[:3]]
+PROGRAM = Path(campaigns.__file__)
+UNITS = [Unit(unit.name, {**unit.arguments, "seconds": 0}) for unit in campaigns.UNITS[:3]]
 
 
 @pytest.mark.integration
 def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path) -> None:
-    units = campaign_work.UNITS[:6]
+    units = campaigns.UNITS[:6]
     seen: list[tuple[int, int]] = []
     here = Campaign(folder / "here", "digests", {"seed": 1})
-    here.run(units[:2], campaign_work.digest, in_line)
-    here.run(units, campaign_work.digest, in_line, lambda done, of: seen.append((done, of)))
+    here.run(units[:2], campaigns.digest, in_line)
+    here.run(units, campaigns.digest, in_line, lambda done, of: seen.append((done, of)))
     assert seen == [(done, 6) for done in range(2, 7)]
-    here.run(units, campaign_work.fail, in_line)  # nothing is left to fail
+    here.run(units, campaigns.fail, in_line)  # nothing is left to fail
     there = Campaign(folder / "there", "digests", {"seed": 1})
     with pytest.raises(ValueError, match="number 0 is refused"):
-        there.run(units, campaign_work.fail, processes(1))
-    there.run(units, campaign_work.digest, processes(2))
+        there.run(units, campaigns.fail, processes(1))
+    there.run(units, campaigns.digest, processes(2))
     assert contents(here.folder) == contents(there.folder)
     first = here.values("unit-00")
     assert first["threads"] == 1
@@ -54,8 +54,8 @@ def test_units_are_done_once_and_the_same_in_line_and_in_processes(folder: Path)
 @pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Path, seed: int) -> None:
-    undisturbed = Campaign(folder / "undisturbed", "digests", {"units": len(campaign_work.UNITS)})
-    undisturbed.run(campaign_work.UNITS, campaign_work.digest, in_line)
+    undisturbed = Campaign(folder / "undisturbed", "digests", {"units": len(campaigns.UNITS)})
+    undisturbed.run(campaigns.UNITS, campaigns.digest, in_line)
     chance = random.Random(seed)
     disturbed = folder / "disturbed"
 
@@ -70,7 +70,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Path, seed: 
         while (len(children(driver.pid)) < 2 or finished() < wanted) and driver.poll() is None:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.1))
-        assert finished() < len(campaign_work.UNITS)
+        assert finished() < len(campaigns.UNITS)
         os.kill(driver.pid if kill == "driver" else children(driver.pid)[-1], signal.SIGKILL)
         assert driver.wait(120) == (-signal.SIGKILL if kill == "driver" else 0)
     assert contents(disturbed) == contents(undisturbed.folder)
@@ -81,7 +81,7 @@ def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(workers, "MOST_DEATHS", 2)
     campaign = Campaign(folder / "campaign", "digests", {})
     with pytest.raises(WorkerDiedError, match="2 workers died while unit-00 was running: is there enough memory for 1"):
-        campaign.run(campaign_work.UNITS[:2], campaign_work.die, processes(1))
+        campaign.run(campaigns.UNITS[:2], campaigns.die, processes(1))
     assert campaign.there("unit-00") is None
     with pytest.raises(ValueError, match="unit unit-00 is not done"):
         campaign.values("unit-00")
@@ -91,7 +91,7 @@ def test_work_that_kills_every_worker_is_given_up(folder: Path, monkeypatch: pyt
 def test_a_worker_that_is_killed_while_it_sends_its_result_holds_up_nobody(folder: Path) -> None:
     units = [Unit(unit.name, {**unit.arguments, "killed": str(folder / "killed")}) for unit in UNITS]
     for name, executor in (("there", processes(2)), ("here", in_line)):
-        Campaign(folder / name, "digests", {}).run(units, campaign_work.die_sending, executor)
+        Campaign(folder / name, "digests", {}).run(units, campaigns.die_sending, executor)
     assert (folder / "killed").exists()
     assert contents(folder / "there") == contents(folder / "here")
 
@@ -141,7 +141,7 @@ def test_units_that_were_edited_are_done_again(folder: Path) -> None:
         damage()
         notes: list[str] = []
         campaign = Campaign(folder / "one", "digests", {}, notes.append)
-        campaign.run([unit], campaign_work.digest, lambda _work, units: [(each, genuine) for each in units])
+        campaign.run([unit], campaigns.digest, lambda _work, units: [(each, genuine) for each in units])
         assert campaign.values("unit-00") == {"number": 1}
         return notes
 
@@ -205,7 +205,7 @@ def test_a_command_is_shown_as_a_shell_takes_it() -> None:
 def finished(folder: Path, seed: int, notes: list[str]) -> Campaign:
     """A campaign with its units done, those of the folder or anew."""
     campaign = Campaign(folder, "digests", {"seed": seed}, notes.append)
-    campaign.run([replace(unit, inputs={"seed": seed}) for unit in UNITS], campaign_work.digest, in_line)
+    campaign.run([replace(unit, inputs={"seed": seed}) for unit in UNITS], campaigns.digest, in_line)
     return campaign
 
 
@@ -250,12 +250,12 @@ def test_why_a_unit_is_done_again_is_said(folder: Path) -> None:
     # What was made from something that is another by now is done again, too.
     campaign = Campaign(folder / "one", "digests", {"seed": 1}, notes.append)
     changed = [replace(unit, inputs={"seed": 1 + (unit is UNITS[2])}) for unit in UNITS]
-    campaign.run(changed, campaign_work.digest, in_line)
+    campaign.run(changed, campaigns.digest, in_line)
     assert notes == [f"{units}/unit-02.json was made from other seed: done again"]
     # Whoever takes no notes is warned.
     (units / "unit-00.bin").unlink()
     with pytest.warns(UserWarning, match=r"unit-00.json does not fit its files: done again"):
-        Campaign(folder / "one", "digests", {"seed": 1}).run(changed, campaign_work.digest, in_line)
+        Campaign(folder / "one", "digests", {"seed": 1}).run(changed, campaigns.digest, in_line)
 
 
 def test_files_are_checked_where_they_are_used(folder: Path) -> None:
@@ -312,9 +312,9 @@ def test_what_is_given_as_an_object_goes_to_each_worker_once(folder: Path, monke
         return packed
 
     genuine = workers._packed
-    units = [Unit(f"unit-{number}", campaign_work.Own(bytes(9999))) for number in range(3)]
+    units = [Unit(f"unit-{number}", campaigns.Own(bytes(9999))) for number in range(3)]
     monkeypatch.setattr(workers, "_packed", noted)
     campaign = Campaign(folder / "one", "sizes", {})
-    campaign.run(units, campaign_work.measure, processes(1))
+    campaign.run(units, campaigns.measure, processes(1))
     assert [campaign.values(unit.name) for unit in units] == [{"bytes": 9999}] * 3
     assert [size > 9999 for size in sizes] == [True, False, False]

@@ -16,9 +16,9 @@ import pytest
 from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.workers import MOST_DEATHS, WorkerDiedError, in_line, ray_cluster
 from simulator.errors import InputError
-from tests.support import campaign_work
+from tests.support import campaigns
 
-UNITS = campaign_work.UNITS[:7]
+UNITS = campaigns.UNITS[:7]
 
 
 class RayError(Exception):
@@ -102,23 +102,23 @@ def die(_: Mapping[str, Any]) -> Outcome:
 
 def test_units_are_done_in_any_order_and_few_at_a_time(folder: Path, ray: FakeRay) -> None:
     here, there = (Campaign(folder / name, "digests", {}) for name in ("here", "there"))
-    here.run(UNITS, campaign_work.digest, in_line)
-    there.run(UNITS, campaign_work.digest, ray_cluster("local", in_flight=3))
+    here.run(UNITS, campaigns.digest, in_line)
+    there.run(UNITS, campaigns.digest, ray_cluster("local", in_flight=3))
     for unit in UNITS:
         assert there.values(unit.name) == here.values(unit.name)
     assert (ray.begun, ray.most_waiting) == (len(UNITS), 3)
     assert ray.settings == {"num_cpus": 1, "max_retries": MOST_DEATHS - 1}
     assert not ray.is_open
-    units = [Unit(f"unit-{number}", campaign_work.Own(bytes(9))) for number in range(3)]
-    there.run(units, campaign_work.measure, ray_cluster("local"))
+    units = [Unit(f"unit-{number}", campaigns.Own(bytes(9))) for number in range(3)]
+    there.run(units, campaigns.measure, ray_cluster("local"))
     assert [there.values(unit.name) for unit in units] == [{"bytes": 9}] * 3
     assert ray.puts == 1
-    there.run(UNITS, campaign_work.digest, ray_cluster("auto"))  # nothing is left to reach a cluster for
+    there.run(UNITS, campaigns.digest, ray_cluster("auto"))  # nothing is left to reach a cluster for
 
 
 def test_errors_are_those_of_the_work(ray: FakeRay) -> None:
     with pytest.raises(ValueError, match=r"^number 6 is refused$"):
-        list(ray_cluster("local")(campaign_work.fail, UNITS))
+        list(ray_cluster("local")(campaigns.fail, UNITS))
     with pytest.raises(WorkerDiedError, match=r"3 workers died while unit-06 was running: The worker died"):
         list(ray_cluster("local")(die, UNITS))
     assert not ray.is_open
@@ -131,12 +131,12 @@ def test_clusters_that_are_not_there_are_refused(ray: FakeRay, monkeypatch: pyte
         port = taken.getsockname()[1]
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             with pytest.raises(InputError, match=f"no Ray cluster at '{address}': .*refused"):
-                list(ray_cluster(address)(campaign_work.digest, UNITS))
+                list(ray_cluster(address)(campaigns.digest, UNITS))
     with pytest.raises(InputError, match=r"no Ray cluster at 'auto': Could not find any running Ray instance.$"):
-        list(ray_cluster("auto")(campaign_work.digest, UNITS))
+        list(ray_cluster("auto")(campaigns.digest, UNITS))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed: pip install 'efat\[ray\]', or leave out its address"):
-        list(ray_cluster("local")(campaign_work.digest, UNITS))
+        list(ray_cluster("local")(campaigns.digest, UNITS))
 
 
 @pytest.mark.slow
@@ -144,8 +144,8 @@ def test_clusters_that_are_not_there_are_refused(ray: FakeRay, monkeypatch: pyte
 def test_ray_itself_gives_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     here, there = (Campaign(folder / name, "digests", {}) for name in ("here", "there"))
-    here.run(UNITS, campaign_work.digest, in_line)
-    there.run(UNITS, campaign_work.digest, ray_cluster("local"))
+    here.run(UNITS, campaigns.digest, in_line)
+    there.run(UNITS, campaigns.digest, ray_cluster("local"))
     assert [there.values(unit.name) for unit in UNITS] == [here.values(unit.name) for unit in UNITS]
     with pytest.raises(ValueError, match="is refused"):
-        list(ray_cluster("local")(campaign_work.fail, UNITS[:2]))
+        list(ray_cluster("local")(campaigns.fail, UNITS[:2]))

@@ -27,9 +27,9 @@ from efat.cli.render import ResultsTable, results_table
 from efat.retraining.manifest import Manifest
 from simulator import FaultModel, sample_faults
 from simulator.lots.chips import Chip, write_lot
-from tests.support.html_page import read_page
-from tests.support.resilience_runs import RECIPE, small_images
-from tests.support.tiny_networks import ARRAY, OWN_PE
+from tests.support.networks import ARRAY, OWN_PE
+from tests.support.pages import read_page
+from tests.support.resilience import RECIPE, small_images
 from training.data.batches import Batches
 from training.data.datasets import Dataset
 from training.learning.fit import fit

@@ -28,9 +28,9 @@ from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, samp
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from tests.support.first_divergences import TracedGemm
+from tests.support.networks import ARRAY, faulty_chip
 from tests.support.retraining_runs import HELD_OUT, TRAIN, network
 from tests.support.strategies import GemmCase, gemm_cases
-from tests.support.tiny_networks import ARRAY, faulty_chip
 from training.data.classification import classify
 from training.emulation.gemm import faulty_gemm
 from training.layers.accelerator import Accelerator

@@ -25,8 +25,7 @@ from efat.figures.drawing import COLORS, NARROW, WIDE, bitmap, page_axes, page_f
 from efat.figures.resilience import spread
 from efat.reports.lot import LotReport, lot_page, read_lot_report
 from simulator.dtypes import BoolArray
-from tests.support.html_page import Element, read_page
-from tests.support.page_figures import has, levels, lines, marks, place, points
+from tests.support.pages import Element, has, levels, lines, marks, place, points, read_page
 from tests.support.retrained_lots import write_retrained_lot
 
 FREE, REQUIRED, STEP = "stroke-linecap: round", "stroke: var(--ink)", "stroke: var(--ink)"

@@ -25,7 +25,7 @@ from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
 from simulator.multipliers.multiplier import Multiplier
-from tests.support.tiny_networks import (
+from tests.support.networks import (
     ARRAY,
     deploy,
     faulty_chip,

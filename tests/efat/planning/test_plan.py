@@ -27,7 +27,7 @@ from tests.support.damaged_json import (
     assert_refused,
     changed,
 )
-from tests.support.resilience_tables import constraints
+from tests.support.resilience import constraints
 from training.learning.recipe import Recipe
 
 COUNTS = st.integers(0, 10**12)

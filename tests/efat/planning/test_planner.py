@@ -27,9 +27,9 @@ from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
-from tests.support.lot_retraining import LOT, NETWORK, OUT, TABLE, carried_out, random_chips, write_measured
-from tests.support.resilience_runs import small_setup
-from tests.support.tiny_networks import ARRAY, with_broken_accumulators
+from tests.support.networks import ARRAY, with_broken_accumulators
+from tests.support.resilience import small_setup
+from tests.support.retrained_lots import LOT, NETWORK, OUT, TABLE, carried_out, random_chips, write_measured
 
 REQUIRED = Constraint(max_drop=0.0)
 GEMMS = [(1, 9, 4), (2, 8, 3), (1, 54, 3)]
@@ -266,7 +266,7 @@ def test_other_lots_and_networks_are_refused(folder: Path) -> None:
         with pytest.raises(InputError, match=message):
             plan_for(folder, lot)
     with pytest.raises(
-        InputError, match=r"which is none of .* say so with --network tests.support.resilience_runs:small_network"
+        InputError, match=r"which is none of .* say so with --network tests.support.resilience:small_network"
     ):
         plan_for(folder, chips, network=None)
     write_table(folder / TABLE, replace(table, setup_identity={**setup.identity(), "network": "0" * 64}))

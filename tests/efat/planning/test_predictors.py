@@ -13,7 +13,7 @@ from efat.planning.selection import Constraint, ResilienceMap, best_predictor, p
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable
 from simulator.errors import InputError
-from tests.support.resilience_tables import ALL, table_of, tables
+from tests.support.resilience import ALL, table_of, tables
 
 ONE = table_of([[[90]], [[80]], [[60]]], {"weights": [[0.1], [0.2], [0.4]]})
 

@@ -15,7 +15,7 @@ from efat.planning.selection import Constraint, ResilienceMap, Statistic
 from efat.resilience.severity import PREDICTORS
 from efat.resilience.table import ResilienceTable, worsening
 from simulator.errors import InputError
-from tests.support.resilience_tables import table_of, tables
+from tests.support.resilience import table_of, tables
 
 BY_HAND = table_of(
     [

@@ -23,9 +23,9 @@ from efat.resilience.measurement import run_resilience
 from efat.resilience.table import write_table
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
-from tests.support.lot_retraining import LOT, NETWORK, TABLE, carried_out, planned, random_chips, write_measured
-from tests.support.resilience_runs import RECIPE, small_network, small_resilience, small_setup, trained_weights
-from tests.support.tiny_networks import ARRAY
+from tests.support.networks import ARRAY
+from tests.support.resilience import RECIPE, small_network, small_resilience, small_setup, trained_weights
+from tests.support.retrained_lots import LOT, NETWORK, TABLE, carried_out, planned, random_chips, write_measured
 from training.calibration import Method
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
@@ -130,12 +130,12 @@ def test_chips_do_as_they_did_in_the_trial(folder: Path, seed: int, mitigation: 
 
 def test_where_each_chip_has_its_own_network_it_does_as_in_the_trial(folder: Path) -> None:
     setup = small_setup(folder, mitigation="fam+bn+t")
-    setup = records.replace(setup, network="tests.support.resilience_runs:normalised_network", weights=None)
+    setup = records.replace(setup, network="tests.support.resilience:normalised_network", weights=None)
     measured = small_resilience(folder, setup=setup, rates=(0.2,), levels=(0, 1))
     table = run_resilience(folder / "measured", measured, in_line)
     chips = [measured.chip(*place) for place in measured.places]
     plan = planned(folder, chips, {"group-0001": ([0], 0), "group-0002": ([1], 0)}, setup=setup)
-    network = "tests.support.resilience_runs:normalised_network"
+    network = "tests.support.resilience:normalised_network"
     done = carried_out(folder, plan, "lot", cycle_images=8, network=network)
     assert [group.iterations for group in done.groups] == [0, 0]
     ran: list[str] = []

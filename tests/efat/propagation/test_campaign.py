@@ -28,17 +28,16 @@ from efat.propagation.summary import Propagation, PropagationSummary
 from efat.propagation.tables import Rule
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
-from tests.support import propagation_runs
-from tests.support.damaged_units import WAYS, damage
-from tests.support.processes import children, contents
-from tests.support.propagation_runs import ARRAY, Asked, small_request, small_subject
-from tests.support.propagation_tables import same
-from tests.support.resilience_runs import HELD_OUT, OUT, TRAIN, small_network, trained_weights
+from tests.support import propagation
+from tests.support.campaigns import WAYS, damage
+from tests.support.programs import children, contents
+from tests.support.propagation import ARRAY, Asked, same, small_request, small_subject
+from tests.support.resilience import HELD_OUT, OUT, TRAIN, small_network, trained_weights
 from training.injection.replay import OUTCOMES
 from training.layers.accelerator import Accelerator
 from training.layers.convert import put_on_chip
 
-PROGRAM = Path(propagation_runs.__file__)
+PROGRAM = Path(propagation.__file__)
 
 
 @pytest.fixture(autouse=True)

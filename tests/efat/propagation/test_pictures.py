@@ -23,7 +23,7 @@ from efat.propagation.statistics import Interval, mean_interval
 from efat.propagation.summary import Propagation
 from efat.propagation.tables import PICTURES
 from simulator import ArrayConfig, Kind, Site
-from tests.support.propagation_tables import fields_of, propagations
+from tests.support.propagation import fields_of, propagations
 
 
 def assert_is_mean(found: Interval, values: Any, population: int) -> None:

@@ -16,7 +16,7 @@ from efat.records import typed
 from simulator import ArrayConfig, Kind, Site
 from simulator.errors import InputError
 from simulator.multipliers.multiplier import Multiplier, exact_products
-from tests.support.propagation_runs import ARRAY, small_request, small_subject
+from tests.support.propagation import ARRAY, small_request, small_subject
 
 OTHER = ArrayConfig(6, 5, 4, 7, acc_bits=20)
 OF_TABLE = ArrayConfig(6, 5, multiplier=Multiplier.from_tables("halved", exact_products(8, 8) // 2, []))

@@ -14,8 +14,8 @@ import torch
 from efat.propagation.request import DEFAULT_IMAGES, Subject
 from efat.records import replace
 from simulator.errors import InputError
-from tests.support.propagation_runs import ARRAY, small_subject
-from tests.support.resilience_runs import HELD_OUT, TRAIN, small_network, trained_weights
+from tests.support.propagation import ARRAY, small_subject
+from tests.support.resilience import HELD_OUT, TRAIN, small_network, trained_weights
 from training.calibration import Method
 from training.data.datasets import Normalization
 from training.layers.accelerator import Accelerator

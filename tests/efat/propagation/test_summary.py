@@ -15,7 +15,7 @@ from efat.propagation.statistics import wilson
 from efat.propagation.summary import Propagation, summary
 from efat.propagation.tables import FaultTables, PopulationCounts
 from simulator.errors import InputError
-from tests.support.propagation_tables import REQUEST, propagations, small_propagation
+from tests.support.propagation import REQUEST, propagations, small_propagation
 from training.injection.replay import OUTCOMES, PATTERNS
 
 

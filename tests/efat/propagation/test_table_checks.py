@@ -11,7 +11,7 @@ import pytest
 from efat.propagation.population import LayerShape
 from efat.propagation.tables import FAULTS_DTYPE, STRATA_DTYPE
 from simulator.errors import InputError
-from tests.support.propagation_tables import changed, small_propagation, table_of
+from tests.support.propagation import changed, small_propagation, table_of
 from training.injection.network_graph import GraphOperation
 
 SMALL = small_propagation()

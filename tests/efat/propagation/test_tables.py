@@ -20,7 +20,7 @@ from efat.propagation.population import LayerShape
 from efat.propagation.summary import Propagation
 from efat.propagation.tables import FAULTS_DTYPE, FILE_NAME, LAYERS_DTYPE, OPERATIONS_DTYPE, STRATA_DTYPE, joined
 from simulator.errors import InputError
-from tests.support.propagation_tables import changed, propagations, same, small_propagation
+from tests.support.propagation import changed, propagations, same, small_propagation
 from training.injection.network_graph import GraphOperation
 
 SMALL = small_propagation()

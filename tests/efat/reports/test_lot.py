@@ -30,7 +30,7 @@ from efat.reports.text import accuracy, duration, named, short_percent
 from efat.retraining.manifest import ManifestChip
 from simulator.errors import InputError
 from simulator.files import digest_of_file
-from tests.support.html_page import Element, read_page
+from tests.support.pages import Element, read_page
 from tests.support.retrained_lots import write_retrained_lot
 from training.layers.deployment import read_deployed
 

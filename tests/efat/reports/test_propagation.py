@@ -21,10 +21,8 @@ from efat.reports.pages import Finding
 from efat.reports.propagation import PropagationReport, propagation_findings, propagation_page
 from efat.reports.text import short_percent
 from simulator import ArrayConfig, Kind, Site
-from tests.support.html_page import Element, read_page
-from tests.support.page_figures import has, levels, marks, points
-from tests.support.propagation_campaigns import asked, campaign
-from tests.support.propagation_tables import propagations, small_propagation
+from tests.support.pages import Element, has, levels, marks, points, read_page
+from tests.support.propagation import asked, campaign, propagations, small_propagation
 
 
 def report_of(found: Propagation) -> PropagationReport:

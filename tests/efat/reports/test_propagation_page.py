@@ -18,10 +18,9 @@ from efat.propagation.tables import FILE_NAME
 from efat.reports.lot import lot_page, read_lot_report
 from efat.reports.propagation import propagation_findings, read_propagation_report
 from simulator.errors import InputError
-from tests.support.command import done, refused
-from tests.support.html_page import read_page
-from tests.support.propagation_campaigns import asked, campaign
-from tests.support.propagation_tables import small_propagation
+from tests.support.pages import read_page
+from tests.support.programs import done, refused
+from tests.support.propagation import asked, campaign, small_propagation
 from tests.support.retrained_lots import write_retrained_lot
 
 

@@ -8,9 +8,9 @@ import pytest
 
 import efat
 from efat.propagation.tables import FILE_NAME
-from tests.support.command import done
-from tests.support.html_page import read_page
-from tests.support.propagation_campaigns import campaign
+from tests.support.pages import read_page
+from tests.support.programs import done
+from tests.support.propagation import campaign
 from tests.support.retrained_lots import write_retrained_lot
 
 

@@ -24,8 +24,8 @@ from efat.resilience.measurement import run_resilience
 from efat.resilience.severity import Predictors
 from efat.resilience.units import HardeningPlan, Measured, Resilience
 from simulator.errors import InputError
-from tests.support.processes import contents
-from tests.support.resilience_runs import HELD_OUT, OUT, RECIPE, small_resilience, small_setup
+from tests.support.programs import contents
+from tests.support.resilience import HELD_OUT, OUT, RECIPE, small_resilience, small_setup
 from training.learning import fit
 
 

@@ -29,10 +29,11 @@ from efat.resilience.units import HardeningPlan, Resilience
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, Site
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from tests.support import resilience_runs
-from tests.support.damaged_units import WAYS, damage
-from tests.support.processes import children, contents
-from tests.support.resilience_runs import (
+from tests.support import resilience
+from tests.support.campaigns import WAYS, damage
+from tests.support.networks import ARRAY
+from tests.support.programs import children, contents
+from tests.support.resilience import (
     HELD_OUT,
     LEVELS,
     OUT,
@@ -41,7 +42,6 @@ from tests.support.resilience_runs import (
     small_resilience,
     small_setup,
 )
-from tests.support.tiny_networks import ARRAY
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert
@@ -50,7 +50,7 @@ from training.learning.mitigations.combination import Mitigations
 from training.learning.mitigations.hardening import Hardening
 from training.learning.retrain import retrain
 
-PROGRAM = Path(resilience_runs.__file__)
+PROGRAM = Path(resilience.__file__)
 
 
 @pytest.fixture(autouse=True)

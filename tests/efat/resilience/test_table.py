@@ -23,7 +23,7 @@ from efat.resilience.table import ResilienceTable, read_table, write_table
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.hdf5 import MOST_TEXT_BYTES
-from tests.support.resilience_tables import ALL, table_of, tables
+from tests.support.resilience import ALL, table_of, tables
 
 TABLE = table_of(
     [[[90, 92, 93], [80, 91, -1]], [[60, 80, 85], [50, -1, -1]]],

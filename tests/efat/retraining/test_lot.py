@@ -26,8 +26,8 @@ from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from tests.support.lot_retraining import LOT, OUT, TABLE, carried_out, chips_of, logits, planned, random_chips
-from tests.support.resilience_runs import (
+from tests.support.networks import ARRAY, with_broken_accumulators
+from tests.support.resilience import (
     HELD_OUT,
     RECIPE,
     TRAIN,
@@ -36,7 +36,7 @@ from tests.support.resilience_runs import (
     small_setup,
     trained_weights,
 )
-from tests.support.tiny_networks import ARRAY, with_broken_accumulators
+from tests.support.retrained_lots import LOT, OUT, TABLE, carried_out, chips_of, logits, planned, random_chips
 from training.data.classification import count_correct
 from training.layers.convert import convert
 from training.learning.retrain import retrain

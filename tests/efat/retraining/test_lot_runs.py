@@ -26,14 +26,14 @@ from efat.retraining.lot import ChipTask, VerificationError
 from efat.retraining.manifest import Manifest
 from simulator.errors import InputError
 from simulator.lots.chips import write_lot
-from tests.support import lot_retraining
-from tests.support.damaged_units import WAYS, damage
-from tests.support.lot_retraining import LOT, OUT, PLAN, TABLE, carried_out, planned, random_chips
-from tests.support.processes import children, contents, started
-from tests.support.resilience_runs import RECIPE, UNSEEN, small_setup
-from tests.support.tiny_networks import ARRAY
+from tests.support import retrained_lots
+from tests.support.campaigns import WAYS, damage
+from tests.support.networks import ARRAY
+from tests.support.programs import children, contents, started
+from tests.support.resilience import RECIPE, UNSEEN, small_setup
+from tests.support.retrained_lots import LOT, OUT, PLAN, TABLE, carried_out, planned, random_chips
 
-PROGRAM = Path(lot_retraining.__file__)
+PROGRAM = Path(retrained_lots.__file__)
 RESULTS = ("units", "weights", "chips", "plan.json", "resilience.h5", "campaign.json")
 
 

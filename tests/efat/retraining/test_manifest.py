@@ -41,7 +41,7 @@ from tests.support.damaged_json import (
     assert_refused,
     changed,
 )
-from tests.support.resilience_tables import constraints
+from tests.support.resilience import constraints
 from training.layers.deployment import Deployment, write_deployed
 from training.layers.placement import Placement
 

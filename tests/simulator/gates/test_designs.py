@@ -11,7 +11,7 @@ from simulator import InputError
 from simulator.gates.cells import Gate
 from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.netlist import Netlist, netlist_products
-from tests.support import netlist_oracle
+from tests.support import netlist_cases
 
 
 def number(pattern: int, bits: int, *, signed: bool) -> int:
@@ -39,7 +39,7 @@ def test_every_width_multiplies_every_pair(design: str) -> None:
 @pytest.mark.parametrize("act_signed", [False, True])
 def test_the_oracle_multiplies_too(design: str, act_signed: bool) -> None:
     netlist = build_netlist(design, 5, 4, act_signed=act_signed)
-    assert netlist_oracle.products(netlist) == multiplied(netlist)
+    assert netlist_cases.products(netlist) == multiplied(netlist)
 
 
 @pytest.mark.parametrize("design", DESIGNS)

@@ -15,10 +15,8 @@ from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.files import read_netlist, read_netlist_file
 from simulator.gates.netlist import Netlist, netlist_products
 from simulator.multipliers.multiplier import exact_products
-from tests.support import netlist_oracle, netlist_text
-from tests.support.netlist_strategies import netlists
-from tests.support.netlist_text import from_text, module
-from tests.support.verilog_tools import needs, yosys
+from tests.support import netlist_cases
+from tests.support.netlist_cases import from_text, module, needs, netlists, yosys
 
 DATA = Path(__file__).parents[3] / "tests" / "support" / "data"
 SAMPLES = sorted(DATA.glob("mult3x2_unsigned_acts*"))
@@ -34,7 +32,7 @@ def test_samples_multiply_every_pair(sample: Path) -> None:
     assert found[1:] == ("mult3x2", "w", "a", "p")
     assert len(found.netlist.gates) == 16
     assert np.array_equal(netlist_products(found.netlist), exact_products(3, 2, act_signed=False))
-    assert netlist_oracle.products(found.netlist) == exact_products(3, 2, act_signed=False).ravel().tolist()
+    assert netlist_cases.products(found.netlist) == exact_products(3, 2, act_signed=False).ravel().tolist()
 
 
 def test_all_forms_of_a_sample_are_the_same_gates() -> None:
@@ -47,8 +45,8 @@ def test_gates_come_back_as_they_are_written(netlist: Netlist, cells: bool) -> N
     signs = {"weight_signed": netlist.weight_signed, "act_signed": netlist.act_signed}
     # A BUF that is no cell is a connection.
     if cells or not (netlist.gates == Gate.BUF).any():
-        assert from_text(netlist_text.verilog(netlist, cells=cells), **signs) == netlist
-        assert from_text(netlist_text.blif(netlist, cells=cells), **signs) == netlist
+        assert from_text(netlist_cases.verilog(netlist, cells=cells), **signs) == netlist
+        assert from_text(netlist_cases.blif(netlist, cells=cells), **signs) == netlist
 
 
 @given(netlists(most_bits=3).filter(without_constants), st.booleans(), st.randoms(use_true_random=False))
@@ -56,15 +54,15 @@ def test_gates_may_come_in_any_order(netlist: Netlist, cells: bool, shuffler: ra
     def shuffled(statements: list[str]) -> list[str]:
         return shuffler.sample(statements, len(statements))
 
-    expected = netlist_oracle.product_bits(netlist)
+    expected = netlist_cases.product_bits(netlist)
     for text in (
-        netlist_text.verilog(netlist, shuffled, cells=cells),
-        netlist_text.blif(netlist, shuffled, cells=cells),
+        netlist_cases.verilog(netlist, shuffled, cells=cells),
+        netlist_cases.blif(netlist, shuffled, cells=cells),
     ):
         found = from_text(text)
         kept = netlist.gates if cells else netlist.gates[netlist.gates != Gate.BUF]
         assert sorted(found.gates.tolist()) == sorted(kept.tolist())
-        assert netlist_oracle.product_bits(found) == expected
+        assert netlist_cases.product_bits(found) == expected
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -72,15 +70,15 @@ def test_built_in_designs_come_back(design: str) -> None:
     for weight_bits, act_bits in ((2, 2), (5, 3), (8, 8)):
         netlist = build_netlist(design, weight_bits, act_bits)
         for cells in (False, True):
-            assert from_text(netlist_text.verilog(netlist, cells=cells)) == netlist
-            assert from_text(netlist_text.blif(netlist, cells=cells)) == netlist
+            assert from_text(netlist_cases.verilog(netlist, cells=cells)) == netlist
+            assert from_text(netlist_cases.blif(netlist, cells=cells)) == netlist
 
 
 @needs("yosys")
 @pytest.mark.parametrize("design", DESIGNS)
 def test_built_in_designs_come_back_from_yosys(design: str, tmp_path: Path) -> None:
     netlist = build_netlist(design, 8, 8)
-    (tmp_path / "cells.v").write_text(netlist_text.verilog(netlist, cells=True))
+    (tmp_path / "cells.v").write_text(netlist_cases.verilog(netlist, cells=True))
     script = "read_verilog -icells cells.v; hierarchy -top random; clean; write_verilog -noattr again.v"
     yosys(tmp_path, f"{script}; write_verilog -noattr -noexpr again_cells.v; write_blif again.blif")
     for name in ("again.v", "again_cells.v", "again.blif"):

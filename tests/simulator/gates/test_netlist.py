@@ -16,9 +16,8 @@ from simulator.gates.cells import MOST_PINS, Gate, NetlistError
 from simulator.gates.designs import build_netlist
 from simulator.gates.netlist import Netlist, circuit_of, netlist_products
 from simulator.gates.netlist_kernel import CLEAR, INVERT, SET, evaluate, product_rows, read_products, set_operands
-from tests.support import netlist_oracle
-from tests.support.netlist_oracle import Faults
-from tests.support.netlist_strategies import faults_of, netlists
+from tests.support import netlist_cases
+from tests.support.netlist_cases import Faults, faults_of, netlists
 
 # The output for every combination of the pins a, b, c, d, counted in binary with pin a in the highest place. Written
 # down from the cell types of Yosys (its manual, "Gate-level cells" of the internal cell library).
@@ -83,14 +82,14 @@ def test_a_gate_keeps_its_truth_table(gate: Gate) -> None:
         weight, act = a | b << 1, c | d << 1
         assert netlist_products(netlist)[weight, act] == expected
         assert kernel_products(netlist, {})[weight << 2 | act] == expected
-        assert netlist_oracle.products(netlist)[weight << 2 | act] == expected
+        assert netlist_cases.products(netlist)[weight << 2 | act] == expected
 
 
 @given(st.data())
 def test_gates_with_faults_are_those_of_the_oracle(data: st.DataObject) -> None:
     netlist = data.draw(netlists())
     faults = data.draw(faults_of(netlist))
-    assert kernel_products(netlist, faults) == netlist_oracle.products(netlist, faults)
+    assert kernel_products(netlist, faults) == netlist_cases.products(netlist, faults)
 
 
 @given(st.data())
@@ -115,7 +114,7 @@ def test_rows_of_fixed_weights_are_those_of_the_oracle(data: st.DataObject) -> N
         np.array([weight for _, weight in rows], np.int32),
         found,
     )
-    tables = [netlist_oracle.products(netlist, faults) for faults in behaviours]
+    tables = [netlist_cases.products(netlist, faults) for faults in behaviours]
     for row, (behaviour, weight) in zip(found.tolist(), rows, strict=True):
         assert row == tables[behaviour][weight << netlist.act_bits :][: 2**netlist.act_bits]
 
@@ -127,7 +126,7 @@ def test_faults_of_a_whole_multiplier_are_those_of_the_oracle(design: str, seed:
     for count in (1, 1, 2, 8):
         places = generator.choice(netlist.locations, count, replace=False).tolist()
         faults = {place: frozenset([Kind(int(generator.integers(3)))]) for place in places}
-        assert kernel_products(netlist, faults) == netlist_oracle.products(netlist, faults)
+        assert kernel_products(netlist, faults) == netlist_cases.products(netlist, faults)
 
 
 def test_locations_are_outputs_and_then_pins() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simulator.gates.cells import NetlistError
 from simulator.gates.files import read_netlist
 from simulator.gates.netlist import netlist_products
-from tests.support.netlist_text import from_text, model, module
+from tests.support.netlist_cases import from_text, model, module
 
 DATA = Path(__file__).parents[3] / "tests" / "support" / "data"
 SAMPLES = sorted(DATA.glob("mult3x2_unsigned_acts*"))

@@ -20,7 +20,7 @@ from simulator.gates.signs import (
     sign_errors,
     signed_products,
 )
-from tests.support import netlist_text
+from tests.support import netlist_cases
 
 UNSIGNED = Signs(False, False)
 
@@ -64,7 +64,7 @@ def test_products_that_tell_nothing_are_said_to() -> None:
 def test_netlists_of_other_signs_are_refused_though_they_are_not_exact(signs: Signs, tmp_path: Path) -> None:
     path = tmp_path / "m.v"
     path.write_text(
-        netlist_text.truncated(build_netlist("dadda", 4, 3, weight_signed=signs[0], act_signed=signs[1]), 2)
+        netlist_cases.truncated(build_netlist("dadda", 4, 3, weight_signed=signs[0], act_signed=signs[1]), 2)
     )
     for stated in ALL_SIGNS:
         options = {"weight_signed": stated.weight, "act_signed": stated.act}

@@ -12,8 +12,8 @@ from simulator.gates.cells import MOST_PINS, Gate
 from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.netlist import Netlist
 from simulator.gates.systemverilog import gate_level_multiplier
-from tests.support import netlist_oracle
-from tests.support.verilog_tools import needs, tool, yosys
+from tests.support import netlist_cases
+from tests.support.netlist_cases import needs, tool, yosys
 
 CASES = 12
 
@@ -30,7 +30,7 @@ def random_netlist(generator: np.random.Generator, weight_bits: int, act_bits: i
     return Netlist(gates, inputs, outputs, weight_bits, act_bits)
 
 
-def sweeping_bench(netlist: Netlist, faults: list[netlist_oracle.Faults], stride: int) -> str:
+def sweeping_bench(netlist: Netlist, faults: list[netlist_cases.Faults], stride: int) -> str:
     """Prints the products of every `stride`-th pair, a line for each case of faults."""
     names = {Kind.FLIP: "invert", Kind.STUCK_AT_0: "clear", Kind.STUCK_AT_1: "set"}
     steps = []
@@ -63,7 +63,7 @@ endmodule
 
 
 def icarus_products(
-    folder: Path, netlist: Netlist, faults: list[netlist_oracle.Faults], stride: int = 1
+    folder: Path, netlist: Netlist, faults: list[netlist_cases.Faults], stride: int = 1
 ) -> list[list[int]]:
     """The products of every `stride`-th pair as unsigned numbers, by Icarus."""
     (folder / "multiplier.sv").write_text(gate_level_multiplier(netlist))
@@ -73,15 +73,15 @@ def icarus_products(
     return [[int(word) for word in line.split()] for line in lines if line]
 
 
-def oracle_products(netlist: Netlist, faults: list[netlist_oracle.Faults], stride: int = 1) -> list[list[int]]:
+def oracle_products(netlist: Netlist, faults: list[netlist_cases.Faults], stride: int = 1) -> list[list[int]]:
     """The same by the oracle."""
     size = 1 << netlist.product_bits
-    return [[number % size for number in netlist_oracle.products(netlist, case)[::stride]] for case in faults]
+    return [[number % size for number in netlist_cases.products(netlist, case)[::stride]] for case in faults]
 
 
-def random_faults(generator: np.random.Generator, netlist: Netlist) -> list[netlist_oracle.Faults]:
+def random_faults(generator: np.random.Generator, netlist: Netlist) -> list[netlist_cases.Faults]:
     """None, single ones, and up to six at once, several of them at one location."""
-    found: list[netlist_oracle.Faults] = [{}]
+    found: list[netlist_cases.Faults] = [{}]
     for case in range(1, CASES):
         places = generator.choice(netlist.locations, 1 if case < CASES // 2 else 6, replace=False).tolist()
         found.append({place: frozenset(Kind(int(code)) for code in generator.integers(0, 3, 2)) for place in places})

@@ -12,16 +12,16 @@ from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.netlist import Netlist
 from simulator.multipliers.fault_classes import FaultClass, GateFault, compare, fault_classes
 from simulator.multipliers.multiplier import TableErrors
-from tests.support import netlist_oracle
-from tests.support.netlist_strategies import netlists
+from tests.support import netlist_cases
+from tests.support.netlist_cases import netlists
 
 
 def faulty_products(netlist: Netlist, fault: GateFault) -> list[int]:
-    return netlist_oracle.products(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
+    return netlist_cases.products(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
 
 
 def product_bits(netlist: Netlist, fault: GateFault) -> list[int]:
-    return netlist_oracle.product_bits(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
+    return netlist_cases.product_bits(netlist, {fault.location: frozenset([Kind(fault.stuck)])})
 
 
 def check_partition(netlist: Netlist, classes: list[FaultClass]) -> None:
@@ -51,7 +51,7 @@ def check_nearest(one: FaultClass, bad: list[int], good: list[int]) -> None:
 
 def check_effects(netlist: Netlist, classes: list[FaultClass]) -> None:
     """The numbers of each class are those of its table."""
-    good = netlist_oracle.products(netlist)
+    good = netlist_cases.products(netlist)
     size = 1 << netlist.product_bits
     for one in classes:
         bad = faulty_products(netlist, one.faults[-1])

@@ -20,8 +20,8 @@ from simulator.multipliers.multiplier import (
     exact_products,
     table_errors,
 )
-from tests.support import netlist_oracle
-from tests.support.netlist_strategies import netlists
+from tests.support import netlist_cases
+from tests.support.netlist_cases import netlists
 
 
 def exact_by_python(weight_bits: int, act_bits: int, *, act_signed: bool) -> list[list[int]]:
@@ -41,10 +41,10 @@ def test_exact_products_are_exact() -> None:
 
 
 @given(netlists())
-def test_products_of_gates_are_those_of_the_oracle(netlist: netlist_oracle.Netlist) -> None:
+def test_products_of_gates_are_those_of_the_oracle(netlist: netlist_cases.Netlist) -> None:
     found = netlist_products(netlist)
     assert found.shape == (1 << netlist.weight_bits, 1 << netlist.act_bits)
-    assert found.ravel().tolist() == netlist_oracle.products(netlist)
+    assert found.ravel().tolist() == netlist_cases.products(netlist)
     with pytest.raises(ValueError, match="read-only"):
         found[0, 0] = 1
 

@@ -14,8 +14,7 @@ from torch import nn
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
 from simulator.dtypes import Int32Array
 from simulator.multipliers.multiplier import Multiplier
-from tests.support.layer_strategies import convolutions, linear_layers
-from tests.support.strategies import configs, random_tables
+from tests.support.strategies import configs, convolutions, linear_layers, random_tables
 from training import faulty_gemm
 from training.injection.fault_effect import FaultEffect, add, fault_effect
 from training.injection.layer_gemm import GemmInMemory, Memory

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from simulator import ArrayConfig, Kind
 from simulator.errors import InputError
-from tests.support.layer_strategies import convolutions, linear_layers
-from tests.support.strategies import configs, fault_maps
+from tests.support.strategies import configs, convolutions, fault_maps, linear_layers
 from training.injection.layer_gemm import GemmInMemory
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, gemm_timing, simulate_gemm
 from simulator.errors import InputError
-from tests.support.tiny_networks import tiny_images, tiny_network
+from tests.support.networks import tiny_images, tiny_network
 from training import faulty_gemm
 from training.injection.replay import LAYER_COUNTS, OPERATION_COUNTS, OUTCOMES, PATTERNS, Injected, Propagated, Replay
 from training.layers.accelerator import Accelerator

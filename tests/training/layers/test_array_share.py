@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.support.tiny_networks import ARRAY, tiny_images, tiny_network
+from tests.support.networks import ARRAY, tiny_images, tiny_network
 from training.layers.accelerator import Accelerator
 from training.layers.array_share import ArrayShare, array_share
 from training.layers.convert import convert, put_on_chip, quantized_layers

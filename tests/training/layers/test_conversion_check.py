@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from simulator import ArrayConfig
 from simulator.errors import ConversionError
-from tests.support.layer_strategies import convolutions, linear_layers
-from tests.support.strategies import configs
+from tests.support.strategies import configs, convolutions, linear_layers
 from training.data.networks import DigitsCnn, ResNet20
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers

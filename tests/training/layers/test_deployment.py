@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultModel, sample_faults
 from simulator.errors import InputError
-from tests.support.layer_strategies import random_placement
+from tests.support.strategies import random_placement
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, quantized_layers
 from training.layers.deployment import FORMAT, PREFIX, Deployment, read_deployed, write_deployed

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.errors import ConversionError, InputError
-from tests.support.layer_strategies import CHIP_KINDS, LayerCase, layer_cases
-from tests.support.strategies import random_tables
+from tests.support.strategies import CHIP_KINDS, LayerCase, layer_cases, random_tables
 from training.layers.accelerator import Accelerator
 from training.layers.placement import Placement
 from training.layers.quantized import LARGEST_EXACT_FLOAT, QuantizedConv2d, QuantizedLinear, image_to_columns

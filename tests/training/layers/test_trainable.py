@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
-from tests.support.layer_strategies import CHIP_KINDS, LayerCase, layer_cases
 from tests.support.oracle import Net
+from tests.support.strategies import CHIP_KINDS, LayerCase, layer_cases
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip, quantized_layers
 from training.layers.placement import Placement

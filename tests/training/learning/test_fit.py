@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulator.errors import InputError, NotFiniteError
-from tests.support.tiny_networks import tiny_images
+from tests.support.networks import tiny_images
 from training.data.batches import Augmentation, Batches
 from training.data.classification import count_correct
 from training.data.datasets import Dataset

@@ -17,6 +17,7 @@ from simulator import Fault, FaultMap, FaultModel, Kind, Site, sample_faults
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
+from tests.support.networks import ARRAY, faulty_chip, tiny_images, with_broken_accumulators
 from tests.support.retraining_runs import (
     DATA,
     HARDENED,
@@ -32,7 +33,6 @@ from tests.support.retraining_runs import (
     rebuilt,
     run,
 )
-from tests.support.tiny_networks import ARRAY, faulty_chip, tiny_images, with_broken_accumulators
 from training.data.classification import count_correct
 from training.layers.accelerator import Accelerator
 from training.layers.convert import convert, put_on_chip, quantized_layers

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from simulator.errors import InputError
+from tests.support.networks import faulty_chip, tiny_images, with_broken_accumulators
 from tests.support.retraining_runs import (
     DATA,
     HARDENED,
@@ -29,7 +30,6 @@ from tests.support.retraining_runs import (
     rebuilt,
     run,
 )
-from tests.support.tiny_networks import faulty_chip, tiny_images, with_broken_accumulators
 from training.data.classification import count_correct
 from training.layers.trainable import trainable_layers
 from training.learning import fit as fit_module

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from efat.propagation.collapsing.collapse import Rule
 from efat.propagation.population import Population
 from simulator import FaultMap, Kind, Site
-from tests.support.collapse_cases import (
+from tests.support.propagation import (
     STUCK,
     Case,
     Layer,
@@ -18,7 +18,7 @@ from tests.support.collapse_cases import (
     fault_of,
     outputs,
     pick,
-    same,
+    same_outputs,
     with_other_inputs,
 )
 from training.emulation.program import chip_faults
@@ -50,7 +50,7 @@ def test_rules_are_so_on_both_engines(case: Case, seed: int) -> None:
             elif rule[place] == Rule.EQUIVALENT:
                 other = with_other_inputs(case, random)
                 assert fault != standing[place]
-                assert same(outputs(case, fault, other), outputs(case, standing[place], other)), fault
+                assert same_outputs(outputs(case, fault, other), outputs(case, standing[place], other)), fault
             elif fault["kind"] == Kind.FLIP and fault["site"] in WITHOUT_CHOICE:
                 assert changes(case, fault, clean), fault
 

@@ -11,7 +11,7 @@ import torch
 from simulator import FaultMap, FaultModel, Site, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from tests.support.tiny_networks import (
+from tests.support.networks import (
     ARRAY,
     deploy,
     faulty_chip,

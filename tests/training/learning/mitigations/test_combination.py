@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.errors import InputError
-from tests.support.tiny_networks import (
+from tests.support.networks import (
     accelerator,
     deploy,
     faulty_chip,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from simulator import ArrayConfig, FaultMap, FaultModel, Site, sample_faults
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from tests.support.tiny_networks import accelerator, faulty_chip, with_broken_accumulators
+from tests.support.networks import accelerator, faulty_chip, with_broken_accumulators
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.gradual import Gradual
 from training.learning.mitigations.mitigation import TrainingStep

@@ -10,7 +10,7 @@ import pytest
 from simulator import ArrayConfig, FaultMap, FaultModel, Site
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError
-from tests.support.tiny_networks import faulty_chip
+from tests.support.networks import faulty_chip
 from training.layers.accelerator import Accelerator
 from training.learning.mitigations.hardening import Hardening
 from training.learning.mitigations.mitigation import TrainingStep

@@ -9,7 +9,7 @@ from torch import nn
 
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip
-from tests.support.tiny_networks import (
+from tests.support.networks import (
     ARRAY,
     deploy,
     faulty_chip,

@@ -34,7 +34,7 @@ from efat.cli.learning_options import (
 )
 from simulator import ArrayConfig, FaultMap, FaultModel, sample_faults
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused, run
+from tests.support.programs import done, refused, run
 from training.data.batches import Augmentation
 from training.layers.deployment import read_deployed
 from training.learning import fit

@@ -18,8 +18,7 @@ from efat.cli.commands.propagate import propagate
 from efat.propagation.request import DEFAULT_CONFIDENCE, DEFAULT_IMAGES, DEFAULT_MARGIN
 from simulator import ArrayConfig, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused, run
-from tests.support.processes import contents
+from tests.support.programs import contents, done, refused, run
 
 BASE = ["propagate", "--network", "digits-cnn", "--images", "5", "--workers", "0", "-o", "prop"]
 ARRAY = ["--array", "8x8", "--weight-bits", "5", "--act-bits", "6", "--acc-bits", "16"]

@@ -16,7 +16,7 @@ from efat import NetworkValidation
 from efat.validation.validation import DEFAULT_CASES, DEFAULT_IMAGES, DEFAULT_RTL_CASES
 from simulator import ArrayConfig, FaultModel
 from simulator.rtl import unavailable
-from tests.support.command import done, refused, run, written
+from tests.support.programs import done, refused, run, written
 from training.emulation.program import _chip_faults, _stuck
 
 

@@ -1,9 +1,10 @@
-"""Work for campaigns in tests, and a program that runs one: `python campaign_work.py FOLDER WORKERS`."""
+"""Campaigns of tests, and files of units that are damaged."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,43 @@ import torch
 from efat.campaigns.campaign import Campaign, Outcome, Unit
 from efat.campaigns.workers import in_line, processes
 from efat.records import Named
+
+WAYS = ("flip a bit", "zero a part", "cut the end off", "swap with another")
+
+
+def damage(units: Path, chance: random.Random, way: str) -> str:
+    """Change one file, or two that are swapped.
+
+    Args:
+        units: their folder.
+        chance: decides which file, and where.
+        way: one of `WAYS`.
+
+    Returns:
+        What was done, for messages.
+    """
+    files = sorted(path for path in units.iterdir() if not path.name.startswith("."))
+    while True:
+        path, other = chance.choice(files), chance.choice(files)
+        before = path.read_bytes()
+        content = bytearray(before)
+        place = chance.randrange(len(content)) if content else 0
+        if way == "flip a bit" and content:
+            content[place] ^= 1 << chance.randrange(8)
+        elif way == "zero a part":
+            stop = chance.randrange(place, len(content) + 1)
+            content[place:stop] = bytes(stop - place)
+        elif way == "cut the end off":
+            del content[place:]
+        elif way == "swap with another":
+            content = bytearray(other.read_bytes())
+        if content == before:
+            continue
+        if way == "swap with another":
+            other.write_bytes(before)
+        path.write_bytes(content)
+        return f"{path.name}: {way} ({place} of {len(before)} bytes, {other.name})"
+
 
 UNITS = [Unit(f"unit-{number:02d}", {"number": number, "seconds": 0.05}) for number in range(24)]
 

@@ -21,9 +21,8 @@ from efat.planning.planner import plan
 from efat.retraining.manifest import Manifest, check_files
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused, run
-from tests.support.lot_retraining import LOT, PLAN, random_chips, write_digits_measured
-from tests.support.processes import contents
+from tests.support.programs import contents, done, refused, run
+from tests.support.retrained_lots import LOT, PLAN, random_chips, write_digits_measured
 
 CONFIG = ArrayConfig(16, 12)
 BASE = ["retrain", "--plan", PLAN, "--cycle-images", "1", "--workers", "0", "-o", "out"]

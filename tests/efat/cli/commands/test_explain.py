@@ -19,8 +19,8 @@ from efat.explanation.fault_subsets import FaultSubsets
 from efat.inference.classified import ChangedPrediction, Comparison
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from tests.support.command import refused, run, written
-from tests.support.deployed_lots import write_deployed_lot
+from tests.support.programs import refused, run, written
+from tests.support.retrained_lots import write_deployed_lot
 
 CONFIG = ArrayConfig(16, 12)
 IMAGES = 20

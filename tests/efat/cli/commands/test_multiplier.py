@@ -15,10 +15,10 @@ from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.lots.chips import ChipLot
 from simulator.multipliers.fault_classes import compare, fault_classes
 from simulator.multipliers.multiplier import exact_products
-from tests.support import netlist_text
-from tests.support.command import refused, run
+from tests.support import netlist_cases
+from tests.support.programs import refused, run
 
-SAMPLE = Path(__file__).parents[3] / "tests" / "support" / "data" / "mult3x2_unsigned_acts.v"
+SAMPLE = Path(__file__).parents[4] / "tests" / "support" / "data" / "mult3x2_unsigned_acts.v"
 NETLIST = ["--netlist", "mine.v", "--unsigned-acts"]
 SMALL = ["--weight-bits", "3", "--act-bits", "2"]
 
@@ -227,7 +227,7 @@ def test_multipliers_that_do_not_fit_the_array_are_refused(netlist: Path, trunca
 
 def test_an_unsigned_netlist_is_found_out_and_can_be_wrapped(folder: Path) -> None:
     Path("mul4u.v").write_text(
-        netlist_text.truncated(build_netlist("array", 4, 4, weight_signed=False, act_signed=False), 2)
+        netlist_cases.truncated(build_netlist("array", 4, 4, weight_signed=False, act_signed=False), 2)
     )
     common = ["chips", "generate", "--array", "4x4", "--count", "1", "--fault-rate", "0.1", "-o", "lot.h5"]
     common += ["--weight-bits", "4", "--act-bits", "4"]

@@ -27,8 +27,7 @@ from efat.resilience.units import HardeningPlan
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused, run
-from tests.support.processes import contents
+from tests.support.programs import contents, done, refused, run
 from training.learning.recipe import Recipe
 
 BASE = ["resilience", "--network", "digits-cnn", "--tune-images", "20", "--batch", "16", "--workers", "0", "-o", "res"]

@@ -17,7 +17,7 @@ import pytest
 
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from tests.support.command import refused, run
+from tests.support.programs import refused, run
 
 GENERATE = ["chips", "generate", "--array", "8x6", "--count", "4", "--fault-rate", "0.25", "-o", "lot.h5"]
 

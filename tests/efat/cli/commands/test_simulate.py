@@ -19,7 +19,7 @@ from efat.retraining.chip import ChipRetraining
 from simulator import ArrayConfig, Fault, FaultMap, FaultModel, Kind, Site, gemm_timing, sample_faults
 from simulator.errors import InputError
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused, run, written
+from tests.support.programs import done, refused, run, written
 from training.data.networks import LeNet5
 from training.data.workloads import WORKLOADS, load_workload
 from training.layers import accelerator

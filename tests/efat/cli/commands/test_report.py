@@ -11,8 +11,8 @@ from efat.campaigns.campaign import Campaign
 from efat.command_lines import running
 from efat.records import replace
 from efat.reports.lot import LotReport, lot_findings, read_lot_report
-from tests.support.command import done, refused
-from tests.support.html_page import read_page
+from tests.support.pages import read_page
+from tests.support.programs import done, refused
 from tests.support.retrained_lots import write_retrained_lot
 
 

@@ -14,7 +14,7 @@ from efat.cli.parameters import ARRAY_PRESETS
 from simulator import ArrayConfig, simulate_gemm
 from simulator.config import PRESETS
 from simulator.lots.chips import ChipLot
-from tests.support.command import refused, run
+from tests.support.programs import refused, run
 
 CFG = "[general]\nrun_name = first\n[architecture_presets]\nArrayHeight: 32\nArrayWidth: 32\nDataflow: ws\n"
 GEMMS = "Layer,M,N,K,\nL0,196,192,384,\nL1,196,1176,64,\n"

@@ -25,8 +25,8 @@ from efat.retraining.manifest import Manifest, ManifestChip, read_chip_deploymen
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site, simulate_gemm
 from simulator.files import digest_of_file
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from tests.support.command import refused, run, written
-from tests.support.deployed_lots import CONFIG, write_deployed_lot
+from tests.support.programs import refused, run, written
+from tests.support.retrained_lots import CONFIG, write_deployed_lot
 from tests.support.vcd_file import read_vcd
 from training.data.workloads import load_workload
 from training.layers.convert import convert, quantized_layers

@@ -16,7 +16,7 @@ from efat.inference.chip_networks import one_network
 from efat.inference.waveforms import layer_gemm
 from simulator import ArrayConfig, FaultMap, FaultModel, gemm_timing, sample_faults, simulate_gemm
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import refused, run
+from tests.support.programs import refused, run
 from tests.support.vcd_file import read_vcd
 from training.data.workloads import load_workload
 from training.layers.accelerator import Accelerator

@@ -20,9 +20,9 @@ from efat.records import replace
 from efat.resilience.severity import PREDICTORS
 from simulator import ArrayConfig, FaultMap
 from simulator.lots.chips import Chip, write_lot
-from tests.support.command import done, refused
-from tests.support.lot_retraining import LOT, PLAN, random_chips, write_digits_measured
-from tests.support.tiny_networks import with_broken_accumulators
+from tests.support.networks import with_broken_accumulators
+from tests.support.programs import done, refused
+from tests.support.retrained_lots import LOT, PLAN, random_chips, write_digits_measured
 
 CONFIG = ArrayConfig(16, 12)
 BASE = ["plan", "--resilience", "res", "--lot", LOT, "--max-drop", "0", "-o", PLAN]
