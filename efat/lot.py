@@ -174,13 +174,13 @@ class Lot(Shown):
         rates, bypasses, fused = [], [], []
         for chip in self._chips(progress):
             found = chip.faults.summary()
-            rates.append(found["fault_rate"])
-            bypasses.append(found["required_bypass_rate"])
+            rates.append(found.fault_rate)
+            bypasses.append(found.required_bypass_rate)
             fused.append(chip.bypassed_by_fuses)
             if len(rows) < MOST_ROWS:
-                counts = (found["required_bypass"], chip.bypassed_by_fuses, found["unusable_columns"])
-                rate = f"{found['fault_rate']:.2%}"
-                rows.append((chip.id, found["faults"], found["faulty_pes"], rate, *counts, chip.digest()[:12]))
+                counts = (found.required_bypass, chip.bypassed_by_fuses, found.unusable_columns)
+                rate = f"{found.fault_rate:.2%}"
+                rows.append((chip.id, found.faults, found.faulty_pes, rate, *counts, chip.digest()[:12]))
         sign = "signed" if config.act_signed else "unsigned"
         multiplier = config.multiplier if isinstance(config.multiplier, str) else config.multiplier.name
         title = (

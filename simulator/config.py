@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
 from simulator.errors import InputError, checked_integer, did_you_mean
@@ -77,12 +77,17 @@ class ArrayConfig:
                 "those of the array"
             )
 
+    @property
+    def record(self) -> ArrayRecord:
+        """The array as files have it."""
+        multiplier = self.multiplier
+        name = multiplier if isinstance(multiplier, str) else f"{multiplier.name} {multiplier.digest}"
+        widths = self.weight_bits, self.act_bits, self.act_signed, self.acc_bits
+        return ArrayRecord(self.rows, self.cols, *widths, name)
+
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them; a multiplier that is not built in by its name and digest."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not isinstance(self.multiplier, str):
-            values["multiplier"] = f"{self.multiplier.name} {self.multiplier.digest}"
-        return values
+        """The fields of `record` by name."""
+        return asdict(self.record)
 
     @property
     def pe_multiplier(self) -> Multiplier:
@@ -119,6 +124,49 @@ class ArrayConfig:
             return 0, (1 << self.act_bits) - 1
         half = 1 << (self.act_bits - 1)
         return -half, half - 1
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """An array as files have it: the fields of an `ArrayConfig`, a multiplier of one's own by its name and digest.
+
+    Raises:
+        InputError: what no array can be.
+    """
+
+    rows: int
+    cols: int
+    weight_bits: int
+    act_bits: int
+    act_signed: bool
+    acc_bits: int
+    multiplier: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.multiplier, str):
+            raise InputError(f"multiplier is {self.multiplier!r}: expected its name")
+        _ = self.sizes
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+    @property
+    def sizes(self) -> ArrayConfig:
+        """The array with the default multiplier: a multiplier of one's own is not known by its name."""
+        return ArrayConfig(*astuple(self)[:-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.cols
+
+    def difference(self, other: ArrayRecord) -> tuple[str, object, object] | None:
+        """The first field that differs, its value here and its value in another array; None if there is none."""
+        for field in fields(self):
+            here, there = getattr(self, field.name), getattr(other, field.name)
+            if here != there:
+                return field.name, here, there
+        return None
 
 
 @dataclass(frozen=True)

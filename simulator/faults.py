@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,35 @@ class Fault:
     bit: int
     kind: Kind
     cycle: int | None = None
+
+
+@dataclass(frozen=True)
+class FaultSummary:
+    """Counts of a fault map.
+
+    Attributes:
+        faults: how many there are.
+        faulty_pes: PEs with one or more of them.
+        fault_rate: the same as a fraction of all PEs, 0..1.
+        required_bypass: PEs that must be bypassed.
+        required_bypass_rate: the same as a fraction of all PEs, 0..1.
+        unusable_columns: columns whose accumulator has a permanent fault.
+        by_site: faults by the name of their site.
+        by_kind: faults by the name of their kind.
+    """
+
+    faults: int
+    faulty_pes: int
+    fault_rate: float
+    required_bypass: int
+    required_bypass_rate: float
+    unusable_columns: int
+    by_site: Mapping[str, int]
+    by_kind: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON takes them."""
+        return asdict(self)
 
 
 class FaultMap:
@@ -252,21 +281,21 @@ class FaultMap:
         broken = (self._table["site"] == Site.ACCUMULATOR) & (self._table["kind"] != Kind.FLIP)
         return np.unique(self._table["col"][broken]).astype(np.int64)
 
-    def summary(self) -> dict[str, Any]:
-        """Counts for a person or a report: faults, faulty PEs and their rate, bypass, and faults by site and kind."""
+    def summary(self) -> FaultSummary:
+        """Counts for a person or a report."""
         faulty = int(self.faulty_pes().sum())
         bypass = int(self.required_bypass().sum())
         pes = self._config.pe_count
-        return {
-            "faults": len(self),
-            "faulty_pes": faulty,
-            "fault_rate": faulty / pes,
-            "required_bypass": bypass,
-            "required_bypass_rate": bypass / pes,
-            "unusable_columns": len(self.unusable_columns()),
-            "by_site": {site.name: int((self._table["site"] == site).sum()) for site in Site},
-            "by_kind": {kind.name: int((self._table["kind"] == kind).sum()) for kind in Kind},
-        }
+        return FaultSummary(
+            faults=len(self),
+            faulty_pes=faulty,
+            fault_rate=faulty / pes,
+            required_bypass=bypass,
+            required_bypass_rate=bypass / pes,
+            unusable_columns=len(self.unusable_columns()),
+            by_site={site.name: int((self._table["site"] == site).sum()) for site in Site},
+            by_kind={kind.name: int((self._table["kind"] == kind).sum()) for kind in Kind},
+        )
 
     def digest(self) -> str:
         """SHA-256 (hex) of the array's configuration and the faults: equal exactly for equal maps."""

@@ -62,7 +62,7 @@ def draw_pictures(folder: Path, tables: FaultTables) -> None:
     """Draw what was found into its folder, which is there: by PE, by bit, and by layer."""
     confidence = tables.request.confidence
     estimates = Estimates(tables, confidence)
-    title = f"{tables.subject.network} on {tables.array['rows']}x{tables.array['cols']} PEs, {tables.images:,} images"
+    title = f"{tables.subject.network} on {tables.array} PEs, {tables.images:,} images"
     array, bits, layers = (folder / name for name in PICTURES)
     _draw_array(array, title, heat_maps(estimates))
     _draw_bits(bits, f"{title}; intervals of {100 * confidence:g}%", bit_shares(estimates, MOST_PLACES))

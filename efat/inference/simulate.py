@@ -313,12 +313,13 @@ def _of_manifest(
 
 def _check_lot(path: Path, manifest: Manifest, lot: Path, chips: Sequence[Chip], *, complete: bool) -> None:
     """Chips are those that were retrained for: of the same array, with the same faults; all of them if `complete`."""
-    for name, value in chips[0].faults.config.as_dict().items():
-        if manifest.array[name] != value:
-            raise InputError(
-                f"{lot} has an array with {name}={value}, and {path} one with {manifest.array[name]}: "
-                "give the lot that was retrained"
-            )
+    different = chips[0].faults.config.record.difference(manifest.array)
+    if different is not None:
+        name, value, retrained_for = different
+        raise InputError(
+            f"{lot} has an array with {name}={value}, and {path} one with {retrained_for}: "
+            "give the lot that was retrained"
+        )
     for chip in chips:
         retrained = manifest.chip_named.get(chip.id)
         if retrained is None:

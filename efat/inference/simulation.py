@@ -467,7 +467,7 @@ class Simulation(Shown):
             }
         return {
             "chip": chip.id,
-            "faults": chip.faults.summary(),
+            "faults": chip.faults.summary().as_dict(),
             "digest": chip.digest(),
             "bypassed_pes": report.bypassed_pes,
             **report.accuracy.as_dict(),

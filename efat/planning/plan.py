@@ -16,6 +16,7 @@ from efat.planning.selection import Constraint, Statistic
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, digest_of
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
+from simulator.config import ArrayRecord
 from simulator.errors import InputError, did_you_mean
 
 __all__ = [
@@ -165,7 +166,7 @@ class Plan(Shown, Document, frozen=True, eq=False):
         predictor: what severity is.
         setup: what learns from what, and how.
         identity: digests of what the setup loads, by name.
-        array: `ArrayConfig.as_dict()`.
+        array: of the lot.
         resilience: `path` and `sha256` of the table.
         lot: `path`, `sha256` and number of `chips` of the lot.
         resilience_iterations: that the resilience analysis took, without hardening.
@@ -197,7 +198,7 @@ class Plan(Shown, Document, frozen=True, eq=False):
     ]
     setup: Setup
     identity: Mapping[str, str]
-    array: Mapping[str, Any]
+    array: ArrayRecord
     resilience: FileOf
     lot: LotOf
     resilience_iterations: Count

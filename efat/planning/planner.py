@@ -42,7 +42,7 @@ from efat.resilience.severity import MASK_PREDICTORS, counts_of, mask_of, weight
 from efat.resilience.table import FILE_NAME as TABLE
 from efat.resilience.table import ResilienceTable, read_table, worsening
 from efat.setup import Setup, check_network_named
-from simulator import ArrayConfig
+from simulator.config import ArrayRecord
 from simulator.dtypes import UInt8Array
 from simulator.errors import InputError
 from simulator.files import digest_of_file
@@ -144,7 +144,7 @@ class Planner:
         with ChipLot(lot) as opened:
             self._config = config = opened.config
             self.ids = list(opened.chip_ids)
-            _check_array(config, table)
+            _check_array(config.record, table)
             if not self.ids:
                 raise InputError(f"{lot} has no chips: generate or import some first")
             setup.check_identity(table.setup_identity)
@@ -405,14 +405,14 @@ def _with_the_worst(alone: Sequence[_Sharing]) -> list[_Sharing]:
     return [chip._replace(amount=max(chip.amount, largest)) for chip in alone]
 
 
-def _check_array(config: ArrayConfig, table: ResilienceTable) -> None:
-    found = config.as_dict()
-    for name, value in found.items():
-        if table.array.get(name) != value:
-            raise InputError(
-                f"the lot's array has {name}={value}, and resilience was measured with {table.array.get(name)}: "
-                "measure it for the array of the lot"
-            )
+def _check_array(array: ArrayRecord, table: ResilienceTable) -> None:
+    different = array.difference(table.array)
+    if different is not None:
+        name, value, measured = different
+        raise InputError(
+            f"the lot's array has {name}={value}, and resilience was measured with {measured}: measure it for the "
+            "array of the lot"
+        )
 
 
 def plan(
@@ -503,7 +503,7 @@ def plan(
         predictor=str(chosen.predictor),
         setup=table.setup,
         identity=dict(table.setup_identity),
-        array=dict(table.array),
+        array=table.array,
         resilience=FileOf(str(path), digest_of_file(path)),
         lot=LotOf(str(chips), lot_digest, len(planner.ids)),
         tried=tuple(TriedChip(chip, right, at_least(right, table.images)) for chip, right in correct),

@@ -268,7 +268,7 @@ def run_propagation(
             graph=replay.operations,
             images=images,
             fault_free_correct=_fault_free_correct(campaign),
-            array=array.as_dict(),
+            array=array.record,
             subject=subject,
             population=counts,
             request=request,

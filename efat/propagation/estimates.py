@@ -115,7 +115,7 @@ def heat_maps(estimates: Estimates) -> list[HeatMap]:
 
 
 def _heat_map(estimates: Estimates, chosen: BoolArray, kinds: str) -> HeatMap:
-    rows, cols = (int(estimates.tables.array[name]) for name in ("rows", "cols"))
+    rows, cols = estimates.tables.array.shape
     table, weights = estimates.tables.faults[chosen], estimates.weights[chosen]
     below = table["site"] == Site.ACCUMULATOR
     row, col = np.where(below, 0, table["row"]).astype(np.int64), table["col"].astype(np.int64)

@@ -161,7 +161,7 @@ def _loaded(subject: Subject, array: ArrayConfig, _state: object) -> LoadedSubje
 def _scales(deployment: Deployment, array: ArrayConfig) -> Mapping[str, float]:
     """The steps of activations that weights bring; they are steps of operands of one width only."""
     for name in ("weight_bits", "act_bits", "act_signed"):
-        found, expected = getattr(array, name), deployment.array.get(name)
+        found, expected = getattr(array, name), getattr(deployment.array, name)
         if found != expected:
             raise InputError(
                 f"the weights were retrained for an array with {name}={expected}, and this one has {found}: "

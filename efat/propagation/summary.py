@@ -20,6 +20,7 @@ from efat.propagation.statistics import Interval
 from efat.propagation.tables import FILE_NAME, OPERATION_KINDS, PICTURES, SUMMARY, FaultTables, Rule
 from efat.records import Document, Record
 from simulator import Kind, Site
+from simulator.config import ArrayRecord
 from simulator.dtypes import BoolArray, Int64Array
 from training.injection.replay import OPERATION_COUNTS, OUTCOMES, PATTERNS
 
@@ -175,7 +176,7 @@ class PropagationSummary(Document, frozen=True):
     SOURCE = "efat propagate"
 
     confidence: float
-    array: dict[str, Any]
+    array: ArrayRecord
     subject: Subject
     request: PropagationRequest
     images: int
@@ -214,7 +215,7 @@ def summary(found: FaultTables, confidence: float | None = None) -> PropagationS
 
     return PropagationSummary(
         confidence=estimates.confidence,
-        array=dict(found.array),
+        array=found.array,
         subject=found.subject,
         request=found.request,
         images=found.images,
@@ -396,7 +397,7 @@ class Propagation(FaultTables, Shown):
 def shown(found: PropagationSummary) -> Iterator[Table | str]:
     """What is shown of a summary, in turn."""
     yield Verdict(
-        f"{found.subject.network} on {found.array['rows']}x{found.array['cols']} PEs, {found.images:,} images: "
+        f"{found.subject.network} on {found.array} PEs, {found.images:,} images: "
         f"{found.sample.faults:,} of {found.population.faults:,} faults tried"
     )
     rows: list[tuple[str, Effects]] = [(row.site.lower(), row) for row in found.by_site]

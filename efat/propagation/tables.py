@@ -19,9 +19,10 @@ from msgspec import Meta
 from efat.propagation.population import LayerShape, stratum_codes
 from efat.propagation.request import MOST_FAULTS, PropagationRequest, Subject
 from efat.records import Record, as_json, typed
-from simulator import ArrayConfig, Kind, Site
+from simulator import Kind, Site
+from simulator.config import ArrayRecord
 from simulator.dtypes import Int64Array
-from simulator.errors import InputError, first_line
+from simulator.errors import InputError
 from simulator.hdf5 import Dataset, Format, check_range, refuse, texts
 from training.injection.network_graph import GraphOperation
 from training.injection.network_graph import Kind as OperationKind
@@ -204,7 +205,7 @@ class FaultTables:
         graph: the operations of the network in the order in which they run; `operation` is a place in it.
         images: how many there are.
         fault_free_correct: those of them that the quantised network gets right on an array without faults.
-        array: `ArrayConfig.as_dict()`.
+        array: where the faults are.
         subject: what was run on what.
         population: how many faults there are.
         request: what was asked for.
@@ -223,7 +224,7 @@ class FaultTables:
     graph: Sequence[GraphOperation]
     images: int
     fault_free_correct: int
-    array: Mapping[str, Any]
+    array: ArrayRecord
     subject: Subject
     population: PopulationCounts
     request: PropagationRequest
@@ -262,6 +263,7 @@ class FaultTables:
             values["subject"] = typed(Subject, subject, "subject")
             values["population"] = typed(PopulationCounts, values["population"], "population")
             values["request"] = typed(PropagationRequest, values["request"], "request")
+            values["array"] = typed(ArrayRecord, values["array"], "array")
             values["versions"] = typed(dict[str, str], values["versions"], "versions")
             return cls(**values)
 
@@ -324,7 +326,7 @@ def stratum_places(strata: Rows, faults: Rows) -> Int64Array:
 
 def _check(found: FaultTables) -> None:
     """Check what others rely on when they compute with it: sizes, places in other tables, and shares within 0..1."""
-    array, faults, flips = _config(found.array), found.faults, found.faults["kind"] == Kind.FLIP
+    array, faults, flips = found.array.sizes, found.faults, found.faults["kind"] == Kind.FLIP
     last_layer, last_fault = len(found.layer_shapes) - 1, found.population.size - 1
     for what, rows in (("layers", found.layer_shapes), ("operations", found.graph), ("strata", found.strata)):
         if not len(rows):
@@ -364,15 +366,3 @@ def _check(found: FaultTables) -> None:
     counts = np.bincount(place, minlength=len(sampled))
     refuse("sampled in strata", sampled, sampled != counts, "the number of its rows in faults")
     refuse("sampled in strata", sampled, sampled > found.strata["population"], "at most its population")
-
-
-def _config(array: Mapping[str, Any]) -> ArrayConfig:
-    """The sizes alone: a multiplier of one's own has but its name and digest there."""
-    sizes = ("rows", "cols", "weight_bits", "act_bits", "act_signed", "acc_bits")
-    missing = [name for name in sizes if name not in array]
-    if missing:
-        raise InputError(f"array has no {missing[0]}: expected what ArrayConfig.as_dict() gives")
-    try:
-        return ArrayConfig(**{name: array[name] for name in sizes})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"array: {first_line(error)}") from None

@@ -21,6 +21,7 @@ from efat.figures.lot import ChipMark, GroupMark, amounts_chart, below_axis, chi
 from efat.figures.resilience import MOST_LEVELS, resilience_chart
 from efat.planning.plan import AS_IS, Plan, StrategyCost
 from efat.planning.selection import ResilienceMap
+from efat.records import as_json
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.propagation import PropagationReport, propagation_inputs, propagation_section
 from efat.reports.text import accuracy, duration, named, short_percent
@@ -93,7 +94,7 @@ class LotReport:
     @property
     def pes(self) -> int:
         """PEs of a chip."""
-        return int(self.manifest.array["rows"]) * int(self.manifest.array["cols"])
+        return self.manifest.array.sizes.pe_count
 
     @property
     def failing(self) -> list[ManifestChip]:
@@ -215,7 +216,7 @@ def _shown(manifest: Manifest) -> tuple[ManifestGroup, ...]:
 
 
 def _bypassed_by_any(folder: Path, manifest: Manifest, chips: Sequence[str]) -> BoolArray:
-    shape = manifest.array["rows"], manifest.array["cols"]
+    shape = manifest.array.shape
     return np.asarray(np.logical_or.reduce([_bypass(folder, manifest.chip_named[chip], shape) for chip in chips]))
 
 
@@ -378,7 +379,7 @@ def lot_page(report: LotReport) -> str:
     commands, not_kept = _commands(report)
     chips = _chip_marks(report)
     judged = manifest.required / manifest.images, manifest.fault_free_correct / manifest.images
-    side = max(manifest.array["rows"], manifest.array["cols"])
+    side = max(manifest.array.shape)
     return fill(
         "report.html.jinja",
         manifest.images,
@@ -413,7 +414,7 @@ def lot_page(report: LotReport) -> str:
         cards=[_card(report, group) for group in report.shown_groups],
         not_shown=_not_shown(report),
         picture_step=-(-side // LARGEST_PICTURE),
-        smooth=min(manifest.array["rows"], manifest.array["cols"]) > _SMOOTH,
+        smooth=min(manifest.array.shape) > _SMOOTH,
         section=None if propagation is None else propagation_section(propagation, "h3"),
         commands=commands,
         cautions=not_kept,
@@ -471,12 +472,12 @@ def _settings(report: LotReport) -> Iterator[tuple[str, str]]:
     """Everything that was set, by its name."""
     plan, table = report.plan, report.table
     yield from flat("", plan.setup.as_dict())
-    yield from flat("array.", plan.array)
+    yield from flat("array.", as_json(plan.array))
     yield from flat("constraint.", plan.constraint.as_dict())
     names = ("required", "images", "strategy", "aligned", "statistic", "predictor", "step", "budget")
     yield from flat("", {name: getattr(plan, name) for name in names})
     analysis = {
-        "fault_model": table.fault_model,
+        "fault_model": table.fault_model.as_dict(),
         "rates": table.rates.tolist(),
         "levels": table.levels.tolist(),
         "repeats": table.repeats,

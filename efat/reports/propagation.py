@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +31,12 @@ from efat.propagation.estimates import (
 from efat.propagation.statistics import Interval
 from efat.propagation.summary import Propagation, PropagationSummary
 from efat.propagation.tables import FILE_NAME
+from efat.records import as_json
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import named, short_percent
 from efat.retraining.manifest import Manifest
 from simulator import Kind, Site
+from simulator.config import ArrayRecord
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from training.injection.replay import PATTERNS
@@ -127,14 +129,14 @@ class PropagationReport:
         """Whether all faults are upsets."""
         return bool((self.propagation.strata["kind"] == Kind.FLIP).all())
 
-    def check_same_lot(self, array: Mapping[str, Any], network: str) -> None:
+    def check_same_lot(self, array: ArrayRecord, network: str) -> None:
         """Refuse faults of another array or network than a lot's.
 
         Raises:
             InputError: so they are.
         """
         for what, theirs, ours in (
-            ("array", dict(self.propagation.array), dict(array)),
+            ("array", self.propagation.array, array),
             ("network", self.network, network),
         ):
             if theirs != ours:
@@ -320,7 +322,7 @@ def propagation_page(report: PropagationReport) -> str:
         inputs=list(propagation_inputs(report)),
         versions=found.versions,
         settings=[
-            *flat("array.", found.array),
+            *flat("array.", as_json(found.array)),
             *flat("", {name: value for name, value in found.subject.as_dict().items() if name != "identity"}),
             *flat("", found.request.as_dict()),
         ],

@@ -19,7 +19,7 @@ from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.campaigns.workers import executor_of, in_line
 from efat.records import typed
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import FILE_NAME, PICTURE, ResilienceTable, telling_levels, write_table
+from efat.resilience.table import FILE_NAME, PICTURE, RandomFaults, ResilienceTable, telling_levels, write_table
 from efat.resilience.units import (
     BASELINE,
     HARDENED,
@@ -29,7 +29,6 @@ from efat.resilience.units import (
     HardeningPlan,
     Measured,
     Resilience,
-    fault_model_dict,
     hardened_unit,
     work,
 )
@@ -152,7 +151,7 @@ def draw_picture(folder: Path, table: ResilienceTable) -> None:
     from efat.figures.resilience import MOST_LEVELS, draw_resilience
 
     chips = f"{table.repeats} random chips a rate, worst to best" if table.repeats > 1 else "one random chip a rate"
-    array = f"{table.array['rows']}x{table.array['cols']} PEs"
+    array = f"{table.array} PEs"
     title = f"{table.setup.network} with {table.setup.mitigation} on {array}; {chips}"
     correct = {"float": table.float_correct, "quantised, fault-free": table.fault_free_correct}
     if table.harden_iterations:
@@ -193,8 +192,8 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
         float_correct=baseline.float_correct,
         fault_free_correct=baseline.fault_free_correct,
         start_correct=baseline.start_correct,
-        array=resilience.config.as_dict(),
-        fault_model=fault_model_dict(resilience.model),
+        array=resilience.config.record,
+        fault_model=RandomFaults.of(resilience.model),
         setup=setup,
         setup_identity=setup.identity(),
         harden_iterations=0 if hardening is None else hardening.iterations,

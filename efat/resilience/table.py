@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from efat.display import Shown, Table
-from efat.records import typed
+from efat.records import Positive, Record, as_json, typed
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
-from simulator import ArrayConfig
+from simulator import FaultModel
+from simulator.config import ArrayRecord
 from simulator.dtypes import Float64Array, Int64Array
-from simulator.errors import InputError, first_line
+from simulator.errors import InputError
 from simulator.hdf5 import Dataset, Format, check_range, refuse
 
 FILE_NAME = "resilience.h5"
@@ -63,6 +64,29 @@ _FORMAT = Format(
 )
 
 
+class RandomFaults(Record, frozen=True):
+    """What the faults of random chips look like, whatever their rate; names of sites and kinds: see `FaultModel`."""
+
+    sites: Mapping[str, float]
+    kinds: Mapping[str, float]
+    bits: Mapping[str, tuple[float, ...]]
+    pattern: str
+    cluster_alpha: float
+    cluster_side: Positive
+
+    @classmethod
+    def of(cls, model: FaultModel) -> RandomFaults:
+        """Those of a model."""
+        return cls(
+            {site.name: weight for site, weight in model.sites.items()},
+            {kind.name: weight for kind, weight in model.kinds.items()},
+            {site.name: tuple(weights) for site, weights in model.bits.items()},
+            model.pattern,
+            model.cluster_alpha,
+            model.cluster_side,
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ResilienceTable(Shown):
     """How many images a network classifies correctly on random chips, after different amounts of retraining.
@@ -80,8 +104,8 @@ class ResilienceTable(Shown):
         float_correct: images that the float network classifies correctly.
         fault_free_correct: those of the original network, quantised, on a fault-free array.
         start_correct: those of the network that retraining starts from, likewise; it differs if that is a hardened one.
-        array: `ArrayConfig.as_dict()`.
-        fault_model: what the random chips are drawn from, as JSON takes it.
+        array: of the random chips.
+        fault_model: what the random chips are drawn from.
         setup: what learned from what, and how; its weights are those that retraining starts from.
         setup_identity: digests of what decides results, by name.
         harden_iterations: iterations spent on hardening; 0 if the network is not hardened.
@@ -103,8 +127,8 @@ class ResilienceTable(Shown):
     float_correct: int
     fault_free_correct: int
     start_correct: int
-    array: Mapping[str, Any]
-    fault_model: Mapping[str, Any]
+    array: ArrayRecord
+    fault_model: RandomFaults
     setup: Setup
     setup_identity: Mapping[str, str]
     harden_iterations: int
@@ -123,8 +147,9 @@ class ResilienceTable(Shown):
             )
         values = self._values()
         found = {name: values.pop(_PREDICTOR + name) for name in PREDICTORS if name in self.predictors}
-        # It is a record already.
-        del values["setup"]
+        # They are records already.
+        for name in ("array", "fault_model", "setup"):
+            del values[name]
         for name, value in {**values, "predictors": found}.items():
             object.__setattr__(self, name, value)
         for name in ("rates", "levels", "correct"):
@@ -158,7 +183,6 @@ class ResilienceTable(Shown):
             check_range(f"predictor {name}", severity, 0, 1)
         if not all(isinstance(value, str) for value in self.setup_identity.values()):
             raise InputError("setup_identity has a value that is not a text: expected digests by name")
-        _check_array(self.array)
 
     @classmethod
     def load(cls, path: str | Path) -> ResilienceTable:
@@ -210,7 +234,7 @@ class ResilienceTable(Shown):
         chips = f"{self.repeats} random chips" if self.repeats > 1 else "1 random chip"
         worse = worsening(self)
         return Table(
-            f"{setup.network} with {setup.mitigation} on {array['rows']}x{array['cols']} PEs, "
+            f"{setup.network} with {setup.mitigation} on {array} PEs, "
             f"{chips} for each rate:\n{values} after so many iterations, {images:,} tuning images",
             ["faulty PEs", *(f"{level:,}" for level in self.levels.tolist())],
             [
@@ -238,7 +262,8 @@ class ResilienceTable(Shown):
     def _values(self) -> dict[str, Any]:
         """What the file holds, checked."""
         predictors = {_PREDICTOR + name: values for name, values in self.predictors.items()}
-        return _FORMAT.checked({**vars(self), **predictors, "setup": self.setup.as_dict()})
+        records = {name: as_json(getattr(self, name)) for name in _FORMAT.objects}
+        return _FORMAT.checked({**vars(self), **predictors, **records})
 
 
 def worsening(table: ResilienceTable) -> str | None:
@@ -278,9 +303,10 @@ def read_table(path: Path) -> ResilienceTable:
     """Read a table, checking all of it."""
 
     def make(values: dict[str, Any]) -> ResilienceTable:
-        setup = typed(Setup, values.pop("setup"), "setup")
+        kinds = {"array": ArrayRecord, "fault_model": RandomFaults, "setup": Setup}
+        values |= {name: typed(kind, values[name], name) for name, kind in kinds.items()}
         found = {name: values.pop(_PREDICTOR + name) for name in PREDICTORS if _PREDICTOR + name in values}
-        return ResilienceTable(**values, setup=setup, predictors=found, path=path)
+        return ResilienceTable(**values, predictors=found, path=path)
 
     return _FORMAT.read(path, make)
 
@@ -320,14 +346,3 @@ def _cell(accuracies: Float64Array) -> str:
 def _check_ascending(name: str, values: Float64Array | Int64Array, least: float, most: float) -> None:
     check_range(f"a {name}", values, least, most)
     refuse(f"a {name}", values[1:], values[1:] <= values[:-1], f"more than the {name} before")
-
-
-def _check_array(array: Mapping[str, Any]) -> None:
-    sizes = ("rows", "cols", "weight_bits", "act_bits", "act_signed", "acc_bits")
-    missing = [name for name in sizes if name not in array]
-    if missing:
-        raise InputError(f"array has no {missing[0]}: expected what ArrayConfig.as_dict() gives")
-    try:
-        ArrayConfig(**{name: array[name] for name in sizes})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"array: {first_line(error)}") from None

@@ -20,7 +20,7 @@ from torch import nn
 from efat.campaigns.campaign import Campaign, Outcome, Unit, UnitFile
 from efat.records import Count, Positive, Record, Sha256, check, typed
 from efat.resilience.severity import Predictors, predictors_of
-from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES
+from efat.resilience.table import MOST_CHIPS, MOST_ITERATIONS, MOST_VALUES, RandomFaults
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultMap, FaultModel, Kind, sample_faults
 from simulator.errors import InputError, check_unchanged
@@ -144,7 +144,7 @@ class Resilience:
         del identity[IMAGES]
         return {
             "array": self.config.as_dict(),
-            "fault model": fault_model_dict(self.model),
+            "fault model": RandomFaults.of(self.model).as_dict(),
             "seed": self.seed,
             "hardening": None if self.hardening is None else self.hardening.as_dict(),
             # Whichever of them are measured on.
@@ -180,18 +180,6 @@ class Resilience:
                     f"at rate {rate:g} none of the {self.config.cols} columns of the array can be used: "
                     "give lower rates, or other sites than accumulator"
                 )
-
-
-def fault_model_dict(model: FaultModel) -> dict[str, Any]:
-    """What the faults of random chips look like, as JSON takes it; without their rate."""
-    return {
-        "sites": {site.name: weight for site, weight in model.sites.items()},
-        "kinds": {kind.name: weight for kind, weight in model.kinds.items()},
-        "bits": {site.name: list(weights) for site, weights in model.bits.items()},
-        "pattern": model.pattern,
-        "cluster_alpha": model.cluster_alpha,
-        "cluster_side": model.cluster_side,
-    }
 
 
 def _check_ascending(name: str, values: Sequence[float], least: float, most: float) -> None:

@@ -29,6 +29,7 @@ from efat.retraining.metrics import (
     ChipOf,
     DataOf,
     EvaluationOf,
+    Machine,
     MeasuredAccuracy,
     Metrics,
     Verified,
@@ -294,12 +295,12 @@ class PreparedChip:
             chip=ChipOf(
                 id=chip.id,
                 digest=chip.faults.digest(),
-                array=chip.faults.config.as_dict(),
+                array=chip.faults.config.record,
                 faults=chip.faults.summary(),
                 bypassed_by_fuses=chip.bypassed_by_fuses,
             ),
             mitigation=asked.mitigation.lower(),
-            recipe=self.recipe.as_dict(),
+            recipe=self.recipe,
             calibration=asked.calibration,
             learn_scales=asked.learn_scales,
             budget=Budget(
@@ -324,7 +325,7 @@ class PreparedChip:
             wall=wall,
             threads=torch.get_num_threads(),
             versions={"python": platform.python_version(), **versions},
-            machine={"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+            machine=Machine(platform.platform(), platform.machine(), os.cpu_count()),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
         )
         return Retrained(result, weights, changed(metrics, sha256=metrics.digest))

@@ -148,7 +148,7 @@ def _check(plan: Plan, lot: Path, table: Path, cycle_images: int, network: str |
         raise InputError(f"cycle images are {cycle_images}: expected 0 or more")
     known = {chip for group in plan.groups for chip in group.chips}
     with ChipLot(lot) as opened:
-        missing, array = known.symmetric_difference(opened.chip_ids), opened.config.as_dict()
+        missing, array = known.symmetric_difference(opened.chip_ids), opened.config.record
     if array != plan.array:
         raise InputError(f"the array of {lot} is not that of the plan: make the plan again")
     if missing:
@@ -275,7 +275,7 @@ class _Run:
             constraint=self._plan.constraint,
             setup=self._terms.setup,
             identity=dict(self._plan.identity),
-            array=self._config.as_dict(),
+            array=self._config.record,
             lot=FileOf(str(self._lot), self._plan.lot.sha256),
             groups=exported_groups,
             chips=tuple(sorted(exported, key=lambda chip: self._position[chip.id])),
@@ -485,7 +485,7 @@ def retrain_group(task: GroupTask) -> Outcome:
     iterations, last = len(result.losses), result.evaluations[-1]
     scales = result.deployment.activation_scales
     # What is bypassed, and where operands sit, is each chip's; the weights are those of all.
-    bare = Deployment(task.config.as_dict(), _nowhere(task.config), scales, {})
+    bare = Deployment(task.config.record, _nowhere(task.config), scales, {})
     about = {
         "network": str(task.plan.setup.network),
         "mitigation": task.plan.setup.mitigation,
@@ -499,7 +499,7 @@ def retrain_group(task: GroupTask) -> Outcome:
             deployment = replace(result.deployment, placements=dict(sorted(result.deployment.placements.items())))
         else:
             moved = {name: found for name, found in sorted(placements[position].items()) if not found.is_in_order}
-            deployment = Deployment(task.config.as_dict(), bypass_of(chip), scales, moved)
+            deployment = Deployment(task.config.record, bypass_of(chip), scales, moved)
         about = {"chip": chip.id, "chip_digest": chip.faults.digest(), "group": task.name}
         files[member_file(position)] = deployed_bytes({}, deployment, about)
     retrained = RetrainedGroup(

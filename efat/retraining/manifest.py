@@ -7,10 +7,9 @@ digest that it says, and no path leads out of its folder. docs/formats.md descri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 from torch import Tensor
@@ -21,7 +20,7 @@ from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.selection import Constraint
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different
 from efat.setup import Setup
-from simulator.config import ArrayConfig
+from simulator.config import ArrayRecord
 from simulator.errors import InputError
 from simulator.files import digest_of_file
 from simulator.lots.chips import LONGEST_ID_BYTES, MOST_CHIPS
@@ -180,7 +179,7 @@ class Manifest(Shown, Document, frozen=True, dict=True):
         constraint: what is required.
         setup: what learned from what, and how.
         identity: `Setup.identity()`: digests of what the setup loaded, by name.
-        array: `ArrayConfig.as_dict()`.
+        array: of the lot.
         lot: the lot.
         groups: the groups, with different names.
         chips: all chips of the lot in its order, each in one group.
@@ -205,7 +204,7 @@ class Manifest(Shown, Document, frozen=True, dict=True):
     constraint: Constraint
     setup: Setup
     identity: Mapping[str, str]
-    array: Mapping[str, Any]
+    array: ArrayRecord
     lot: FileOf
     groups: tuple[ManifestGroup, ...]
     chips: Annotated[tuple[ManifestChip, ...], Meta(min_length=1, description=f"1..{MOST_CHIPS} chips")]
@@ -214,7 +213,7 @@ class Manifest(Shown, Document, frozen=True, dict=True):
 
     def check(self) -> None:
         """See `Document.check`."""
-        pes, tuning = _config(self.array).pe_count, self.tuning.images
+        pes, tuning = self.array.sizes.pe_count, self.tuning.images
         _check_required("", self, self.constraint.required_of)
         _check_required("tuning: ", self.tuning, self.constraint.required_to_end)
         for place, group in enumerate(self.groups):
@@ -316,18 +315,6 @@ def _check_required(where: str, found: Manifest | ManifestTuning, least: Callabl
     expected = least(found.images, found.fault_free_correct)
     what = f"{expected}, which the constraint takes of {found.images} images"
     check(found.required == expected, f"{where}required", found.required, what)
-
-
-def _config(array: Mapping[str, Any]) -> ArrayConfig:
-    """The array; a multiplier of the user's own is known by name and digest only."""
-    missing = next((field.name for field in fields(ArrayConfig) if field.name not in array), None)
-    if missing is not None:
-        raise InputError(f"array has no {missing!r}: is it complete?")
-    check(isinstance(array["multiplier"], str), "array: multiplier", array["multiplier"], "its name")
-    try:
-        return ArrayConfig(**{name: value for name, value in array.items() if name != "multiplier"})
-    except InputError as error:
-        raise InputError(f"array: {error}") from None
 
 
 def check_files(manifest: Manifest, folder: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
 from efat.confidence import Accuracy, bound_text
 from efat.display import Shown, Table
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
+from simulator.config import ArrayRecord
+from simulator.faults import FaultSummary
+from training.learning.recipe import Recipe
 
 
 class MeasuredAccuracy(Record, frozen=True):
@@ -56,8 +59,8 @@ class ChipOf(Record, frozen=True):
 
     id: str
     digest: Sha256
-    array: Mapping[str, Any]
-    faults: Mapping[str, Any]
+    array: ArrayRecord
+    faults: FaultSummary
     bypassed_by_fuses: Count
 
 
@@ -103,6 +106,14 @@ class Wall(Record, frozen=True):
     from_iteration: Count
 
 
+class Machine(Record, frozen=True):
+    """The machine that it ran on: its operating system, kind of processor, and cores; None where unknown."""
+
+    system: str
+    processor: str
+    cores: Positive | None
+
+
 class Metrics(Shown, Document, frozen=True, eq=False):
     """Everything about a retraining for one chip. But for `wall`, interruptions do not change it.
 
@@ -115,7 +126,7 @@ class Metrics(Shown, Document, frozen=True, eq=False):
         lot: file of chips, as given.
         chip: the chip.
         mitigation: what is done about its broken PEs.
-        recipe: how it learned: `Recipe.as_dict()`.
+        recipe: how it learned.
         calibration: how the activations' scales were chosen.
         learn_scales: whether they were learned from there.
         budget: how long it might be.
@@ -151,7 +162,7 @@ class Metrics(Shown, Document, frozen=True, eq=False):
     lot: str
     chip: ChipOf
     mitigation: str
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     calibration: str
     learn_scales: bool
     budget: Budget
@@ -170,7 +181,7 @@ class Metrics(Shown, Document, frozen=True, eq=False):
     wall: Wall
     threads: Positive
     versions: Mapping[str, str]
-    machine: Mapping[str, Any]
+    machine: Machine
     weights_sha256: Sha256
     sha256: str = ""
 
@@ -244,7 +255,7 @@ class Metrics(Shown, Document, frozen=True, eq=False):
         which = "tuning" if data.decided_by_them else "unseen"
         return Table(
             f"{self.network} on {data.name}, {data.held_out_images} {which} images; "
-            f"{self.chip.id}, {array['rows']}x{array['cols']} array, {self.mitigation}",
+            f"{self.chip.id}, {array} array, {self.mitigation}",
             ["runs on", "accuracy", "95 % interval"],
             rows,
         )

@@ -131,7 +131,7 @@ class Chip:
         """Its summary, for JSON."""
         return {
             "chip": self.id,
-            **self.faults.summary(),
+            **self.faults.summary().as_dict(),
             "bypassed_by_fuses": self.bypassed_by_fuses,
             "digest": self.digest(),
         }

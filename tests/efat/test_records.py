@@ -119,6 +119,7 @@ DAMAGES: list[tuple[Damage, str]] = [
         for value in NO_INTEGERS
     ),
     *((changed("counts", "b c", to=value), "counts: b c is .*: expected an integer from 0") for value in NO_INTEGERS),
+    (changed("counts", "b c", to=2**53 + 1), "b c is 9007199254740993: expected an integer from 0 to 9007199254740992"),
     (changed("parts", 1, "share", to=1.5), r"parts\[1\]: share is 1\.5: expected a number within 0\.\.1"),
     (changed("parts", 1, "share", to=10**400), "share is an integer of more than 30 digits: expected a number within"),
     (changed("parts", 1, "name", to="ONE"), r"parts\[1\]: name is 'ONE': expected small letters"),

@@ -132,12 +132,12 @@ def test_summary_counts(faults: FaultMap) -> None:
     listed = list(faults)
     summary = faults.summary()
     places = {(fault.row, fault.col) for fault in listed if fault.site != Site.ACCUMULATOR}
-    assert summary["faults"] == len(faults) == len(listed)
-    assert summary["faulty_pes"] == len(places) == faults.faulty_pes().sum()
-    assert summary["fault_rate"] == len(places) / faults.config.pe_count
-    assert summary["required_bypass"] == faults.required_bypass().sum()
-    assert summary["by_site"] == {site.name: sum(fault.site == site for fault in listed) for site in Site}
-    assert summary["by_kind"] == {kind.name: sum(fault.kind == kind for fault in listed) for kind in Kind}
+    assert summary.faults == len(faults) == len(listed)
+    assert summary.faulty_pes == len(places) == faults.faulty_pes().sum()
+    assert summary.fault_rate == len(places) / faults.config.pe_count
+    assert summary.required_bypass == faults.required_bypass().sum()
+    assert summary.by_site == {site.name: sum(fault.site == site for fault in listed) for site in Site}
+    assert summary.by_kind == {kind.name: sum(fault.kind == kind for fault in listed) for kind in Kind}
     assert faults.has_flips == any(fault.kind == FLIP for fault in listed)
 
 

@@ -70,7 +70,7 @@ def undeployed(model: nn.Module, chip: Chip) -> Deployment:
     config = chip.faults.config
     bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass
     scales = {name: float(layer.activation_scale) for name, layer in trainable_layers(model).items()}
-    return Deployment(config.as_dict(), bypass, scales, {})
+    return Deployment(config.record, bypass, scales, {})
 
 
 def deploy(model: nn.Module, chip: Chip, *mitigations: Mitigation) -> Deployment:

@@ -20,7 +20,7 @@ from efat.image_split import SplitRequest
 from efat.planning.selection import Constraint
 from efat.resilience.measurement import run_resilience
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import ResilienceTable
+from efat.resilience.table import RandomFaults, ResilienceTable
 from efat.resilience.units import Resilience
 from efat.setup import Setup
 from simulator import ArrayConfig, FaultModel
@@ -54,8 +54,8 @@ def table_of(
         "float_correct": 97,
         "fault_free_correct": 95,
         "start_correct": 95,
-        "array": ArrayConfig(8, 8).as_dict(),
-        "fault_model": {"pattern": "uniform"},
+        "array": ArrayConfig(8, 8).record,
+        "fault_model": RandomFaults.of(FaultModel(0.0)),
         "setup": Setup("digits-cnn"),
         "setup_identity": {"weights": "0" * 64},
         "harden_iterations": 0,

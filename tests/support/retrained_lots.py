@@ -22,8 +22,7 @@ from efat.image_split import SplitRequest
 from efat.planning.plan import AS_IS, FileOf, LotOf, Plan, PlannedGroup, StrategyCost
 from efat.planning.selection import Constraint, ResilienceMap
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import ResilienceTable, write_table
-from efat.resilience.units import fault_model_dict
+from efat.resilience.table import RandomFaults, ResilienceTable, write_table
 from efat.retraining.lot import retrain
 from efat.retraining.manifest import (
     Manifest,
@@ -71,8 +70,8 @@ def random_table(config: ArrayConfig, random: np.random.Generator, images: int =
         float_correct=int(0.986 * images),
         fault_free_correct=int(0.985 * images),
         start_correct=int(0.985 * images),
-        array=config.as_dict(),
-        fault_model=fault_model_dict(FaultModel(0.0)),
+        array=config.record,
+        fault_model=RandomFaults.of(FaultModel(0.0)),
         setup=SETUP,
         setup_identity={
             "network": hashlib.sha256(b"network").hexdigest(),
@@ -191,7 +190,7 @@ def write_retrained_lot(
         predictor=predictor,
         setup=SETUP,
         identity=table.setup_identity,
-        array=config.as_dict(),
+        array=config.record,
         resilience=FileOf("res/resilience.h5", digest_of_file(folder / "resilience.h5")),
         lot=lot,
         resilience_iterations=table.iterations_spent - table.harden_iterations,
@@ -219,7 +218,7 @@ def write_retrained_lot(
         constraint=constraint,
         setup=SETUP,
         identity=table.setup_identity,
-        array=config.as_dict(),
+        array=config.record,
         lot=FileOf(lot_path, lot.sha256),
         groups=tuple(groups),
         chips=tuple(found[chip] for chip in range(chips)),
@@ -249,7 +248,7 @@ def _chip(
     images: int,
 ) -> ManifestChip:
     path = f"chips/{number:05d}.safetensors"
-    write_deployed(folder / path, {}, Deployment(config.as_dict(), mask, {}, {}), {"chip": str(number)})
+    write_deployed(folder / path, {}, Deployment(config.record, mask, {}, {}), {"chip": str(number)})
     return ManifestChip(
         id=name,
         digest=hashlib.sha256(str(number).encode()).hexdigest(),
@@ -293,7 +292,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
     network, data, verification, *_ = setup.load()
     converted = convert(network, CONFIG, data.calibration)
     scales = {name: float(layer.activation_scale) for name, layer in quantized_layers(converted).items()}
-    start = Deployment(CONFIG.as_dict(), np.zeros((CONFIG.rows, CONFIG.cols), np.bool_), scales, {})
+    start = Deployment(CONFIG.record, np.zeros((CONFIG.rows, CONFIG.cols), np.bool_), scales, {})
     groups, manifest_chips = [], {}
     # Members are scattered, so that groups do not follow one another in the lot.
     for name, mitigation, members in (
@@ -353,7 +352,7 @@ def write_deployed_lot(folder: Path, seed: int, images: int = 30) -> Manifest:
         constraint=Constraint(0.5),
         setup=setup,
         identity=setup.identity(),
-        array=CONFIG.as_dict(),
+        array=CONFIG.record,
         lot=FileOf("lot.h5", digest_of_file(folder / "lot.h5")),
         groups=tuple(groups),
         chips=tuple(manifest_chips[chip.id] for chip in chips),
@@ -425,7 +424,7 @@ def write_measured(
         "float_correct": 30,
         "fault_free_correct": 29,
         "start_correct": 29,
-        "array": config.as_dict(),
+        "array": config.record,
         "setup": setup,
         "setup_identity": setup.identity(),
         **changes,
@@ -499,7 +498,7 @@ def planned(
         images=len(HELD_OUT),
         setup=setup,
         identity=setup.identity(),
-        array=config.as_dict(),
+        array=config.record,
         resilience=FileOf(str(folder / TABLE), digest_of_file(folder / TABLE)),
         lot=LotOf(str(folder / LOT), digest_of_file(folder / LOT), len(chips)),
         fault_free_correct=29,

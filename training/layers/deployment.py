@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from simulator import ArrayConfig, FaultMap
+from simulator.config import ArrayRecord
 from simulator.dtypes import BoolArray
 from simulator.errors import InputError, first_line
 from simulator.files import replaced
@@ -39,7 +39,6 @@ _BYPASS = PREFIX + "bypass"
 _SCALE = PREFIX + "activation_scale."
 _ROWS = PREFIX + "rows."
 _COLUMNS = PREFIX + "columns."
-_SIZES = ("rows", "cols", "weight_bits", "act_bits", "act_signed", "acc_bits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +46,14 @@ class Deployment:
     """How a network sits on a chip.
 
     Args:
-        array: the array: `ArrayConfig.as_dict()`.
+        array: the array; its multiplier does not matter.
         bypass: bool [R, C], the PEs to bypass.
         activation_scales: the value of one step of each layer's input, by the layer's name.
         placements: where operands sit, by the layer's name; layers that are not named sit in order.
         about: where it is from, for people, if it is from a file: short texts by name; see `write_deployed`.
     """
 
-    array: Mapping[str, Any]
+    array: ArrayRecord
     bypass: BoolArray
     activation_scales: Mapping[str, float]
     placements: Mapping[str, Placement]
@@ -74,13 +73,13 @@ class Deployment:
         Raises:
             InputError: sizes or widths differ.
         """
-        found = config.as_dict()
-        for name in _SIZES:
-            if found[name] != self.array.get(name):
-                raise InputError(
-                    f"the weights were retrained for an array with {name}={self.array.get(name)}, and this one has "
-                    f"{found[name]}: run them on a chip of the array they are for"
-                )
+        different = self.array.difference(replace(config.record, multiplier=self.array.multiplier))
+        if different is not None:
+            name, expected, found = different
+            raise InputError(
+                f"the weights were retrained for an array with {name}={expected}, and this one has {found}: run them "
+                "on a chip of the array they are for"
+            )
 
     def put(self, network: nn.Module, accelerator: Accelerator) -> None:
         """Put a converted network on a chip, in place: its layers run on it, from where their operands sit.
@@ -144,7 +143,7 @@ def deployed_bytes(weights: Mapping[str, Tensor], deployment: Deployment, about:
     for name, placement in deployment.placements.items():
         tensors[_ROWS + name] = torch.from_numpy(placement.rows.astype(np.int32))
         tensors[_COLUMNS + name] = torch.from_numpy(placement.columns.astype(np.int32))
-    metadata = {**about, "format": FORMAT, "version": str(VERSION), "array": json.dumps(dict(deployment.array))}
+    metadata = {**about, "format": FORMAT, "version": str(VERSION), "array": json.dumps(asdict(deployment.array))}
     content = save(tensors, metadata)
     # The library has the metadata in another order in every process.
     start = 8 + int.from_bytes(content[:8], "little")
@@ -209,7 +208,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a readable safetensors file ({first_line(error)}): is it complete?")
 
 
-def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[ArrayRecord, dict[str, str]]:
     """The array a file is for, and what else it says of itself."""
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} has tensors named {PREFIX}* and is no {FORMAT} file: rename them in your network")
@@ -218,15 +217,14 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, A
             f"{path} is of version {str(metadata.get('version'))[:20]!r} of its format: this program reads {VERSION}"
         )
     try:
-        array = json.loads(metadata.get("array", ""))
-        ArrayConfig(**{name: array[name] for name in _SIZES})
-    except (KeyError, TypeError, ValueError, RecursionError):
+        array = ArrayRecord(**json.loads(metadata.get("array", "")))
+    except (TypeError, ValueError, RecursionError):
         raise InputError(f"{path} does not say which array it is for: write it anew with efat retrain-chip") from None
     about = {name: value for name, value in metadata.items() if name not in ("format", "version", "array")}
     return array, about
 
 
-def _deployment(array: dict[str, Any], tensors: Mapping[str, Tensor]) -> Deployment:
+def _deployment(array: ArrayRecord, tensors: Mapping[str, Tensor]) -> Deployment:
     # Rows and columns of a layer come together.
     pairs = ((_ROWS, _COLUMNS), (_COLUMNS, _ROWS))
     partners = [other + name.removeprefix(kind) for name in tensors for kind, other in pairs if name.startswith(kind)]
@@ -234,10 +232,9 @@ def _deployment(array: dict[str, Any], tensors: Mapping[str, Tensor]) -> Deploym
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     bypass = tensors[_BYPASS]
-    if bypass.dtype != torch.uint8 or tuple(bypass.shape) != (array["rows"], array["cols"]) or int(bypass.max()) > 1:
+    if bypass.dtype != torch.uint8 or tuple(bypass.shape) != array.shape or int(bypass.max()) > 1:
         raise ValueError(
-            f"{_BYPASS} is {bypass.dtype} {list(bypass.shape)}: expected uint8 [{array['rows']}, {array['cols']}] of "
-            "zeros and ones"
+            f"{_BYPASS} is {bypass.dtype} {list(bypass.shape)}: expected uint8 {list(array.shape)} of zeros and ones"
         )
     scales = {name.removeprefix(_SCALE): _scale(name, tensors[name]) for name in tensors if name.startswith(_SCALE)}
     layers = [name.removeprefix(_ROWS) for name in tensors if name.startswith(_ROWS)]

@@ -466,7 +466,7 @@ def deploy(model: nn.Module, chip: Chip, mitigations: Mitigations) -> Deployment
     config = chip.faults.config
     bypass = np.zeros((config.rows, config.cols), np.bool_) if chip.bypass is None else chip.bypass.copy()
     scales = {name: float(layer.activation_scale.detach()) for name, layer in trainable_layers(model).items()}
-    deployment = Deployment(config.as_dict(), bypass, scales, {})
+    deployment = Deployment(config.record, bypass, scales, {})
     for mitigation in mitigations.in_turn:
         deployment = mitigation.deploy(deployment, chip, model)
     return deployment

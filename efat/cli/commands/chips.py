@@ -219,9 +219,9 @@ def _show_chip(chip: Chip, console: Console) -> None:
     summary = chip.faults.summary()
     console.print(
         Text(printable(chip.id), style="bold"),
-        f": {summary['faults']} faults on {summary['faulty_pes']} of {config.pe_count} PEs "
-        f"({summary['fault_rate']:.2%}); {summary['required_bypass']} PEs must be bypassed "
-        f"({summary['required_bypass_rate']:.1%}); {summary['unusable_columns']} unusable columns"
+        f": {summary.faults} faults on {summary.faulty_pes} of {config.pe_count} PEs "
+        f"({summary.fault_rate:.2%}); {summary.required_bypass} PEs must be bypassed "
+        f"({summary.required_bypass_rate:.1%}); {summary.unusable_columns} unusable columns"
         + (f"; fuses bypass {chip.bypassed_by_fuses} PEs" if chip.bypassed_by_fuses else ""),
         sep="",
     )
@@ -229,9 +229,9 @@ def _show_chip(chip: Chip, console: Console) -> None:
         console.print(line, no_wrap=True, overflow="crop")
     legend = Text("  ")
     for site, (letter, colour) in _SITES.items():
-        if summary["by_site"][site]:
+        if summary.by_site[site]:
             legend.append(f"{letter} ", style=f"bold {colour}")
-            legend.append(f"{site.lower()} {summary['by_site'][site]}   ")
+            legend.append(f"{site.lower()} {summary.by_site[site]}   ")
     legend.append("+ ", style="bold")
     legend.append("several   ")
     legend.append("\N{MIDDLE DOT} must be bypassed", style="dim")

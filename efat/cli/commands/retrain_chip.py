@@ -207,8 +207,8 @@ def show_retraining(metrics: Metrics, files: Sequence[Path], console: Console) -
         table.add_row(*row)
     console.print(table)
     costs = facts_table("Chip and retraining")
-    pes = metrics.chip.array["rows"] * metrics.chip.array["cols"]
-    costs.add_row("faulty PEs", _share(metrics.chip.faults["faulty_pes"], pes))
+    pes = metrics.chip.array.sizes.pe_count
+    costs.add_row("faulty PEs", _share(metrics.chip.faults.faulty_pes, pes))
     costs.add_row("bypassed PEs", _share(metrics.bypassed_pes, pes))
     costs.add_row("weights pruned", _share(metrics.weights_pruned, metrics.weights_on_chip))
     costs.add_row("iterations", f"{metrics.iterations:,}")

@@ -103,7 +103,7 @@ def assert_same_on_all(network: nn.Module, chips: Sequence[Chip], deployments: S
 
 def deployment_of(model: nn.Module, chip: Chip, placements: Placements) -> Deployment:
     scales = {name: float(layer.activation_scale) for name, layer in trainable_layers(model).items()}
-    return Deployment(chip.faults.config.as_dict(), bypass_of(chip), scales, placements)
+    return Deployment(chip.faults.config.record, bypass_of(chip), scales, placements)
 
 
 @settings(max_examples=8)
@@ -148,7 +148,7 @@ def lost_by(model: nn.Module, deployment: Deployment) -> dict[str, BoolArray]:
     """The weights that sit at bypassed PEs."""
     layers = trainable_layers(model)
     places = {name: Placement.in_order(*layer.gemm_shape) for name, layer in layers.items()} | deployment.placements
-    config = ArrayConfig(deployment.array["rows"], deployment.array["cols"])
+    config = ArrayConfig(*deployment.array.shape)
     return {name: places[name].at_weights(deployment.bypass, config) for name in layers}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from efat.confidence import at_least
 from efat.planning.plan import AS_IS, MOST_TOP_UPS, FileOf, LotOf, Plan, PlannedGroup, StrategyCost, TriedChip
 from efat.planning.selection import Constraint
-from efat.records import replace
+from efat.records import LARGEST_COUNT, replace
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator import ArrayConfig
@@ -28,12 +28,12 @@ from tests.support.damaged_json import (
     changed,
 )
 from tests.support.resilience import constraints
+from tests.support.strategies import configs
 from training.learning.recipe import Recipe
 
 COUNTS = st.integers(0, 10**12)
 TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=10)
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-JSON_VALUES = st.none() | st.booleans() | NUMBERS | TEXTS
 STRATEGIES = st.sampled_from(["fixed", "select", "efat", "merge-1", "merge-12"])
 
 
@@ -57,7 +57,7 @@ def small() -> Plan:
         predictor="weights",
         setup=Setup("digits-cnn", data=Path("here"), recipe=Recipe(batch=3)),
         identity={"network": 64 * "d", "calibration": "max"},
-        array=ArrayConfig(4, 3).as_dict(),
+        array=ArrayConfig(4, 3).record,
         resilience=FileOf("res/resilience.h5", 64 * "a"),
         lot=LotOf("lot.h5", 64 * "b", 5),
         resilience_iterations=960,
@@ -96,7 +96,7 @@ def plans(draw: st.DrawFn) -> Plan:
         aligned=draw(st.booleans()),
         groups=tuple(groups),
         step=step,
-        budget=draw(st.integers(max(group.amount for group in groups), step * MOST_TOP_UPS)),
+        budget=draw(st.integers(max(group.amount for group in groups), min(step * MOST_TOP_UPS, LARGEST_COUNT))),
         required=constraint.required_to_end(images, fault_free_correct),
         images=images,
         constraint=constraint,
@@ -104,7 +104,7 @@ def plans(draw: st.DrawFn) -> Plan:
         predictor=draw(st.sampled_from(PREDICTORS)),
         setup=draw(setups()),
         identity=draw(st.dictionaries(TEXTS, TEXTS, max_size=3)),
-        array=draw(st.dictionaries(TEXTS, JSON_VALUES, max_size=3)),
+        array=draw(configs()).record,
         resilience=FileOf(draw(TEXTS), 64 * "a"),
         lot=LotOf(draw(TEXTS), 64 * "b", len(ids)),
         resilience_iterations=draw(COUNTS),

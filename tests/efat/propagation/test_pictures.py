@@ -39,7 +39,7 @@ def elsewhere(propagation: Propagation, rows: int, cols: int, random: np.random.
     faults = propagation.faults.copy()
     faults["row"] = np.where(faults["site"] == Site.ACCUMULATOR, 0, random.integers(0, rows, len(faults)))
     faults["col"] = random.integers(0, cols, len(faults))
-    array = ArrayConfig(rows, cols, weight_bits=3, act_bits=4, acc_bits=12).as_dict()
+    array = ArrayConfig(rows, cols, weight_bits=3, act_bits=4, acc_bits=12).record
     return replace(propagation, faults=faults, array=array)
 
 

@@ -116,7 +116,7 @@ def test_weights_that_were_retrained_for_a_chip_bring_their_steps(folder: Path, 
     scales = {name: scale * float(chance.uniform(0.5, 2)) for name, scale in scales_of(plain).items()}
     # Only the widths of operands have to be the same: where they sit there does not matter here.
     elsewhere = dataclasses.replace(ARRAY, rows=9, cols=7, acc_bits=20)
-    deployment = Deployment(elsewhere.as_dict(), chance.random((9, 7)) < 0.5, scales, {})
+    deployment = Deployment(elsewhere.record, chance.random((9, 7)) < 0.5, scales, {})
     write_deployed(folder / "chip.safetensors", trained_weights(), deployment, {})
     subject = replace(plain, weights=folder / "chip.safetensors")
     assert scales_of(subject) == pytest.approx(scales)

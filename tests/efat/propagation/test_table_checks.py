@@ -98,8 +98,6 @@ def test_operations_that_cannot_be_are_refused(row: int, values: dict[str, int],
         ({"layer_shapes": [LayerShape("a", 0, 1, 1, 1)]}, r"groups in layer_shapes is 0: expected 1\.\."),
         ({"layer_shapes": [LayerShape("a", 1, 1, 2**31, 1)]}, "k in layer_shapes is 2147483648"),
         ({"graph": [*SMALL.graph, GraphOperation("a", "relu", 2)]}, r"layer in graph is 2: expected -1\.\.1"),
-        ({"array": {"rows": 8}}, "array has no cols"),
-        ({"array": {**SMALL.array, "rows": 0}}, r"array: rows is 0: expected 1\.\.1024"),
     ],
 )
 def test_values_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:

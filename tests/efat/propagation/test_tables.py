@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def undigested(file: h5py.File) -> None:
         (text("subject", '{"network": 3}'), "subject has no 'weights'"),
         (text("versions", '{"efat": 1}'), "versions: efat is 1: expected printable text"),
         (text("population", '{"size": -1}'), "population has no 'simulated'"),
-        (text("array", json.dumps({**SMALL.array, "rows": 5000})), "array: rows is 5000"),
+        (text("array", json.dumps({**asdict(SMALL.array), "rows": 5000})), "array: rows is 5000"),
         (dataset("faults"), "dataset 'faults' is missing"),
         (
             dataset("graph", np.zeros(1, np.dtype([("name", "S256"), ("kind", "S16"), ("layer", "<i2")]))),

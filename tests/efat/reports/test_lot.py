@@ -169,7 +169,7 @@ def test_settings_inputs_and_versions_are_there_in_full(tmp_path: Path, seed: in
     recipe = data.plan.setup.as_dict()["recipe"]
     assert shown["recipe.options.momentum"] == str(recipe["options"]["momentum"])
     assert shown["recipe.learning_rate"] == str(recipe["learning_rate"])
-    assert shown["array.rows"] == str(data.manifest.array["rows"])
+    assert shown["array.rows"] == str(data.manifest.array.rows)
     assert json.loads(shown["resilience.levels"]) == data.table.levels.tolist()
     assert json.loads(shown["resilience.rates"]) == data.table.rates.tolist()
     assert (shown["resilience.seed"], shown["budget"]) == (str(data.table.seed), str(data.plan.budget))

@@ -293,6 +293,6 @@ def test_arrays_of_other_shapes_have_pictures(seed: int) -> None:
         faults = found.faults.copy()
         faults["row"] = np.where(faults["site"] == Site.ACCUMULATOR, 0, random.integers(0, rows, len(faults)))
         faults["col"] = random.integers(0, cols, len(faults))
-        array = ArrayConfig(rows, cols, weight_bits=3, act_bits=4, acc_bits=12).as_dict()
+        array = ArrayConfig(rows, cols, weight_bits=3, act_bits=4, acc_bits=12).record
         for heat in heat_maps(Estimates(replace(found, faults=faults, array=array), 0.95)):
             assert_shaded(heat)

@@ -26,7 +26,7 @@ from tests.support.retrained_lots import write_retrained_lot
 
 def on_the_array_of(folder: Path, found: Propagation) -> Propagation:
     """The same on the array of a lot that was retrained."""
-    return replace(found, array=dict(read_lot_report(folder).manifest.array))
+    return replace(found, array=read_lot_report(folder).manifest.array)
 
 
 def test_a_lot_has_it_as_a_section(folder: Path, seed: int) -> None:

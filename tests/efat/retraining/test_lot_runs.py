@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -293,7 +294,10 @@ def test_plans_that_do_not_fit_are_refused(folder: Path) -> None:
             records.replace(plan, groups=(other_chips, as_is)),
             "chip 'chip-2' is not in both",
         ),
-        (records.replace(plan, array={**plan.array, "rows": 6}), "the array of .*lot.h5 is not that of the plan"),
+        (
+            records.replace(plan, array=dataclasses.replace(plan.array, rows=6)),
+            "the array of .*lot.h5 is not that of the plan",
+        ),
         (records.replace(plan, aligned=True), "the plan aligns chips by predictor 'weights': make the plan again"),
     ):
         with pytest.raises(InputError, match=message):

@@ -120,7 +120,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             draw(NAMES), weights=draw(st.none() | FILES.map(Path)), mitigation=draw(st.sampled_from(["fap+t", "fam+t"]))
         ),
         identity=draw(st.dictionaries(TEXTS, DIGESTS, max_size=2)),
-        array=CONFIG.as_dict(),
+        array=CONFIG.record,
         lot=FileOf(draw(TEXTS), draw(DIGESTS)),
         groups=tuple(groups),
         chips=tuple(draw(st.permutations(chips))),
@@ -177,7 +177,7 @@ def small() -> Manifest:
         constraint=Constraint(0.8),
         setup=Setup("digits-cnn"),
         identity={"network": 64 * "d"},
-        array=CONFIG.as_dict(),
+        array=CONFIG.record,
         lot=FileOf("lot.h5", 64 * "e"),
         groups=tuple(groups),
         chips=tuple(chips),
@@ -288,7 +288,7 @@ def with_files(folder: Path, random: np.random.Generator) -> Manifest:
     """The small manifest with files that it names."""
     manifest = small()
     none = np.zeros((CONFIG.rows, CONFIG.cols), np.bool_)
-    start = Deployment(CONFIG.as_dict(), none, {"layer": 0.5}, {})
+    start = Deployment(CONFIG.record, none, {"layer": 0.5}, {})
     (folder / "weights").mkdir()
     (folder / "chips").mkdir()
     groups, chips = [], []
@@ -299,7 +299,7 @@ def with_files(folder: Path, random: np.random.Generator) -> Manifest:
     for chip in manifest.chips:
         bypass = random.random(none.shape) < 0.3
         placement = Placement(random.permutation(5)[None], random.permutation(3)[None])
-        deployment = Deployment(CONFIG.as_dict(), bypass, {"layer": 0.5}, {"layer": placement})
+        deployment = Deployment(CONFIG.record, bypass, {"layer": 0.5}, {"layer": placement})
         write_deployed(folder / chip.deployment, {}, deployment, {"chip": chip.id})
         chips.append(replace(chip, sha256=digest_of_file(folder / chip.deployment), bypassed_pes=int(bypass.sum())))
     return replace(manifest, groups=tuple(groups), chips=tuple(chips))

@@ -344,7 +344,7 @@ def write_deployment(path: Path, network: nn.Module) -> Deployment:
     config = ArrayConfig(4, 3)
     layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     bypass = np.arange(12).reshape(4, 3) == np.random.default_rng().integers(12)
-    deployment = Deployment(config.as_dict(), bypass, dict.fromkeys(layers, 0.5), {})
+    deployment = Deployment(config.record, bypass, dict.fromkeys(layers, 0.5), {})
     write_deployed(path, network.state_dict(), deployment, {"chip": "chip-7"})
     return deployment
 

@@ -43,7 +43,7 @@ def deployment(random: np.random.Generator) -> Deployment:
     """For the network above."""
     placements = {"0": random_placement(random, 2, 9, 2, 1), "2": random_placement(random, 1, 4, 4, 1)}
     scales = {name: float(np.float32(random.random() + 1e-3)) for name in ("0", "2")}
-    return Deployment(CONFIG.as_dict(), random.random((5, 4)) < 0.3, scales, placements)
+    return Deployment(CONFIG.record, random.random((5, 4)) < 0.3, scales, placements)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_was_written_is_read(tmp_path: Path, seed: int, placed: bool) -> No
     assert {name: value.dtype for name, value in read.items()} == {name: value.dtype for name, value in before.items()}
     assert all(torch.equal(value, before[name]) for name, value in read.items())
     assert found is not None
-    assert found.array == CONFIG.as_dict()
+    assert found.array == CONFIG.record
     assert found.bypass.dtype == np.bool_
     assert np.array_equal(found.bypass, expected.bypass)
     assert found.activation_scales == expected.activation_scales

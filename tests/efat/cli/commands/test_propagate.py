@@ -112,7 +112,7 @@ def test_options_reach_what_is_tried(folder: Path) -> None:
     options += ["--margin", "0.3", "--confidence", "0.8", "--no-stratify", "--calibration", "mse"]
     shown = done(*BASE, *options).output
     found = table()
-    assert found.array == config.as_dict()
+    assert found.array == config.record
     assert {
         name: getattr(found.request, name) for name in ("sites", "kinds", "bits", "margin", "confidence", "stratify")
     } == {

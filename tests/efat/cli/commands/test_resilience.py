@@ -121,10 +121,10 @@ def test_options_reach_what_is_measured(folder: Path) -> None:
     levels = ["--levels", "0,1,2,3,4,5,6,7,8", "--rates", "0.1", "--repeats", "1"]
     shown = done(*BASE, "--lot", "lot.h5", *options, *levels).output
     found = table()
-    assert found.array == config.as_dict()
-    assert found.fault_model["sites"] == {"WEIGHT": 1.0, "PSUM": 3.0}
-    assert found.fault_model["kinds"] == {"STUCK_AT_1": 1.0}
-    assert (found.fault_model["pattern"], found.fault_model["cluster_alpha"]) == ("clustered", 0.7)
+    assert found.array == config.record
+    assert found.fault_model.sites == {"WEIGHT": 1.0, "PSUM": 3.0}
+    assert found.fault_model.kinds == {"STUCK_AT_1": 1.0}
+    assert (found.fault_model.pattern, found.fault_model.cluster_alpha) == ("clustered", 0.7)
     assert (found.harden_iterations, found.seed) == (2, 7)
     setup = found.setup
     assert (setup.mitigation, setup.learn_scales, setup.calibration) == ("fam+t", True, "mse")
