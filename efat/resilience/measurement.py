@@ -7,6 +7,7 @@ put together in a table (`efat.resilience.table`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,15 @@ from efat.campaigns.campaign import Campaign, Executor, Notes, Progress, warned
 from efat.campaigns.workers import executor_of, in_line
 from efat.records import typed
 from efat.resilience.severity import PREDICTORS
-from efat.resilience.table import FILE_NAME, PICTURE, RandomFaults, ResilienceTable, telling_levels, write_table
+from efat.resilience.table import (
+    FILE_NAME,
+    PICTURE,
+    RandomFaults,
+    ResilienceTable,
+    read_table,
+    telling_levels,
+    write_table,
+)
 from efat.resilience.units import (
     BASELINE,
     HARDENED,
@@ -201,14 +210,22 @@ def _table(resilience: Resilience, campaign: Campaign) -> ResilienceTable:
     )
 
 
-def _keep(folder: Path, table: ResilienceTable) -> None:
-    """Write a table if it is not there; a picture of another one goes first."""
+def _bytes_of(table: ResilienceTable) -> bytes:
     with TemporaryDirectory() as elsewhere:
-        write_table(Path(elsewhere) / FILE_NAME, table)
-        content = (Path(elsewhere) / FILE_NAME).read_bytes()
-    path = folder / FILE_NAME
-    if path.is_file() and path.read_bytes() == content:
-        return
+        path = Path(elsewhere) / FILE_NAME
+        write_table(path, table)
+        return path.read_bytes()
+
+
+def _keep(folder: Path, table: ResilienceTable) -> None:
+    """Write a table if it is not there; a picture of another one goes first.
+
+    One of an older version stays as it is if it says the same: plans know it by its digest.
+    """
+    content, path = _bytes_of(table), folder / FILE_NAME
+    with suppress(OSError, InputError):
+        if _bytes_of(read_table(path)) == content:
+            return
     (folder / PICTURE).unlink(missing_ok=True)
     with replaced(path) as beside:
         beside.write_bytes(content)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -265,6 +266,22 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
     for changes, what in (({"model": FaultModel(0.0)}, "fault model"), ({"config": ArrayConfig(6, 4)}, "array")):
         with pytest.raises(InputError, match=f"was begun with another {what}: choose another folder"):
             run_resilience(folder / OUT, small_resilience(folder, **changes), in_line)  # type: ignore[arg-type]
+
+
+def test_a_table_of_the_version_before_stays_if_it_says_the_same(folder: Path) -> None:
+    measured(folder, small_resilience(folder))
+    path = folder / OUT / "resilience.h5"
+    with h5py.File(path, "r+") as file:
+        del file.attrs["digest"]
+        file.attrs["version"] = 2
+    older = path.read_bytes()
+    measured(folder, small_resilience(folder))
+    assert path.read_bytes() == older
+    with h5py.File(path, "r+") as file:
+        file.attrs["float_correct"] = file.attrs["float_correct"] - 1
+    measured(folder, small_resilience(folder))
+    with h5py.File(path) as file:
+        assert file.attrs["version"] == 3
 
 
 def test_units_that_are_damaged_are_done_again(folder: Path, seed: int) -> None:
