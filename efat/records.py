@@ -270,8 +270,8 @@ def _check(found: Any, info: inspect.Type, where: str) -> None:
         plain = next((kind for kind in plain.types if _takes(kind, found)), plain)
         plain = plain.type if isinstance(plain, inspect.Metadata) else plain
     if not _takes(plain, found):
-        large = isinstance(plain, inspect.IntType) and isinstance(found, int) and found > LARGEST_COUNT
-        most = f" to {LARGEST_COUNT}" if large and plain.le == LARGEST_COUNT else ""
+        counted = isinstance(plain, inspect.IntType) and plain.le == LARGEST_COUNT
+        most = f" to {LARGEST_COUNT}" if counted and isinstance(found, int) and found > LARGEST_COUNT else ""
         raise InputError(f"{where} is {shown(found)}: expected {_expected(info)}{most}")
     if isinstance(plain, inspect.StructType | inspect.DataclassType):
         fields = {field.encode_name: field.type for field in plain.fields}
