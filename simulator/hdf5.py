@@ -96,7 +96,7 @@ class Dataset:
             row: the shape of its rows, if only one is right.
 
         Raises:
-            InputError: it is missing, elsewhere, of another type or shape, or too large.
+            InputError: it is missing, elsewhere, of another type or shape, too large, or not all of it is in the file.
         """
         dataset = _own_dataset(file, self.name)
         shape = None if dataset is None else dataset.shape
@@ -113,6 +113,9 @@ class Dataset:
         filters = [layout.get_filter(number)[0] for number in range(layout.get_nfilters())]
         if not self.compressed and any(number != _FLETCHER32 for number in filters):
             raise InputError(f"dataset {self.name!r} is compressed: expected checksums only")
+        if not _is_stored(dataset):
+            what = f"{math.prod(shape)} values, of which some are not in the file"
+            raise InputError(f"dataset {self.name!r} takes {what}: is it complete?")
         return dataset
 
     def _check_size(self, shape: tuple[int, ...]) -> None:
@@ -232,13 +235,13 @@ class Format:
             InputError: it is something else, damaged or of another version, or `make` refuses it; it names the file.
         """
         with self.open(path) as file, self.reported(path):
-            values: dict[str, Any] = {name: _integer_attribute(file, name) for name in self.integers}
+            values: dict[str, Any] = {name: integer_attribute(file, name) for name in self.integers}
             values |= {name: _json_attribute(file, name) for name in self.objects}
             for dataset in self.datasets:
                 if not dataset.optional or file.get(dataset.name, getlink=True) is not None:
                     values[dataset.name] = dataset.find(file)[:]
                     values[dataset.name].flags.writeable = False
-            digested = self.digested is not None and _integer_attribute(file, "version") >= self.digested
+            digested = self.digested is not None and integer_attribute(file, "version") >= self.digested
             if digested and text_attribute(file, "digest") != self._digest(values):
                 raise InputError(
                     f"its digest is another one than that of what it holds: make it anew with `{self.command}`"
@@ -276,7 +279,7 @@ class Format:
             raise InputError(
                 f"it is of another kind: expected attribute format={self.name!r}, as `{self.command}` writes"
             )
-        version = _integer_attribute(file, "version")
+        version = integer_attribute(file, "version")
         if not self.oldest <= version <= self.version:
             what = "update it" if version > self.version else f"make the file anew with `{self.command}`"
             reads = f"{self.oldest} to {self.version}" if self.oldest < self.version else f"{self.version}"
@@ -336,13 +339,34 @@ def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     return None if outside else dataset
 
 
-def _integer_attribute(file: h5py.File, name: str) -> int:
+def _is_stored(dataset: h5py.Dataset) -> bool:
+    """Whether all of a dataset is in the file: one of any size that was never written takes no place there."""
+    if dataset.chunks is None:
+        stored, needed = dataset.id.get_storage_size(), dataset.size * dataset.dtype.itemsize
+    else:
+        stored = dataset.id.get_num_chunks()
+        needed = math.prod(-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(stored >= needed)
+
+
+def integer_attribute(file: h5py.File, name: str) -> int:
+    """An attribute that is an integer."""
     if name not in file.attrs:
         raise InputError(f"attribute {name} is missing: expected an integer")
     attribute = file.attrs.get_id(name)
     if attribute.shape != () or attribute.dtype.kind not in "iu":
-        raise InputError(f"attribute {name} is {attribute.dtype} {attribute.shape}: expected one integer")
+        raise InputError(f"attribute {name} is {attribute.dtype!s:.120} {attribute.shape}: expected one integer")
     return int(file.attrs[name])
+
+
+def truth_attribute(file: h5py.File, name: str) -> bool:
+    """An attribute that is true or false."""
+    if name not in file.attrs:
+        raise InputError(f"attribute {name} is missing: expected true or false")
+    attribute = file.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind != "b":
+        raise InputError(f"attribute {name} is {attribute.dtype!s:.120} {attribute.shape}: expected true or false")
+    return bool(file.attrs[name])
 
 
 def write_text(file: h5py.File, name: str, text: str) -> None:

@@ -44,6 +44,8 @@ FORMAT = hdf5.Format(
 """Version 1 had no multiplier."""
 
 _BLOCK_CHIPS = 256
+_BLOCK_FAULTS = 1 << 21
+"""Chips are read together up to either, so that memory has a bound; a chip of more is read alone."""
 _MOST_FAULTS_PER_PE = 1 << 10
 _MOST_TABLES = 1 << 10
 _LONGEST_NAME_BYTES = 128
@@ -200,8 +202,13 @@ class ChipLot:
 
     def __iter__(self) -> Iterator[Chip]:
         """Read all chips, some hundred at a time."""
-        for start in range(0, len(self), _BLOCK_CHIPS):
-            yield from self._read(start, min(start + _BLOCK_CHIPS, len(self)))
+        start = 0
+        while start < len(self):
+            most = self._offsets[start] + _BLOCK_FAULTS
+            fitting = int(np.searchsorted(self._offsets, most, side="right")) - 1
+            stop = max(start + 1, min(fitting, start + _BLOCK_CHIPS, len(self)))
+            yield from self._read(start, stop)
+            start = stop
 
     def _read(self, start: int, stop: int) -> Iterator[Chip]:
         offsets = self._offsets[start : stop + 1]
@@ -336,13 +343,9 @@ def _write_array(file: Any, config: ArrayConfig) -> None:
 
 
 def _read_array(file: Any) -> ArrayConfig:
-    values: dict[str, Any] = {}
-    for field in fields(ArrayConfig):
-        if field.name != "multiplier":
-            value = file.attrs.get(field.name)
-            if not isinstance(value, np.integer | np.bool_):
-                raise InputError(f"attribute {field.name} is {value!r}: expected a number")
-            values[field.name] = value.item()
+    names = [field.name for field in fields(ArrayConfig) if field.name not in ("multiplier", "act_signed")]
+    values: dict[str, Any] = {name: hdf5.integer_attribute(file, name) for name in names}
+    values["act_signed"] = hdf5.truth_attribute(file, "act_signed")
     config = ArrayConfig(**values)
     if file.attrs["version"] == 1:
         return config
@@ -362,7 +365,7 @@ def _read_multiplier(file: Any, config: ArrayConfig) -> str | Multiplier:
         netlist = Netlist(*parts, config.weight_bits, config.act_bits, act_signed=config.act_signed)
         return Multiplier(name, netlist, act_signed=config.act_signed)
     if name not in DESIGNS:
-        raise InputError(f"multiplier is {name!r}, and its gates or tables are missing")
+        raise InputError(f"multiplier is {name!r:.80}, and its gates or tables are missing")
     return name
 
 

@@ -122,3 +122,15 @@ def test_parts_of_any_size_are_refused(path: Path) -> None:
         file.create_dataset("rates", (2,), np.float64, maxshape=(None,), chunks=(1 << 28,))
     with pytest.raises(InputError, match="dataset 'rates' has parts of 2147483648 bytes: expected at most 67108864"):
         KIND.read(path, same)
+
+
+@pytest.mark.parametrize("chunks", [None, (1,), (3,)])
+def test_what_was_never_written_is_refused(path: Path, chunks: tuple[int, ...] | None) -> None:
+    """It takes no place in a file, and could be of any size."""
+    with h5py.File(path, "r+") as file:
+        del file["rates"]
+        file.create_dataset("rates", (4,), np.float64, chunks=chunks)
+        if chunks is not None:
+            file["rates"][0] = 0.5
+    with pytest.raises(InputError, match="dataset 'rates' takes 4 values, of which some are not in the file"):
+        KIND.read(path, same)

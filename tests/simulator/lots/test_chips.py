@@ -158,6 +158,13 @@ def test_long_lots_are_written_and_read_in_blocks(tmp_path: Path) -> None:
     assert read(tmp_path / "lot.h5") == chips
 
 
+def test_blocks_are_of_chips_and_of_faults(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chips = read(lot)
+    for most in (0, 1, len(chips[0].faults), len(chips[0].faults) + len(chips[1].faults), 1 << 40):
+        monkeypatch.setattr("simulator.lots.chips._BLOCK_FAULTS", most)
+        assert read(lot) == chips
+
+
 def test_one_chip_is_read_without_the_others(lot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ChipLot(lot) as opened:
         touched: list[slice] = []
@@ -335,8 +342,11 @@ def virtual(file: h5py.File) -> None:
         (lambda file: file.attrs.__delitem__("version"), "attribute version is missing"),
         (lambda file: file.attrs.__setitem__("rows", 4), "do not fit 6 chips of 4x9 PEs"),
         (lambda file: file.attrs.__setitem__("rows", 0), r"rows is 0: expected 1\.\.1024"),
-        (lambda file: file.attrs.__setitem__("rows", "many"), "attribute rows is 'many': expected a number"),
-        (lambda file: file.attrs.__delitem__("act_signed"), "attribute act_signed is None"),
+        (lambda file: file.attrs.__setitem__("rows", "many"), r"attribute rows is object \(\): expected one integer"),
+        (lambda file: file.attrs.__setitem__("cols", np.bytes_(b"9" * 60_000)), r"attribute cols is \|S60000 \(\): e"),
+        (lambda file: file.attrs.__setitem__("multiplier", np.bytes_(b"x" * 60_000)), "multiplier is 'x{79}, and its"),
+        (lambda file: file.attrs.__delitem__("act_signed"), "attribute act_signed is missing"),
+        (lambda file: file.attrs.__setitem__("act_signed", 1), "attribute act_signed is int64"),
         (remade("faults", None), "dataset 'faults' is missing"),
         (remade("faults", np.zeros(3)), r"dataset 'faults' is float64 \(3,\): expected its columns"),
         (remade("offsets", np.zeros(7, np.int32)), "dataset 'offsets' is int32"),
@@ -371,6 +381,18 @@ def test_tampered_files_are_refused(lot: Path, change: Callable[[h5py.File], Non
     else:
         with pytest.raises(InputError, match=message):
             read(lot)
+
+
+def test_faults_that_are_not_in_the_file_are_refused(lot: Path) -> None:
+    """A table of any size that nobody wrote takes no place in a file, and gigabytes of memory."""
+    with h5py.File(lot, "r+") as file:
+        dtype = file["faults"].dtype
+        del file["faults"]
+        file.create_dataset("faults", (6 * 45_000,), dtype, chunks=(1000,), compression=1)
+        file["offsets"][:] = np.arange(7) * 45_000
+    assert lot.stat().st_size < 20_000
+    with pytest.raises(InputError, match="dataset 'faults' takes 270000 values, of which some are not in the file"):
+        ChipLot(lot)
 
 
 def test_ids_as_python_objects_are_refused(lot: Path) -> None:
