@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from efat.inference.simulation import RetrainedLot, Simulation
     from efat.inference.waveforms import ChipWaveform, write_waveform
     from efat.lot import Lot
+    from efat.multipliers import (
+        GateFaults,
+        MultiplierDesigns,
+        ProductErrors,
+        array_multiplier,
+        gate_faults,
+        multiplier_designs,
+        product_errors,
+    )
     from efat.network_gemms import NetworkCycles, count_cycles
     from efat.planning.plan import Plan
     from efat.planning.planner import plan
@@ -61,6 +70,8 @@ _EXPORTS = {
     "efat.inference.simulation": "RetrainedLot Simulation",
     "efat.inference.waveforms": "ChipWaveform write_waveform",
     "efat.lot": "Lot",
+    "efat.multipliers": "GateFaults MultiplierDesigns ProductErrors array_multiplier gate_faults multiplier_designs "
+    "product_errors",
     "efat.network_gemms": "NetworkCycles count_cycles",
     "efat.planning.plan": "Plan",
     "efat.planning.planner": "plan",
@@ -96,6 +107,7 @@ __all__ = [
     "EngineMismatchError",
     "Explanation",
     "FaultCost",
+    "GateFaults",
     "HardeningPlan",
     "ImageExplanation",
     "InputError",
@@ -103,9 +115,11 @@ __all__ = [
     "Lot",
     "Manifest",
     "Metrics",
+    "MultiplierDesigns",
     "NetworkCycles",
     "NetworkValidation",
     "Plan",
+    "ProductErrors",
     "Propagation",
     "PropagationSummary",
     "Report",
@@ -117,11 +131,15 @@ __all__ = [
     "Statistic",
     "Validation",
     "WorkerDiedError",
+    "array_multiplier",
     "count_cycles",
     "draw_fault_map",
     "explain",
+    "gate_faults",
     "measure_resilience",
+    "multiplier_designs",
     "plan",
+    "product_errors",
     "propagate",
     "replay_case",
     "report",

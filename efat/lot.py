@@ -11,8 +11,9 @@ import numpy as np
 from efat.display import MOST_ROWS, Shown, Table
 from simulator.config import ArrayConfig
 from simulator.errors import InputError
-from simulator.lots.chips import Chip, ChipLot, Progress, generate_chips, provenance, write_lot
-from simulator.lots.csv import Written, read_csv, write_csv
+from simulator.lots.chips import Chip, ChipLot, Progress, generate_chips, write_lot
+from simulator.lots.chips import provenance as described_provenance
+from simulator.lots.csv import Written, read_fault_list, write_fault_list
 from simulator.sampling import FaultModel
 
 MOST_CHIPS = 1_000_000
@@ -81,14 +82,14 @@ class Lot(Shown):
         low, high = faults.rates
         source = f"random, {faults.pattern} pattern, rate {low:g}:{high:g}"
         chips = generate_chips(array, faults, count, seed)
-        return cls.write(path, array, chips, provenance=provenance(source, seed), progress=progress)
+        return cls.write(path, array, chips, provenance=described_provenance(source, seed), progress=progress)
 
     @classmethod
     def read_csv(cls, faults: str | Path, path: str | Path, array: ArrayConfig) -> Lot:
         """Make a lot from a tester's list of faults and bypassed PEs; a file that is there is replaced.
 
         Args:
-            faults: the list (CSV), as `simulator.lots.csv.read_csv` reads it.
+            faults: the list (CSV), as `simulator.read_fault_list` reads it.
             path: the file to write.
             array: the array the faults are of.
 
@@ -97,8 +98,8 @@ class Lot(Shown):
             InputError: something in it cannot be; the line is named.
             OSError: the lot cannot be written.
         """
-        source = provenance(f"imported from {Path(faults).name}")
-        return cls.write(path, array, read_csv(faults, array), provenance=source)
+        source = f"imported from {Path(faults).name}"
+        return cls.write(path, array, read_fault_list(faults, array), provenance=source)
 
     @classmethod
     def write(
@@ -107,7 +108,7 @@ class Lot(Shown):
         array: ArrayConfig,
         chips: Iterable[Chip],
         *,
-        provenance: dict[str, str] | None = None,
+        provenance: str | dict[str, str] | None = None,
         progress: Progress | None = None,
     ) -> Lot:
         """Make a lot of chips that are there; a file that is there is replaced.
@@ -116,14 +117,15 @@ class Lot(Shown):
             path: the file to write.
             array: the array of all of them.
             chips: the chips, taken one by one.
-            provenance: where they come from.
+            provenance: where they come from, as a text or as several by name.
             progress: called with the number of chips just written.
 
         Raises:
             InputError: chips of another array, or two of one name.
             OSError: it cannot be written.
         """
-        write_lot(path, array, chips, provenance=provenance, progress=progress)
+        described = described_provenance(provenance) if isinstance(provenance, str) else provenance
+        write_lot(path, array, chips, provenance=described, progress=progress)
         return cls(path)
 
     def write_csv(self, path: str | Path, *, progress: Progress | None = None) -> Written:
@@ -140,7 +142,7 @@ class Lot(Shown):
             InputError: the lot is damaged.
             OSError: it cannot be written.
         """
-        return write_csv(path, self._chips(progress))
+        return write_fault_list(path, self._chips(progress))
 
     def __len__(self) -> int:
         return len(self.chip_ids)

@@ -86,7 +86,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class FaultSummary:
+class FaultCounts:
     """Counts of a fault map.
 
     Attributes:
@@ -281,12 +281,12 @@ class FaultMap:
         broken = (self._table["site"] == Site.ACCUMULATOR) & (self._table["kind"] != Kind.FLIP)
         return np.unique(self._table["col"][broken]).astype(np.int64)
 
-    def summary(self) -> FaultSummary:
+    def summary(self) -> FaultCounts:
         """Counts for a person or a report."""
         faulty = int(self.faulty_pes().sum())
         bypass = int(self.required_bypass().sum())
         pes = self._config.pe_count
-        return FaultSummary(
+        return FaultCounts(
             faults=len(self),
             faulty_pes=faulty,
             fault_rate=faulty / pes,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.data.batches import Augmentation, Batches
-    from training.data.datasets import Dataset, load_data
-    from training.data.workloads import WORKLOADS, LoadedWorkload, Workload, load_workload
+    from training.data.datasets import Dataset, Normalization, load_data
+    from training.data.workloads import WORKLOADS, LoadedWorkload, Workload, augmentation_of, load_workload
     from training.emulation.gemm import faulty_gemm, run
     from training.emulation.operator import FaultyGemm
     from training.emulation.program import Program, lower
@@ -37,6 +37,7 @@ __all__ = [
     "LoadedWorkload",
     "Mitigation",
     "Mitigations",
+    "Normalization",
     "Program",
     "QuantizedConv2d",
     "QuantizedLayer",
@@ -47,6 +48,7 @@ __all__ = [
     "TrainingData",
     "Workload",
     "array_share",
+    "augmentation_of",
     "convert",
     "faulty_gemm",
     "load_data",
@@ -61,8 +63,8 @@ __all__ = [
 
 _EXPORTS = {
     "data.batches": "Augmentation Batches",
-    "data.datasets": "Dataset load_data",
-    "data.workloads": "WORKLOADS LoadedWorkload Workload load_workload",
+    "data.datasets": "Dataset Normalization load_data",
+    "data.workloads": "WORKLOADS LoadedWorkload Workload augmentation_of load_workload",
     "emulation.gemm": "faulty_gemm run",
     "emulation.operator": "FaultyGemm",
     "emulation.program": "Program lower",

@@ -13,9 +13,8 @@ from efat.cli.parameters import INPUT_FILE, OF_NETWORK, AugmentationText, Fracti
 
 if TYPE_CHECKING:
     from efat import SplitRequest
+    from training import Augmentation, Recipe
     from training.calibration import Method
-    from training.data.batches import Augmentation
-    from training.learning.recipe import Recipe
 
 DEFAULT_BATCH = 128
 DEFAULT_OPTIMIZER = "SGD"
@@ -43,14 +42,13 @@ class RecipeRequest:
     @property
     def augmentation(self) -> Augmentation | bool | None:
         """What is done to training images, if the user says it; otherwise whether anything is, or None."""
-        from training.data.batches import Augmentation
+        from training import Augmentation
 
         return Augmentation(*self.augment) if isinstance(self.augment, tuple) else self.augment
 
     def recipe(self, seed: int, augmentation: Augmentation | None = None) -> Recipe:
         """The recipe, tried with the user's version of PyTorch."""
-        from training.data.batches import NO_AUGMENTATION
-        from training.learning.recipe import Recipe
+        from training import Augmentation, Recipe
 
         own_options = _named("--option", self.options)
         recipe = Recipe(
@@ -61,7 +59,7 @@ class RecipeRequest:
             schedule=self.schedule,
             schedule_options=_named("--schedule-option", self.schedule_options),
             label_smoothing=self.label_smoothing,
-            augmentation=NO_AUGMENTATION if augmentation is None else augmentation,
+            augmentation=Augmentation() if augmentation is None else augmentation,
             seed=seed,
         )
         recipe.try_options()

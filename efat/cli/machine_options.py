@@ -15,10 +15,7 @@ from efat.cli.parameters import DESIGNS, INPUT_FILE, KINDS, SITES, ArraySize, We
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from simulator import ArrayConfig, FaultModel
-    from simulator.gates.files import NetlistFile
-    from simulator.multipliers.files import TableSigns
-    from simulator.multipliers.multiplier import Multiplier
+    from simulator import ArrayConfig, FaultModel, TableSigns
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -75,15 +72,20 @@ class ArrayRequest:
                 "exactly, and the gates are not kept; leave it out"
             )
         config = ArrayConfig(*self.array, self.weight_bits, self.act_bits, not self.unsigned_acts, self.acc_bits)
-        chosen = chosen_multiplier(
+        if self.multiplier == DEFAULT_DESIGN and not self.faulty_multipliers:
+            return config
+        from efat import array_multiplier
+
+        chosen = array_multiplier(
             self.multiplier,
-            self.faulty_multipliers,
-            weight_bits=self.weight_bits,
-            act_bits=self.act_bits,
-            unsigned_acts=self.unsigned_acts,
+            self.weight_bits,
+            self.act_bits,
+            act_signed=not self.unsigned_acts,
+            faulty=self.faulty_multipliers,
             signs=table_signs(self.table_signed, self.unsigned_acts, self.sign_magnitude, self.table_first),
+            notes=say,
         )
-        return config if chosen == DEFAULT_DESIGN else replace(config, multiplier=chosen)
+        return replace(config, multiplier=chosen)
 
 
 def array_options(*, required: bool = True) -> Callable[[_Command], _Command]:
@@ -138,7 +140,7 @@ def table_signs(
     table_signed: bool | None, unsigned_acts: bool, sign_magnitude: bool, table_first: str | None
 ) -> TableSigns:
     """What the values of `table_options` say."""
-    from simulator.multipliers.files import TableSigns
+    from simulator import TableSigns
 
     return TableSigns(
         weight_signed=table_signed,
@@ -156,62 +158,11 @@ def refuse_table_options(what: str, table_signed: bool | None, sign_magnitude: b
         fail(f"{given} has no effect: it is for product tables, and {what}; leave it out")
 
 
-def chosen_multiplier(
-    name: str,
-    faulty: tuple[Path, ...],
-    *,
-    weight_bits: int,
-    act_bits: int,
-    unsigned_acts: bool,
-    signs: TableSigns,
-) -> str | Multiplier:
-    """The multiplier of an array: a built-in design by its name, anything else read.
-
-    Says on the terminal which ports of a netlist were taken, and how near products are to the exact ones.
-    """
-    from simulator.gates.files import read_netlist_file
-    from simulator.gates.signs import Signs, error_note
-    from simulator.multipliers.files import read_multiplier, read_table
-    from simulator.multipliers.multiplier import Multiplier
-
-    if name in DESIGNS and not faulty:
-        return name
-    array_signs = Signs(True, not unsigned_acts)
-    normal = read_multiplier(
-        name, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs
-    )
-    if is_netlist(name):
-        say(ports_text(read_netlist_file(name, act_signed=not unsigned_acts)))
-    elif name not in DESIGNS:
-        say(f"{name}: product table, {error_note(normal.products, array_signs)}")
-    if not faulty:
-        return normal
-    tables = [
-        read_table(path, weight_bits=weight_bits, act_bits=act_bits, act_signed=not unsigned_acts, signs=signs)
-        for path in faulty
-    ]
-    for path, table in zip(faulty, tables, strict=True):
-        say(f"{path}: product table of faulty PEs, {error_note(table, array_signs)}")
-    names = ", ".join(path.name for path in faulty)
-    label = f"{normal.name}, faulty {names}"
-    return Multiplier.from_tables(label, normal.products, tables, act_signed=not unsigned_acts)
-
-
 def is_netlist(name: str) -> bool:
     """Whether a multiplier's name is that of a netlist file, rather than of a design or a product table."""
-    from simulator.gates.files import NETLIST_SUFFIXES
+    from simulator import is_netlist_name
 
-    return name not in DESIGNS and Path(name).suffix.lower() in NETLIST_SUFFIXES
-
-
-def ports_text(read: NetlistFile) -> str:
-    """Which ports of a netlist were taken, and how near it is to exact: files say neither."""
-    netlist = read.netlist
-    return (
-        f"{read.model}: {len(netlist.gates)} gates; weight is port {read.weight_port} ({netlist.weight_bits} bits), "
-        f"activation {read.act_port} ({netlist.act_bits} bits), product {read.product_port};\n"
-        f"{netlist.signs}: {read.error_note}"
-    )
+    return name not in DESIGNS and is_netlist_name(name)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from efat.cli.parameters import INPUT_FILE, complete_networks
 from efat.cli.printing import json_alone, print_json, warn_of_own_weights
 
 if TYPE_CHECKING:
-    from training.data.datasets import Normalization
+    from training import Normalization
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -71,7 +71,7 @@ class NetworkRequest:
     @property
     def normalization(self) -> Normalization | None:
         """What `--normalize` says."""
-        from training.data.datasets import Normalization
+        from training import Normalization
 
         return None if self.normalize is None else Normalization.parse(self.normalize)
 

@@ -133,8 +133,7 @@ class ArraySize(_Written):
         match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", value.strip())
         if match is not None:
             return int(match[1]), int(match[2])
-        from simulator.config import PRESETS
-        from simulator.cycles.scalesim import read_config
+        from simulator import PRESETS, read_scalesim_config
         from simulator.errors import did_you_mean
 
         preset = PRESETS.get(value.strip().lower())
@@ -145,7 +144,7 @@ class ArraySize(_Written):
             expected = f"rows x columns, such as 64x64, one of {known}, or a SCALE-Sim .cfg file"
             hint = did_you_mean(value, ARRAY_PRESETS)
             raise ValueError(f"{value!r} is not a size and not the name of an array: expected {expected}{hint}")
-        config = read_config(value)
+        config = read_scalesim_config(value)
         return config.rows, config.cols
 
     def shell_complete(

@@ -71,7 +71,7 @@ def write_waveform(simulation: Simulation, asked: dict[str, Any]) -> None:
     """Make the waveform, and say what is in the file."""
     import efat
     from efat.cli.render import show, stages_bar
-    from simulator.engine.vcd import WaveformTooLargeError
+    from simulator import WaveformTooLargeError
 
     try:
         with stages_bar() as progress:

@@ -11,7 +11,7 @@ from efat.confidence import Accuracy, bound_text
 from efat.display import Shown, Table
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
 from simulator.config import ArrayRecord
-from simulator.faults import FaultSummary
+from simulator.faults import FaultCounts
 from training.learning.recipe import Recipe
 
 
@@ -60,7 +60,7 @@ class ChipOf(Record, frozen=True):
     id: str
     digest: Sha256
     array: ArrayRecord
-    faults: FaultSummary
+    faults: FaultCounts
     bypassed_by_fuses: Count
 
 

@@ -164,7 +164,7 @@ class ConvLayer:
         return GemmLayer(self.name, self.ofmap_height * self.ofmap_width, window, self.filters)
 
 
-def read_config(path: str | Path) -> ScaleSimConfig:
+def read_scalesim_config(path: str | Path) -> ScaleSimConfig:
     """What a `.cfg` file says; a `ScaleSimError` if it is none, lacks a size, or describes another machine.
 
     `ArrayHeight` and `ArrayWidth` must be there. `Dataflow` must be `ws` and `SparsitySupport` false where they are

@@ -17,7 +17,6 @@ from simulator.gates.wiring import assemble, choose_ports
 LARGEST_FILE_BYTES = 8 << 20
 
 _KINDS = {".v": VERILOG, ".sv": VERILOG, ".blif": BLIF}
-NETLIST_SUFFIXES = tuple(_KINDS)
 
 
 class NetlistFile(NamedTuple):
@@ -29,10 +28,19 @@ class NetlistFile(NamedTuple):
     act_port: str
     product_port: str
 
-    @property
-    def error_note(self) -> str:
-        """How near its products are to the exact ones, and whether they might be those of other signs."""
-        return error_note(netlist_products(self.netlist), self.netlist.signs)
+    def __str__(self) -> str:
+        # Files say neither which ports these are, nor what signs they have.
+        netlist, note = self.netlist, error_note(netlist_products(self.netlist), self.netlist.signs)
+        return (
+            f"{self.model}: {len(netlist.gates)} gates; weight is port {self.weight_port} ({netlist.weight_bits} bits),"
+            f" activation {self.act_port} ({netlist.act_bits} bits), product {self.product_port};\n"
+            f"{netlist.signs}: {note}"
+        )
+
+
+def is_netlist_name(name: str | Path) -> bool:
+    """Whether a file of this name is read as a netlist."""
+    return Path(name).suffix.lower() in _KINDS
 
 
 def read_netlist(

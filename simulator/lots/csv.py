@@ -34,7 +34,7 @@ _CODES = {"site": {site.name: int(site) for site in Site}, "kind": {kind.name: i
 _NAMES = {field: {code: name for name, code in codes.items()} for field, codes in _CODES.items()}
 
 
-def read_csv(path: str | Path, config: ArrayConfig) -> list[Chip]:
+def read_fault_list(path: str | Path, config: ArrayConfig) -> list[Chip]:
     """The chips of a list of faults and of PEs that fuses bypass, in the order in which their ids first appear.
 
     Raises:
@@ -86,7 +86,7 @@ class Written(NamedTuple):
     bypassed: int
 
 
-def write_csv(path: str | Path, chips: Iterable[Chip]) -> Written:
+def write_fault_list(path: str | Path, chips: Iterable[Chip]) -> Written:
     """Write a list from which `read_csv` makes the same chips, which are taken one by one.
 
     The file appears, or replaces an older one, only when it is complete.

@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.dtypes import Int16Array
 from simulator.errors import InputError, did_you_mean
-from simulator.gates.files import NETLIST_SUFFIXES, read_netlist_file
+from simulator.gates.files import is_netlist_name, read_netlist_file
 from simulator.multipliers.multiplier import DESIGNS, Multiplier, built_in
 from simulator.multipliers.product_tables import Operand, ProductTable, ProductTableError, read_products, sign_magnitude
 
@@ -85,7 +85,7 @@ def read_multiplier(
     if not path.exists():
         hint = did_you_mean(str(name), DESIGNS)
         raise FileNotFoundError(f"{name}: neither a file nor one of the designs {', '.join(DESIGNS)}{hint}")
-    if path.suffix.lower() in NETLIST_SUFFIXES:
+    if is_netlist_name(path):
         netlist = read_netlist_file(path, act_signed=act_signed).netlist
         if (netlist.weight_bits, netlist.act_bits) != (weight_bits, act_bits):
             raise InputError(

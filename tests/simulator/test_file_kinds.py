@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from simulator import ArrayConfig, FaultMap
-from simulator.cycles.scalesim import ScaleSimError, read_config, read_conv_topology, read_gemm_topology
+from simulator.cycles.scalesim import ScaleSimError, read_conv_topology, read_gemm_topology, read_scalesim_config
 from simulator.errors import InputError
 from simulator.files import file_kind
 from simulator.gates.cells import NetlistError
 from simulator.gates.designs import build_netlist
 from simulator.gates.files import read_netlist
 from simulator.lots.chips import Chip, ChipLot, write_lot
-from simulator.lots.csv import read_csv
+from simulator.lots.csv import read_fault_list
 from simulator.multipliers.files import read_multiplier
 from simulator.multipliers.product_tables import ProductTableError, read_products
 from tests.support import netlist_cases
@@ -62,11 +62,11 @@ READERS: dict[str, tuple[str, Callable[[Path], object], type[ValueError], tuple[
     "lot.h5": ("an HDF5 file of chips", ChipLot, InputError, ("an HDF5 file",)),
     "faults.csv": (
         "a list of faults (CSV)",
-        lambda path: read_csv(path, CONFIG),
+        lambda path: read_fault_list(path, CONFIG),
         InputError,
         ("a list of faults (CSV)",),
     ),
-    "array.cfg": ("a SCALE-Sim configuration", read_config, ScaleSimError, ("a SCALE-Sim configuration",)),
+    "array.cfg": ("a SCALE-Sim configuration", read_scalesim_config, ScaleSimError, ("a SCALE-Sim configuration",)),
     "convs.csv": ("a SCALE-Sim topology", read_conv_topology, ScaleSimError, ()),
     "gemms.csv": ("a SCALE-Sim topology", read_gemm_topology, ScaleSimError, ()),
 }

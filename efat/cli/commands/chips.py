@@ -153,15 +153,14 @@ def import_(
 ) -> None:
     """Make a lot from a tester's list of FAULTS and bypassed PEs (CSV)."""
     check_output(output, force=force, inputs=[faults])
-    from simulator import Site
-    from simulator.lots.chips import provenance, write_lot
-    from simulator.lots.csv import read_csv
+    from efat import Lot
+    from simulator import Site, read_fault_list
 
     config = described.config()
-    found = read_csv(faults, config)
+    found = read_fault_list(faults, config)
     if described.faulty_multipliers and not any((chip.faults.table["site"] == Site.MULTIPLIER).any() for chip in found):
         fail(f"--faulty-multiplier has no effect: {faults} has no MULTIPLIER faults; leave it out")
-    write_lot(output, config, found, provenance=provenance(f"imported from {faults.name}"))
+    Lot.write(output, config, found, provenance=f"imported from {faults.name}")
     total, fused = sum(len(chip.faults) for chip in found), sum(chip.bypassed_by_fuses for chip in found)
     say(f"Wrote {len(found)} chips with {_faults(total)}{_and_bypassed(fused)} to {output}")
 

@@ -14,7 +14,7 @@ from efat.cli.parameters import ARRAY_PRESETS, INPUT_FILE, ArraySize, complete_n
 from efat.cli.printing import say
 
 if TYPE_CHECKING:
-    from simulator.cycles.scalesim import ScaleSimConfig
+    from simulator import ScaleSimConfig
 
 
 class CountedArray(ArraySize):
@@ -22,10 +22,10 @@ class CountedArray(ArraySize):
 
     def _parse(self, value: str) -> Any:
         size = super()._parse(value)
-        from simulator.cycles.scalesim import ScaleSimConfig, read_config
+        from simulator import ScaleSimConfig, read_scalesim_config
 
         written_out = value.strip().lower() in ARRAY_PRESETS or re.fullmatch(r"\d+[xX]\d+", value.strip())
-        return ScaleSimConfig(*size) if written_out else read_config(value)
+        return ScaleSimConfig(*size) if written_out else read_scalesim_config(value)
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]
@@ -120,8 +120,7 @@ def cycles(
         fail(f"{json_path} is named by --json and by --report: choose two names")
     import efat
     from efat.cli.render import show, working
-    from simulator import ArrayConfig
-    from simulator.cycles.scalesim import TopologyKindError
+    from simulator import ArrayConfig, TopologyKindError
 
     size = _described(array, config)
     machine = ArrayConfig(size.rows, size.cols, weight_bits=weight_bits, act_bits=act_bits, acc_bits=acc_bits)
@@ -148,7 +147,7 @@ def _show_presets() -> None:
                 f"{parameter.opts[0]} has no effect beside --list-presets, which counts nothing: leave one of them out"
             )
     from efat.cli.render import console, results_table
-    from simulator.config import PRESETS
+    from simulator import PRESETS
 
     table = results_table("Arrays by name", left=["name", "size", "what it is", "source of the size"], right=[])
     for preset in PRESETS.values():
@@ -181,12 +180,12 @@ def _check_choice(
 
 def _described(given: ScaleSimConfig | None, path: Path | None) -> ScaleSimConfig:
     """The array of `--array` or `--config`, which may both be given if they agree."""
-    from simulator.cycles.scalesim import read_config
+    from simulator import read_scalesim_config
 
     if path is None:
         assert given is not None
         return given
-    found = read_config(path)
+    found = read_scalesim_config(path)
     if given is not None and (given.rows, given.cols) != (found.rows, found.cols):
         size = f"{given.rows}x{given.cols}"
         fail(f"--array gives {size} and {path} gives {found.rows}x{found.cols}: leave one of them out")

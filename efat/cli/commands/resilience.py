@@ -134,7 +134,7 @@ def resilience(
     ran = False
     with working("Loading and checking"):
         import efat
-        from training.data.workloads import augmentation_of
+        from training import augmentation_of
 
         setup = efat.Setup(
             network=subject.name,

@@ -17,9 +17,9 @@ from simulator.cycles.scalesim import (
     ScaleSimConfig,
     ScaleSimError,
     TopologyKindError,
-    read_config,
     read_conv_topology,
     read_gemm_topology,
+    read_scalesim_config,
 )
 
 # The sections, keys and separators of SCALE-Sim 3.0.0's configs/google.cfg.
@@ -71,14 +71,15 @@ Write = Callable[[str | bytes], Path]
 
 
 def test_a_configuration_of_scalesim_is_read(write: Write) -> None:
-    assert read_config(write(GOOGLE)) == ScaleSimConfig(256, 256, "GoogleTPU_v1_ws", stalls="InterfaceBandwidth: USER")
+    expected = ScaleSimConfig(256, 256, "GoogleTPU_v1_ws", stalls="InterfaceBandwidth: USER")
+    assert read_scalesim_config(write(GOOGLE)) == expected
 
 
 def test_what_makes_scalesim_wait_for_memories_is_kept(write: Write) -> None:
     calculated = GOOGLE.replace("USER", "CALC")
-    assert read_config(write(calculated)).stalls == ""
+    assert read_scalesim_config(write(calculated)).stalls == ""
     waiting = calculated.replace("Trace: False", "Trace: True").replace("CustomLayout: False", "CustomLayout: True")
-    assert read_config(write(waiting)).stalls == "UseRamulatorTrace: True, IfmapCustomLayout: True"
+    assert read_scalesim_config(write(waiting)).stalls == "UseRamulatorTrace: True, IfmapCustomLayout: True"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_what_makes_scalesim_wait_for_memories_is_kept(write: Write) -> None:
     ],
 )
 def test_keys_in_any_way_that_scalesim_reads_them(write: Write, text: str) -> None:
-    assert read_config(write(text)) == ScaleSimConfig(3, 5)
+    assert read_scalesim_config(write(text)) == ScaleSimConfig(3, 5)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +130,12 @@ def test_keys_in_any_way_that_scalesim_reads_them(write: Write, text: str) -> No
 )
 def test_configurations_that_cannot_be_used_are_refused(write: Write, text: str | bytes, message: str) -> None:
     with pytest.raises(ScaleSimError, match=message) as caught:
-        read_config(write(text))
+        read_scalesim_config(write(text))
     assert "\n" not in str(caught.value)
     assert "given.txt" in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_config, read_conv_topology, read_gemm_topology])
+@pytest.mark.parametrize("read", [read_scalesim_config, read_conv_topology, read_gemm_topology])
 def test_missing_and_giant_files_are_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; expected a SCALE-Sim"):
         read(tmp_path / "nothing.cfg")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simulator import ArrayConfig, Fault, FaultMap, Kind, Site
 from simulator.errors import InputError
 from simulator.lots.chips import Chip
-from simulator.lots.csv import read_csv, write_csv
+from simulator.lots.csv import read_fault_list, write_fault_list
 from tests.support.strategies import configs, fault_maps
 
 CONFIG = ArrayConfig(4, 4)
@@ -23,7 +23,7 @@ HEADER = "chip,row,col,site,bit,kind,cycle"
 def chips_of(folder: Path, text: str | bytes) -> list[Chip]:
     path = folder / "faults.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_csv(path, CONFIG)
+    return read_fault_list(path, CONFIG)
 
 
 @st.composite
@@ -45,8 +45,8 @@ def test_what_is_written_is_read(made: tuple[ArrayConfig, list[Chip]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "faults.csv"
         bypassed = sum(int(chip.bypass.sum()) for chip in listed if chip.bypass is not None)
-        assert write_csv(path, listed) == (sum(len(chip.faults) for chip in listed), bypassed)
-        assert read_csv(path, config) == listed
+        assert write_fault_list(path, listed) == (sum(len(chip.faults) for chip in listed), bypassed)
+        assert read_fault_list(path, config) == listed
 
 
 def test_columns_in_any_order_names_in_any_case_lines_of_a_chip_anywhere(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_bypassed_pes_are_lines_of_their_own(tmp_path: Path) -> None:
     assert np.argwhere(a.bypass).tolist() == [[0, 3], [1, 2]]
     assert list(a.faults) == [Fault(3, 0, Site.PSUM, 3, Kind.STUCK_AT_0)]
     assert (b.bypass, c.bypass) == (None, None)
-    write_csv(tmp_path / "again.csv", [a, c])
+    write_fault_list(tmp_path / "again.csv", [a, c])
     assert (tmp_path / "again.csv").read_text().splitlines()[1:] == [
         "a,3,0,PSUM,3,STUCK_AT_0,",
         "a,0,3,BYPASS,,,",
@@ -157,7 +157,7 @@ def test_a_line_break_inside_a_cell_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; expected a CSV file"):
-        read_csv(tmp_path / "nothing.csv", CONFIG)
+        read_fault_list(tmp_path / "nothing.csv", CONFIG)
 
 
 def test_long_lists_are_read_across_blocks(tmp_path: Path, seed: int) -> None:
