@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efat.display import Shown, Table
+from efat.display import Shown, Table, counted
 from efat.setup import name_of
 from simulator.config import ArrayConfig
 from simulator.cycles.counts import LayerCount, NetworkCount, Traffic, count_network
@@ -161,7 +161,7 @@ def count_cycles(
     notes: tuple[str, ...] = ()
     if isinstance(network, str | nn.Module):
         layers: Sequence[GemmLayer] = network_gemms(network, batch, image)
-        name = f"{name_of(network)}, {batch} images" + ("" if image is None else f" of {_by(image)}")
+        name = f"{name_of(network)}, {counted(batch, 'image')}" + ("" if image is None else f" of {_by(image)}")
         notes = ("Counted are Conv2d and Linear layers: nothing else of a network runs on the array.",)
     elif isinstance(network, Path):
         name = str(network)

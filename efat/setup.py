@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from msgspec import structs
 from torch import nn
@@ -111,6 +112,8 @@ class OwnData(Named):
     """
 
     def __init__(self, train: object, test: object) -> None:
+        if isinstance(train, torch.Tensor | np.ndarray):
+            raise InputError("data is one pair of images and labels: expected two, training images and test images")
         found = [_dataset(given, what) for given, what in ((train, "training images"), (test, "test images"))]
         classes = max(data.classes for data in found)
         self.pair = (replace(found[0], classes=classes), replace(found[1], classes=classes))
@@ -323,9 +326,12 @@ def first_images(data: Dataset, images: int | None, what: str = "test") -> Datas
     return data if count == len(data) else replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
-def name_of(network: str | nn.Module) -> str:
-    """What people call a network."""
-    return network if isinstance(network, str) else type(network).__name__
+def name_of(network: object) -> str:
+    """What people call a network: its name, or the class of an object, which files have with a digest."""
+    if isinstance(network, nn.Module):
+        return type(network).__name__
+    text = str(network)
+    return text.removeprefix(_OBJECT).split()[0] if text.startswith(_OBJECT) else text
 
 
 def check_no_object(network: object, data: object) -> None:

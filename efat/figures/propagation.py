@@ -26,6 +26,7 @@ from efat.propagation.estimates import (
     layer_fates,
 )
 from efat.propagation.tables import PICTURES, FaultTables
+from efat.setup import name_of
 from simulator import Kind, Site
 from simulator.dtypes import Float64Array
 
@@ -62,7 +63,7 @@ def draw_pictures(folder: Path, tables: FaultTables) -> None:
     """Draw what was found into its folder, which is there: by PE, by bit, and by layer."""
     confidence = tables.request.confidence
     estimates = Estimates(tables, confidence)
-    title = f"{tables.subject.network} on {tables.array} PEs, {tables.images:,} images"
+    title = f"{name_of(tables.subject.network)} on {tables.array} PEs, {tables.images:,} images"
     array, bits, layers = (folder / name for name in PICTURES)
     _draw_array(array, title, heat_maps(estimates))
     _draw_bits(bits, f"{title}; intervals of {100 * confidence:g}%", bit_shares(estimates, MOST_PLACES))

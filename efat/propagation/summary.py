@@ -19,6 +19,7 @@ from efat.propagation.request import PropagationRequest, Subject
 from efat.propagation.statistics import Interval
 from efat.propagation.tables import FILE_NAME, OPERATION_KINDS, PICTURES, SUMMARY, FaultTables, Rule
 from efat.records import Document, Record
+from efat.setup import name_of
 from simulator import Kind, Site
 from simulator.config import ArrayRecord
 from simulator.dtypes import BoolArray, Int64Array
@@ -397,7 +398,7 @@ class Propagation(FaultTables, Shown):
 def shown(found: PropagationSummary) -> Iterator[Table | str]:
     """What is shown of a summary, in turn."""
     yield Verdict(
-        f"{found.subject.network} on {found.array} PEs, {found.images:,} images: "
+        f"{name_of(found.subject.network)} on {found.array} PEs, {found.images:,} images: "
         f"{found.sample.faults:,} of {found.population.faults:,} faults tried"
     )
     rows: list[tuple[str, Effects]] = [(row.site.lower(), row) for row in found.by_site]

@@ -14,6 +14,7 @@ from efat.confidence import bound_text
 from efat.display import counted
 from efat.figures.drawing import COLORS
 from efat.reports.text import accuracy, short_percent
+from efat.setup import name_of
 
 MOST_ROWS = 2000
 """Rows of a table; the rest are counted."""
@@ -46,7 +47,9 @@ def fill(template: str, images: int, **values: object) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
     )
     environment.filters.update(accuracy=lambda correct, of=images: accuracy(correct, of))
-    environment.filters.update(share=short_percent, bound=bound_text, counted=counted, number="{:,}".format)
+    environment.filters.update(
+        share=short_percent, bound=bound_text, counted=counted, number="{:,}".format, name=name_of
+    )
     return environment.get_template(template).render(values, colors=COLORS)
 
 

@@ -35,6 +35,7 @@ from efat.records import as_json
 from efat.reports.pages import MOST_ROWS, Finding, fill, flat, identity_inputs
 from efat.reports.text import named, short_percent
 from efat.retraining.manifest import Manifest
+from efat.setup import name_of
 from simulator import Kind, Site
 from simulator.config import ArrayRecord
 from simulator.errors import InputError
@@ -122,7 +123,7 @@ class PropagationReport:
     @property
     def network(self) -> str:
         """Its name."""
-        return str(self.propagation.subject.network)
+        return name_of(self.propagation.subject.network)
 
     @property
     def transient(self) -> bool:
@@ -137,7 +138,7 @@ class PropagationReport:
         """
         for what, theirs, ours in (
             ("array", self.propagation.array, array),
-            ("network", self.network, network),
+            ("network", str(self.propagation.subject.network), network),
         ):
             if theirs != ours:
                 raise InputError(

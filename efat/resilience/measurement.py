@@ -41,7 +41,7 @@ from efat.resilience.units import (
     hardened_unit,
     work,
 )
-from efat.setup import Setup
+from efat.setup import Setup, name_of
 from simulator import ArrayConfig, FaultModel
 from simulator.errors import InputError
 from simulator.files import replaced
@@ -161,7 +161,7 @@ def draw_picture(folder: Path, table: ResilienceTable) -> None:
 
     chips = f"{table.repeats} random chips a rate, worst to best" if table.repeats > 1 else "one random chip a rate"
     array = f"{table.array} PEs"
-    title = f"{table.setup.network} with {table.setup.mitigation} on {array}; {chips}"
+    title = f"{name_of(table.setup.network)} with {table.setup.mitigation} on {array}; {chips}"
     correct = {"float": table.float_correct, "quantised, fault-free": table.fault_free_correct}
     if table.harden_iterations:
         correct["hardened, fault-free"] = table.start_correct

@@ -17,7 +17,7 @@ import numpy as np
 from efat.display import Shown, Table
 from efat.records import Positive, Record, as_json, typed
 from efat.resilience.severity import PREDICTORS
-from efat.setup import Setup
+from efat.setup import Setup, name_of
 from simulator import FaultModel
 from simulator.config import ArrayRecord
 from simulator.dtypes import Float64Array, Int64Array
@@ -234,7 +234,7 @@ class ResilienceTable(Shown):
         chips = f"{self.repeats} random chips" if self.repeats > 1 else "1 random chip"
         worse = worsening(self)
         return Table(
-            f"{setup.network} with {setup.mitigation} on {array} PEs, "
+            f"{name_of(setup.network)} with {setup.mitigation} on {array} PEs, "
             f"{chips} for each rate:\n{values} after so many iterations, {images:,} tuning images",
             ["faulty PEs", *(f"{level:,}" for level in self.levels.tolist())],
             [

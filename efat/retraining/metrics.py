@@ -10,6 +10,7 @@ from msgspec import Meta
 from efat.confidence import Accuracy, bound_text
 from efat.display import Shown, Table
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
+from efat.setup import name_of
 from simulator.config import ArrayRecord
 from simulator.faults import FaultCounts
 from training.learning.recipe import Recipe
@@ -254,7 +255,7 @@ class Metrics(Shown, Document, frozen=True, eq=False):
         ]
         which = "tuning" if data.decided_by_them else "unseen"
         return Table(
-            f"{self.network} on {data.name}, {data.held_out_images} {which} images; "
+            f"{name_of(self.network)} on {data.name}, {data.held_out_images} {which} images; "
             f"{self.chip.id}, {array} array, {self.mitigation}",
             ["runs on", "accuracy", "95 % interval"],
             rows,

@@ -104,7 +104,7 @@ def test_retrains_a_module_of_ones_own_for_one_chip_and_shows_it(lot: efat.Lot, 
     )
     metrics = efat.retrain_chip(retraining, tmp_path / "out")
     shown = str(metrics).splitlines()
-    assert shown[0].startswith("object Sequential ")
+    assert shown[0].startswith("Sequential on ")
     named = ["float32", "quantised, fault-free", "on the chip, before retraining", "on the chip, after"]
     assert [line.split("  ")[0] for line in shown[2:]] == named
     assert metrics._repr_html_().count("<tr>") == 5
@@ -121,7 +121,7 @@ def test_measures_and_plans_for_a_module_of_ones_own_and_shows_both(tmp_path: Pa
     )
     assert table.path == tmp_path / "res/resilience.h5"
     shown = str(table).splitlines()
-    assert shown[0] == f"{setup.network} with fap+t on 8x8 PEs, 2 random chips for each rate:"
+    assert shown[0] == "Sequential with fap+t on 8x8 PEs, 2 random chips for each rate:"
     assert [line.split()[0] for line in shown[2:5]] == ["faulty", "10", "30"]
     plan = efat.plan(table, lot, max_drop=0.9)
     assert plan.setup.network is setup.network

@@ -293,6 +293,7 @@ def test_a_file_says_that_it_is_of_an_object_and_cannot_give_it(folder: Path) ->
     [
         ({"network": 3}, "network is 3: expected its name, or a torch.nn.Module"),
         ({"data": (1, 2)}, "training images are int .*: expected images float32"),
+        ({"data": (torch.zeros(2, 1, 4, 4), torch.zeros(2))}, "data is one pair of images and labels: expected two"),
         ({"data": (TRAIN, (HELD_OUT.images.double(), HELD_OUT.labels))}, "test images: images are torch.float64"),
         ({"data": 3}, "data is 3: expected a path, or for data a pair of training and test images"),
         ({"data": (TRAIN, HELD_OUT), "normalization": "0.5:0.5"}, "are given as the network takes them: leave normal"),

@@ -113,7 +113,7 @@ def test_a_network_and_data_of_ones_own_are_as_those_in_files(folder: Path) -> N
     of_setup = efat.propagate("setup", efat.Setup(network, data=(TRAIN, HELD_OUT)), ARRAY, **options)
     assert np.array_equal(own.faults, named.faults)
     assert same(of_setup, own)
-    assert str(own).splitlines()[0].startswith("object Sequential ")
+    assert str(own).splitlines()[0].startswith("Sequential on ")
     again = efat.Propagation.load("own")
     assert same(again, own)
     assert PropagationSummary.load("own/summary.json") == again.summary

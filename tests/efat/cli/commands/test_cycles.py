@@ -133,7 +133,7 @@ def test_ones_own_network_is_counted_with_its_groups(folder: Path, monkeypatch: 
     rows = [[cell for cell in line.split() if cell != "x"] for line in result.output.splitlines()]
     # Six GEMMs of 3 folds, each of 2 * 4 + 4 + 4 - 2 cycles.
     assert ["0", "4", "9", "1", "6", "18", str(6 * (3 * 14 - 1)), str(18 * 14)] in [row[:8] for row in rows]
-    assert "cycles_own:network, 1 images of 6x4x4 on 4x4" in result.output
+    assert "cycles_own:network, 1 image of 6x4x4 on 4x4" in result.output
     assert "Counted are Conv2d and Linear layers: nothing else of a network runs on the array." in result.output
     assert reported_cycles() == [*[3 * 14 - 1] * 6, 6 * 11 - 1]
     found = as_json(*own[1:], "--input", "6x4x4")
