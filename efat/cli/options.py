@@ -125,7 +125,8 @@ manifest_option = click.option(
     "--manifest",
     type=INPUT_FILE,
     metavar="FILE",
-    help="Lot that efat retrain retrained: its manifest says which network and weights each chip runs.",
+    help="Lot that efat retrain retrained, its folder or manifest.json: it says which network and weights each chip "
+    "runs.",
 )
 
 

@@ -73,10 +73,10 @@ def simulate(
             `torch.nn.Module`. Of a setup its network, weights and data are taken as they are before any retraining,
             its calibration, and those test images that judge; its mitigation retrains, and is not done here.
         lot: an `efat.Lot`, or a file of chips.
-        manifest: what `efat.retrain` wrote for the lot, or for the chips of it that `chips` says: each runs the weights
-            of its group, bypassed and placed as is its own. The network is then None to take it from there. A network
-            of the user's own is named again, as no file says what code to run; if it was an object, by the setup.
-            Chips run group by group.
+        manifest: what `efat.retrain` wrote for the lot, or for the chips of it that `chips` says, or the folder that it
+            is in: each runs the weights of its group, bypassed and placed as is its own. The network is then None to
+            take it from there. A network of the user's own is named again, as no file says what code to run; if it was
+            an object, by the setup. Chips run group by group.
         weights: file of weights, which may say how they sit on a chip that they were retrained for; None for those
             that come with the network.
         data: what `training.data.datasets.load_data` reads, or a pair of training and test images as for
@@ -275,6 +275,7 @@ def _batches(network: str | nn.Module, workload: LoadedWorkload) -> Batches:
 def _of_manifest(
     path: Path, lot: Path, network: Setup | str | None, data: _Data, chips: Sequence[str], images: int | None
 ) -> Simulation:
+    path = path / Manifest.FILE_NAME if path.is_dir() else path
     manifest = Manifest.load(path)
     setup = manifest.setup
     if isinstance(network, Setup):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from efat.command_lines import Command
 from efat.confidence import at_least, bound_text
-from efat.display import Shown, Table
+from efat.display import Shown, Table, Verdict
 from efat.planning.selection import Constraint, Statistic
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, digest_of
 from efat.resilience.severity import PREDICTORS
@@ -258,10 +258,15 @@ class Plan(Shown, Document, frozen=True, eq=False):
         return Table(
             f"{self.lot.chips} chips, {self.required / self.images:.2%} of {self.images} tuning images required; "
             f"severity: {self.predictor}, statistic: {self.statistic}",
-            ["strategy", "retrainings", "iterations", "largest", "chips out of reach", "of fixed"],
+            ["strategy", "retrainings", "iterations", "largest", "chips out\nof reach", "of fixed"],
             rows,
-            [self.summary, *(f"Note: {text}." for text in self.notes)],
         )
+
+    def parts(self) -> Iterator[Table | str]:
+        """The strategies, the plan in a few sentences, and what should be known of it."""
+        yield self.table()
+        yield Verdict(self.summary)
+        yield from (f"Note: {text}." for text in self.notes)
 
     @property
     def summary(self) -> str:

@@ -6,7 +6,7 @@ digest that it says, and no path leads out of its folder. docs/formats.md descri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -15,7 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from efat.confidence import at_least, bound_text
-from efat.display import Shown, Table, counted
+from efat.display import Shown, Table, Verdict, counted
 from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.selection import Constraint
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different
@@ -264,12 +264,14 @@ class Manifest(Shown, Document, frozen=True, dict=True):
         """Chips that do not pass, the worst first; of equal ones as in the lot."""
         return sorted((chip for chip in self.chips if not chip.passes), key=lambda chip: chip.correct)
 
-    def summary(self, plan: Plan) -> str:
-        """What came out in a few sentences, beside what the plan that was carried out says of `fixed`."""
+    def parts(self, plan: Plan | None = None) -> Iterator[Table | str]:
+        """The groups, and what came out in a few sentences, beside what the plan said of `fixed`."""
+        yield self.table()
         worst, totals = min(self.chips, key=lambda chip: chip.correct), self.totals
         alone = len(self.group_named[AS_IS].chips) if AS_IS in self.group_named else 0
-        fixed = next((cost.iterations for cost in plan.comparison if cost.strategy == "fixed"), 0)
-        return (
+        comparison = () if plan is None else plan.comparison
+        fixed = next((cost.iterations for cost in comparison if cost.strategy == "fixed"), 0)
+        yield Verdict(
             f"{self.passing} of {len(self.chips)} chips meet {self.required / self.images:.2%} on {self.images:,} "
             f"unseen images; the worst is {worst.id} with {worst.correct / self.images:.2%}, at least "
             f"{bound_text(worst.at_least)} with 95 % confidence. {alone} needed no retraining. It took "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from msgspec import Meta
 
 from efat.confidence import Accuracy, bound_text
-from efat.display import Shown, Table
+from efat.display import Shown, Table, Verdict
 from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
 from efat.setup import name_of
 from simulator.config import ArrayRecord
@@ -236,6 +236,20 @@ class Metrics(Shown, Document, frozen=True, eq=False):
             text += f": the target of {100 * target:.6g}% was {'' if self.reached_target else 'not '}reached"
         return f"{text}."
 
+    def parts(self) -> Iterator[Table | str]:
+        """Accuracies, costs, and what came out in a sentence."""
+        yield self.table()
+        since = f", since iteration {self.wall.from_iteration:,}" if self.wall.from_iteration else ""
+        rows: list[list[object]] = [
+            ["faulty PEs", _share(self.chip.faults.faulty_pes, self.chip.array.sizes.pe_count)],
+            ["bypassed PEs", _share(self.bypassed_pes, self.chip.array.sizes.pe_count)],
+            ["weights pruned", _share(self.weights_pruned, self.weights_on_chip)],
+            ["iterations", self.iterations],
+            ["time", f"{_duration(self.wall.seconds)}{since}"],
+        ]
+        yield Table("Chip and retraining", ["", ""], rows)
+        yield Verdict(self.summary)
+
     def table(self) -> Table:
         """A row for each accuracy, with its 95 % interval."""
         data, array = self.data, self.chip.array
@@ -257,6 +271,17 @@ class Metrics(Shown, Document, frozen=True, eq=False):
         return Table(
             f"{name_of(self.network)} on {data.name}, {data.held_out_images} {which} images; "
             f"{self.chip.id}, {array} array, {self.mitigation}",
-            ["runs on", "accuracy", "95 % interval"],
+            ["runs on", "accuracy", "95 %\ninterval"],
             rows,
         )
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} ({count / of:.2%})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

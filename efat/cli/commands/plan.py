@@ -14,9 +14,7 @@ from efat.cli.parameters import INPUT_FILE, Fraction
 from efat.cli.printing import command_text, note, own_network, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from efat import Plan
+    pass
 
 
 @click.command(
@@ -131,7 +129,7 @@ def plan(
     if not tried and workers.given:
         fail(f"{workers.given[0]} is of no use with --no-try: nothing is run")
     check_output(output, force=force, inputs=[resilience, resilience / "resilience.h5", lot])
-    from efat.cli.render import console, stages_bar, working
+    from efat.cli.render import show, stages_bar, working
 
     with working("Loading"):
         import efat
@@ -156,23 +154,7 @@ def plan(
             notes=note,
         )
     made.save(output)
-    show_plan(made, console())
+    show(made)
     own = own_network(str(made.setup.network))
     following = command_text("retrain", plan=output, network=own, output="retrained/")
     say(f"Wrote {output}. Carry it out: {following}")
-
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print a plan."""
-    from efat.cli.render import results_table
-
-    shown = plan.table()
-    heads = [head.replace("chips out of", "chips out\nof") for head in shown.columns]
-    table = results_table(shown.title, left=heads[:1], right=heads[1:])
-    for row in shown.texts:
-        table.add_row(*row, style="bold" if row[0].endswith("*") else None)
-    console.print(table)
-    summary, *notes = shown.notes
-    console.print(summary, style="bold")
-    for text in notes:
-        console.print(text)

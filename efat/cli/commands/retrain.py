@@ -13,11 +13,8 @@ from efat.cli.parameters import INPUT_FILE
 from efat.cli.printing import command_text, note, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from efat import Manifest
 
-    from efat import Manifest, Plan
-
-MOST_GROUPS_SHOWN = 20
 MOST_FAILING_SHOWN = 5
 
 
@@ -69,7 +66,7 @@ def retrain(
     FOLDER gets the weights of each group, how they sit on each chip, and manifest.json, which says what runs where and
     how well. The same command goes on after Ctrl-C, a crash or a power cut.
     """
-    from efat.cli.render import console, stages_bar, working
+    from efat.cli.render import show, stages_bar, working
 
     with working("Loading"):
         from efat import Plan
@@ -88,24 +85,10 @@ def retrain(
             progress=progress,
             notes=note,
         )
-    show_manifest(manifest, plan, console())
+    show(manifest.parts(plan))
     say(f"Wrote {output / manifest.FILE_NAME}. Look at it: {command_text('report', output)}")
     if manifest.failing:
         raise click.ClickException(failing_chips(manifest))
-
-
-def show_manifest(manifest: Manifest, plan: Plan, console: Console) -> None:
-    """Print what came out of a plan."""
-    from efat.cli.render import results_table
-
-    shown = manifest.table()
-    table = results_table(shown.title, left=shown.columns[:1], right=shown.columns[1:])
-    for row in shown.texts[:MOST_GROUPS_SHOWN]:
-        table.add_row(*row)
-    if len(manifest.groups) > MOST_GROUPS_SHOWN:
-        table.add_note(f"... and {len(manifest.groups) - MOST_GROUPS_SHOWN:,} more: see {manifest.FILE_NAME}")
-    console.print(table)
-    console.print(manifest.summary(plan), style="bold")
 
 
 def failing_chips(manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ from efat.cli.parameters import INPUT_FILE, Fraction, complete_chips, complete_m
 from efat.cli.printing import command_text, note, say, warn_of_guessing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from efat import Metrics
     from training.learning.fit import TrainingProgress
 
 
@@ -127,7 +123,7 @@ def retrain_chip(
     if target_accuracy is not None and images is not None:
         fail("--images is of no use with --target-accuracy: say how many images decide with --tune-images")
     subject.warn()
-    from efat.cli.render import console, training_bar, working
+    from efat.cli.render import show, training_bar, working
 
     with working("Loading"):
         import torch
@@ -163,9 +159,9 @@ def retrain_chip(
         if began is None and done:
             say(f"Going on after iteration {done} of {most}, from {output / retraining.CHECKPOINT}.", err=True)
         began = done if began is None else began
-        show(done, most, moment)
+        shown(done, most, moment)
 
-    with resumable(), training_bar("Loading, quantising and calibrating") as show:
+    with resumable(), training_bar("Loading, quantising and calibrating") as shown:
         metrics = run_retraining(retraining, output, force=force, progress=told, notes=note)
     if began is None:
         say(
@@ -174,8 +170,9 @@ def retrain_chip(
         )
     if not warn_of_guessing("the float network", metrics.on_held_out("in_float"), metrics.data.classes):
         warn_of_guessing("the quantised network", metrics.on_held_out("fault_free"), metrics.data.classes)
-    files = [output / name for name in (retraining.WEIGHTS, retraining.METRICS, retraining.CURVE)]
-    show_retraining(metrics, files, console())
+    *tables, verdict = metrics.parts()
+    *others, last = (str(output / name) for name in (retraining.WEIGHTS, retraining.METRICS, retraining.CURVE))
+    show([*tables, f"\nIn {', '.join(others)} and {last}.\n", verdict])
     if metrics.message is not None:
         raise click.ClickException(metrics.message)
     judged: dict[str, Any] = {"images": images}
@@ -195,37 +192,3 @@ def retrain_chip(
         **judged,
     )
     say(f"Try it: {again}")
-
-
-def show_retraining(metrics: Metrics, files: Sequence[Path], console: Console) -> None:
-    """Print accuracy without faults, before and after, costs, the files where all of it is, and all in a sentence."""
-    from efat.cli.render import facts_table, results_table
-
-    shown = metrics.table()
-    table = results_table(shown.title, left=shown.columns[:1], right=["accuracy", "95 %\ninterval"])
-    for row in shown.texts:
-        table.add_row(*row)
-    console.print(table)
-    costs = facts_table("Chip and retraining")
-    pes = metrics.chip.array.sizes.pe_count
-    costs.add_row("faulty PEs", _share(metrics.chip.faults.faulty_pes, pes))
-    costs.add_row("bypassed PEs", _share(metrics.bypassed_pes, pes))
-    costs.add_row("weights pruned", _share(metrics.weights_pruned, metrics.weights_on_chip))
-    costs.add_row("iterations", f"{metrics.iterations:,}")
-    since = f", since iteration {metrics.wall.from_iteration:,}" if metrics.wall.from_iteration else ""
-    costs.add_row("time", f"{_duration(metrics.wall.seconds)}{since}")
-    console.print(costs)
-    *others, last = map(str, files)
-    console.print(f"\nIn {', '.join(others)} and {last}.\n")
-    console.print(metrics.summary, style="bold")
-
-
-def _share(count: int, of: int) -> str:
-    return f"{count:,} of {of:,} ({count / of:.2%})"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -175,7 +175,7 @@ def test_a_waveform_shows_what_runs_on_the_chip(lot: Manifest) -> None:
     result = run(*wave, "--chip", "chip 1")
     assert result.exit_code == 0, result.output
     assert "of fold 0 of layer linear1, on chip chip 1." in result.output
-    prepared = simulate(None, "lot.h5", manifest="out/manifest.json", chips=["chip 1"], batch=1, images=1, run=False)
+    prepared = simulate(None, "lot.h5", manifest="out", chips=["chip 1"], batch=1, images=1, run=False)
     gemm = layer_gemm(prepared, "linear1")
     deployment = read_chip_deployment(Path("out"), lot.chip_named["chip 1"])
     weights, _ = read_group_weights(Path("out"), lot.group_named["group-0001"])
