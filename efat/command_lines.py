@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
+from efat.records import MOST_BYTES
+from simulator.files import content_of_file
+
 Command = tuple[str, ...]
 """Its words, as a shell hands them over; the first is `efat`."""
 
@@ -23,7 +26,8 @@ _LONGEST = 10_000
 def kept_in(folder: Path) -> tuple[Command, ...]:
     """The command that last worked on the campaign in a folder; none if Python called, or if there is no campaign."""
     try:
-        found = json.loads((folder / "campaign.json").read_text(encoding="utf-8"))["command"]
+        content = content_of_file(folder / "campaign.json", MOST_BYTES, "a campaign")
+        found = json.loads(content)["command"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return ()
     if not isinstance(found, list) or not all(isinstance(word, str) and word.isprintable() for word in found):

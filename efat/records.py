@@ -22,7 +22,7 @@ from msgspec import Meta, inspect
 from msgspec.structs import replace
 
 from simulator.errors import InputError, first_line
-from simulator.files import replaced
+from simulator.files import content_of_file, replaced
 
 LARGEST_COUNT = 2**53
 """Counts are at most it: JSON's numbers are exact up to there wherever they are read."""
@@ -144,12 +144,9 @@ def parse(path: Path, source: str) -> Any:
 
     Messages name `source`, the command that writes such files.
     """
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise InputError(f"{path} has {size:,} bytes: expected a file that {source} wrote, of at most {MOST_BYTES:,}")
+    content = content_of_file(path, MOST_BYTES, f"a file that {source} wrote")
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+        return json.loads(content.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({first_line(error)}): expected a file that {source} wrote") from None
 

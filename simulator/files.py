@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
+from simulator.errors import InputError
+
 _BEGINNING = 1 << 16
 
 _MAGIC = {
@@ -86,12 +88,35 @@ def replaced(path: Path, *, copy: bool = False) -> Iterator[Path]:
             beside.unlink()
 
 
+def content_of_file(path: Path, most: int, expected: str) -> bytes:
+    """The bytes of a file, which are never more than `most`, whatever its size is said to be.
+
+    Args:
+        path: of a file, or of a device or pipe, which may have no end.
+        most: bytes.
+        expected: what it should be, for messages.
+
+    Raises:
+        InputError: there are more.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        size = max(path.stat().st_size, len(content))
+        raise InputError(f"{path} has {size:,} bytes: expected {expected}, of at most {most:,}")
+    return content
+
+
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal.
 
     Raises:
+        InputError: it is no regular file: a device or pipe may have no end.
         OSError: it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file: expected the name of a file to read")
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -25,9 +25,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from msgspec import Meta
 
 from efat.command_lines import Command, running
-from efat.records import Document, Record, Sha256, canonical_json, check, content_of, digest_of, typed
+from efat.records import MOST_BYTES, Document, Record, Sha256, canonical_json, check, content_of, digest_of, typed
 from simulator.errors import InputError, different_names
-from simulator.files import digest_of_file, replaced
+from simulator.files import content_of_file, digest_of_file, replaced
 
 _Record = TypeVar("_Record", bound=Record)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -292,8 +292,8 @@ class Campaign:
         path = self.path(unit, "json")
         if not path.is_file():
             return None
-        text = path.read_bytes()
         try:
+            text = content_of_file(path, MOST_BYTES, "what a unit gave")
             found = json.loads(text)
             own = found.pop("sha256")
             whole = (canonical_json({**found, "sha256": own}) + "\n").encode() == text and digest_of(found) == own
@@ -351,7 +351,7 @@ def check_folder(folder: Path) -> None:
 
 def put(path: Path, content: bytes) -> None:
     """Write a file in one piece, unless it is there already."""
-    if path.is_file() and path.read_bytes() == content:
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     with replaced(path) as beside:
         beside.write_bytes(content)

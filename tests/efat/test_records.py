@@ -197,6 +197,10 @@ def test_a_file_that_is_missing_too_large_or_no_text_is_refused(
     monkeypatch.setattr("efat.records.MOST_BYTES", 1)
     with pytest.raises(InputError, match="has 2 bytes: expected a file that efat make wrote, of at most 1"):
         read(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="has 2 bytes: expected a file that efat make wrote, of at most 1"):
+        read(path)
 
 
 def test_nothing_is_written_that_would_not_be_read(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.files import replaced
+from simulator.errors import InputError
+from simulator.files import content_of_file, digest_of_file, replaced
 
 
 def test_a_new_file_appears_when_it_is_done(tmp_path: Path) -> None:
@@ -57,3 +58,15 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="not a regular file"), replaced(Path("/dev/null")):
         pass
     assert Path("/dev/null").is_char_device()
+
+
+def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="endless has 101 bytes: expected a small file, of at most 100"):
+        content_of_file(tmp_path / "endless", 100, "a small file")
+    with pytest.raises(InputError, match="endless is not a regular file: expected the name of a file to read"):
+        digest_of_file(tmp_path / "endless")
+    (tmp_path / "long").write_bytes(bytes(1001))
+    with pytest.raises(InputError, match="long has 1,001 bytes: expected a small file, of at most 100"):
+        content_of_file(tmp_path / "long", 100, "a small file")
+    assert content_of_file(tmp_path / "long", 1001, "a small file") == bytes(1001)
