@@ -103,7 +103,8 @@ class LazyGroup(click.Group):
         except _USER_MISTAKES as error:
             raise InputProblem(_describe(error)) from error
         except OSError as error:
-            if error.errno is None:
+            # Whoever reads what is printed may stop, as head does: click ends without a word.
+            if error.errno in (None, errno.EPIPE):
                 raise
             if error.errno in (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL):
                 raise InputProblem(_describe(error)) from error

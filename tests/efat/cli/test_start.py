@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -146,6 +147,16 @@ def test_a_full_disk_is_a_failure_not_a_mistake(monkeypatch: pytest.MonkeyPatch)
     result = CliRunner().invoke(main, ["chips", "show", "lot.h5"])
     assert result.exit_code == 1
     assert result.output == "Error: lot.h5: No space left on device\n"
+
+
+def test_who_stops_reading_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("efat.cli.commands.cycles._show_presets", stopped)
+    result = CliRunner().invoke(main, ["cycles", "--list-presets"])
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, result.output) == (1, "")
 
 
 def test_what_a_user_may_have_meant_is_asked(folder: Path) -> None:
