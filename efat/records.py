@@ -33,18 +33,18 @@ MOST_BYTES = 1 << 28
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST_COUNT)]
 Positive = Annotated[int, Meta(ge=1, le=LARGEST_COUNT)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="64 hexadecimal digits, a SHA-256 digest")]
 
 __all__ = [
     "LARGEST_COUNT",
     "Count",
     "Document",
-    "Fraction",
     "Named",
     "Positive",
     "Record",
     "Sha256",
+    "Share",
     "as_json",
     "canonical_json",
     "check",

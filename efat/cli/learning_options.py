@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from efat.cli.options import calibration_option, fail, gathered
-from efat.cli.parameters import INPUT_FILE, OF_NETWORK, AugmentationText, Fraction, NamedValue, PlaceRange
+from efat.cli.parameters import INPUT_FILE, OF_NETWORK, AugmentationText, FractionText, NamedValue, PlaceRange
 
 if TYPE_CHECKING:
     from efat import SplitRequest
@@ -124,7 +124,7 @@ recipe_options = gathered(
     ),
     click.option(
         "--label-smoothing",
-        type=Fraction(),
+        type=FractionText(),
         metavar="X",
         default=DEFAULT_LABEL_SMOOTHING,
         show_default=True,

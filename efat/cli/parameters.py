@@ -172,14 +172,14 @@ def number_of(text: str) -> float:
         raise ValueError(f"{text!r} is no number") from None
 
 
-class Fraction(_Written):
+class FractionText(_Written):
     """A fraction within 0 to 1, or a percentage with its sign.
 
     Args:
         meaning: what a large fraction would mean, with `{}` for the percentage; None if large ones are usual.
         doubted_from: fractions of this and more are taken only in percent, as they are likely meant to be that.
 
-    >>> Fraction().convert("97%", None, None)
+    >>> FractionText().convert("97%", None, None)
     0.97
     """
 

@@ -13,7 +13,7 @@ from efat.command_lines import Command
 from efat.confidence import at_least, bound_text
 from efat.display import Shown, Table, Verdict
 from efat.planning.selection import Constraint, Statistic
-from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different, digest_of
+from efat.records import Count, Document, Positive, Record, Sha256, Share, check, check_different, digest_of
 from efat.resilience.severity import PREDICTORS
 from efat.setup import Setup
 from simulator.config import ArrayRecord
@@ -62,7 +62,7 @@ class PlannedGroup(Record, frozen=True):
         Meta(pattern=rf"^({AS_IS}|group-\d{{4,8}})$", description=f"{AS_IS}, or group- and a number of 4 digits up"),
     ]
     chips: Annotated[tuple[str, ...], Meta(min_length=1, description="the id of one chip at least")]
-    severity: Fraction
+    severity: Share
     amount: Count
     out_of_reach: bool = False
 
@@ -81,7 +81,7 @@ class TriedChip(Record, frozen=True):
 
     id: str
     correct: Count
-    at_least: Fraction
+    at_least: Share
 
 
 class StrategyCost(Record, frozen=True):

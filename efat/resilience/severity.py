@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from efat.records import Fraction, Record
+from efat.records import Record, Share
 from simulator import ArrayConfig
 from simulator.dtypes import BoolArray, Float64Array, Int64Array
 from simulator.errors import InputError
@@ -28,10 +28,10 @@ class Predictors(Record, frozen=True):
         saliency: mean over layers of the fraction of the sum of squared weights that these have.
     """
 
-    faulty_pes: Fraction
-    weights: Fraction
-    pruned: Fraction
-    saliency: Fraction
+    faulty_pes: Share
+    weights: Share
+    pruned: Share
+    saliency: Share
 
 
 PREDICTORS = Predictors.__struct_fields__

@@ -23,7 +23,7 @@ from efat.planning.alignment import Aligner, Placements, model_of
 from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.planner import table_of
 from efat.planning.trial import deployed_as_is, network_on_chip
-from efat.records import Count, Fraction, Positive, Record, Sha256
+from efat.records import Count, Positive, Record, Sha256, Share
 from efat.resilience.severity import (
     MASK_PREDICTORS,
     bypass_of,
@@ -179,7 +179,7 @@ class RetrainedGroup(Record, frozen=True):
     evaluations: tuple[tuple[Count, Count], ...]
     iterations: Count
     spent: Count
-    severity: Fraction
+    severity: Share
     top_ups: Count
     correct: Count
     met: bool

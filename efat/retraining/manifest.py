@@ -18,7 +18,7 @@ from efat.confidence import at_least, bound_text
 from efat.display import Shown, Table, Verdict, counted
 from efat.planning.plan import AS_IS, FileOf, Plan
 from efat.planning.selection import Constraint
-from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, check_different
+from efat.records import Count, Document, Positive, Record, Sha256, Share, check, check_different
 from efat.setup import Setup
 from simulator.config import ArrayRecord
 from simulator.errors import InputError
@@ -71,7 +71,7 @@ class ManifestGroup(Record, frozen=True):
     iterations: Count
     top_ups: Count
     split_from: Name | None
-    severity: Fraction
+    severity: Share
     tuning_correct: Count
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class ManifestChip(Record, frozen=True):
     sha256: Sha256
     tuning_correct: Count
     correct: Count
-    at_least: Fraction
+    at_least: Share
     passes: bool
     bypassed_pes: Count
     faulty_pes: Count

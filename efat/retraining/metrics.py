@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from efat.confidence import Accuracy, bound_text
 from efat.display import Shown, Table, Verdict
-from efat.records import Count, Document, Fraction, Positive, Record, Sha256, check, digest_of
+from efat.records import Count, Document, Positive, Record, Sha256, Share, check, digest_of
 from efat.setup import name_of
 from simulator.config import ArrayRecord
 from simulator.faults import FaultCounts
@@ -20,10 +20,10 @@ class MeasuredAccuracy(Record, frozen=True):
     """Images that were classified correctly, and what follows from it; see `efat.confidence.Accuracy`."""
 
     correct: Count
-    accuracy: Fraction
-    accuracy_95_low: Fraction
-    accuracy_95_high: Fraction
-    accuracy_95_at_least: Fraction
+    accuracy: Share
+    accuracy_95_low: Share
+    accuracy_95_high: Share
+    accuracy_95_at_least: Share
 
     @classmethod
     def of(cls, correct: int, images: int) -> MeasuredAccuracy:
@@ -72,7 +72,7 @@ class Budget(Record, frozen=True):
     epochs: float | None
     iterations_per_epoch: Positive
     evaluate_at: tuple[Count, ...]
-    target_accuracy: Fraction | None
+    target_accuracy: Share | None
 
 
 class Accuracies(Record, frozen=True, rename={"in_float": "float"}):
@@ -97,7 +97,7 @@ class EvaluationOf(Record, frozen=True):
     iteration: Count
     correct: Count
     images: Positive
-    accuracy: Fraction
+    accuracy: Share
 
 
 class Wall(Record, frozen=True):

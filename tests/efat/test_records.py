@@ -16,9 +16,9 @@ from msgspec import Meta
 from efat.records import (
     Count,
     Document,
-    Fraction,
     Record,
     Sha256,
+    Share,
     canonical_json,
     check,
     check_different,
@@ -53,7 +53,7 @@ class Part(Record, frozen=True):
 
     name: Annotated[str, Meta(pattern="^[a-z]+$", description="small letters")]
     amount: Annotated[int, Meta(ge=1, le=9)]
-    share: Fraction
+    share: Share
 
 
 class Whole(Document, frozen=True):

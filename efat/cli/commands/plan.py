@@ -10,7 +10,7 @@ import click
 from efat.cli.group import resumable
 from efat.cli.learning_options import WorkerRequest, worker_options
 from efat.cli.options import check_output, fail, force_option, output_option
-from efat.cli.parameters import INPUT_FILE, Fraction
+from efat.cli.parameters import INPUT_FILE, FractionText
 from efat.cli.printing import command_text, note, own_network, say
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ Strategies:
     "--resilience", required=True, type=INPUT_FILE, metavar="FOLDER", help="Folder of efat resilience, or its table."
 )
 @click.option("--lot", required=True, type=INPUT_FILE, metavar="FILE", help="Lot of chips (HDF5).")
-@click.option("--accuracy", type=Fraction(), metavar="X", help="What each chip must reach, such as 0.97 or 97%.")
+@click.option("--accuracy", type=FractionText(), metavar="X", help="What each chip must reach, such as 0.97 or 97%.")
 @click.option(
     "--max-drop",
-    type=Fraction("chips may lose {} of the images"),
+    type=FractionText("chips may lose {} of the images"),
     metavar="X",
     help="Or how much each may lose against the fault-free quantised network: 0.01 or 1% for one percentage point.",
 )
 @click.option(
     "--margin",
-    type=Fraction("tuning images must do better by {}"),
+    type=FractionText("tuning images must do better by {}"),
     metavar="X",
     default=0.0,
     show_default=True,

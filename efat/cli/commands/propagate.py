@@ -22,7 +22,7 @@ from efat.cli.options import (
     network_options,
     write_json,
 )
-from efat.cli.parameters import INPUT_FILE, KINDS, SITES, Fraction, OneOf, SiteBits
+from efat.cli.parameters import INPUT_FILE, KINDS, SITES, FractionText, OneOf, SiteBits
 from efat.cli.printing import note, say, warn_of_guessing
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ propagation_options = gathered(
     click.option("--exhaustive", is_flag=True, help="Try all faults."),
     click.option(
         "--margin",
-        type=Fraction("the share may be off by {}"),
+        type=FractionText("the share may be off by {}"),
         metavar="E",
         help="Try as many faults as it takes to know the share of critical ones to within E.  [default: 0.02]",
     ),
     click.option(
         "--confidence",
-        type=Fraction(),
+        type=FractionText(),
         metavar="C",
         default=0.95,
         show_default=True,

@@ -10,7 +10,7 @@ import click
 from efat.cli.group import resumable
 from efat.cli.learning_options import RecipeRequest, SplitOptions, recipe_options, split_options
 from efat.cli.options import NETWORKS, NetworkRequest, fail, lot_option, network_options
-from efat.cli.parameters import INPUT_FILE, Fraction, complete_chips, complete_mitigations
+from efat.cli.parameters import INPUT_FILE, FractionText, complete_chips, complete_mitigations
 from efat.cli.printing import command_text, note, say, warn_of_guessing
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ Mitigations:
 )
 @click.option(
     "--target-accuracy",
-    type=Fraction(),
+    type=FractionText(),
     metavar="X",
     help="End at the first evaluation of X or more on tuning images, 0.97 or 97%; the others judge.",
 )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import click
 import pytest
 
-from efat.cli.parameters import Fraction, NumberList, RateRange
+from efat.cli.parameters import FractionText, NumberList, RateRange
 
-DROP = Fraction("chips may lose {} of the images")
+DROP = FractionText("chips may lose {} of the images")
 RATES = NumberList(float, "0.01,0.1")
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
-        (Fraction(), "0.57", 0.57),
-        (Fraction(), " 57 % ", 0.57),
-        (Fraction(), "0.1%", 0.001),
-        (Fraction(), "1", 1.0),
+        (FractionText(), "0.57", 0.57),
+        (FractionText(), " 57 % ", 0.57),
+        (FractionText(), "0.1%", 0.001),
+        (FractionText(), "1", 1.0),
         (DROP, "1%", 0.01),
         (DROP, "0.4999", 0.4999),
         (DROP, "50%", 0.5),
@@ -41,10 +41,10 @@ def test_percentages_are_the_decimal_fraction(kind: click.ParamType, text: str, 
     [
         (DROP, "1", "'1' means that chips may lose 100% of the images: for 1 percent give 0.01 or 1%, or 100%"),
         (DROP, "97", "expected a fraction, 0 to 1, or a percentage such as 1%; for 97 percent give 0.97 or 97%"),
-        (Fraction(), "-0.1", "'-0.1': expected a fraction, 0 to 1, or a percentage such as 1%"),
-        (Fraction(), "%", "'%': expected a fraction"),
-        (Fraction(), "nan%", "'nan%': expected a fraction"),
-        (Fraction(), "1%%", "'1%%': expected a fraction"),
+        (FractionText(), "-0.1", "'-0.1': expected a fraction, 0 to 1, or a percentage such as 1%"),
+        (FractionText(), "%", "'%': expected a fraction"),
+        (FractionText(), "nan%", "'nan%': expected a fraction"),
+        (FractionText(), "1%%", "'1%%': expected a fraction"),
         (RateRange(), "1", "'1' means that all PEs are faulty: for 1 percent give 0.01 or 1%, or 100%"),
         (RATES, "0.5,1", "'0.5,1': 1 means all of them: for 1 percent give 0.01 or 1%, or 100%"),
         (RATES, "-1%", "'-1%': expected numbers of 0 or more"),
