@@ -69,7 +69,7 @@ sys.addaudithook(_watch)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Fixtures of modules belong to the test that first needs them."""
     global _may_start
-    _may_start = item.get_closest_marker("integration") is not None
+    _may_start = any(item.get_closest_marker(mark) is not None for mark in ("integration", "slow"))
     spawn = _spawned if _may_start else _refused
     with mock.patch.object(util, "spawnv_passfds", spawn):
         result = yield
