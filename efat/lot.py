@@ -139,9 +139,11 @@ class Lot(Shown):
             Numbers of faults and of bypassed PEs.
 
         Raises:
-            InputError: the lot is damaged.
+            InputError: the lot is damaged, or the file is that of the lot.
             OSError: it cannot be written.
         """
+        if Path(path).exists() and Path(path).samefile(self.path):
+            raise InputError(f"{path} is the lot itself: choose another name for the list")
         return write_fault_list(path, self._chips(progress))
 
     def __len__(self) -> int:

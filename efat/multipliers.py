@@ -13,6 +13,7 @@ import numpy as np
 from efat.campaigns.campaign import Notes, warned
 from efat.display import Shown, Table
 from efat.figures.multiplier import draw_fault_classes
+from simulator.errors import did_you_mean
 from simulator.files import replaced
 from simulator.gates.designs import DESIGNS, build_netlist
 from simulator.gates.files import is_netlist_name, read_netlist_file
@@ -231,9 +232,13 @@ def gate_faults(
     name, note = str(multiplier), None
     if isinstance(multiplier, Netlist):
         name, netlist = "netlist", multiplier
-    elif name in DESIGNS:
+    elif isinstance(multiplier, str) and name in DESIGNS:
         netlist = build_netlist(name, weight_bits, act_bits, act_signed=act_signed)
     else:
+        if isinstance(multiplier, str) and not Path(name).exists():
+            raise FileNotFoundError(
+                f"{name}: neither a file nor one of the designs {', '.join(DESIGNS)}{did_you_mean(name, DESIGNS)}"
+            )
         read = read_netlist_file(multiplier, *ports, act_signed=act_signed)
         name, netlist, note = Path(multiplier).name, read.netlist, str(read)
     classes = fault_classes(netlist, _counting(progress, 2 * netlist.locations))

@@ -83,7 +83,9 @@ class OwnNetwork(Named):
 
     def __init__(self, module: nn.Module) -> None:
         check_float_network(module)
-        self.module = copied(module).eval()
+        # It may return nothing from `eval`.
+        self.module = copied(module)
+        self.module.eval()
         self.digest = digest_of_network(self.module)
 
     def __str__(self) -> str:

@@ -136,7 +136,8 @@ def run_resilience(
 
     def told(done: int, units: int) -> None:
         # Of hardening it is told when it begins, and then the others go on from there.
-        if progress is not None and (before or done < units):
+        hardened = resilience.hardening is not None and not before and done == units
+        if progress is not None and not hardened:
             progress(before + done, of)
 
     if resilience.hardening is not None:

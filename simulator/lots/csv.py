@@ -87,7 +87,7 @@ class Written(NamedTuple):
 
 
 def write_fault_list(path: str | Path, chips: Iterable[Chip]) -> Written:
-    """Write a list from which `read_csv` makes the same chips, which are taken one by one.
+    """Write a list from which `read_fault_list` makes the same chips, which are taken one by one.
 
     The file appears, or replaces an older one, only when it is complete.
     """

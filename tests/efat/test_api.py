@@ -59,6 +59,10 @@ def test_a_lot_reads_its_file_when_it_is_asked(lot: efat.Lot, tmp_path: Path) ->
     assert again._repr_html_().count("<tr>") == 4
     assert Path(lot) == lot.path
     written = lot.write_csv(tmp_path / "faults.csv")
+    before = lot.path.read_bytes()
+    with pytest.raises(efat.InputError, match="is the lot itself: choose another name"):
+        lot.write_csv(lot)
+    assert lot.path.read_bytes() == before
     copied = efat.Lot.read_csv(tmp_path / "faults.csv", tmp_path / "copy.h5", ARRAY)
     assert list(copied) == list(lot)
     assert written.faults == sum(len(chip.faults) for chip in lot)

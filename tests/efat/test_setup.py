@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from efat.image_split import SplitRequest
 from efat.records import typed
-from efat.setup import Setup, check_network_named
+from efat.setup import OwnNetwork, Setup, check_network_named
 from simulator.errors import InputError
+from tests.support import networks
 from tests.support.resilience import HELD_OUT, RECIPE, TRAIN, small_setup
 from training.data.batches import Augmentation
 from training.data.datasets import Dataset, Normalization
@@ -286,6 +287,11 @@ def test_a_file_says_that_it_is_of_an_object_and_cannot_give_it(folder: Path) ->
     with pytest.raises(InputError, match=rf"data '{HELD_OUT.name} .*' was given as an object"):
         structs.replace(read, network="digits-cnn").load()
     assert structs.replace(read, network=network, data=setup.data).load().network is setup.load().network
+
+
+def test_a_network_may_return_nothing_from_eval() -> None:
+    network = networks.no_return()
+    assert isinstance(OwnNetwork(network).module, type(network))
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,10 @@ def trainable(network: nn.Module, converted: nn.Module, *, learn_scales: bool = 
 def deployed(network: nn.Module) -> nn.Module:
     """A copy of a trainable network in evaluation mode: its present weights, quantised, on the chip it learned on."""
     model = copied(network)
-    return with_replaced(model, {layer: layer.quantized for layer in trainable_layers(model).values()}).eval()
+    network = with_replaced(model, {layer: layer.quantized for layer in trainable_layers(model).values()})
+    # A user's module may return nothing from it.
+    network.eval()
+    return network
 
 
 def trainable_layers(network: nn.Module) -> dict[str, TrainableLayer]:

@@ -268,6 +268,13 @@ def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.Monkey
             run_resilience(folder / OUT, small_resilience(folder, **changes), in_line)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("hardening", [None, HardeningPlan(2)])
+def test_progress_is_told_up_to_the_end_and_each_unit_once(folder: Path, hardening: HardeningPlan | None) -> None:
+    found, seen = small_resilience(folder, repeats=1, hardening=hardening), []
+    run_resilience(folder / OUT, found, in_line, lambda *progress: seen.append(progress))
+    assert seen == [(done, found.unit_count) for done in range(found.unit_count + 1)]
+
+
 def test_a_table_of_the_version_before_stays_if_it_says_the_same(folder: Path) -> None:
     measured(folder, small_resilience(folder))
     path = folder / OUT / "resilience.h5"
